@@ -1,0 +1,58 @@
+//! Which backend an app has: a command or an upstream, and only the keys that belong to it.
+
+use std::ops::Range;
+
+use super::{RawApp, Section, process, upstream};
+use crate::{file::keys::AppKeys, spec::Backend};
+
+pub(super) fn compile(section: &mut Section<'_>, raw: &RawApp) -> Option<Backend> {
+    let keys = &raw.keys;
+    match (&keys.command, &keys.upstream) {
+        (Some(command), Some(upstream)) => {
+            section.exclude(
+                [("command", &command.span), ("upstream", &upstream.span)],
+                "keep `command` if Doorbell is to start the app, `upstream` if it runs elsewhere",
+            );
+            None
+        }
+        (Some(command), None) => {
+            process::compile(section, keys, command).map(Box::new).map(Backend::Process)
+        }
+        (None, Some(upstream)) => {
+            process_keys(keys).iter().for_each(|(key, span)| {
+                let message = format!("`{key}` has no meaning for an app with `upstream`");
+                section.wrong(span, message, "remove it: Doorbell does not start this app");
+            });
+            upstream::compile(section, upstream).map(Backend::Upstream)
+        }
+        (None, None) => {
+            if !section.is_broken() {
+                section.wrong(
+                    &raw.place.span,
+                    format!("app `{}` has neither `command` nor `upstream`", raw.id),
+                    "add `command = [\"program\", \"argument\"]` or `upstream = \"http://host:port\"`",
+                );
+            }
+            None
+        }
+    }
+}
+
+/// The keys that were written and concern a program that Doorbell starts.
+fn process_keys(keys: &AppKeys) -> Vec<(&'static str, Range<usize>)> {
+    let span = |span: &Range<usize>| span.clone();
+    [
+        ("start", keys.start.as_ref().map(|at| span(&at.span))),
+        ("directory", keys.directory.as_ref().map(|at| span(&at.span))),
+        ("env", keys.env.as_ref().map(|at| span(&at.span))),
+        ("port", keys.port.as_ref().map(|at| span(&at.span))),
+        ("ready", keys.ready.as_ref().map(|at| span(&at.span))),
+        ("idle", keys.idle.as_ref().map(|at| span(&at.span))),
+        ("stop", keys.stop.as_ref().map(|at| span(&at.span))),
+        ("back_off", keys.back_off.as_ref().map(|at| span(&at.span))),
+        ("logs", keys.logs.as_ref().map(|at| span(&at.span))),
+    ]
+    .into_iter()
+    .filter_map(|(key, span)| Some((key, span?)))
+    .collect()
+}

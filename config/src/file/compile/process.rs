@@ -1,0 +1,211 @@
+//! An app that Doorbell starts.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use super::Section;
+use crate::{
+    file::{
+        keys::{
+            AppKeys, BackOffKeys, OutputKeys, ReadyChoice, ReadyKeys, ReadyWord, StartChoice,
+            StopKeys,
+        },
+        text::{At, Text},
+    },
+    spec::{
+        BackOffSpec, EndpointSpec, HttpProbe, OutputSpec, Placeholder, Probe, ProcessSpec,
+        ReadySpec, StopSpec, Template, TemplatePart,
+    },
+};
+
+type Command = At<Vec<At<Text<Template>>>>;
+
+pub(super) fn compile(
+    section: &mut Section<'_>,
+    keys: &AppKeys,
+    command: &Command,
+) -> Option<ProcessSpec> {
+    let is_runnable = program(section, command);
+    let mut spec = ProcessSpec::bare(
+        command.value.iter().map(|argument| argument.value.0.clone()).collect(),
+        match &keys.directory {
+            Some(directory) => section.resolve(&directory.value.0),
+            None => section.source.folder().to_owned(),
+        },
+    );
+    spec.start = keys.start.as_ref().map_or(StartChoice::OnDemand, |start| start.value).into();
+    spec.env = env(keys);
+    spec.ready = ready(section, keys.ready.as_ref());
+    spec.endpoint = endpoint(section, keys, command, &spec.ready.probe);
+    idle(section, keys, &mut spec);
+    spec.stop = keys.stop.as_ref().map_or_else(StopSpec::default, |stop| stopping(&stop.value));
+    if let Some(keys) = &keys.back_off {
+        spec.back_off = back_off(section, &keys.value);
+    }
+    if let Some(keys) = &keys.logs {
+        spec.logs = logs(section, &keys.value);
+    }
+    spec.set_port_by_convention();
+    is_runnable.then_some(spec)
+}
+
+/// Whether there is a program to run.
+fn program(section: &mut Section<'_>, command: &Command) -> bool {
+    let example = "write the program and its arguments: `[\"node\", \"server.js\"]`";
+    let Some(program) = command.value.first() else {
+        if !section.is_broken() {
+            section.wrong(&command.span, "the command is empty", example);
+        }
+        return false;
+    };
+    match program.value.0.0.as_slice() {
+        [TemplatePart::Text(text)] if !text.trim().is_empty() => true,
+        [] | [TemplatePart::Text(_)] => {
+            section.wrong(&program.span, "the program's name is empty", example);
+            false
+        }
+        _ => {
+            let help = "placeholders are for arguments and `env`";
+            section.wrong(&program.span, "the program itself takes no placeholder", help);
+            false
+        }
+    }
+}
+
+fn env(keys: &AppKeys) -> BTreeMap<String, Template> {
+    let written = keys.env.iter().flat_map(|env| &env.value);
+    written.map(|(name, value)| (name.clone(), value.value.0.clone())).collect()
+}
+
+/// The first text of command and environment that asks for this.
+fn asking<'k>(
+    keys: &'k AppKeys,
+    command: &'k Command,
+    what: Placeholder,
+) -> Option<&'k Range<usize>> {
+    let env = keys.env.iter().flat_map(|env| env.value.values());
+    let mut texts: Vec<_> = command.value.iter().chain(env).collect();
+    texts.sort_by_key(|text| text.span.start);
+    texts.into_iter().find(|text| text.value.0.asks_for(what)).map(|text| &text.span)
+}
+
+fn endpoint(
+    section: &mut Section<'_>,
+    keys: &AppKeys,
+    command: &Command,
+    probe: &Probe,
+) -> EndpointSpec {
+    let socket = asking(keys, command, Placeholder::Socket);
+    let port = asking(keys, command, Placeholder::Port);
+    if let (Some(socket), Some(port)) = (socket, port) {
+        section.exclude(
+            [("{socket}", socket), ("{port}", port)],
+            "an app listens on a socket or on a port: keep one of the two",
+        );
+    } else if let (Some(socket), Some(port)) = (socket, &keys.port) {
+        section.exclude(
+            [("{socket}", socket), ("port", &port.span)],
+            "an app listens on a socket or on a port: remove `port`, or write `{port}`",
+        );
+    }
+    if let (Probe::SocketActivation, Some(port), Some(ready)) = (probe, &keys.port, &keys.ready) {
+        section.exclude(
+            [("socket_activation", &ready.span), ("port", &port.span)],
+            "remove `port`: Doorbell chooses the address that the program inherits",
+        );
+    }
+    match (socket, &keys.port) {
+        (Some(_), _) => EndpointSpec::Socket,
+        (None, Some(port)) => EndpointSpec::FixedPort(port.value),
+        (None, None) => EndpointSpec::AnyPort,
+    }
+}
+
+fn ready(section: &mut Section<'_>, choice: Option<&At<ReadyChoice>>) -> ReadySpec {
+    let keys = match choice.map(|choice| &choice.value) {
+        None => return ReadySpec::default(),
+        Some(ReadyChoice::Word(word)) => {
+            let probe = match word {
+                ReadyWord::Connect => Probe::Connect,
+                ReadyWord::Notify => Probe::Notify,
+                ReadyWord::SocketActivation => Probe::SocketActivation,
+            };
+            return ReadySpec { probe, ..ReadySpec::default() };
+        }
+        Some(ReadyChoice::Table(keys)) => keys,
+    };
+    one_probe_only(section, keys);
+    let probe = match &keys.http {
+        Some(path) => Probe::Http(HttpProbe {
+            path: path.value.0.0.clone(),
+            status: keys.status.as_ref().map(|status| status.value),
+            body: keys.body.as_ref().map(|body| body.value.0.0.clone()),
+            host: keys.host.as_ref().map(|host| host.value.0.0.clone()),
+        }),
+        None if keys.notify.value => Probe::Notify,
+        None if keys.socket_activation.value => Probe::SocketActivation,
+        None => Probe::Connect,
+    };
+    ReadySpec { probe, deadline: keys.deadline.0.0 }
+}
+
+fn one_probe_only(section: &mut Section<'_>, keys: &ReadyKeys) {
+    let http = keys.http.as_ref().map(|at| ("http", &at.span));
+    let notify = keys.notify.value.then_some(("notify", &keys.notify.span));
+    let inherit =
+        keys.socket_activation.value.then_some(("socket_activation", &keys.socket_activation.span));
+    for pair in [(http, notify), (http, inherit), (notify, inherit)] {
+        if let (Some(first), Some(second)) = pair {
+            section.exclude([first, second], "an app is ready in one way: keep one of the two");
+        }
+    }
+    if http.is_some() || section.is_broken() {
+        return;
+    }
+    let details = [
+        ("status", keys.status.as_ref().map(|at| &at.span)),
+        ("body", keys.body.as_ref().map(|at| &at.span)),
+        ("host", keys.host.as_ref().map(|at| &at.span)),
+    ];
+    for (key, span) in details.into_iter().filter_map(|(key, span)| Some((key, span?))) {
+        let help = "add `http = \"/path\"`, or remove it";
+        section.wrong(span, format!("`{key}` has no meaning without `http`"), help);
+    }
+}
+
+fn idle(section: &mut Section<'_>, keys: &AppKeys, spec: &mut ProcessSpec) {
+    let is_always = keys.start.as_ref().is_some_and(|start| start.value == StartChoice::Always);
+    if is_always {
+        spec.idle_stop_after = None;
+    }
+    let Some(idle) = &keys.idle else { return };
+    let stop_after = idle.value.stop_after.0.0;
+    if let (true, Some(_), Some(start)) = (is_always, stop_after, &keys.start) {
+        section.exclude(
+            [("start = \"always\"", &start.span), ("idle", &idle.span)],
+            "an app that always runs is never idle: remove `idle`, or write `start = \
+             \"with-server\"`",
+        );
+    }
+    spec.idle_stop_after = stop_after;
+}
+
+fn stopping(keys: &StopKeys) -> StopSpec {
+    StopSpec { signal: keys.signal.number(), grace: keys.grace.0.0, drain: keys.drain.0 }
+}
+
+fn back_off(section: &mut Section<'_>, keys: &BackOffKeys) -> BackOffSpec {
+    let (initial, max) = (keys.initial.value.0.0, keys.max.value.0.0);
+    if initial > max && !section.is_broken() {
+        let span = if keys.initial.span.is_empty() { &keys.max.span } else { &keys.initial.span };
+        section.wrong(span, "`initial` is longer than `max`", "raise `max`, or lower `initial`");
+    }
+    BackOffSpec { initial, max, reset_after: keys.reset_after.0.0 }
+}
+
+fn logs(section: &mut Section<'_>, keys: &OutputKeys) -> OutputSpec {
+    let max_size = keys.max_size.value.0;
+    if max_size.0 < 4096 {
+        section.wrong(&keys.max_size.span, "too small for a log", "write 4KiB or more");
+    }
+    OutputSpec { max_size, keep: keys.keep }
+}

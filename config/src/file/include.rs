@@ -1,0 +1,84 @@
+//! `include`: which files, and which folders a watcher needs to see.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Raw,
+    format::IncludePattern,
+    source::{Finding, Place},
+    text::{At, Text},
+};
+
+/// As a shell does: `*` neither crosses folders nor finds hidden files.
+const MATCHING: glob::MatchOptions = glob::MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: true,
+};
+
+impl Raw {
+    /// The included files, each once, in the order of the patterns and inside one by name. The
+    /// main file is never among them.
+    pub(super) fn find_included(&mut self, patterns: &[At<Text<IncludePattern>>]) -> Vec<PathBuf> {
+        let mut found: Vec<PathBuf> = Vec::new();
+        let mut known = BTreeSet::from([identity(&self.sources[0].path)]);
+        for pattern in patterns {
+            let text = &pattern.value.0.0;
+            let is_pattern = text.contains(['*', '?', '[']);
+            let full = self.full_pattern(text);
+            if is_pattern {
+                self.watched.push(fixed_folder(&full));
+            }
+            let mut files: Vec<_> = glob::glob_with(&full, MATCHING)
+                .into_iter()
+                .flatten()
+                .filter_map(Result::ok)
+                .filter(|path| !is_pattern || path.is_file())
+                .collect();
+            files.sort();
+            if files.is_empty() {
+                self.nothing_included(pattern, is_pattern);
+            }
+            found.extend(files.into_iter().filter(|file| known.insert(identity(file))));
+        }
+        found
+    }
+
+    /// The pattern with its folder; the folder's own brackets and stars are no pattern.
+    fn full_pattern(&self, text: &str) -> String {
+        if Path::new(text).is_absolute() {
+            return text.to_owned();
+        }
+        let folder = glob::Pattern::escape(&self.sources[0].folder().to_string_lossy());
+        format!("{}/{text}", folder.trim_end_matches('/'))
+    }
+
+    fn nothing_included(&mut self, pattern: &At<Text<IncludePattern>>, is_pattern: bool) {
+        let place = Place { file: 0, span: pattern.span.clone() };
+        let folder = self.sources[0].folder().display();
+        self.findings.push(if is_pattern {
+            Finding::warning(place, "no file matches this pattern")
+                .help(format!("patterns are relative to `{folder}`"))
+        } else {
+            Finding::error(place, "this file does not exist")
+                .help(format!("paths are relative to `{folder}`"))
+        });
+    }
+}
+
+/// The same for every way to write a file's path.
+fn identity(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// The longest folder of a pattern that is the same for all it matches.
+fn fixed_folder(pattern: &str) -> PathBuf {
+    let fixed: PathBuf = Path::new(pattern)
+        .components()
+        .take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']))
+        .collect();
+    if fixed.as_os_str().is_empty() { PathBuf::from("/") } else { fixed }
+}

@@ -1,0 +1,143 @@
+//! `[app.<id>]`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    BackOffKeys, IdleKeys, OutputKeys, ReadyChoice, StartChoice, StopKeys, UpstreamChoice,
+};
+use crate::{
+    file::{
+        format::{FilePath, LineText, OrNever, OrUnlimited, Positive},
+        text::{At, Text},
+    },
+    name::{HostPattern, PathPrefix},
+    spec::{AppLimits, AppTimeouts, Template},
+};
+
+/// One app: either a `command` that Doorbell starts, or an `upstream` that somebody else runs.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AppKeys {
+    /// What people read.
+    #[schemars(extend("x-default" = "the id"))]
+    pub name: Option<Text<LineText>>,
+    /// Hosts whose requests are for this app. The exact host beats a wildcard, a longer wildcard a
+    /// shorter one, any wildcard `*`.
+    pub hosts: Vec<At<Text<HostPattern>>>,
+    /// Paths whose requests are for this app, on each of `hosts`, or on any host when there are
+    /// none. The longest path wins. With neither `hosts` nor `paths`, the app is reachable at
+    /// `/apps/<id>/` only.
+    #[schemars(extend("x-default" = "`/`, when there are `hosts`"))]
+    pub paths: Vec<At<Text<PathPrefix>>>,
+    /// Whether the matched path is taken off before the app sees the request. The app learns it
+    /// from `X-Forwarded-Prefix`; `Location` and cookie paths in its answers are put right.
+    pub strip_prefix: bool,
+    /// The same for `/apps/<id>/` and `/_app/<id>/`.
+    pub path_access: PrefixChoice,
+    /// When the program runs.
+    #[schemars(extend("x-default" = "on-demand"))]
+    pub start: Option<At<StartChoice>>,
+    /// The program and its arguments, run without a shell. Placeholders are filled into the
+    /// arguments.
+    #[schemars(extend("x-default" = "none"))]
+    pub command: Option<At<Vec<At<Text<Template>>>>>,
+    /// The folder the program runs in.
+    #[schemars(extend("x-default" = "the folder of the file that defines the app"))]
+    pub directory: Option<At<Text<FilePath>>>,
+    /// Environment variables, on top of a few such as `PATH` and `LANG`. `PORT` and `HOST` are set
+    /// to the address to listen on unless they are here, or the app listens on a `{socket}`.
+    #[schemars(extend("x-default" = "none", "propertyNames" = {"format": "env-name"}, "x-secret" = true))]
+    pub env: Option<At<BTreeMap<String, At<Text<Template>>>>>,
+    /// The loopback port that the program listens on, when it cannot be told one.
+    #[schemars(range(min = 1), extend("x-default" = "a free one, given as `{port}` and `PORT`"))]
+    pub port: Option<At<u16>>,
+    /// How Doorbell learns that the program can answer: a word, or a table.
+    #[schemars(extend("x-default" = "connect"))]
+    pub ready: Option<At<ReadyChoice>>,
+    /// When the program may sleep.
+    pub idle: Option<At<IdleKeys>>,
+    /// How the program is stopped.
+    pub stop: Option<At<StopKeys>>,
+    /// What follows a crash or a failed start.
+    pub back_off: Option<At<BackOffKeys>>,
+    /// How the program's output is kept.
+    pub logs: Option<At<OutputKeys>>,
+    /// Servers that somebody else runs: one, a list, or a table.
+    #[schemars(extend("x-default" = "none"))]
+    pub upstream: Option<At<UpstreamChoice>>,
+    /// Whether the app speaks HTTP/2 rather than HTTP/1.1; without TLS, by prior knowledge (h2c).
+    pub http2: bool,
+    /// Whether `X-App` and `X-Hostname` headers from clients reach the app.
+    pub client_app_headers: bool,
+    /// Caps on the app's requests.
+    pub limits: AppLimitKeys,
+    /// Deadlines of the app's requests.
+    pub timeouts: AppTimeoutKeys,
+}
+
+/// What happens to a matched prefix.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PrefixChoice {
+    /// The app sees the path without it.
+    #[default]
+    Strip,
+    /// The app sees the path as it came.
+    Keep,
+}
+
+/// Caps on the app's requests.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AppLimitKeys {
+    /// Requests held while the app starts; more are answered 503.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub held_requests: usize,
+    /// Bytes of a request body; more are answered 413.
+    pub body: Text<OrUnlimited>,
+}
+
+impl Default for AppLimitKeys {
+    fn default() -> Self {
+        let limits = AppLimits::default();
+        Self { held_requests: limits.held_requests, body: Text(OrUnlimited(limits.body)) }
+    }
+}
+
+/// Deadlines of the app's requests.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AppTimeoutKeys {
+    /// How long a request is held while the app starts; then it is answered 504. Raise it together
+    /// with `ready.deadline`.
+    pub hold: Text<Positive>,
+    /// For one connection to the app; then the request is answered 502.
+    pub connect: Text<Positive>,
+    /// For the first byte of the response, and between two pieces of it; then the request is
+    /// answered 504.
+    pub response_idle: Text<OrNever>,
+    /// Between two pieces, in either direction, of a WebSocket or another upgraded connection.
+    pub upgraded_idle: Text<OrNever>,
+    /// Between two pieces of a request that the app takes.
+    pub write_idle: Text<Positive>,
+    /// How long an unused connection to the app is kept; `0s` closes each after its request. Keep
+    /// it below the app's own.
+    pub keep_alive: Text<Duration>,
+}
+
+impl Default for AppTimeoutKeys {
+    fn default() -> Self {
+        let timeouts = AppTimeouts::default();
+        Self {
+            hold: Text(Positive(timeouts.hold)),
+            connect: Text(Positive(timeouts.connect)),
+            response_idle: Text(OrNever(timeouts.response_idle)),
+            upgraded_idle: Text(OrNever(timeouts.upgraded_idle)),
+            write_idle: Text(Positive(timeouts.write_idle)),
+            keep_alive: Text(timeouts.keep_alive),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! `[server]`.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::OneOrMany;
+use crate::{
+    file::{
+        format::{FilePath, LogLevel, Positive},
+        text::{At, Text},
+    },
+    name::{AppId, ByteSize},
+    spec::{ListenAddr, ServerLimits, ServerSpec, ServerTimeouts},
+};
+
+/// Doorbell itself.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerKeys {
+    /// Where clients connect: one address or a list.
+    pub listen: At<OneOrMany<ListenAddr>>,
+    /// Where operators connect: one address or a list, at least one of them a Unix socket, which
+    /// only its owner may open and which the `doorbell` commands use. TCP addresses give metrics
+    /// and health only.
+    pub admin: At<OneOrMany<ListenAddr>>,
+    /// Folder for what outlives a restart, such as which apps are disabled. Readable by its owner
+    /// only.
+    pub state_dir: Text<FilePath>,
+    /// Folder for the output of apps, one folder per app.
+    pub log_dir: Text<FilePath>,
+    /// Load balancers and proxies in front, whose `X-Forwarded-*`, `Forwarded` and `X-Request-ID`
+    /// headers are believed.
+    pub trusted_proxies: Vec<At<Text<IpNet>>>,
+    /// Whether every app is also reachable at `/apps/<id>/` and `/_app/<id>/`, on hosts that no
+    /// app claims.
+    pub path_access: bool,
+    /// The app that answers where nothing else matches.
+    #[schemars(extend("x-default" = "none: 404"))]
+    pub default_app: Option<At<Text<AppId>>>,
+    /// Caps over all apps.
+    pub limits: ServerLimitKeys,
+    /// Deadlines of the client side.
+    pub timeouts: ServerTimeoutKeys,
+    /// One line per request.
+    #[schemars(extend("x-default" = "none"))]
+    pub access_log: Option<AccessLogKeys>,
+    /// Doorbell's own log, on standard error.
+    pub log: LogKeys,
+}
+
+/// Caps over all apps.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerLimitKeys {
+    /// Client connections open at once.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub connections: usize,
+    /// Bytes of a request's line and header fields together; more is answered 431.
+    pub head: At<Text<ByteSize>>,
+    /// Bytes of a request's target; more is answered 414. Not more than `head`.
+    pub uri: At<Text<ByteSize>>,
+    /// Requests held for apps that are starting, over all apps; more are answered 503.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub held_requests: usize,
+    /// Apps that may be starting at once; the rest wait in a fair line.
+    #[schemars(range(min = 1, max = 100_000), extend("x-default" = "twice the processors"))]
+    pub parallel_starts: Option<usize>,
+    /// Bytes per second that a request body must reach on average, after a grace of
+    /// `timeouts.body_idle`; `0B` turns this off.
+    pub body_rate: Text<ByteSize>,
+}
+
+impl Default for ServerLimitKeys {
+    fn default() -> Self {
+        let limits = ServerLimits::default();
+        Self {
+            connections: limits.connections,
+            head: At::default(Text(limits.head)),
+            uri: At::default(Text(limits.uri)),
+            held_requests: limits.held_requests,
+            parallel_starts: None,
+            body_rate: Text(limits.body_rate),
+        }
+    }
+}
+
+/// Deadlines of the client side.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerTimeoutKeys {
+    /// From a request's first byte to the end of its head.
+    pub header: Text<Positive>,
+    /// Between two requests on one connection.
+    pub keep_alive: Text<Positive>,
+    /// Between two pieces of a request body. However long an upload takes, it is not cut while it
+    /// moves.
+    pub body_idle: Text<Positive>,
+    /// Between two pieces of a response that the client takes.
+    pub write_idle: Text<Positive>,
+    /// For running requests to end when Doorbell is stopped.
+    pub shutdown: Text<Duration>,
+}
+
+impl Default for ServerTimeoutKeys {
+    fn default() -> Self {
+        let timeouts = ServerTimeouts::default();
+        let positive = |duration| Text(Positive(duration));
+        Self {
+            header: positive(timeouts.header),
+            keep_alive: positive(timeouts.keep_alive),
+            body_idle: positive(timeouts.body_idle),
+            write_idle: positive(timeouts.write_idle),
+            shutdown: Text(timeouts.shutdown),
+        }
+    }
+}
+
+/// One line per request.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccessLogKeys {
+    /// The file that lines are appended to, or `stdout`. Opened anew on SIGHUP.
+    pub path: Text<FilePath>,
+    /// How a line looks.
+    #[serde(default)]
+    pub format: AccessLogChoice,
+}
+
+/// How an access log line looks.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessLogChoice {
+    /// The format of that name in Nginx.
+    #[default]
+    Combined,
+    /// One JSON object a line, with the keys of Caddy.
+    Json,
+}
+
+/// Doorbell's own log.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogKeys {
+    /// What is worth a line.
+    pub level: Text<LogLevel>,
+    /// How a line looks.
+    pub format: LogChoice,
+}
+
+/// How a line of the own log looks.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogChoice {
+    /// For people.
+    #[default]
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for LogKeys {
+    fn default() -> Self {
+        Self {
+            level: Text(LogLevel(ServerSpec::default().log.level)),
+            format: LogChoice::default(),
+        }
+    }
+}
+
+impl Default for ServerKeys {
+    fn default() -> Self {
+        let server = ServerSpec::default();
+        let list = |list: Vec<ListenAddr>| {
+            At::default(OneOrMany::Many(list.into_iter().map(|at| At::default(Text(at))).collect()))
+        };
+        Self {
+            listen: list(server.listen),
+            admin: list(server.admin),
+            state_dir: Text(FilePath(server.state_dir)),
+            log_dir: Text(FilePath(server.log_dir)),
+            trusted_proxies: Vec::new(),
+            path_access: server.path_access,
+            default_app: None,
+            limits: ServerLimitKeys::default(),
+            timeouts: ServerTimeoutKeys::default(),
+            access_log: None,
+            log: LogKeys::default(),
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! What should be: the validated domain that everything else works on.
+//!
+//! Values here are correct by construction; the shape of the file, with its optional keys and its
+//! mistakes, is [`crate::file`]. Nothing here spawns a process, opens a socket or speaks HTTP.
+//! Times are [`Duration`]s, sizes are [`ByteSize`]s. Read `route` next for how a request finds an
+//! [`AppSpec`].
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    name::{AppId, ByteSize, HostPattern, PathPrefix},
+    problem::Problem,
+};
+
+mod default;
+mod display;
+mod template;
+
+pub use template::{Placeholder, PlaceholderValues, Template, TemplatePart};
+
+/// One complete, valid configuration: the server's own settings and every app.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Settings of Doorbell itself.
+    pub server: ServerSpec,
+    /// Every app, in the order of the files: where two claim one route, the earlier wins.
+    pub apps: Vec<Arc<AppSpec>>,
+    /// Files and folders this was read from: what a watcher watches.
+    pub sources: Vec<PathBuf>,
+    /// What is odd, but keeps nothing from being used.
+    pub warnings: Vec<Problem>,
+}
+
+/// Settings of Doorbell itself, `[server]` in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSpec {
+    /// Where clients connect.
+    pub listen: Vec<ListenAddr>,
+    /// Where operators connect. Unix sockets (mode 0600) carry every verb; TCP addresses only
+    /// metrics and health.
+    pub admin: Vec<ListenAddr>,
+    /// Folder for state that outlives a restart, such as which apps are disabled. Made 0700.
+    pub state_dir: PathBuf,
+    /// Folder for the captured output of apps, one folder per app.
+    pub log_dir: PathBuf,
+    /// Peers whose forwarding headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether every app is also reachable at `/apps/<id>/` and `/_app/<id>/` on hosts that no app
+    /// claims.
+    pub path_access: bool,
+    /// The app that answers where no route matches.
+    pub default_app: Option<AppId>,
+    /// Caps on what clients may use.
+    pub limits: ServerLimits,
+    /// Deadlines of the client side.
+    pub timeouts: ServerTimeouts,
+    /// One line per request.
+    pub access_log: Option<AccessLogSpec>,
+    /// Doorbell's own log.
+    pub log: LogSpec,
+}
+
+/// Caps over all apps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// Client connections open at once.
+    pub connections: usize,
+    /// Bytes of request line and header fields together; more is 431.
+    pub head: ByteSize,
+    /// Bytes of the request target; more is 414.
+    pub uri: ByteSize,
+    /// Requests held at gates over all apps.
+    pub held_requests: usize,
+    /// Apps that may be starting at once; the rest wait in a fair line.
+    pub parallel_starts: usize,
+    /// Lowest accepted average rate of a request body, bytes per second, after a grace of
+    /// [`ServerTimeouts::body_idle`]. Zero turns it off.
+    pub body_rate: ByteSize,
+}
+
+/// Deadlines of the client side; each is an idle limit unless it says total.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTimeouts {
+    /// Total, from a request's first byte to the end of its head.
+    pub header: Duration,
+    /// Between two requests on one connection.
+    pub keep_alive: Duration,
+    /// Between two pieces of a request body.
+    pub body_idle: Duration,
+    /// Between two successful writes to a client.
+    pub write_idle: Duration,
+    /// Total, from SIGTERM to the last running request's end.
+    pub shutdown: Duration,
+}
+
+/// The access log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLogSpec {
+    /// Where lines go.
+    pub output: LogOutput,
+    /// How a line looks.
+    pub format: AccessLogFormat,
+}
+
+/// Where a log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogOutput {
+    /// Standard output.
+    Stdout,
+    /// Appended to this file, reopened on SIGHUP.
+    File(PathBuf),
+}
+
+/// How an access log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessLogFormat {
+    /// Nginx's `combined`, byte for byte.
+    Combined,
+    /// One JSON object a line, with Caddy's keys.
+    Json,
+}
+
+/// Doorbell's own log, on standard error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSpec {
+    /// Filter in the syntax of `tracing_subscriber::EnvFilter`, such as `info`.
+    pub level: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How a line of the own log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ListenAddr {
+    /// `"0.0.0.0:80"`, `"[::]:80"`, `":80"` (every address).
+    Tcp(SocketAddr),
+    /// `"unix:/run/doorbell/http.sock"`.
+    Unix(PathBuf),
+}
+
+/// One app: what the operator wants, complete and valid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppSpec {
+    /// Its unique id.
+    pub id: AppId,
+    /// What people read; the id unless given.
+    pub name: String,
+    /// Which requests are for it.
+    pub routes: RouteSpec,
+    /// What answers them.
+    pub backend: Backend,
+    /// Caps on its requests.
+    pub limits: AppLimits,
+    /// Deadlines of its requests.
+    pub timeouts: AppTimeouts,
+    /// Whether the app speaks HTTP/2 (prior knowledge on plain connections) instead of HTTP/1.1.
+    pub http2: bool,
+    /// Whether `X-App` and `X-Hostname` from clients reach the app.
+    pub client_app_headers: bool,
+}
+
+/// Which requests are for an app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteSpec {
+    /// Hosts; empty with paths means any host.
+    pub hosts: Vec<HostPattern>,
+    /// Path prefixes; empty with hosts means `/`. Both empty: path access only.
+    pub paths: Vec<PathPrefix>,
+    /// What happens to the matched prefix of `paths`.
+    pub prefix: PrefixRule,
+    /// What happens to `/apps/<id>` and `/_app/<id>`.
+    pub path_access: PrefixRule,
+}
+
+/// What happens to the matched path prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PrefixRule {
+    /// The app sees the path as the client sent it.
+    Keep,
+    /// The app sees the rest; it learns the prefix from `X-Forwarded-Prefix`.
+    Strip,
+}
+
+/// What answers an app's requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Backend {
+    /// A program that Doorbell starts and stops.
+    Process(Box<ProcessSpec>),
+    /// Servers that somebody else runs.
+    Upstream(UpstreamSpec),
+}
+
+/// A program that Doorbell starts and stops. Two equal values need no restart between them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessSpec {
+    /// When it starts.
+    pub start: StartMode,
+    /// Program and arguments, placeholders allowed in arguments; never given to a shell.
+    pub command: Vec<Template>,
+    /// Working folder.
+    pub directory: PathBuf,
+    /// Environment on top of a minimal one (`PATH`, `HOME`, `LANG`, ...), never all of ours.
+    pub env: BTreeMap<String, Template>,
+    /// Where it is to listen.
+    pub endpoint: EndpointSpec,
+    /// How we learn that it can answer.
+    pub ready: ReadySpec,
+    /// When it may be stopped for want of visits; `None` is never.
+    pub idle_stop_after: Option<Duration>,
+    /// How it is stopped.
+    pub stop: StopSpec,
+    /// What follows a crash or a failed start.
+    pub back_off: BackOffSpec,
+    /// How its output is kept.
+    pub logs: OutputSpec,
+}
+
+/// When an app starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StartMode {
+    /// On its first request; stopped when idle.
+    OnDemand,
+    /// With Doorbell, and on request; stopped when idle.
+    WithServer,
+    /// With Doorbell; never stopped for idleness, started again when it ends.
+    Always,
+    /// Not at all until `doorbell enable`; requests get 503.
+    Disabled,
+}
+
+/// Where an instance is to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndpointSpec {
+    /// A free loopback port, picked anew for each instance.
+    AnyPort,
+    /// This loopback port.
+    FixedPort(u16),
+    /// A Unix socket in a folder of the app's own.
+    Socket,
+}
+
+/// How we learn that an instance can answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadySpec {
+    /// What is looked at.
+    pub probe: Probe,
+    /// Total, from spawn to ready.
+    pub deadline: Duration,
+}
+
+/// A readiness check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Probe {
+    /// The endpoint accepts a connection.
+    Connect,
+    /// The endpoint answers a GET as told.
+    Http(HttpProbe),
+    /// The app says `READY=1` on `NOTIFY_SOCKET`, sd_notify(3).
+    Notify,
+    /// We listen and the app inherits the socket (`LISTEN_FDS`, sd_listen_fds(3)); ready at once.
+    SocketActivation,
+}
+
+/// An HTTP check: readiness of an instance, or health of an upstream server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpProbe {
+    /// Path with query.
+    pub path: String,
+    /// Accepted status; `None` is any of 200-399.
+    pub status: Option<u16>,
+    /// What the body must contain (first 64 KiB), if anything.
+    pub body: Option<String>,
+    /// `Host` sent; `None` is the first exact host of the app, or `localhost`.
+    pub host: Option<String>,
+}
+
+/// How an instance is stopped: signal, grace, SIGKILL, each to its whole tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopSpec {
+    /// First signal's number, signal(7).
+    pub signal: i32,
+    /// Time between the signal and SIGKILL.
+    pub grace: Duration,
+    /// How long running requests may go on before the signal when the instance is replaced or
+    /// removed.
+    pub drain: Duration,
+}
+
+/// What follows a crash or a failed start: exponential delays with jitter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackOffSpec {
+    /// Delay after the first failure.
+    pub initial: Duration,
+    /// Longest delay.
+    pub max: Duration,
+    /// Running this long forgives earlier failures.
+    pub reset_after: Duration,
+}
+
+/// How an app's captured output is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputSpec {
+    /// A file is rotated before it grows past this.
+    pub max_size: ByteSize,
+    /// Rotated files kept besides the current one.
+    pub keep: usize,
+}
+
+/// Servers that somebody else runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamSpec {
+    /// At least one; requests go round robin.
+    pub servers: Vec<UpstreamServer>,
+    /// Failures in a row after which a server is left out for `fail_timeout`.
+    pub max_fails: u32,
+    /// How long a failed server is left out.
+    pub fail_timeout: Duration,
+    /// Active check, if any.
+    pub health: Option<HealthSpec>,
+}
+
+/// One upstream server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum UpstreamServer {
+    /// `http://host:port`; the host is resolved when connecting.
+    Http {
+        /// Name or address.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// `https://host:port`; the certificate is verified for `host`.
+    Https {
+        /// Name or address.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// `unix:/path`.
+    Unix(PathBuf),
+}
+
+/// Active health check of upstream servers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthSpec {
+    /// What is asked.
+    pub probe: HttpProbe,
+    /// Time between two checks of one server.
+    pub interval: Duration,
+    /// Total time of one check.
+    pub timeout: Duration,
+}
+
+/// Caps on one app's requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppLimits {
+    /// Requests held at its gate at once; more is 503.
+    pub held_requests: usize,
+    /// Bytes of a request body; more is 413. `None` is no limit.
+    pub body: Option<ByteSize>,
+}
+
+/// Deadlines of one app's requests; idle limits unless they say total.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppTimeouts {
+    /// Total, at the gate; then 504.
+    pub hold: Duration,
+    /// Total, one connect to an endpoint; then 502.
+    pub connect: Duration,
+    /// From the request's end to the response's first byte, and between two pieces of the response
+    /// body; then 504. `None` is no limit.
+    pub response_idle: Option<Duration>,
+    /// Between two pieces in either direction of an upgraded connection. `None` is no limit.
+    pub upgraded_idle: Option<Duration>,
+    /// Between two successful writes to the app.
+    pub write_idle: Duration,
+    /// How long an unused upstream connection is kept.
+    pub keep_alive: Duration,
+}

@@ -1,0 +1,224 @@
+//! What holds where the operator says nothing, and short ways to make specs.
+//!
+//! The file's defaults are these very values: `config/src/file` builds its own from them, and the
+//! reference in `docs/configuration.md` prints them.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use super::{
+    AppLimits, AppSpec, AppTimeouts, BackOffSpec, Backend, EndpointSpec, HttpProbe, ListenAddr,
+    LogFormat, LogSpec, OutputSpec, PrefixRule, Probe, ProcessSpec, ReadySpec, RouteSpec,
+    ServerLimits, ServerSpec, ServerTimeouts, StartMode, StopSpec, Template, TemplatePart,
+    UpstreamServer, UpstreamSpec,
+};
+use crate::name::{AppId, ByteSize, HostPattern, PathPrefix};
+
+const SIGTERM: i32 = 15;
+
+impl AppSpec {
+    /// An app of these routes and this backend; all else as by default.
+    #[must_use]
+    pub fn new(id: AppId, routes: RouteSpec, backend: Backend) -> Self {
+        Self {
+            name: id.to_string(),
+            id,
+            routes,
+            backend,
+            limits: AppLimits::default(),
+            timeouts: AppTimeouts::default(),
+            http2: false,
+            client_app_headers: false,
+        }
+    }
+
+    /// The path under which clients reach the app: its first path prefix, `/` when it has a host
+    /// of its own, else `/apps/<id>`. No slash at the end but for `/`.
+    #[must_use]
+    pub fn base_path(&self) -> String {
+        match (self.routes.paths.first(), self.routes.hosts.is_empty()) {
+            (Some(path), _) => path.to_string(),
+            (None, false) => "/".into(),
+            (None, true) => format!("/apps/{}", self.id),
+        }
+    }
+}
+
+impl ProcessSpec {
+    /// An on-demand program on any free port; all else as by default.
+    #[must_use]
+    pub fn new(command: Vec<Template>, directory: PathBuf) -> Self {
+        let mut spec = Self::bare(command, directory);
+        spec.set_port_by_convention();
+        spec
+    }
+
+    /// The same without `PORT` and `HOST`.
+    pub(crate) fn bare(command: Vec<Template>, directory: PathBuf) -> Self {
+        Self {
+            start: StartMode::OnDemand,
+            command,
+            directory,
+            env: BTreeMap::new(),
+            endpoint: EndpointSpec::AnyPort,
+            ready: ReadySpec::default(),
+            idle_stop_after: Some(Self::IDLE_STOP_AFTER),
+            stop: StopSpec::default(),
+            back_off: BackOffSpec::default(),
+            logs: OutputSpec::default(),
+        }
+    }
+
+    /// How long an app may go unvisited before it is stopped.
+    pub const IDLE_STOP_AFTER: Duration = Duration::from_secs(15 * 60);
+
+    /// `PORT` and `HOST`, which most frameworks read, for an app on a port that sets neither.
+    pub(crate) fn set_port_by_convention(&mut self) {
+        if self.endpoint == EndpointSpec::Socket {
+            return;
+        }
+        let port = Template(vec![TemplatePart::Placeholder(super::Placeholder::Port)]);
+        self.env.entry("PORT".into()).or_insert(port);
+        self.env.entry("HOST".into()).or_insert_with(|| Template::text("127.0.0.1"));
+    }
+}
+
+impl UpstreamSpec {
+    /// These servers, without an active check.
+    #[must_use]
+    pub fn new(servers: Vec<UpstreamServer>) -> Self {
+        Self { servers, max_fails: 3, fail_timeout: Duration::from_secs(10), health: None }
+    }
+}
+
+impl RouteSpec {
+    /// Routes by host and path; prefixes and path access as by default.
+    #[must_use]
+    pub fn new(hosts: Vec<HostPattern>, paths: Vec<PathPrefix>) -> Self {
+        Self { hosts, paths, prefix: PrefixRule::Keep, path_access: PrefixRule::Strip }
+    }
+
+    /// Every pair of host and path prefix that this claims.
+    pub fn claims(&self) -> impl Iterator<Item = (HostPattern, PathPrefix)> {
+        let any = if self.paths.is_empty() { None } else { Some(HostPattern::Any) };
+        let root = if self.paths.is_empty() { Some(PathPrefix::root()) } else { None };
+        let any = any.filter(|_| self.hosts.is_empty());
+        let hosts = self.hosts.iter().cloned().chain(any);
+        hosts.flat_map(move |host| {
+            self.paths.iter().cloned().chain(root.clone()).map(move |path| (host.clone(), path))
+        })
+    }
+}
+
+impl Default for ServerSpec {
+    fn default() -> Self {
+        Self {
+            listen: vec![ListenAddr::Tcp(([127, 0, 0, 1], 8080).into())],
+            admin: vec![ListenAddr::Unix("/run/doorbell/admin.sock".into())],
+            state_dir: "/var/lib/doorbell".into(),
+            log_dir: "/var/log/doorbell".into(),
+            trusted_proxies: Vec::new(),
+            path_access: true,
+            default_app: None,
+            limits: ServerLimits::default(),
+            timeouts: ServerTimeouts::default(),
+            access_log: None,
+            log: LogSpec::default(),
+        }
+    }
+}
+
+impl ServerLimits {
+    /// Twice the processors: starting is mostly waiting for disk and interpreter.
+    #[must_use]
+    pub fn parallel_starts_of_this_machine() -> usize {
+        std::thread::available_parallelism().map_or(2, usize::from) * 2
+    }
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            head: ByteSize(32 << 10),
+            uri: ByteSize(8 << 10),
+            held_requests: 10_000,
+            parallel_starts: Self::parallel_starts_of_this_machine(),
+            body_rate: ByteSize(128),
+        }
+    }
+}
+
+impl Default for ServerTimeouts {
+    fn default() -> Self {
+        Self {
+            header: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(75),
+            body_idle: Duration::from_secs(60),
+            write_idle: Duration::from_secs(60),
+            shutdown: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for LogSpec {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Human }
+    }
+}
+
+impl Default for ReadySpec {
+    fn default() -> Self {
+        Self { probe: Probe::Connect, deadline: Duration::from_secs(60) }
+    }
+}
+
+impl HttpProbe {
+    /// A GET of this path that accepts any of 200-399.
+    #[must_use]
+    pub fn new(path: impl Into<String>) -> Self {
+        Self { path: path.into(), status: None, body: None, host: None }
+    }
+}
+
+impl Default for StopSpec {
+    fn default() -> Self {
+        Self { signal: SIGTERM, grace: Duration::from_secs(10), drain: Duration::from_secs(30) }
+    }
+}
+
+impl Default for BackOffSpec {
+    fn default() -> Self {
+        Self {
+            initial: Duration::from_millis(500),
+            max: Duration::from_secs(60),
+            reset_after: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for OutputSpec {
+    fn default() -> Self {
+        Self { max_size: ByteSize(10 << 20), keep: 5 }
+    }
+}
+
+impl Default for AppLimits {
+    fn default() -> Self {
+        Self { held_requests: 1_000, body: None }
+    }
+}
+
+impl Default for AppTimeouts {
+    fn default() -> Self {
+        Self {
+            hold: Duration::from_secs(60),
+            connect: Duration::from_secs(5),
+            response_idle: Some(Duration::from_secs(60)),
+            upgraded_idle: Some(Duration::from_secs(3600)),
+            write_idle: Duration::from_secs(60),
+            // Below the 5 s after which Node.js closes an unused connection: a request never meets
+            // a connection that is being closed.
+            keep_alive: Duration::from_secs(4),
+        }
+    }
+}

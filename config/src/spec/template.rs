@@ -1,0 +1,213 @@
+//! Text that an instance's port, socket, id or base path is filled into.
+
+use std::{fmt, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{AppId, NameError};
+
+/// Text with placeholders, split at load time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Template(pub Vec<TemplatePart>);
+
+/// A piece of a [`Template`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum TemplatePart {
+    /// Taken as it is.
+    Text(String),
+    /// Filled in for each instance.
+    Placeholder(Placeholder),
+}
+
+/// What a [`Template`] may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Placeholder {
+    /// `{port}`: the instance's TCP port.
+    Port,
+    /// `{socket}`: path of the instance's Unix socket.
+    Socket,
+    /// `{id}`: the app's id.
+    Id,
+    /// `{base_path}`: the prefix under which clients reach the app, `/` when it has a host of its
+    /// own.
+    BasePath,
+}
+
+/// What is filled in.
+#[derive(Clone, Copy, Debug)]
+pub struct PlaceholderValues<'a> {
+    /// For `{port}`; an instance on a socket has none.
+    pub port: Option<u16>,
+    /// For `{socket}`; an instance on a port has none.
+    pub socket: Option<&'a Path>,
+    /// For `{id}`.
+    pub id: &'a AppId,
+    /// For `{base_path}`: [`AppSpec::base_path`](super::AppSpec::base_path).
+    pub base_path: &'a str,
+}
+
+impl Placeholder {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Port, Self::Socket, Self::Id, Self::BasePath];
+
+    /// What stands between the braces.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Port => "port",
+            Self::Socket => "socket",
+            Self::Id => "id",
+            Self::BasePath => "base_path",
+        }
+    }
+}
+
+impl Template {
+    /// Text without placeholders; braces in it are braces.
+    #[must_use]
+    pub fn text(text: &str) -> Self {
+        Self(vec![TemplatePart::Text(text.into())])
+    }
+
+    /// Splits text at its placeholders. `{{` and `}}` are literal braces.
+    ///
+    /// # Errors
+    /// When a brace stands alone, or a placeholder has no meaning. Only the placeholder is
+    /// repeated, never the text around it.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let mut parts = Vec::new();
+        let mut plain = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find(['{', '}']) {
+            let (before, brace) = rest.split_at(at);
+            plain.push_str(before);
+            rest = &brace[1..];
+            if let Some(after) = rest.strip_prefix(&brace[..1]) {
+                plain.push_str(&brace[..1]);
+                rest = after;
+                continue;
+            }
+            let name = match rest.split_once('}') {
+                Some((name, after)) if brace.starts_with('{') && is_name(name) => {
+                    rest = after;
+                    name
+                }
+                _ => return Err(lone_brace()),
+            };
+            if !plain.is_empty() {
+                parts.push(TemplatePart::Text(std::mem::take(&mut plain)));
+            }
+            parts.push(TemplatePart::Placeholder(placeholder(name)?));
+        }
+        plain.push_str(rest);
+        if !plain.is_empty() || parts.is_empty() {
+            parts.push(TemplatePart::Text(plain));
+        }
+        // There are thousands of apps, most of which sleep: no room to spare.
+        parts.shrink_to_fit();
+        Ok(Self(parts))
+    }
+
+    /// Whether it asks for this.
+    #[must_use]
+    pub fn asks_for(&self, placeholder: Placeholder) -> bool {
+        self.0.contains(&TemplatePart::Placeholder(placeholder))
+    }
+
+    /// The text with every placeholder filled in; one that has no value becomes nothing, which a
+    /// config that was read from a file rules out.
+    #[must_use]
+    pub fn render(&self, values: &PlaceholderValues<'_>) -> String {
+        let mut out = String::new();
+        for part in &self.0 {
+            match part {
+                TemplatePart::Text(text) => out.push_str(text),
+                TemplatePart::Placeholder(Placeholder::Port) => {
+                    out.push_str(&values.port.map(|port| port.to_string()).unwrap_or_default());
+                }
+                TemplatePart::Placeholder(Placeholder::Socket) => {
+                    out.push_str(&values.socket.map(Path::to_string_lossy).unwrap_or_default());
+                }
+                TemplatePart::Placeholder(Placeholder::Id) => out.push_str(values.id.as_str()),
+                TemplatePart::Placeholder(Placeholder::BasePath) => out.push_str(values.base_path),
+            }
+        }
+        out
+    }
+}
+
+/// As it was written.
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|part| match part {
+            TemplatePart::Text(text) => f.write_str(&text.replace('{', "{{").replace('}', "}}")),
+            TemplatePart::Placeholder(placeholder) => write!(f, "{{{}}}", placeholder.name()),
+        })
+    }
+}
+
+/// Whether somebody may have meant a placeholder.
+fn is_name(text: &str) -> bool {
+    (1..=40).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+fn lone_brace() -> NameError {
+    NameError(format!(
+        "a brace without a placeholder: write `{{{{` and `}}}}` for braces, or {}",
+        known()
+    ))
+}
+
+fn placeholder(name: &str) -> Result<Placeholder, NameError> {
+    Placeholder::ALL.into_iter().find(|known| known.name() == name).ok_or_else(|| {
+        NameError(format!(
+            "unknown placeholder `{{{name}}}`: write {}, or `{{{{` and `}}}}` for braces",
+            known()
+        ))
+    })
+}
+
+fn known() -> String {
+    Placeholder::ALL.map(|known| format!("`{{{}}}`", known.name())).join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(text: &str, port: Option<u16>, socket: Option<&str>) -> String {
+        let id = AppId::parse("blog").unwrap();
+        let socket = socket.map(Path::new);
+        let values = PlaceholderValues { port, socket, id: &id, base_path: "/blog" };
+        Template::parse(text).unwrap().render(&values)
+    }
+
+    #[test]
+    fn placeholders_are_filled_in() {
+        assert_eq!(render("--port={port}", Some(8080), None), "--port=8080");
+        assert_eq!(render("{socket}", None, Some("/run/a.sock")), "/run/a.sock");
+        assert_eq!(render("{id} at {base_path}!", None, None), "blog at /blog!");
+        assert_eq!(render("", None, None), "");
+    }
+
+    #[test]
+    fn doubled_braces_are_braces_and_print_as_written() {
+        assert_eq!(render(r#"{{"port": {port}}}"#, Some(1), None), r#"{"port": 1}"#);
+        for text in [r#"{{"port": {port}}}"#, "a{id}b", "}}{{", "plain"] {
+            assert_eq!(Template::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn lone_braces_and_unknown_placeholders_are_refused() {
+        for text in ["{", "}", "a{port", "{}", "{prt}", "{ port }", "{{}", "{port}}"] {
+            assert!(Template::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_repeats_only_the_placeholder() {
+        let error = Template::parse("hunter2 {prt} hunter2").unwrap_err().to_string();
+        assert!(error.contains("{prt}") && !error.contains("hunter2"));
+    }
+}

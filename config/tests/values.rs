@@ -1,0 +1,205 @@
+//! What a config that is right means: every key arrives, and what is left out is as documented.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use doorbell_config::{
+    file::{load, load_text},
+    name::ByteSize,
+    spec::{
+        AccessLogFormat, AppSpec, AppTimeouts, Backend, Config, EndpointSpec, ListenAddr,
+        LogFormat, LogOutput, PlaceholderValues, PrefixRule, Probe, ProcessSpec, ServerSpec,
+        StartMode, UpstreamServer,
+    },
+};
+
+fn environment(name: &str) -> Option<String> {
+    let known = [("DOMAIN", "example.com"), ("TOKEN", "hunter2{port}"), ("EMPTY", "")];
+    known.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+}
+
+fn full() -> Config {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/good/full.toml");
+    load(&path, &environment).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+fn text(text: &str) -> Config {
+    load_text(Path::new("/etc/doorbell/doorbell.toml"), text.into(), &environment)
+        .unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+fn app<'c>(config: &'c Config, id: &str) -> &'c AppSpec {
+    config.apps.iter().find(|app| app.id.as_str() == id).expect("the app is in the config")
+}
+
+fn process(app: &AppSpec) -> &ProcessSpec {
+    match &app.backend {
+        Backend::Process(process) => process,
+        Backend::Upstream(_) => panic!("no process: {app:?}"),
+    }
+}
+
+fn rendered(process: &ProcessSpec, app: &AppSpec) -> (Vec<String>, BTreeMap<String, String>) {
+    let base_path = app.base_path();
+    let values = PlaceholderValues {
+        port: Some(4000),
+        socket: Some(Path::new("/run/a.sock")),
+        id: &app.id,
+        base_path: &base_path,
+    };
+    let command = process.command.iter().map(|part| part.render(&values)).collect();
+    let env = process.env.iter().map(|(name, value)| (name.clone(), value.render(&values)));
+    (command, env.collect())
+}
+
+#[test]
+fn an_empty_file_is_the_defaults() {
+    let config = text("");
+    assert_eq!(config.server, ServerSpec::default());
+    assert!(config.apps.is_empty());
+    assert_eq!(config.sources, [Path::new("/etc/doorbell/doorbell.toml")]);
+}
+
+#[test]
+fn every_server_key_arrives() {
+    let server = full().server;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/good");
+    assert_eq!(server.listen.len(), 4);
+    assert_eq!(server.listen[0], ListenAddr::Tcp("[::]:8080".parse().unwrap()));
+    assert_eq!(server.listen[3], ListenAddr::Unix(folder.join("http.sock")));
+    assert_eq!(server.admin[0], ListenAddr::Unix(folder.join("admin.sock")));
+    assert_eq!(server.state_dir, folder.join("state"));
+    assert_eq!(server.log_dir, Path::new("/var/log/doorbell"));
+    let proxies: Vec<_> = server.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(proxies, ["10.0.0.1/32", "10.0.0.0/8"]);
+    assert!(!server.path_access);
+    assert_eq!(server.default_app.unwrap().as_str(), "blog");
+    let limits = &server.limits;
+    assert_eq!((limits.connections, limits.held_requests, limits.parallel_starts), (5, 6, 7));
+    assert_eq!((limits.head, limits.uri), (ByteSize(16 << 10), ByteSize(4 << 10)));
+    assert_eq!(limits.body_rate, ByteSize(0));
+    let timeouts = &server.timeouts;
+    let seconds = [timeouts.header, timeouts.keep_alive, timeouts.body_idle, timeouts.write_idle]
+        .map(|timeout| timeout.as_secs());
+    assert_eq!(seconds, [1, 2, 3, 4]);
+    assert_eq!(timeouts.shutdown, Duration::ZERO);
+    let access_log = server.access_log.unwrap();
+    assert_eq!(access_log.output, LogOutput::Stdout);
+    assert_eq!(access_log.format, AccessLogFormat::Json);
+    assert_eq!(server.log.level, "info,doorbell_proxy=debug");
+    assert_eq!(server.log.format, LogFormat::Json);
+}
+
+#[test]
+fn every_key_of_a_process_arrives() {
+    let config = full();
+    let app = app(&config, "blog");
+    assert_eq!(app.name, "Blog of ours");
+    let claims: Vec<_> = app.routes.claims().map(|(host, path)| format!("{host} {path}")).collect();
+    assert_eq!(claims, ["* /blog", "* /~blog"]);
+    assert_eq!((app.routes.prefix, app.routes.path_access), (PrefixRule::Strip, PrefixRule::Keep));
+    assert!(app.client_app_headers && !app.http2);
+    assert_eq!((app.limits.held_requests, app.limits.body), (8, Some(ByteSize(5 << 20))));
+    let expected = AppTimeouts {
+        hold: Duration::from_secs(11),
+        connect: Duration::from_secs(12),
+        response_idle: None,
+        upgraded_idle: Some(Duration::from_secs(13)),
+        write_idle: Duration::from_secs(14),
+        keep_alive: Duration::ZERO,
+    };
+    assert_eq!(app.timeouts, expected);
+    let process = process(app);
+    assert_eq!(process.start, StartMode::WithServer);
+    assert!(process.directory.ends_with("tests/good/blog"));
+    assert_eq!(process.endpoint, EndpointSpec::FixedPort(3000));
+    let Probe::Http(probe) = &process.ready.probe else { panic!("{:?}", process.ready) };
+    assert_eq!((probe.path.as_str(), probe.status), ("/healthz?x=1", Some(200)));
+    assert_eq!(probe.body.as_deref(), Some("ok"));
+    assert_eq!(probe.host.as_deref(), Some("blog.example.com"));
+    assert_eq!(process.ready.deadline, Duration::from_secs(10));
+    assert_eq!(process.idle_stop_after, Some(Duration::from_secs(5400)));
+    assert_eq!((process.stop.signal, process.stop.grace.as_secs()), (2, 1));
+    assert_eq!(process.stop.drain, Duration::ZERO);
+    let back_off = process.back_off;
+    let seconds = [back_off.initial, back_off.max, back_off.reset_after].map(|at| at.as_secs());
+    assert_eq!(seconds, [1, 2, 3]);
+    assert_eq!((process.logs.max_size, process.logs.keep), (ByteSize(4096), 0));
+}
+
+#[test]
+fn placeholders_are_filled_in_and_the_environment_brings_none() {
+    let config = full();
+    let app = app(&config, "blog");
+    let (command, env) = rendered(process(app), app);
+    assert_eq!(command, ["node", "--port=4000", "{}", "${HOME}"]);
+    assert_eq!(env["TOKEN"], "hunter2{port}");
+    assert_eq!((env["PORT"].as_str(), env["HOST"].as_str()), ("x4000", "127.0.0.1"));
+    assert_eq!(env["BASE"], "/blog");
+}
+
+#[test]
+fn every_key_of_an_upstream_arrives() {
+    let config = full();
+    let app = app(&config, "shop");
+    let Backend::Upstream(upstream) = &app.backend else { panic!("{app:?}") };
+    let server = |host: &str, port| UpstreamServer::Https { host: host.into(), port };
+    assert_eq!(upstream.servers, [server("a.example.com", 443), server("b.example.com", 8443)]);
+    assert_eq!((upstream.max_fails, upstream.fail_timeout.as_secs()), (9, 1));
+    let health = upstream.health.as_ref().unwrap();
+    assert_eq!((health.probe.path.as_str(), health.probe.status), ("/up", Some(204)));
+    assert_eq!((health.interval.as_secs(), health.timeout.as_secs()), (5, 1));
+    let hosts: Vec<_> = app.routes.hosts.iter().map(ToString::to_string).collect();
+    assert_eq!(hosts, ["*.example.com", "xn--bcher-kva.example"]);
+    assert!(app.http2);
+}
+
+#[test]
+fn apps_come_in_the_order_of_the_files_each_file_once() {
+    let config = full();
+    let ids: Vec<_> = config.apps.iter().map(|app| app.id.as_str()).collect();
+    assert_eq!(ids, ["shop", "blog", "always", "last"]);
+    let names = config.sources.iter().map(|path| path.file_name().unwrap().to_str().unwrap());
+    assert_eq!(names.collect::<Vec<_>>(), ["full.toml", "apps", "a.toml", "b.toml", "c.toml"]);
+}
+
+#[test]
+fn what_listens_where_follows_from_what_the_app_asks_for() {
+    let config = full();
+    let always = process(app(&config, "always"));
+    assert_eq!(always.endpoint, EndpointSpec::Socket);
+    assert!(always.env.is_empty(), "no PORT for an app on a socket");
+    assert_eq!((always.start, always.idle_stop_after), (StartMode::Always, None));
+    assert_eq!(always.ready.probe, Probe::Notify);
+    let last = process(app(&config, "last"));
+    assert_eq!((last.endpoint, last.idle_stop_after), (EndpointSpec::AnyPort, None));
+    assert_eq!(last.ready.probe, Probe::SocketActivation);
+    assert!(last.env.contains_key("PORT"));
+}
+
+#[test]
+fn an_app_that_says_little_gets_the_defaults() {
+    let config = text("[app.a]\ncommand = [\"a\"]\n[app.b]\nupstream = \"http://127.0.0.1:1\"");
+    let a = app(&config, "a");
+    assert_eq!(a.name, "a");
+    assert_eq!(a.base_path(), "/apps/a");
+    let command = process(a).command.clone();
+    assert_eq!(*process(a), ProcessSpec::new(command, "/etc/doorbell".into()));
+    assert_eq!(a.timeouts, AppTimeouts::default());
+    assert!(matches!(&app(&config, "b").backend, Backend::Upstream(up) if up.health.is_none()));
+}
+
+#[test]
+fn oddities_are_warnings() {
+    let config = text(
+        "include = [\"nothing-here/*.toml\"]\n[server]\npath_access = false\n[app.a]\ncommand = \
+         [\"a\"]\nready = { deadline = \"5m\" }",
+    );
+    let messages: Vec<_> =
+        config.warnings.iter().map(|warning| (warning.line, warning.message.as_str())).collect();
+    let expected = [
+        (1, "no file matches this pattern"),
+        (4, "no request can reach app `a`"),
+        (6, "a start may take longer than requests wait for it"),
+    ];
+    assert_eq!(messages, expected);
+}
