@@ -1,0 +1,207 @@
+//! What the desk keeps of one app.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use doorbell_config::{
+    name::AppId,
+    spec::{AppSpec, Backend, ProcessSpec, StartMode},
+};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    driver::Handle,
+    lifecycle::{Goal, Life, State, Terms},
+    message::{Endpoint, Generation, Snapshot, StartCounts, StartTimes, StateName},
+    supervisor::OperateError,
+};
+
+pub(super) struct App {
+    pub(super) spec: Arc<AppSpec>,
+    /// The definition that the life goes by: the last one that has a program.
+    pub(super) program: Option<Arc<AppSpec>>,
+    pub(super) goal: Goal,
+    pub(super) life: Life,
+    /// The open gate of a static upstream.
+    pub(super) upstream: Option<Generation>,
+    /// Ascending.
+    pub(super) instances: Vec<Instance>,
+    pub(super) queued_since: Option<Instant>,
+    pub(super) since_unix_seconds: u64,
+    pub(super) waiters: Vec<Waiter>,
+    pub(super) starts: StartCounts,
+    /// What most apps never have.
+    pub(super) past: Option<Box<Past>>,
+}
+
+/// What happened to an app.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    pub(super) last_start: Option<StartTimes>,
+    pub(super) reason: Option<String>,
+    pub(super) last_output: Vec<String>,
+}
+
+/// One instance that is not gone yet.
+pub(super) struct Instance {
+    pub(super) generation: Generation,
+    pub(super) handle: Handle,
+    pub(super) pid: Option<u32>,
+    pub(super) ready: Option<(Endpoint, StartTimes)>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Somebody who waits for a verb's effect.
+pub(super) struct Waiter {
+    pub(super) want: Want,
+    pub(super) done: oneshot::Sender<Result<(), OperateError>>,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    /// Ready, after this many that became ready; and failed starts before.
+    Ready { after: u64, failed: u64 },
+    /// No instance up to this one is left.
+    Gone(Generation),
+}
+
+impl App {
+    pub(super) fn new(spec: Arc<AppSpec>) -> Self {
+        Self {
+            spec,
+            program: None,
+            goal: Goal::Down,
+            life: Life::default(),
+            upstream: None,
+            instances: Vec::new(),
+            queued_since: None,
+            since_unix_seconds: unix_seconds(),
+            waiters: Vec::new(),
+            starts: StartCounts::default(),
+            past: None,
+        }
+    }
+
+    /// The program that the life goes by.
+    pub(super) fn process(&self) -> Option<&ProcessSpec> {
+        match &self.program.as_ref()?.backend {
+            Backend::Process(process) => Some(process),
+            Backend::Upstream(_) => None,
+        }
+    }
+
+    pub(super) fn terms(&self) -> Option<Terms> {
+        Some(Terms::of(self.process()?, self.goal))
+    }
+
+    /// How the current definition is started; `None` for a static upstream.
+    pub(super) fn start_mode(&self) -> Option<StartMode> {
+        start_mode(&self.spec)
+    }
+
+    pub(super) fn past(&mut self) -> &mut Past {
+        self.past.get_or_insert_default()
+    }
+
+    pub(super) fn instance(&self, generation: Generation) -> Option<&Instance> {
+        self.instances.iter().find(|instance| instance.generation == generation)
+    }
+
+    pub(super) fn instance_mut(&mut self, generation: Generation) -> Option<&mut Instance> {
+        self.instances.iter_mut().find(|instance| instance.generation == generation)
+    }
+
+    pub(super) fn is_disabled(&self) -> bool {
+        matches!(self.goal, Goal::Disabled(_))
+    }
+
+    /// Tells those who wait that something else was asked for.
+    pub(super) fn overtake_waiters(&mut self) {
+        let app = self.spec.id.clone();
+        for waiter in self.waiters.drain(..) {
+            // The one who asked may have left.
+            let _ = waiter.done.send(Err(OperateError::Overtaken(app.clone())));
+        }
+    }
+
+    /// Tells those who wait for what has come true.
+    pub(super) fn answer_waiters(&mut self) {
+        let waiters = std::mem::take(&mut self.waiters);
+        for waiter in waiters {
+            match self.outcome(waiter.want) {
+                // The one who asked may have left.
+                Some(outcome) => _ = waiter.done.send(outcome),
+                None => self.waiters.push(waiter),
+            }
+        }
+    }
+
+    fn outcome(&self, want: Want) -> Option<Result<(), OperateError>> {
+        let app = || self.spec.id.clone();
+        match want {
+            Want::Gone(last) => {
+                self.instances.iter().all(|i| i.generation > last).then_some(Ok(()))
+            }
+            Want::Ready { after, .. } if self.starts.ready > after => Some(Ok(())),
+            Want::Ready { failed, .. } if self.starts.failed > failed => {
+                let reason = self.past.as_ref().and_then(|past| past.reason.clone());
+                let reason = reason.unwrap_or_else(|| "no reason is known".into());
+                Some(Err(OperateError::StartFailed { app: app(), reason }))
+            }
+            Want::Ready { .. } if self.life.state == State::Stopped => {
+                Some(Err(OperateError::Overtaken(app())))
+            }
+            Want::Ready { .. } => None,
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let generation = self.upstream.or(self.life.state.generation());
+        let instance = generation.and_then(|generation| self.instance(generation));
+        let endpoint = match self.upstream {
+            Some(_) => Some(Endpoint::Upstream),
+            None => instance.and_then(|i| Some(i.ready.as_ref()?.0.clone())),
+        };
+        let past = self.past.as_deref();
+        Snapshot {
+            app: self.id().clone(),
+            goal: self.goal.name(),
+            state: self.state_name(),
+            reason: past.and_then(|past| past.reason.clone()),
+            since_unix_seconds: self.since_unix_seconds,
+            start: self.start_mode(),
+            generation,
+            pid: instance.and_then(|instance| instance.pid),
+            endpoint,
+            starts: self.starts,
+            last_start: past.and_then(|past| past.last_start),
+            warnings: instance.map(|instance| instance.warnings.clone()).unwrap_or_default(),
+            last_output: past.map(|past| past.last_output.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn id(&self) -> &AppId {
+        &self.spec.id
+    }
+
+    pub(super) fn state_name(&self) -> StateName {
+        match self.upstream {
+            Some(_) => StateName::Ready,
+            None => self.life.state.name(),
+        }
+    }
+}
+
+pub(super) fn start_mode(spec: &AppSpec) -> Option<StartMode> {
+    match &spec.backend {
+        Backend::Process(process) => Some(process.start),
+        Backend::Upstream(_) => None,
+    }
+}
+
+pub(super) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

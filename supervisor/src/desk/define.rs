@@ -1,0 +1,217 @@
+//! Definitions: what is new is added, what changed is replaced, what is missing leaves.
+
+use std::{collections::HashSet, sync::Arc};
+
+use doorbell_config::{
+    name::AppId,
+    spec::{AppSpec, Backend, Placeholder, ProcessSpec, StartMode},
+};
+
+use super::{
+    Desk,
+    app::{App, start_mode},
+};
+use crate::{
+    lifecycle::{Event, Goal, Launch, Off},
+    message::{Endpoint, GateOrder},
+};
+
+impl Desk {
+    pub(super) fn define_all(&mut self, specs: &[Arc<AppSpec>]) {
+        let kept: HashSet<&AppId> = specs.iter().map(|spec| &spec.id).collect();
+        let gone: Vec<AppId> =
+            self.apps.keys().filter(|app| !kept.contains(app)).cloned().collect();
+        drop(kept);
+        for app in &gone {
+            self.remove(app);
+        }
+        for spec in specs {
+            self.define(spec);
+        }
+    }
+
+    pub(super) fn define(&mut self, spec: &Arc<AppSpec>) {
+        let id = spec.id.clone();
+        match self.apps.get(&id) {
+            None => {
+                self.apps.insert(id.clone(), App::new(spec.clone()));
+                self.set_up(&id, spec, None);
+                self.publish(&id);
+            }
+            Some(app) if app.spec == *spec && app.goal != Goal::Disabled(Off::Removed) => {}
+            Some(app) => {
+                let old = app.spec.clone();
+                self.set_up(&id, spec, Some(&old));
+                self.publish(&id);
+            }
+        }
+    }
+
+    /// Drains and stops an app, and forgets it when nothing of it is left.
+    pub(super) fn remove(&mut self, id: &AppId) {
+        if !self.apps.contains_key(id) {
+            return;
+        }
+        self.close_upstream(id, Off::Removed);
+        if let Some(app) = self.apps.get_mut(id) {
+            app.goal = Goal::Disabled(Off::Removed);
+            app.overtake_waiters();
+        }
+        self.play(id, Event::GoalChanged);
+        self.forget_if_over(id);
+    }
+
+    /// Forgets an app that was removed, once nothing of it runs.
+    pub(super) fn forget_if_over(&mut self, id: &AppId) {
+        let is_over = self.apps.get(id).is_some_and(|app| {
+            app.goal == Goal::Disabled(Off::Removed)
+                && app.life.is_over()
+                && app.instances.is_empty()
+        });
+        if is_over {
+            self.apps.remove(id);
+            self.channels.snapshots.forget(id);
+        }
+    }
+
+    fn set_up(&mut self, id: &AppId, new: &Arc<AppSpec>, old: Option<&Arc<AppSpec>>) {
+        if let Some(app) = self.apps.get_mut(id) {
+            app.spec = new.clone();
+        }
+        match &new.backend {
+            Backend::Process(process) => {
+                self.close_upstream_quietly(id);
+                self.set_up_process(id, new, process, old);
+            }
+            Backend::Upstream(upstream) => {
+                let is_same = old.is_some_and(|old| match &old.backend {
+                    Backend::Upstream(old) => old == upstream,
+                    Backend::Process(_) => false,
+                });
+                self.set_up_upstream(id, is_same);
+            }
+        }
+    }
+
+    fn set_up_process(
+        &mut self,
+        id: &AppId,
+        new: &Arc<AppSpec>,
+        process: &ProcessSpec,
+        old: Option<&Arc<AppSpec>>,
+    ) {
+        let goal = self.goal_of(id, process.start);
+        let old_mode = old.and_then(|old| start_mode(old));
+        let Some(app) = self.apps.get_mut(id) else { return };
+        let program = app.program.replace(new.clone());
+        let was_removed = app.goal == Goal::Disabled(Off::Removed);
+        // An operator's `stop` of an app that always runs outlives a change elsewhere.
+        let mode_changed = was_removed || old_mode != Some(process.start);
+        if mode_changed {
+            app.goal = goal;
+        }
+        // Gates of new apps hold by themselves; one that was removed before may still refuse.
+        let sleeps = old.is_none() && goal == Goal::Down;
+        if sleeps && self.is_set_up {
+            self.order(GateOrder::Hold { app: id.clone() });
+        }
+        if mode_changed && !sleeps {
+            self.play(id, Event::GoalChanged);
+        }
+        if let Some(program) = program {
+            let launch = launch(&program, new);
+            self.play(id, Event::Redefined(launch));
+        }
+        if mode_changed && process.start == StartMode::WithServer && goal == Goal::Down {
+            self.play(id, Event::Start);
+        }
+    }
+
+    /// Opens the gate of a static upstream; a program that served before drains and stops.
+    pub(super) fn set_up_upstream(&mut self, id: &AppId, is_same: bool) {
+        let is_disabled = self.switches.is_disabled(id, None);
+        let Some(app) = self.apps.get_mut(id) else { return };
+        let runs = app.program.is_some();
+        let before = app.upstream;
+        app.goal = match (runs, is_disabled) {
+            (_, true) => Goal::Disabled(Off::Operator),
+            (true, false) => Goal::Disabled(Off::Removed),
+            (false, false) => Goal::Down,
+        };
+        match (is_disabled, before) {
+            (true, _) => self.close_upstream(id, Off::Operator),
+            (false, Some(_)) if is_same => {}
+            (false, before) => {
+                self.open_upstream(id);
+                if let Some(generation) = before {
+                    self.order(GateOrder::Shut { app: id.clone(), generation });
+                }
+            }
+        }
+        if runs {
+            self.play(id, Event::GoalChanged);
+        }
+        if let Some(app) = self.apps.get_mut(id)
+            && !is_disabled
+        {
+            app.goal = Goal::Down;
+        }
+    }
+
+    fn open_upstream(&mut self, id: &AppId) {
+        let generation = self.generations.next();
+        if let Some(app) = self.apps.get_mut(id) {
+            app.upstream = Some(generation);
+            app.since_unix_seconds = super::app::unix_seconds();
+        }
+        let (app, endpoint) = (id.clone(), Endpoint::Upstream);
+        self.order(GateOrder::Open { app, generation, endpoint, started: None });
+    }
+
+    /// Shuts the gate of a static upstream and refuses requests.
+    pub(super) fn close_upstream(&mut self, id: &AppId, off: Off) {
+        let Some(app) = self.apps.get_mut(id) else { return };
+        if app.start_mode().is_some() {
+            return;
+        }
+        let open = app.upstream.take();
+        app.since_unix_seconds = super::app::unix_seconds();
+        self.refuse(id, off);
+        if let Some(generation) = open {
+            self.order(GateOrder::Shut { app: id.clone(), generation });
+        }
+    }
+
+    /// Shuts it because a program takes over: requests are held for that.
+    fn close_upstream_quietly(&mut self, id: &AppId) {
+        let open = self.apps.get_mut(id).and_then(|app| app.upstream.take());
+        if let Some(generation) = open {
+            self.order(GateOrder::Shut { app: id.clone(), generation });
+        }
+    }
+
+    /// What is wanted of an app with this start mode, as far as operators agree.
+    pub(super) fn goal_of(&self, id: &AppId, mode: StartMode) -> Goal {
+        if self.switches.is_disabled(id, Some(mode)) {
+            Goal::Disabled(Off::Operator)
+        } else {
+            Goal::of(mode)
+        }
+    }
+}
+
+/// Whether instances of the old definition are as good as those of the new one.
+fn launch(old: &AppSpec, new: &AppSpec) -> Launch {
+    let (Backend::Process(before), Backend::Process(after)) = (&old.backend, &new.backend) else {
+        return Launch::Changed;
+    };
+    let runs_alike = before.command == after.command
+        && before.directory == after.directory
+        && before.env == after.env
+        && before.endpoint == after.endpoint
+        && before.ready.probe == after.ready.probe;
+    let texts = || after.command.iter().chain(after.env.values());
+    let sees_base_path = texts().any(|text| text.asks_for(Placeholder::BasePath));
+    let base_path_stays = !sees_base_path || old.base_path() == new.base_path();
+    if runs_alike && base_path_stays { Launch::Same } else { Launch::Changed }
+}

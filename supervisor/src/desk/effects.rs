@@ -1,0 +1,185 @@
+//! How decisions are carried out.
+
+use std::time::Duration;
+
+use doorbell_config::{name::AppId, spec::StopSpec};
+use tokio::time::Instant;
+
+use super::{
+    Desk,
+    app::{App, Instance, unix_seconds},
+};
+use crate::{
+    driver::Job,
+    lifecycle::{Effect, Event, StartOutcome, step},
+    message::{GateOrder, Generation},
+};
+
+impl Desk {
+    /// Plays what is to be played, and admits whom there is room for, until nothing is left.
+    pub(super) fn settle(&mut self) {
+        loop {
+            while let Some((app, event)) = self.events.pop_front() {
+                self.play_one(&app, event);
+            }
+            let generations = &mut self.generations;
+            let Some((app, generation)) = self.line.admit(|| generations.next()) else { return };
+            self.events.push_back((app, Event::Admitted(generation)));
+        }
+    }
+
+    fn play_one(&mut self, id: &AppId, event: Event) {
+        let Some(app) = self.apps.get_mut(id) else { return self.play_for_nobody(&event) };
+        let Some(terms) = app.terms() else { return };
+        let before = (app.life.state.name(), app.life.state.generation());
+        let life = std::mem::take(&mut app.life);
+        let (life, effects) = step(life, &terms, event, Instant::now().into_std());
+        app.life = life;
+        if before != (app.life.state.name(), app.life.state.generation()) {
+            app.since_unix_seconds = unix_seconds();
+        }
+        for effect in effects {
+            self.perform(id, effect);
+        }
+    }
+
+    /// The app was forgotten while it stood in the line.
+    fn play_for_nobody(&mut self, event: &Event) {
+        if let Event::Admitted(generation) = event {
+            self.line.end(*generation);
+        }
+    }
+
+    fn perform(&mut self, id: &AppId, effect: Effect) {
+        match effect {
+            Effect::Enqueue => {
+                if let Some(app) = self.apps.get_mut(id) {
+                    app.queued_since = Some(Instant::now());
+                }
+                self.line.join(id.clone());
+            }
+            Effect::Withdraw => self.line.leave(id),
+            Effect::Spawn(generation) => self.spawn(id, generation),
+            Effect::EndStart(generation, outcome) => self.end_start(id, generation, outcome),
+            Effect::Signal(generation) => self.signal(id, generation),
+            Effect::Check(generation) => {
+                if let Some(instance) = self.apps.get(id).and_then(|a| a.instance(generation)) {
+                    instance.handle.check();
+                }
+            }
+            Effect::OpenGate(generation) => self.open_gate(id, generation, Opening::First),
+            Effect::ReopenGate(generation) => self.open_gate(id, generation, Opening::Again),
+            Effect::ShutGate(generation) => {
+                self.order(GateOrder::Shut { app: id.clone(), generation });
+            }
+            Effect::AskRetire(generation) => {
+                let idle_at_least = self.idle_stop_after(id);
+                self.order(GateOrder::AskRetire { app: id.clone(), generation, idle_at_least });
+            }
+            // While static servers answer, what becomes of the program concerns no visitor.
+            Effect::Refuse(_) | Effect::Hold if self.has_upstream(id) => {}
+            Effect::Refuse(refusal) => self.order(GateOrder::Refuse { app: id.clone(), refusal }),
+            Effect::Hold => self.order(GateOrder::Hold { app: id.clone() }),
+            Effect::SetTimer(timer, at) => self.timers.set(id, timer, at),
+            Effect::CancelTimer(timer) => self.timers.cancel(id, timer),
+            Effect::Publish => self.publish(id),
+        }
+    }
+
+    /// How long an instance stands idle before it is stopped; it is only asked for where that is set.
+    fn idle_stop_after(&self, id: &AppId) -> Duration {
+        let process = self.apps.get(id).and_then(App::process);
+        process.and_then(|process| process.idle_stop_after).unwrap_or(Duration::MAX)
+    }
+
+    fn has_upstream(&self, id: &AppId) -> bool {
+        self.apps.get(id).is_some_and(|app| app.start_mode().is_none())
+    }
+
+    fn spawn(&mut self, id: &AppId, generation: Generation) {
+        let Some(app) = self.apps.get_mut(id) else { return };
+        let Some(spec) = app.program.clone() else { return };
+        let admitted = Instant::now();
+        let queued = app.queued_since.take().map(|since| admitted - since).unwrap_or_default();
+        let job = Job { app: spec, generation, queued, admitted };
+        let (handle, task) = self.driver.instance(job, self.reports.0.clone());
+        let (pid, ready, warnings) = (None, None, Vec::new());
+        app.instances.push(Instance { generation, handle, pid, ready, warnings });
+        let task = self.tasks.spawn(task);
+        self.instances.insert(task.id(), (id.clone(), generation));
+    }
+
+    fn end_start(&mut self, id: &AppId, generation: Generation, outcome: StartOutcome) {
+        self.line.end(generation);
+        let Some(app) = self.apps.get_mut(id) else { return };
+        match outcome {
+            StartOutcome::Ready => self.start_succeeded(id, generation),
+            StartOutcome::Failed => app.starts.failed += 1,
+            StartOutcome::TooLate => {
+                app.starts.failed += 1;
+                let deadline = app.terms().map(|terms| terms.start_deadline).unwrap_or_default();
+                let handle = app.instance(generation).map(|instance| &instance.handle);
+                let look = handle.and_then(|handle| handle.last_look()).unwrap_or_default();
+                let output = handle.map(|handle| handle.last_output()).unwrap_or_default();
+                let reason = format!("not ready within {deadline:?}: {look}");
+                tracing::warn!(app = %id, generation = generation.0, reason, "start failed");
+                let past = app.past();
+                past.reason = Some(reason);
+                past.last_output = output;
+            }
+            StartOutcome::Abandoned => {}
+        }
+    }
+
+    fn start_succeeded(&mut self, id: &AppId, generation: Generation) {
+        let Some(app) = self.apps.get_mut(id) else { return };
+        app.starts.ready += 1;
+        let Some(instance) = app.instance(generation) else { return };
+        let witness = instance.handle.witness();
+        let times = instance.ready.as_ref().map(|(_, times)| *times);
+        let past = app.past();
+        past.last_start = times;
+        past.reason = None;
+        past.last_output = Vec::new();
+        let (total, times) = (times.map(|times| times.total()), times.unwrap_or_default());
+        tracing::info!(app = %id, generation = generation.0, ?total, ?times, "ready");
+        self.meter.watch(id, generation, witness);
+    }
+
+    fn signal(&mut self, id: &AppId, generation: Generation) {
+        let Some(app) = self.apps.get(id) else { return };
+        let stop = app.process().map_or_else(StopSpec::default, |process| process.stop);
+        if let Some(instance) = app.instance(generation) {
+            instance.handle.stop(stop);
+        }
+    }
+
+    fn open_gate(&mut self, id: &AppId, generation: Generation, opening: Opening) {
+        let ready = self
+            .apps
+            .get(id)
+            .and_then(|app| app.instance(generation))
+            .and_then(|instance| instance.ready.clone());
+        let Some((endpoint, times)) = ready else { return };
+        let started = match opening {
+            Opening::First => Some(times),
+            Opening::Again => None,
+        };
+        self.order(GateOrder::Open { app: id.clone(), generation, endpoint, started });
+    }
+
+    /// Shows outsiders what is now, and tells those who wait for it.
+    pub(super) fn publish(&mut self, id: &AppId) {
+        if let Some(app) = self.apps.get_mut(id) {
+            self.channels.snapshots.publish(app.snapshot());
+            app.answer_waiters();
+        }
+    }
+}
+
+/// Whether a gate learns of an instance for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opening {
+    First,
+    Again,
+}

@@ -1,0 +1,83 @@
+//! The line for a start: first come, first served, a few at once.
+
+use std::collections::{HashSet, VecDeque};
+
+use doorbell_config::name::AppId;
+
+use crate::message::Generation;
+
+#[derive(Debug)]
+pub(super) struct Line {
+    /// Starts at once.
+    cap: usize,
+    under_way: HashSet<Generation>,
+    waiting: VecDeque<AppId>,
+    is_open: bool,
+}
+
+impl Line {
+    /// A line that admits nobody until it is opened.
+    pub(super) fn closed(cap: usize) -> Self {
+        let (under_way, waiting) = (HashSet::new(), VecDeque::new());
+        Self { cap: cap.max(1), under_way, waiting, is_open: false }
+    }
+
+    pub(super) fn open(&mut self) {
+        self.is_open = true;
+    }
+
+    pub(super) fn set_cap(&mut self, cap: usize) {
+        self.cap = cap.max(1);
+    }
+
+    pub(super) fn join(&mut self, app: AppId) {
+        self.waiting.push_back(app);
+    }
+
+    pub(super) fn leave(&mut self, app: &AppId) {
+        self.waiting.retain(|waiting| waiting != app);
+    }
+
+    /// The next that may start, as this generation.
+    pub(super) fn admit(
+        &mut self,
+        next: impl FnOnce() -> Generation,
+    ) -> Option<(AppId, Generation)> {
+        if !self.is_open || self.under_way.len() >= self.cap {
+            return None;
+        }
+        let app = self.waiting.pop_front()?;
+        let generation = next();
+        self.under_way.insert(generation);
+        Some((app, generation))
+    }
+
+    /// A start is over, well or not.
+    pub(super) fn end(&mut self, generation: Generation) {
+        self.under_way.remove(&generation);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn admits_in_order_and_no_more_than_the_cap() {
+        let app = |name| AppId::parse(name).unwrap();
+        let mut line = Line::closed(2);
+        for name in ["a", "b", "c", "d"] {
+            line.join(app(name));
+        }
+        line.leave(&app("b"));
+        assert_eq!(line.admit(|| Generation(1)), None, "closed");
+        line.open();
+        assert_eq!(line.admit(|| Generation(1)), Some((app("a"), Generation(1))));
+        assert_eq!(line.admit(|| Generation(2)), Some((app("c"), Generation(2))));
+        assert_eq!(line.admit(|| Generation(3)), None, "full");
+        line.end(Generation(1));
+        assert_eq!(line.admit(|| Generation(3)), Some((app("d"), Generation(3))));
+        line.set_cap(9);
+        assert_eq!(line.admit(|| Generation(4)), None, "empty");
+    }
+}

@@ -1,0 +1,352 @@
+//! The one task that owns every app: it takes requests, reports and timers, asks `lifecycle` what
+//! to do, and does it.
+//!
+//! A sleeping app is an entry in a map: no task, no channel, no timer. An app that runs has one
+//! task per instance (`driver`), owned here. The desk never waits for anybody: what it has for the
+//! gates waits in an outbox while their channel is full, disks are left to other threads.
+//!
+//! `define` applies definitions, `operate` verbs, `progress` what instances and gates report;
+//! `app` is what is kept per app, `effects` how decisions are carried out.
+
+mod app;
+mod define;
+mod effects;
+mod line;
+mod operate;
+mod progress;
+mod state_dir;
+mod timers;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    future::pending,
+    sync::Arc,
+    time::Duration,
+};
+
+use doorbell_config::name::AppId;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{Id, JoinError, JoinSet},
+    time::{Instant, sleep_until, timeout},
+};
+
+use self::{
+    app::App,
+    line::Line,
+    state_dir::{Generations, StateDir, SwitchFile, Switches},
+    timers::Timers,
+};
+use crate::{
+    driver::{self, Driver, Leftovers, Meter, Note, Report},
+    lifecycle::{Event, Goal, Off},
+    mailbox::Mailbox,
+    message::{GateOrder, Generation, Instruction, Refusal},
+    snapshots::Snapshots,
+    supervisor::{Request, ShutdownReport, SupervisorError, SupervisorOptions},
+};
+
+/// Reports of instances that may wait for the desk.
+const REPORTS: usize = 1024;
+/// How long killed processes are waited for at the end.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// The desk's ends of the channels.
+pub(crate) struct Channels {
+    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) orders: mpsc::Sender<GateOrder>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) snapshots: Snapshots,
+}
+
+pub(crate) struct Desk {
+    apps: HashMap<AppId, App>,
+    /// Whether apps were defined before: gates of the first ones are fresh.
+    is_set_up: bool,
+    channels: Channels,
+    /// Orders for the gates that their channel had no room for.
+    outbox: VecDeque<GateOrder>,
+    /// What is to be played next, in order.
+    events: VecDeque<(AppId, Event)>,
+    timers: Timers,
+    line: Line,
+    generations: Generations,
+    switches: Switches,
+    switch_file: SwitchFile,
+    driver: Arc<Driver>,
+    meter: Arc<Meter>,
+    leftovers: Leftovers,
+    reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
+    tasks: JoinSet<()>,
+    instances: HashMap<Id, (AppId, Generation)>,
+    errands: JoinSet<()>,
+    shutdown: Option<Shutdown>,
+    /// Locked as long as the desk lives.
+    state_dir: StateDir,
+}
+
+/// A shutdown under way.
+struct Shutdown {
+    deadline: Instant,
+    running: usize,
+    killed: usize,
+    done: Vec<oneshot::Sender<ShutdownReport>>,
+}
+
+/// What wakes the desk.
+enum Wake {
+    Request(Option<Request>),
+    Report(Report),
+    Gates(VecDeque<crate::message::GateReport>),
+    Timer(AppId, crate::lifecycle::Timer),
+    Ended(Result<(Id, ()), JoinError>),
+    Swept,
+    Deadline,
+    Nothing,
+}
+
+impl Desk {
+    /// A desk that is ready to run.
+    pub(crate) fn new(
+        options: SupervisorOptions,
+        channels: Channels,
+    ) -> Result<Self, SupervisorError> {
+        let state_dir = StateDir::open(&options.state_dir)?;
+        driver::adopt_strays()
+            .map_err(|source| SupervisorError::System { what: "adopt stray processes", source })?;
+        let driver = Arc::new(Driver::new(state_dir.path().to_owned(), options.log_dir));
+        let run_dir = driver.run_dir();
+        driver::create_private(&run_dir)
+            .map_err(|source| SupervisorError::Folder { path: run_dir, source })?;
+        Ok(Self {
+            apps: HashMap::new(),
+            is_set_up: false,
+            channels,
+            outbox: VecDeque::new(),
+            events: VecDeque::new(),
+            timers: Timers::default(),
+            line: Line::closed(options.parallel_starts),
+            generations: state_dir.generations()?,
+            switches: state_dir.switches(),
+            switch_file: state_dir.switch_file(),
+            meter: Arc::new(Meter::new(driver.scanner())),
+            driver,
+            leftovers: Leftovers::of(state_dir.path()),
+            reports: mpsc::channel(REPORTS),
+            tasks: JoinSet::new(),
+            instances: HashMap::new(),
+            errands: JoinSet::new(),
+            shutdown: None,
+            state_dir,
+        })
+    }
+
+    pub(crate) fn meter(&self) -> Arc<Meter> {
+        self.meter.clone()
+    }
+
+    /// Runs until everything is shut down.
+    pub(crate) async fn run(mut self) {
+        let scanner = self.driver.scanner();
+        let reaper = self.errands.spawn(async move {
+            if let Err(error) = driver::reap_strays(&scanner).await {
+                tracing::error!(%error, "cannot reap stray processes");
+            }
+        });
+        let sweep = sweep(self.leftovers.clone(), self.driver.scanner());
+        tokio::pin!(sweep);
+        let mut is_swept = false;
+        while !self.is_over() {
+            let wake = tokio::select! {
+                () = &mut sweep, if !is_swept => {
+                    is_swept = true;
+                    Wake::Swept
+                }
+                wake = self.wake() => wake,
+            };
+            self.take(wake);
+        }
+        reaper.abort();
+        self.finish().await;
+    }
+
+    /// Waits for what comes next. Dropping a losing branch loses nothing: each takes its item in
+    /// the moment it wins.
+    async fn wake(&mut self) -> Wake {
+        let deadline = self.shutdown.as_ref().map(|shutdown| shutdown.deadline);
+        tokio::select! {
+            request = self.channels.requests.recv(), if self.shutdown.is_none() => {
+                Wake::Request(request)
+            }
+            Some(report) = self.reports.1.recv() => Wake::Report(report),
+            reports = self.channels.mailbox.take() => Wake::Gates(reports),
+            (app, timer) = self.timers.next() => Wake::Timer(app, timer),
+            Some(ended) = self.tasks.join_next_with_id() => Wake::Ended(ended),
+            Some(_) = self.errands.join_next() => Wake::Nothing,
+            permit = self.channels.orders.reserve(), if !self.outbox.is_empty() => {
+                match (permit, self.outbox.pop_front()) {
+                    (Ok(permit), Some(order)) => permit.send(order),
+                    // Nobody forwards requests any more.
+                    (Ok(_), None) | (Err(_), _) => self.outbox.clear(),
+                }
+                Wake::Nothing
+            }
+            () = until(deadline) => Wake::Deadline,
+        }
+    }
+
+    fn take(&mut self, wake: Wake) {
+        match wake {
+            Wake::Request(Some(request)) => self.request(request),
+            // The last handle is gone, so nobody can ask for anything any more.
+            Wake::Request(None) => self.shut_down(Duration::ZERO, None),
+            Wake::Report(report) => self.report(report),
+            Wake::Gates(reports) => reports.into_iter().for_each(|report| self.gate(report)),
+            Wake::Timer(app, timer) => self.play(&app, Event::Timer(timer)),
+            Wake::Ended(ended) => self.ended(ended),
+            Wake::Swept => {
+                self.line.open();
+                self.settle();
+            }
+            Wake::Deadline => self.kill_all(),
+            Wake::Nothing => {}
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Instruct { instruction, done } => {
+                self.instruct(instruction);
+                // The one who asked may have left.
+                let _ = done.send(());
+            }
+            Request::Operate { app, verb, patience, done } => {
+                self.operate(&app, verb, patience, done);
+            }
+            Request::ParallelStarts(cap) => {
+                self.line.set_cap(cap);
+                self.settle();
+            }
+            Request::Shutdown { deadline, done } => self.shut_down(deadline, Some(done)),
+        }
+    }
+
+    fn instruct(&mut self, instruction: Instruction) {
+        match instruction {
+            Instruction::DefineAll(specs) => {
+                self.define_all(&specs);
+                self.is_set_up = true;
+            }
+            Instruction::Define(spec) => self.define(&spec),
+            Instruction::Remove(app) => self.remove(&app),
+            Instruction::Operate(app, verb) => self.operate_unheard(&app, verb),
+        }
+    }
+
+    /// An instance's task is over. Its last report was `Gone`, unless it panicked.
+    fn ended(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let id = match &ended {
+            Ok((id, ())) => *id,
+            Err(error) => error.id(),
+        };
+        let Some((app, generation)) = self.instances.remove(&id) else { return };
+        if let Err(error) = ended {
+            tracing::error!(%app, generation = generation.0, %error, "an instance's task failed");
+            self.report(Report { app, generation, note: Note::Gone });
+        }
+    }
+
+    fn shut_down(&mut self, deadline: Duration, done: Option<oneshot::Sender<ShutdownReport>>) {
+        let running = self.apps.values().map(|app| app.instances.len()).sum();
+        tracing::info!(instances = running, "stopping all apps");
+        self.shutdown = Some(Shutdown {
+            deadline: Instant::now() + deadline.min(Duration::from_secs(24 * 3600)),
+            running,
+            killed: 0,
+            done: done.into_iter().collect(),
+        });
+        let apps: Vec<AppId> = self.apps.keys().cloned().collect();
+        for id in apps {
+            self.close_upstream(&id, Off::Shutdown);
+            if let Some(app) = self.apps.get_mut(&id) {
+                app.goal = Goal::Disabled(Off::Shutdown);
+                app.overtake_waiters();
+            }
+            self.play(&id, Event::GoalChanged);
+        }
+    }
+
+    /// The shutdown's deadline passed: once for everyone still running, then for good.
+    fn kill_all(&mut self) {
+        let Some(shutdown) = &mut self.shutdown else { return };
+        if shutdown.killed > 0 {
+            self.tasks.abort_all();
+            self.instances.clear();
+            return;
+        }
+        shutdown.killed = self.instances.len().max(1);
+        shutdown.deadline = Instant::now() + LAST_WAIT;
+        for app in self.apps.values() {
+            app.instances.iter().for_each(|instance| instance.handle.kill());
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.shutdown.is_some() && self.instances.is_empty()
+    }
+
+    async fn finish(mut self) {
+        let left = self.tasks.len();
+        self.tasks.shutdown().await;
+        // Those who wait for an app get their answer by its end, and what is being kept is kept.
+        self.apps.clear();
+        let kept = async { while self.errands.join_next().await.is_some() {} };
+        if timeout(LAST_WAIT, kept).await.is_err() {
+            tracing::error!("the state folder did not take the last changes in time");
+        }
+        for order in self.outbox.drain(..) {
+            if self.channels.orders.try_send(order).is_err() {
+                break;
+            }
+        }
+        // The next one may come as soon as this one is said to be over.
+        drop(self.state_dir);
+        let Some(shutdown) = self.shutdown else { return };
+        let killed = shutdown.killed.min(shutdown.running);
+        let stopped = shutdown.running - killed;
+        let report = ShutdownReport { stopped, killed: killed.saturating_sub(left), left };
+        tracing::info!(stopped, killed = report.killed, left, "all apps are stopped");
+        for done in shutdown.done {
+            // The one who asked may have left.
+            let _ = done.send(report);
+        }
+    }
+
+    fn order(&mut self, order: GateOrder) {
+        self.outbox.push_back(order);
+    }
+
+    fn refuse(&mut self, app: &AppId, off: Off) {
+        let refusal = Refusal { reason: off.refusal(), retry_after: off.retry_after() };
+        self.order(GateOrder::Refuse { app: app.clone(), refusal });
+    }
+
+    /// Plays one event, and all that follow from it.
+    fn play(&mut self, app: &AppId, event: Event) {
+        self.events.push_back((app.clone(), event));
+        self.settle();
+    }
+}
+
+async fn sweep(leftovers: Leftovers, scanner: Arc<driver::Scanner>) {
+    if let Err(error) = leftovers.end(&scanner).await {
+        tracing::warn!(%error, "cannot look for processes of an earlier doorbell");
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,141 @@
+//! What instances and gates report.
+
+use doorbell_config::name::AppId;
+
+use super::Desk;
+use crate::{
+    driver::{Note, Report},
+    lifecycle::{Event, Failure, GateEvent, InstanceEvent, State, Successor},
+    message::{GateReport, Generation},
+};
+
+impl Desk {
+    /// An instance tells something.
+    pub(super) fn report(&mut self, report: Report) {
+        let Report { app, generation, note } = report;
+        match note {
+            Note::Spawned(pid) => self.spawned(&app, generation, pid),
+            Note::Ready { endpoint, times } => {
+                if let Some(instance) = self.instance_mut(&app, generation) {
+                    instance.ready = Some((endpoint, times));
+                }
+                self.play(&app, Event::Instance(generation, InstanceEvent::Ready));
+            }
+            Note::Failed { failure, reason } => self.failed(&app, generation, failure, reason),
+            Note::Warning(warning) => {
+                tracing::warn!(%app, generation = generation.0, "{warning}");
+                if let Some(instance) = self.instance_mut(&app, generation) {
+                    instance.warnings.push(warning);
+                }
+                self.publish(&app);
+            }
+            Note::Gone => self.gone(&app, generation),
+        }
+    }
+
+    fn instance_mut(
+        &mut self,
+        app: &AppId,
+        generation: Generation,
+    ) -> Option<&mut super::app::Instance> {
+        self.apps.get_mut(app)?.instance_mut(generation)
+    }
+
+    fn spawned(&mut self, app: &AppId, generation: Generation, pid: u32) {
+        tracing::info!(%app, generation = generation.0, pid, "started");
+        let Some(known) = self.apps.get_mut(app) else { return };
+        let is_main = known.life.state.generation() == Some(generation);
+        let Some(instance) = known.instance_mut(generation) else { return };
+        instance.pid = Some(pid);
+        if is_main {
+            let witness = instance.handle.witness();
+            self.meter.watch(app, generation, witness);
+        }
+        self.publish(app);
+    }
+
+    fn failed(&mut self, app: &AppId, generation: Generation, failure: Failure, reason: String) {
+        tracing::warn!(%app, generation = generation.0, reason, "ended by itself");
+        if let Some(known) = self.apps.get_mut(app)
+            && is_current(&known.life.state, generation)
+        {
+            let output = known.instance(generation).map(|i| i.handle.last_output());
+            let past = known.past();
+            past.reason = Some(reason);
+            past.last_output = output.unwrap_or_default();
+        }
+        self.play(app, Event::Instance(generation, InstanceEvent::Failed(failure)));
+    }
+
+    fn gone(&mut self, app: &AppId, generation: Generation) {
+        tracing::info!(%app, generation = generation.0, "stopped");
+        self.meter.forget(app, generation);
+        if let Some(known) = self.apps.get_mut(app) {
+            known.instances.retain(|instance| instance.generation != generation);
+        }
+        self.play(app, Event::Instance(generation, InstanceEvent::Gone));
+        self.answer_waiters(app);
+        self.forget_if_over(app);
+    }
+
+    fn answer_waiters(&mut self, app: &AppId) {
+        if let Some(app) = self.apps.get_mut(app) {
+            app.answer_waiters();
+        }
+    }
+
+    /// A gate tells something.
+    pub(super) fn gate(&mut self, report: GateReport) {
+        let (app, generation, event) = match report {
+            GateReport::Wanted { app } => {
+                self.wake_by_visit(&app);
+                return self.wanted(&app);
+            }
+            GateReport::Retired { app, generation } => (app, generation, GateEvent::Retired),
+            GateReport::Busy { app, generation, idle_for } => {
+                (app, generation, GateEvent::Busy(idle_for))
+            }
+            GateReport::Drained { app, generation } => (app, generation, GateEvent::Drained),
+            GateReport::Unreachable { app, generation } => {
+                (app, generation, GateEvent::Unreachable)
+            }
+        };
+        self.play(&app, Event::Gate(generation, event));
+    }
+
+    /// Somebody waits at a gate that the desk may know nothing of, or think open.
+    fn wanted(&mut self, id: &AppId) {
+        match self.apps.get(id) {
+            // The gate of an app that was removed outlives it for a moment.
+            None => self.refuse(id, crate::lifecycle::Off::Removed),
+            Some(app) if app.start_mode().is_none() => match app.upstream {
+                Some(generation) => self.reopen_upstream(id, generation),
+                None => self.refuse(id, crate::lifecycle::Off::Operator),
+            },
+            Some(_) => self.play(id, Event::Wanted),
+        }
+    }
+
+    fn reopen_upstream(&mut self, id: &AppId, generation: Generation) {
+        let endpoint = crate::message::Endpoint::Upstream;
+        let app = id.clone();
+        self.order(crate::message::GateOrder::Open { app, generation, endpoint, started: None });
+    }
+}
+
+/// Whether the state is about this instance, or it is to take over.
+fn is_current(state: &State, generation: Generation) -> bool {
+    let successor = match state {
+        State::Ready(ready) => match ready.successor {
+            Successor::Starting(successor) => Some(successor),
+            Successor::None | Successor::InLine => None,
+        },
+        State::Stopped
+        | State::Provisioning(_)
+        | State::Starting(_)
+        | State::Draining(_)
+        | State::Stopping(_)
+        | State::BackingOff(_) => None,
+    };
+    state.generation() == Some(generation) || successor == Some(generation)
+}

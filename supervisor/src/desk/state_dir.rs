@@ -1,0 +1,243 @@
+//! What outlives a restart of Doorbell: which apps operators disabled or enabled, and how far
+//! generations got. One Doorbell uses a state folder at a time.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use doorbell_config::{name::AppId, spec::StartMode};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use crate::{driver::create_private, message::Generation, supervisor::SupervisorError};
+
+const SWITCHES: &str = "switches.json";
+const GENERATION: &str = "generation";
+const LOCK: &str = "lock";
+/// More starts than one Doorbell makes.
+const LEAP: u64 = 1 << 32;
+
+/// The folder, locked as long as this lives.
+#[derive(Debug)]
+pub(super) struct StateDir {
+    path: PathBuf,
+    lock: File,
+}
+
+impl Drop for StateDir {
+    /// Closing alone would leave it locked while a child that was just forked has not executed its
+    /// program yet.
+    fn drop(&mut self) {
+        if let Err(error) = flock(&self.lock, FlockOperation::Unlock) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot unlock the state folder");
+        }
+    }
+}
+
+/// What operators switched, against the start mode in the definition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Switches {
+    disabled: BTreeSet<AppId>,
+    enabled: BTreeSet<AppId>,
+}
+
+/// Writes switches, the newest last whoever comes first.
+#[derive(Clone, Debug)]
+pub(super) struct SwitchFile {
+    path: PathBuf,
+    written: Arc<Mutex<u64>>,
+    version: u64,
+}
+
+/// Numbers that rise, across restarts too.
+#[derive(Debug)]
+pub(super) struct Generations {
+    last: u64,
+}
+
+impl StateDir {
+    pub(super) fn open(path: &Path) -> Result<Self, SupervisorError> {
+        let failed = |source| SupervisorError::Folder { path: path.into(), source };
+        create_private(path).map_err(failed)?;
+        let path = path.canonicalize().map_err(failed)?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(0o600);
+        let lock = options.open(path.join(LOCK)).map_err(failed)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { path, lock }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(SupervisorError::InUse(path)),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What operators switched. What cannot be read is set aside and warned of: starting apps that
+    /// were disabled is better than starting none.
+    pub(super) fn switches(&self) -> Switches {
+        let path = self.path.join(SWITCHES);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Switches::default(),
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "cannot read which apps are disabled");
+                return Switches::default();
+            }
+        };
+        serde_json::from_slice(&text).unwrap_or_else(|error| {
+            let aside = path.with_extension("json.corrupt");
+            let kept = fs::rename(&path, &aside).is_ok();
+            tracing::error!(
+                path = %path.display(), %error, kept,
+                "cannot understand which apps are disabled: disable them again"
+            );
+            Switches::default()
+        })
+    }
+
+    pub(super) fn switch_file(&self) -> SwitchFile {
+        SwitchFile { path: self.path.join(SWITCHES), written: Arc::default(), version: 0 }
+    }
+
+    pub(super) fn generations(&self) -> Result<Generations, SupervisorError> {
+        let path = self.path.join(GENERATION);
+        let last = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let now = u64::try_from(now).unwrap_or(0);
+        let first = match last {
+            // The clock was set back.
+            Some(last) if now <= last => last.saturating_add(LEAP),
+            Some(_) | None => now,
+        };
+        replace(&path, first.to_string().as_bytes())
+            .map_err(|source| SupervisorError::Folder { path, source })?;
+        Ok(Generations { last: first })
+    }
+}
+
+impl Switches {
+    /// Whether an app with this start mode must not run.
+    pub(super) fn is_disabled(&self, app: &AppId, mode: Option<StartMode>) -> bool {
+        match mode {
+            Some(StartMode::Disabled) => !self.enabled.contains(app),
+            Some(StartMode::OnDemand | StartMode::WithServer | StartMode::Always) | None => {
+                self.disabled.contains(app)
+            }
+        }
+    }
+
+    pub(super) fn enable(&mut self, app: &AppId) {
+        self.disabled.remove(app);
+        self.enabled.insert(app.clone());
+    }
+
+    pub(super) fn disable(&mut self, app: &AppId) {
+        self.enabled.remove(app);
+        self.disabled.insert(app.clone());
+    }
+}
+
+impl SwitchFile {
+    /// The write of these switches, durable when it is done.
+    pub(super) fn save(
+        &mut self,
+        switches: &Switches,
+    ) -> impl Future<Output = io::Result<()>> + Send + 'static {
+        self.version += 1;
+        let (file, switches) = (self.clone(), switches.clone());
+        async move {
+            let mut written = file.written.lock().await;
+            if *written > file.version {
+                return Ok(());
+            }
+            let text = serde_json::to_vec_pretty(&switches)?;
+            tokio::task::spawn_blocking(move || replace(&file.path, &text)).await??;
+            *written = file.version;
+            Ok(())
+        }
+    }
+}
+
+impl Generations {
+    pub(super) fn next(&mut self) -> Generation {
+        self.last += 1;
+        Generation(self.last)
+    }
+}
+
+/// Replaces a file: after a crash there is the old one or the new one, whole.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn switches_outlive_us() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = |name| AppId::parse(name).unwrap();
+        {
+            let state = StateDir::open(folder.path()).unwrap();
+            let mut switches = state.switches();
+            assert!(!switches.is_disabled(&app("a"), Some(StartMode::OnDemand)));
+            assert!(switches.is_disabled(&app("b"), Some(StartMode::Disabled)));
+            let mut file = state.switch_file();
+            switches.disable(&app("a"));
+            let older = file.save(&switches);
+            switches.enable(&app("b"));
+            file.save(&switches).await.unwrap();
+            older.await.unwrap();
+        }
+        let switches = StateDir::open(folder.path()).unwrap().switches();
+        assert!(switches.is_disabled(&app("a"), Some(StartMode::OnDemand)));
+        assert!(!switches.is_disabled(&app("b"), Some(StartMode::Disabled)));
+    }
+
+    #[test]
+    fn a_corrupt_file_is_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(SWITCHES), "{ half a fi").unwrap();
+        let state = StateDir::open(folder.path()).unwrap();
+        assert_eq!(state.switches(), Switches::default());
+        assert!(folder.path().join("switches.json.corrupt").exists());
+    }
+
+    #[test]
+    fn two_cannot_use_one_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = StateDir::open(folder.path()).unwrap();
+        assert!(matches!(StateDir::open(folder.path()), Err(SupervisorError::InUse(_))));
+        drop(first);
+        assert!(StateDir::open(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn generations_rise_even_if_the_clock_is_set_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::open(folder.path()).unwrap();
+        let first = state.generations().unwrap().next();
+        assert!(state.generations().unwrap().next() > first);
+        fs::write(folder.path().join(GENERATION), (u64::MAX / 2).to_string()).unwrap();
+        assert!(state.generations().unwrap().next() > Generation(u64::MAX / 2));
+    }
+}

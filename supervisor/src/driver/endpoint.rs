@@ -1,0 +1,300 @@
+//! Where an instance is to listen: a free port, a fixed one, or a socket in a folder of its own.
+
+use std::{
+    collections::HashSet,
+    fs, io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::DirBuilderExt, net::UnixListener},
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use doorbell_config::{
+    name::AppId,
+    spec::{EndpointSpec, Probe},
+};
+
+use super::{listener, procfs::ProcessTable};
+use crate::message::{Endpoint, Generation};
+
+/// Longest path of a Unix socket, unix(7): 108 bytes with the final NUL.
+const SUN_PATH: usize = 107;
+/// Ports tried before giving up.
+const TRIES: usize = 2048;
+
+/// Why there is no endpoint.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EndpointError {
+    #[error("port {port} is already in use by {holder}")]
+    Taken { port: u16, holder: String },
+    #[error("no free port on 127.0.0.1")]
+    NoPort,
+    #[error("the socket path {0} is longer than 107 bytes: choose a shorter state_dir or app id")]
+    TooLong(PathBuf),
+    #[error("cannot prepare {what}: {source}")]
+    System { what: String, source: io::Error },
+}
+
+/// An endpoint that is this instance's until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) endpoint: Endpoint,
+    /// Listening already, for the instance to inherit.
+    pub(crate) listener: Option<OwnedFd>,
+    lease: Lease,
+}
+
+#[derive(Debug)]
+enum Lease {
+    Port(u16, Arc<Ports>),
+    Socket(PathBuf),
+}
+
+/// Hands out ports, none to two instances, and none again soon.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    first: u16,
+    count: u16,
+    state: Mutex<PortState>,
+}
+
+#[derive(Debug)]
+struct PortState {
+    next: u16,
+    lent: HashSet<u16>,
+}
+
+impl Place {
+    /// Finds a place and prepares it.
+    pub(crate) fn prepare(
+        spec: EndpointSpec,
+        probe: &Probe,
+        ports: &Arc<Ports>,
+        sockets: &Path,
+        generation: Generation,
+    ) -> Result<Self, EndpointError> {
+        let listens = *probe == Probe::SocketActivation;
+        match spec {
+            EndpointSpec::AnyPort => Self::any_port(ports, listens),
+            EndpointSpec::FixedPort(port) => Self::fixed_port(ports, port, listens),
+            EndpointSpec::Socket => Self::socket(sockets, generation, listens),
+        }
+    }
+
+    /// The port, if it is one.
+    pub(crate) fn port(&self) -> Option<u16> {
+        match &self.lease {
+            Lease::Port(port, _) => Some(*port),
+            Lease::Socket(_) => None,
+        }
+    }
+
+    /// The path, if it is a socket.
+    pub(crate) fn socket_path(&self) -> Option<&Path> {
+        match &self.lease {
+            Lease::Port(..) => None,
+            Lease::Socket(path) => Some(path),
+        }
+    }
+
+    fn any_port(ports: &Arc<Ports>, listens: bool) -> Result<Self, EndpointError> {
+        let (port, socket) = ports.lend().ok_or(EndpointError::NoPort)?;
+        Ok(Self::on_port(ports, port, socket, listens))
+    }
+
+    fn fixed_port(ports: &Arc<Ports>, port: u16, listens: bool) -> Result<Self, EndpointError> {
+        // A listener on every address would not hinder ours, but would get the app's visitors.
+        let taken = listener::on_port(port).unwrap_or_default();
+        if !taken.is_empty() {
+            return Err(EndpointError::Taken { port, holder: holder(&taken) });
+        }
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(socket) => {
+                ports.note(port);
+                Ok(Self::on_port(ports, port, socket, listens))
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                Err(EndpointError::Taken { port, holder: holder(&taken) })
+            }
+            Err(source) => Err(EndpointError::System { what: format!("port {port}"), source }),
+        }
+    }
+
+    fn on_port(ports: &Arc<Ports>, port: u16, socket: TcpListener, listens: bool) -> Self {
+        Self {
+            endpoint: Endpoint::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+            listener: listens.then(|| socket.into()),
+            lease: Lease::Port(port, ports.clone()),
+        }
+    }
+
+    fn socket(folder: &Path, generation: Generation, listens: bool) -> Result<Self, EndpointError> {
+        let path = folder.join(format!("{}.sock", base36(generation.0)));
+        if path.as_os_str().len() > SUN_PATH {
+            return Err(EndpointError::TooLong(path));
+        }
+        let failed = |source| EndpointError::System { what: path.display().to_string(), source };
+        create_private(folder).map_err(failed)?;
+        remove_if_there(&path).map_err(failed)?;
+        let listener = listens
+            .then(|| UnixListener::bind(&path).map(Into::into))
+            .transpose()
+            .map_err(failed)?;
+        let endpoint = Endpoint::Unix(path.clone());
+        Ok(Self { endpoint, listener, lease: Lease::Socket(path) })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        match self {
+            Self::Port(port, ports) => ports.take_back(*port),
+            Self::Socket(path) => {
+                if let Err(error) = remove_if_there(path) {
+                    tracing::warn!(path = %path.display(), %error, "a socket file stays behind");
+                }
+            }
+        }
+    }
+}
+
+/// Where the sockets of one app stand.
+pub(crate) fn socket_folder(run_dir: &Path, app: &AppId) -> PathBuf {
+    run_dir.join(app.as_str())
+}
+
+/// Makes a folder that only we may enter, and those above it.
+pub(crate) fn create_private(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn holder(listeners: &[listener::Listener]) -> String {
+    let holders =
+        ProcessTable::read().map(|table| listener::holders(listeners, &table)).unwrap_or_default();
+    listener::describe(&holders)
+}
+
+/// A generation in few characters, since socket paths are short.
+pub(super) fn base36(mut number: u64) -> String {
+    let mut digits = Vec::new();
+    loop {
+        let digit = u32::try_from(number % 36).unwrap_or(0);
+        digits.extend(char::from_digit(digit, 36));
+        number /= 36;
+        if number == 0 {
+            return digits.into_iter().rev().collect();
+        }
+    }
+}
+
+impl Ports {
+    /// Ports below the range from which the system takes those of outgoing connections, so that
+    /// none of these lands on a port between our choice and the app's `listen`.
+    pub(crate) fn new() -> Self {
+        const COUNT: u16 = 12_000;
+        let ephemeral = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
+            .ok()
+            .and_then(|range| range.split_ascii_whitespace().next()?.parse::<u16>().ok())
+            .unwrap_or(32_768);
+        let first = ephemeral.checked_sub(COUNT).filter(|first| *first >= 1024);
+        let (first, count) = first.map_or((20_000, COUNT), |first| (first, COUNT));
+        // Two Doorbells on one machine begin in different places.
+        let next = u16::try_from(seed() % u64::from(count)).unwrap_or(0);
+        Self { first, count, state: Mutex::new(PortState { next, lent: HashSet::new() }) }
+    }
+
+    fn lend(&self) -> Option<(u16, TcpListener)> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..TRIES {
+            let port = self.first + state.next;
+            state.next = (state.next + 1) % self.count;
+            if state.lent.contains(&port) {
+                continue;
+            }
+            // Every address, so that a port which somebody has on another one is not free.
+            let free = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok();
+            let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok();
+            if let (true, Some(socket)) = (free, socket) {
+                state.lent.insert(port);
+                return Some((port, socket));
+            }
+        }
+        None
+    }
+
+    fn note(&self, port: u16) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).lent.insert(port);
+    }
+
+    fn take_back(&self, port: u16) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).lent.remove(&port);
+    }
+}
+
+/// A number that differs from process to process.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_port_is_lent_twice_or_again_soon() {
+        let ports = Arc::new(Ports::new());
+        let places: Vec<_> = (0..50).map(|_| Place::any_port(&ports, false).unwrap()).collect();
+        let first: HashSet<_> = places.iter().map(Place::port).collect();
+        assert_eq!(first.len(), 50);
+        drop(places);
+        let again = Place::any_port(&ports, false).unwrap();
+        assert!(!first.contains(&again.port()));
+        assert_eq!(ports.state.lock().unwrap().lent.len(), 1);
+    }
+
+    #[test]
+    fn a_taken_port_names_its_holder() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let error = Place::fixed_port(&Arc::new(Ports::new()), port, false).unwrap_err();
+        let pid = std::process::id();
+        let expected = format!("port {port} is already in use by pid {pid} (");
+        assert!(error.to_string().starts_with(&expected), "{error}");
+    }
+
+    #[test]
+    fn a_long_socket_path_is_refused_in_words() {
+        let folder = PathBuf::from("/tmp").join("x".repeat(120));
+        let error = Place::socket(&folder, Generation(1), false).unwrap_err();
+        assert!(error.to_string().contains("longer than 107 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_stale_socket_makes_way_and_ours_goes_with_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("1.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let place = Place::socket(folder.path(), Generation(1), true).unwrap();
+        assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
+        drop(place);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!(base36(0), "0");
+        assert_eq!(base36(35), "z");
+        assert_eq!(base36(1_700_000_000_000_000).len(), 10);
+    }
+}

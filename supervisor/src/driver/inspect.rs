@@ -1,0 +1,83 @@
+//! Whose listeners there are: on the instance's port, and of the instance beyond loopback.
+
+use std::{io, sync::Arc};
+
+use super::{End, Instance};
+use crate::{
+    driver::{
+        listener::{self, Listener},
+        procfs::{Pid, ProcessTable},
+        tree, watch,
+    },
+    message::Endpoint,
+};
+
+impl Instance {
+    /// An error if somebody else answers at the endpoint. Where we may not look, we believe it.
+    pub(super) async fn belongs_to_us(&self, endpoint: &Endpoint) -> Result<(), End> {
+        let Endpoint::Tcp(address) = endpoint else { return Ok(()) };
+        let port = address.port();
+        match self.strangers_on(port).await {
+            Ok(strangers) if strangers.is_empty() => Ok(()),
+            Ok(strangers) => {
+                let holder = listener::describe(&strangers);
+                Err(End::crashed(format!("port {port} is already in use by {holder}")))
+            }
+            Err(error) => {
+                let app = &self.job.app.id;
+                tracing::warn!(%app, port, %error, "cannot see who listens");
+                Ok(())
+            }
+        }
+    }
+
+    async fn strangers_on(&self, port: u16) -> io::Result<Vec<Pid>> {
+        let root = self.root.pid();
+        let listeners = listener::on_port(port)?;
+        // Most apps are one process, and need no further search.
+        if listeners.is_empty() || listener::is_held_by(&listeners, [root]) {
+            return Ok(Vec::new());
+        }
+        let living = watch::living(&self.wires.witness, &self.driver.scanner).await?;
+        let pids: Vec<Pid> = living.iter().map(|process| process.pid).collect();
+        let table = self.driver.scanner.table().await?;
+        let search = tokio::task::spawn_blocking(move || search(&listeners, &pids, &table));
+        let strangers = search.await?;
+        let is_ours =
+            |pid: &Pid| self.wires.witness.with_tree(|tree| tree.includes(*pid)).unwrap_or(false);
+        Ok(strangers.into_iter().filter(|pid| !is_ours(pid)).collect())
+    }
+
+    /// A warning if the instance can be reached from other machines, around us.
+    pub(super) async fn listens_beyond_loopback(&self) -> Option<String> {
+        let living = watch::living(&self.wires.witness, &self.driver.scanner).await.ok()?;
+        let pids: Vec<Pid> = living.iter().map(|process| process.pid).collect();
+        let search = tokio::task::spawn_blocking(move || {
+            Some(listener::beyond_loopback(&listener::all().ok()?, pids))
+        });
+        let open = search.await.ok()??;
+        if open.is_empty() {
+            return None;
+        }
+        let named: Vec<_> = open
+            .iter()
+            .map(|listener| {
+                std::net::SocketAddr::from((listener.address, listener.port)).to_string()
+            })
+            .collect();
+        Some(format!(
+            "the app listens on {}, beyond loopback: clients can reach it around doorbell",
+            named.join(", ")
+        ))
+    }
+}
+
+/// Who holds these listeners, unless it is one of these processes or one that came to us.
+fn search(listeners: &[Listener], ours: &[Pid], table: &Arc<ProcessTable>) -> Vec<Pid> {
+    if listener::is_held_by(listeners, ours.iter().copied()) {
+        return Vec::new();
+    }
+    let holders = listener::holders(listeners, table);
+    let is_adopted = |pid: &Pid| table.process(*pid).is_some_and(tree::is_adopted);
+    if holders.iter().any(is_adopted) { Vec::new() } else { holders }
+}

@@ -1,0 +1,340 @@
+//! The task of one instance: prepare, spawn, wait for readiness, watch, end.
+//!
+//! It tells the desk what happens through [`Note`]s and obeys [`Order`]s. Whatever happens, `Gone`
+//! is told last, when no process is left and the endpoint is free.
+
+use std::{
+    io,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use doorbell_config::spec::{Probe, ProcessSpec, StopSpec};
+use tokio::{
+    sync::{Notify, mpsc, watch as channel},
+    time::{Instant, sleep},
+};
+
+use super::{
+    Driver, Job, Note, Order, Report, Witness,
+    endpoint::{EndpointError, Place, base36, create_private, socket_folder},
+    launch::{Launch, LaunchError, Surroundings},
+    notify::NotifySocket,
+    root::{Exit, Root},
+    spawn::{self, Spawned},
+    stop::Ending,
+    tree::Tree,
+    watch,
+};
+use crate::{
+    lifecycle::Failure,
+    message::{Endpoint, StartTimes},
+    output::Capture,
+    probe::{self, Started},
+};
+
+#[path = "inspect.rs"]
+mod inspect;
+#[path = "ready.rs"]
+mod ready;
+
+/// Looks at an endpoint that is said to refuse connections, and the time between them.
+const CHECKS: u32 = 3;
+const CHECK_PACE: Duration = Duration::from_millis(200);
+/// When, after it became ready, an instance is looked at for listeners beyond loopback.
+const INSPECT_AFTER: Duration = Duration::from_millis(500);
+
+/// How an instance is connected to the desk.
+pub(super) struct Wires {
+    pub(super) inbox: channel::Receiver<Order>,
+    pub(super) check: Arc<Notify>,
+    pub(super) witness: Arc<Witness>,
+    pub(super) reports: mpsc::Sender<Report>,
+}
+
+/// Why a program could not be spawned.
+#[derive(Debug, thiserror::Error)]
+enum SpawnError {
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    #[error("cannot execute {program}: {source}")]
+    Execute { program: String, source: io::Error },
+    #[error("cannot prepare the start: {0}")]
+    Prepare(#[from] io::Error),
+}
+
+/// How an instance ended by itself.
+struct End {
+    failure: Failure,
+    reason: String,
+}
+
+/// A spawned instance.
+struct Instance {
+    driver: Arc<Driver>,
+    job: Job,
+    stop: StopSpec,
+    place: Place,
+    notify: Option<NotifySocket>,
+    root: Root,
+    capture: Capture,
+    wires: Wires,
+    started: Option<Started>,
+    spawned_at: Instant,
+}
+
+/// Runs one instance to its end.
+pub(super) async fn run(driver: Arc<Driver>, job: Job, wires: Wires) {
+    let reports = wires.reports.clone();
+    let report = |note| Report { app: job.app.id.clone(), generation: job.generation, note };
+    let gone = report(Note::Gone);
+    match Instance::spawn(driver, job.clone(), wires).await {
+        Ok(instance) => instance.live().await,
+        Err(error) => {
+            let reason = error.to_string();
+            let failed = Note::Failed { failure: Failure::Crashed, reason };
+            // The desk outlives its instances; without it nobody needs to know.
+            let _ = reports.send(report(failed)).await;
+        }
+    }
+    let _ = reports.send(gone).await;
+}
+
+impl Instance {
+    async fn spawn(driver: Arc<Driver>, job: Job, wires: Wires) -> Result<Self, SpawnError> {
+        let process = job.process()?.clone();
+        let started = driver.pace.start();
+        let notify = match process.ready.probe {
+            Probe::Notify => Some(listen_for_notes(&driver, &job)?),
+            Probe::Connect | Probe::Http(_) | Probe::SocketActivation => None,
+        };
+        let path = notify.as_ref().map(|socket| socket.path().to_owned());
+        let (shared, ours) = (driver.clone(), job.clone());
+        let spawning = tokio::task::spawn_blocking(move || {
+            spawn_blocking(&shared, &ours, &process, path.as_deref())
+        });
+        let (place, marker, spawned) = spawning.await.map_err(io::Error::from)??;
+        let spawned_at = Instant::now();
+        let Spawned { pid, pidfd, output, output_inode } = spawned;
+        let root = Root::watch(pid, pidfd)?;
+        let tree = Tree::of(pid, marker, output_inode);
+        *wires.witness.tree.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree);
+        let spec = job.process()?;
+        let stop = spec.stop;
+        let log = driver.logs.open(&job.app.id, spec.logs);
+        let capture = Capture::start(output, log, wires.witness.tail.clone())?;
+        let started = Some(started);
+        Ok(Self { driver, job, stop, place, notify, root, capture, wires, started, spawned_at })
+    }
+
+    async fn live(mut self) {
+        self.tell(Note::Spawned(self.root.pid())).await;
+        self.say(format!("started, pid {}", self.root.pid())).await;
+        let order = match self.start().await {
+            Ok(endpoint) => self.serve(endpoint).await,
+            Err(order) => order,
+        };
+        self.end(order).await;
+    }
+
+    /// Waits for readiness, as long as the instance lives and is wanted.
+    async fn start(&mut self) -> Result<Endpoint, Order> {
+        let mut inbox = self.wires.inbox.clone();
+        // Dropping the losers loses nothing: a death can be asked for again, an order stays.
+        let outcome = tokio::select! {
+            biased;
+            order = ordered(&mut inbox) => return Err(order),
+            end = self.ended(None) => Err(end),
+            ready = self.ready() => ready,
+        };
+        match outcome {
+            Ok((endpoint, times)) => {
+                self.started = None;
+                self.tell(Note::Ready { endpoint: endpoint.clone(), times }).await;
+                Ok(endpoint)
+            }
+            Err(end) => {
+                self.tell_end(end, "before it was ready").await;
+                Err(Order::Stop(self.stop))
+            }
+        }
+    }
+
+    /// Watches a ready instance until it ends or is told to.
+    async fn serve(&mut self, endpoint: Endpoint) -> Order {
+        let mut inbox = self.wires.inbox.clone();
+        let check = self.wires.check.clone();
+        let warning = {
+            let inspection = async {
+                sleep(INSPECT_AFTER).await;
+                self.listens_beyond_loopback().await
+            };
+            let checked = async {
+                loop {
+                    check.notified().await;
+                    if self.refuses(&endpoint).await {
+                        return;
+                    }
+                }
+            };
+            let ended = self.ended(Some(&endpoint));
+            tokio::pin!(inspection, checked, ended);
+            let mut is_inspected = false;
+            loop {
+                tokio::select! {
+                    biased;
+                    order = ordered(&mut inbox) => return order,
+                    end = &mut ended => break end,
+                    () = &mut checked => break End::stopped_listening(),
+                    warning = &mut inspection, if !is_inspected => {
+                        is_inspected = true;
+                        if let Some(warning) = warning {
+                            self.tell(Note::Warning(warning)).await;
+                        }
+                    }
+                }
+            }
+        };
+        self.tell_end(warning, "").await;
+        Order::Stop(self.stop)
+    }
+
+    /// Waits until the instance has ended by itself. A first process that leaves others behind is
+    /// no end: while starting if it ends well (it forked away), later if they still serve.
+    async fn ended(&self, serving: Option<&Endpoint>) -> End {
+        let exit = self.root.exit().await;
+        let (witness, scanner) = (&self.wires.witness, &self.driver.scanner);
+        let others = match watch::living(witness, scanner).await {
+            Ok(others) => others,
+            Err(error) => return End::unwatched(&error),
+        };
+        let goes_on = !others.is_empty()
+            && match serving {
+                None => exit.is_success(),
+                Some(endpoint) => probe::accepts(endpoint).await,
+            };
+        if !goes_on {
+            return End::of(exit, self.spawned_at);
+        }
+        tracing::debug!(app = %self.job.app.id, "the first process left others to serve");
+        match watch::all_gone(witness, scanner).await {
+            Ok(()) => End::crashed("the last of its processes ended"),
+            Err(error) => End::unwatched(&error),
+        }
+    }
+
+    /// Whether nobody accepts connections any more.
+    async fn refuses(&self, endpoint: &Endpoint) -> bool {
+        for _ in 0..CHECKS {
+            if probe::accepts(endpoint).await {
+                return false;
+            }
+            sleep(CHECK_PACE).await;
+        }
+        true
+    }
+
+    async fn end(mut self, order: Order) {
+        let stop = match order {
+            Order::Run => self.stop,
+            Order::Stop(stop) => stop,
+            Order::Kill => StopSpec { grace: Duration::ZERO, ..self.stop },
+        };
+        let ending = Ending {
+            app: self.job.app.id.as_str(),
+            witness: &self.wires.witness,
+            scanner: &self.driver.scanner,
+            port: self.place.port(),
+        };
+        if let Err(error) = ending.end(stop, &mut self.wires.inbox).await {
+            tracing::error!(app = %self.job.app.id, %error, "processes cannot be found");
+            self.root.kill();
+        }
+        let exit = self.root.exit().await;
+        self.root.reap();
+        self.capture.say(format!("{exit}")).await;
+        self.capture.finish().await;
+    }
+
+    async fn tell(&self, note: Note) {
+        let report = Report { app: self.job.app.id.clone(), generation: self.job.generation, note };
+        // The desk outlives its instances; without it nobody needs to know.
+        let _ = self.wires.reports.send(report).await;
+    }
+
+    async fn tell_end(&self, end: End, when: &str) {
+        // What it printed last is to be seen with the news.
+        self.capture.settle().await;
+        let reason = format!("{} {when}", end.reason);
+        let reason = reason.trim_end().to_owned();
+        self.tell(Note::Failed { failure: end.failure, reason }).await;
+    }
+
+    async fn say(&self, line: String) {
+        self.capture.say(line).await;
+    }
+}
+
+impl End {
+    fn crashed(reason: impl Into<String>) -> Self {
+        Self { failure: Failure::Crashed, reason: reason.into() }
+    }
+
+    fn unwatched(error: &io::Error) -> Self {
+        Self::crashed(format!("its processes cannot be watched: {error}"))
+    }
+
+    fn stopped_listening() -> Self {
+        Self::crashed("stopped accepting connections")
+    }
+
+    fn of(exit: Exit, since: Instant) -> Self {
+        let failure = if exit.is_success() { Failure::Finished } else { Failure::Crashed };
+        Self { failure, reason: format!("{exit} after {:.1} s", since.elapsed().as_secs_f64()) }
+    }
+}
+
+/// The next order but `Run`. If the desk is gone, it is to end at once.
+async fn ordered(inbox: &mut channel::Receiver<Order>) -> Order {
+    match inbox.wait_for(|order| *order != Order::Run).await {
+        Ok(order) => *order,
+        Err(_) => Order::Kill,
+    }
+}
+
+fn listen_for_notes(driver: &Driver, job: &Job) -> io::Result<NotifySocket> {
+    let folder = socket_folder(&driver.run_dir(), &job.app.id);
+    create_private(&folder)?;
+    NotifySocket::bind(folder.join(format!("{}.notify", base36(job.generation.0))))
+}
+
+/// The part of a start that blocks: until the program is executed, or failed to be.
+fn spawn_blocking(
+    driver: &Driver,
+    job: &Job,
+    process: &ProcessSpec,
+    notify_socket: Option<&std::path::Path>,
+) -> Result<(Place, String, Spawned), SpawnError> {
+    let sockets = socket_folder(&driver.run_dir(), &job.app.id);
+    let probe = &process.ready.probe;
+    let mut place =
+        Place::prepare(process.endpoint, probe, &driver.ports, &sockets, job.generation)?;
+    let around = Surroundings { place: &place, notify_socket, state_dir: &driver.state_dir };
+    let launch = Launch::of(&job.app, process, job.generation, &around)?;
+    let spawned = spawn::spawn(&launch, place.listener.take()).map_err(|source| {
+        SpawnError::Execute { program: launch.program.display().to_string(), source }
+    })?;
+    Ok((place, launch.marker, spawned))
+}
+
+/// The moments of a start.
+fn times(job: &Job, spawned: Instant, listens: Instant, ready: Instant) -> StartTimes {
+    StartTimes {
+        queued: job.queued,
+        spawn: spawned.saturating_duration_since(job.admitted),
+        listen: listens.saturating_duration_since(spawned),
+        ready: ready.saturating_duration_since(listens),
+    }
+}

@@ -1,0 +1,171 @@
+//! What is executed: program, arguments and environment of one instance, with placeholders filled
+//! in. Nothing is executed here.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::{OsStr, OsString},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use doorbell_config::spec::{AppSpec, PlaceholderValues, ProcessSpec};
+
+use super::endpoint::Place;
+use crate::message::Generation;
+
+/// Marks every process of one instance: `<app>.<generation>`.
+pub(crate) const INSTANCE: &str = "DOORBELL_INSTANCE";
+/// Marks every process of one Doorbell: its state folder.
+pub(crate) const STATE_DIR: &str = "DOORBELL_STATE_DIR";
+const APP: &str = "DOORBELL_APP";
+const PATH: &str = "PATH";
+/// Where programs are looked for if nobody says.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What an app inherits from us; all else is ours alone.
+const INHERITED: [&str; 9] =
+    [PATH, "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR"];
+
+/// Why there is nothing to execute.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaunchError {
+    #[error("the command is empty")]
+    Empty,
+    #[error("folder {0} does not exist")]
+    NoFolder(PathBuf),
+    #[error("command `{0}` is in no folder of PATH ({1})")]
+    NotInPath(String, String),
+    #[error("command {0} does not exist")]
+    NoProgram(PathBuf),
+    #[error("command {0} is not executable")]
+    NotExecutable(PathBuf),
+}
+
+/// What is executed. Not printable as a whole: the environment holds secrets.
+pub(crate) struct Launch {
+    pub(crate) program: PathBuf,
+    /// The first is the program as the operator named it.
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) environment: BTreeMap<OsString, OsString>,
+    pub(crate) directory: PathBuf,
+    /// The variable that marks the instance's processes, `NAME=value`.
+    pub(crate) marker: String,
+}
+
+/// What surrounds an instance and ends up in its environment.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) place: &'a Place,
+    pub(crate) notify_socket: Option<&'a Path>,
+    pub(crate) state_dir: &'a Path,
+}
+
+impl Launch {
+    /// Fills in an app's command and environment for one instance.
+    pub(crate) fn of(
+        app: &AppSpec,
+        process: &ProcessSpec,
+        generation: Generation,
+        around: &Surroundings<'_>,
+    ) -> Result<Self, LaunchError> {
+        let base_path = app.base_path();
+        let values = PlaceholderValues {
+            port: around.place.port(),
+            socket: around.place.socket_path(),
+            id: &app.id,
+            base_path: &base_path,
+        };
+        let marker_value = format!("{}.{}", app.id, generation.0);
+        let mut environment: BTreeMap<OsString, OsString> = INHERITED
+            .iter()
+            .filter_map(|name| Some((OsString::from(name), env::var_os(name)?)))
+            .collect();
+        environment.entry(PATH.into()).or_insert_with(|| DEFAULT_PATH.into());
+        for (name, value) in &process.env {
+            environment.insert(name.into(), value.render(&values).into());
+        }
+        environment.insert(APP.into(), app.id.as_str().into());
+        environment.insert(INSTANCE.into(), marker_value.clone().into());
+        environment.insert(STATE_DIR.into(), around.state_dir.into());
+        if let Some(path) = around.notify_socket {
+            environment.insert("NOTIFY_SOCKET".into(), path.into());
+        }
+        if around.place.listener.is_some() {
+            environment.insert("LISTEN_FDS".into(), "1".into());
+            environment.insert("LISTEN_FDNAMES".into(), "http".into());
+        }
+        let arguments: Vec<OsString> =
+            process.command.iter().map(|part| part.render(&values).into()).collect();
+        let program = arguments.first().ok_or(LaunchError::Empty)?;
+        if !process.directory.is_dir() {
+            return Err(LaunchError::NoFolder(process.directory.clone()));
+        }
+        let program = find(program, &process.directory, environment.get(OsStr::new(PATH)))?;
+        Ok(Self {
+            program,
+            arguments,
+            environment,
+            directory: process.directory.clone(),
+            marker: format!("{INSTANCE}={marker_value}"),
+        })
+    }
+}
+
+/// The program's file: we look in the app's own `PATH`, and with the file in hand the spawn needs
+/// no fork.
+fn find(
+    program: &OsStr,
+    directory: &Path,
+    path: Option<&OsString>,
+) -> Result<PathBuf, LaunchError> {
+    if program.is_empty() {
+        return Err(LaunchError::Empty);
+    }
+    if Path::new(program).components().count() > 1 || program.as_encoded_bytes().contains(&b'/') {
+        let file = directory.join(program);
+        return match is_executable(&file) {
+            Some(true) => Ok(file),
+            Some(false) => Err(LaunchError::NotExecutable(file)),
+            None => Err(LaunchError::NoProgram(file)),
+        };
+    }
+    let path = path.map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
+    env::split_paths(path)
+        .map(|folder| directory.join(folder).join(program))
+        .find(|file| is_executable(file) == Some(true))
+        .ok_or_else(|| {
+            let (program, path) = (program.to_string_lossy(), path.to_string_lossy());
+            LaunchError::NotInPath(program.into_owned(), path.into_owned())
+        })
+}
+
+/// `None` if there is no such file.
+fn is_executable(file: &Path) -> Option<bool> {
+    let found = file.metadata().ok()?;
+    Some(found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(program: &str) -> Result<PathBuf, String> {
+        let path = OsString::from("/nowhere:/bin:/usr/bin");
+        find(OsStr::new(program), Path::new("/"), Some(&path)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn finds_programs_by_name_and_by_path() {
+        assert_eq!(found("sh"), Ok("/bin/sh".into()));
+        assert_eq!(found("bin/sh"), Ok("/bin/sh".into()));
+        assert_eq!(found("/bin/sh"), Ok("/bin/sh".into()));
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_a_command() {
+        let problem = found("no-such").unwrap_err();
+        assert_eq!(problem, "command `no-such` is in no folder of PATH (/nowhere:/bin:/usr/bin)");
+        assert_eq!(found("./no").unwrap_err(), "command /./no does not exist");
+        assert_eq!(found("/etc/passwd").unwrap_err(), "command /etc/passwd is not executable");
+        assert_eq!(found("").unwrap_err(), "the command is empty");
+    }
+}

@@ -1,0 +1,74 @@
+//! Processes of an earlier Doorbell that was killed: they still hold ports and locks, and would be
+//! a second copy of their app. They are known by the state folder in their environment, which only
+//! one Doorbell uses at a time.
+
+use std::{collections::HashSet, io, os::unix::ffi::OsStrExt, path::Path, time::Duration};
+
+use rustix::process::Signal;
+use tokio::time::{Instant, timeout};
+
+use super::{
+    launch::STATE_DIR,
+    procfs::{self, Process, Scanner},
+    tree::{self, Tree},
+    watch,
+};
+
+/// Time between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+/// Longest time that starts wait for the end of leftovers.
+const DEADLINE: Duration = Duration::from_secs(15);
+/// Time between two SIGKILLs.
+const PACE: Duration = Duration::from_millis(100);
+
+/// What an earlier Doorbell left behind.
+#[derive(Clone, Debug)]
+pub(crate) struct Leftovers {
+    mark: Vec<u8>,
+}
+
+impl Leftovers {
+    pub(crate) fn of(state_dir: &Path) -> Self {
+        let mut mark = format!("{STATE_DIR}=").into_bytes();
+        mark.extend_from_slice(state_dir.as_os_str().as_bytes());
+        Self { mark }
+    }
+
+    /// Ends them all; bounded in time.
+    pub(crate) async fn end(&self, scanner: &Scanner) -> io::Result<()> {
+        let begun = Instant::now();
+        let mut told = HashSet::new();
+        loop {
+            let found = self.find(scanner).await?;
+            if found.is_empty() {
+                return Ok(());
+            }
+            if begun.elapsed() >= DEADLINE {
+                let pids: Vec<_> = found.iter().map(|process| process.pid).collect();
+                tracing::error!(?pids, "processes of an earlier doorbell do not end");
+                return Ok(());
+            }
+            let handles = Tree::handles(&found);
+            if begun.elapsed() >= GRACE {
+                tree::signal(&handles, Signal::KILL);
+            } else {
+                for process in found.iter().filter(|p| told.insert((p.pid, p.began))) {
+                    tracing::warn!(pid = process.pid, "ending a process of an earlier doorbell");
+                    tree::signal(&Tree::handles(&[*process]), Signal::TERM);
+                }
+            }
+            // Passing the pace is no error: then we look again.
+            let _ = timeout(PACE, watch::any_gone(handles)).await;
+        }
+    }
+
+    async fn find(&self, scanner: &Scanner) -> io::Result<Vec<Process>> {
+        let (table, mark) = (scanner.table().await?, self.mark.clone());
+        let search = tokio::task::spawn_blocking(move || {
+            let own = std::process::id();
+            let others = table.all().filter(|p| !p.is_zombie && p.pid != own);
+            others.filter(|p| procfs::has_variable(p.pid, &mark) == Some(true)).copied().collect()
+        });
+        Ok(search.await?)
+    }
+}

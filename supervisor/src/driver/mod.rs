@@ -1,0 +1,215 @@
+//! How a program is run: one task per instance, from spawn to the end of its last process.
+//!
+//! The driver decides nothing about an app's life. It carries out what `lifecycle` decided and
+//! tells what happened. A driver for containers would stand beside this one with the same
+//! [`Order`]s and [`Note`]s; a trait waits until there are two.
+//!
+//! Read [`instance`] first, then `tree` for what belongs to an instance and `stop` for how it ends.
+
+mod children;
+mod endpoint;
+mod instance;
+mod launch;
+mod leftover;
+mod listener;
+mod notify;
+mod procfs;
+mod root;
+mod sock_diag;
+mod spawn;
+mod stop;
+mod sys;
+mod tree;
+mod usage;
+mod watch;
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use doorbell_config::{
+    name::AppId,
+    spec::{AppSpec, Backend, ProcessSpec, StopSpec},
+};
+use tokio::{
+    sync::{Notify, mpsc, watch as channel},
+    time::Instant,
+};
+
+pub(crate) use self::{
+    children::{adopt_strays, reap_strays},
+    endpoint::create_private,
+    leftover::Leftovers,
+    procfs::Scanner,
+    usage::Meter,
+};
+use self::{endpoint::Ports, tree::Tree};
+use crate::{
+    lifecycle::Failure,
+    message::{Endpoint, Generation, StartTimes},
+    output::{Logs, Tail},
+    probe::{LastLook, Pace},
+};
+
+/// What all instances share.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    state_dir: PathBuf,
+    ports: Arc<Ports>,
+    scanner: Arc<Scanner>,
+    pace: Pace,
+    logs: Logs,
+}
+
+/// One instance to be run.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) app: Arc<AppSpec>,
+    pub(crate) generation: Generation,
+    /// How long it stood in the line.
+    pub(crate) queued: Duration,
+    pub(crate) admitted: Instant,
+}
+
+/// What an instance is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Run,
+    /// End: signal, grace, SIGKILL.
+    Stop(StopSpec),
+    /// End at once.
+    Kill,
+}
+
+/// What an instance tells. `Gone` is always last.
+#[derive(Clone, Debug)]
+pub(crate) enum Note {
+    Spawned(u32),
+    Ready {
+        endpoint: Endpoint,
+        times: StartTimes,
+    },
+    Failed {
+        failure: Failure,
+        reason: String,
+    },
+    /// Something an operator should know.
+    Warning(String),
+    Gone,
+}
+
+/// A note and whom it is about.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) app: AppId,
+    pub(crate) generation: Generation,
+    pub(crate) note: Note,
+}
+
+/// The desk's hold on an instance.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    orders: channel::Sender<Order>,
+    check: Arc<Notify>,
+    witness: Arc<Witness>,
+}
+
+/// What can be seen of an instance from outside its task.
+#[derive(Debug, Default)]
+pub(crate) struct Witness {
+    tail: Arc<Tail>,
+    last_look: LastLook,
+    tree: Mutex<Option<Tree>>,
+}
+
+impl Driver {
+    pub(crate) fn new(state_dir: PathBuf, log_dir: PathBuf) -> Self {
+        Self {
+            state_dir,
+            ports: Arc::new(Ports::new()),
+            scanner: Arc::default(),
+            pace: Pace::default(),
+            logs: Logs::new(log_dir),
+        }
+    }
+
+    pub(crate) fn scanner(&self) -> Arc<Scanner> {
+        self.scanner.clone()
+    }
+
+    /// Folder of the sockets of all apps.
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        self.state_dir.join("run")
+    }
+
+    /// The task of one instance, and the hold on it.
+    pub(crate) fn instance(
+        self: &Arc<Self>,
+        job: Job,
+        reports: mpsc::Sender<Report>,
+    ) -> (Handle, impl Future<Output = ()> + Send + 'static) {
+        let (orders, inbox) = channel::channel(Order::Run);
+        let check = Arc::new(Notify::new());
+        let witness = Arc::new(Witness::default());
+        let handle = Handle { orders, check: check.clone(), witness: witness.clone() };
+        (
+            handle,
+            instance::run(self.clone(), job, instance::Wires { inbox, check, witness, reports }),
+        )
+    }
+}
+
+impl Job {
+    /// The program; a job is only made for apps that have one.
+    fn process(&self) -> io::Result<&ProcessSpec> {
+        match &self.app.backend {
+            Backend::Process(process) => Ok(process),
+            Backend::Upstream(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
+impl Handle {
+    pub(crate) fn stop(&self, spec: StopSpec) {
+        self.orders.send_if_modified(|order| match order {
+            Order::Run => {
+                *order = Order::Stop(spec);
+                true
+            }
+            Order::Stop(_) | Order::Kill => false,
+        });
+    }
+
+    pub(crate) fn kill(&self) {
+        self.orders.send_replace(Order::Kill);
+    }
+
+    /// Asks it to see whether it still listens.
+    pub(crate) fn check(&self) {
+        self.check.notify_one();
+    }
+
+    /// Its last lines of output.
+    pub(crate) fn last_output(&self) -> Vec<String> {
+        self.witness.tail.lines()
+    }
+
+    /// How the last look at its readiness ended.
+    pub(crate) fn last_look(&self) -> Option<String> {
+        self.witness.last_look.words()
+    }
+
+    pub(crate) fn witness(&self) -> Arc<Witness> {
+        self.witness.clone()
+    }
+}
+
+impl Witness {
+    /// Looks at the instance's tree; `None` before it is spawned.
+    fn with_tree<T>(&self, look: impl FnOnce(&mut Tree) -> T) -> Option<T> {
+        self.tree.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(look)
+    }
+}

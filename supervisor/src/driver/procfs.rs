@@ -1,0 +1,201 @@
+//! What `/proc` says of processes: proc(5), `/proc/[pid]/stat` and its neighbours.
+//!
+//! It reads; what belongs to an app is decided in `tree`. A process that ends while it is read is
+//! left out.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs, io,
+    os::unix::fs::MetadataExt,
+    sync::Arc,
+    time::Instant,
+};
+
+use tokio::sync::Mutex;
+
+/// Times the list of processes is read where there are always new ones.
+const ROUNDS: usize = 16;
+
+/// A process id.
+pub(crate) type Pid = u32;
+
+/// One process at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub(crate) pid: Pid,
+    pub(crate) parent: Pid,
+    /// Its process group; 0 if its leader is outside our pid namespace.
+    pub(crate) group: Pid,
+    /// Its session; 0 like the group.
+    pub(crate) session: Pid,
+    /// When it began, in clock ticks since boot: with the pid, its identity.
+    pub(crate) began: u64,
+    /// Ended, and not yet waited for.
+    pub(crate) is_zombie: bool,
+    /// What has none is about to be a zombie, or a thread of the kernel.
+    pub(crate) has_memory: bool,
+    /// User and system time of it and of the children it waited for, in clock ticks.
+    pub(crate) cpu_ticks: u64,
+}
+
+/// Every process at one moment.
+#[derive(Debug)]
+pub(crate) struct ProcessTable {
+    processes: HashMap<Pid, Process>,
+}
+
+impl ProcessTable {
+    /// Reads all processes. A parent that forks and exits while we read cannot hide its child:
+    /// the list is read again until it names nobody new.
+    pub(crate) fn read() -> io::Result<Self> {
+        let mut seen = HashSet::new();
+        let mut processes = HashMap::new();
+        for _ in 0..ROUNDS {
+            let new: Vec<Pid> = pids()?.filter(|pid| seen.insert(*pid)).collect();
+            if new.is_empty() {
+                break;
+            }
+            let read = new.into_iter().filter_map(Process::read);
+            processes.extend(read.map(|process| (process.pid, process)));
+        }
+        Ok(Self { processes })
+    }
+
+    pub(crate) fn process(&self, pid: Pid) -> Option<&Process> {
+        self.processes.get(&pid)
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Process> {
+        self.processes.values()
+    }
+}
+
+fn pids() -> io::Result<impl Iterator<Item = Pid>> {
+    Ok(fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+}
+
+impl Process {
+    /// The process as it is now; `None` if there is none.
+    pub(crate) fn read(pid: Pid) -> Option<Self> {
+        Self::parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// Ourselves. Read and not asked for by getsid(2), whose answer is 0, which rustix forbids, where
+    /// the leader is outside our pid namespace: what was started by `docker exec` is in no group and
+    /// no session that its container knows.
+    pub(crate) fn own() -> Option<Self> {
+        Self::read(std::process::id())
+    }
+
+    /// A line of `/proc/[pid]/stat`. The name in it may hold blanks and parentheses.
+    fn parse(pid: Pid, stat: &str) -> Option<Self> {
+        let (_, rest) = stat.rsplit_once(')')?;
+        // The first is field 3 of the manual.
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+        let id = |field: usize| Some(u32::try_from(number(field)?).unwrap_or(0));
+        let cpu_ticks = (14..=17).filter_map(number).sum();
+        Some(Self {
+            pid,
+            parent: id(4)?,
+            group: id(5)?,
+            session: id(6)?,
+            began: number(22)?,
+            is_zombie: matches!(*fields.first()?, "Z" | "X"),
+            has_memory: number(23)? > 0,
+            cpu_ticks,
+        })
+    }
+}
+
+/// What people call a process.
+pub(crate) fn name(pid: Pid) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm"))
+        .map_or_else(|_| "unknown".into(), |name| name.trim_end().into())
+}
+
+/// Whether the environment a process was started with holds this `NAME=value`; `None` if the
+/// process has ended.
+pub(crate) fn has_variable(pid: Pid, variable: &[u8]) -> Option<bool> {
+    match fs::read(format!("/proc/{pid}/environ")) {
+        Ok(environ) if environ.is_empty() => {
+            Process::read(pid).filter(|process| process.has_memory).map(|_| false)
+        }
+        Ok(environ) => Some(environ.split(|byte| *byte == 0).any(|entry| entry == variable)),
+        // A process without memory has ended, even if its entry is still there.
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(_) => Some(false),
+    }
+}
+
+/// Whether standard output or standard error of a process is the pipe with this inode.
+pub(crate) fn writes_to(pid: Pid, pipe_inode: u64) -> bool {
+    [1, 2].iter().any(|fd| {
+        fs::metadata(format!("/proc/{pid}/fd/{fd}")).is_ok_and(|found| found.ino() == pipe_inode)
+    })
+}
+
+/// Resident bytes, shared pages in proportion where the system says so.
+pub(crate) fn memory_bytes(pid: Pid) -> u64 {
+    let field = |file: &str, name: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        let kib: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;
+        Some(kib * 1024)
+    };
+    field("smaps_rollup", "Pss:").or_else(|| field("status", "VmRSS:")).unwrap_or(0)
+}
+
+/// Reads the process table for everyone: those who ask while it is read share the next reading.
+#[derive(Debug, Default)]
+pub(crate) struct Scanner {
+    last: Mutex<Option<(Instant, Arc<ProcessTable>)>>,
+}
+
+impl Scanner {
+    /// Every process, as it was at a moment after this call.
+    pub(crate) async fn table(&self) -> io::Result<Arc<ProcessTable>> {
+        let asked = Instant::now();
+        let mut last = self.last.lock().await;
+        if let Some((read, table)) = last.as_ref()
+            && *read >= asked
+        {
+            return Ok(table.clone());
+        }
+        let begun = Instant::now();
+        let table = tokio::task::spawn_blocking(ProcessTable::read).await??;
+        let table = Arc::new(table);
+        *last = Some((begun, table.clone()));
+        Ok(table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_names_with_parentheses_and_blanks() {
+        let stat = "42 (a) b (c) S 7 41 40 0 -1 4194304 1 2 3 4 10 20 30 40 20 0 1 0 999 5 6";
+        let process = Process::parse(42, stat).unwrap();
+        assert_eq!((process.parent, process.group, process.session), (7, 41, 40));
+        assert_eq!((process.began, process.cpu_ticks), (999, 100));
+        assert!(!process.is_zombie);
+    }
+
+    #[test]
+    fn refuses_nonsense() {
+        for stat in ["", "1 (x", "1 (x) S", "1 (x) S a b c"] {
+            assert_eq!(Process::parse(1, stat), None, "{stat:?}");
+        }
+    }
+
+    #[test]
+    fn finds_this_process() {
+        let table = ProcessTable::read().unwrap();
+        let me = table.process(std::process::id()).unwrap();
+        assert!(!me.is_zombie && me.began > 0);
+        assert!(memory_bytes(me.pid) > 0);
+    }
+}

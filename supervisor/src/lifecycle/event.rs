@@ -1,0 +1,97 @@
+//! What happened.
+
+use std::time::Duration;
+
+use super::effect::Timer;
+use crate::message::Generation;
+
+/// Something that happened to an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A request waits and no instance is open.
+    Wanted,
+    /// Start now, forgetting failures.
+    Start,
+    /// Stop now; a second one does not wait for running requests.
+    Stop,
+    /// A new instance in place of the old one.
+    Restart,
+    /// The definition changed.
+    Redefined(Launch),
+    /// The goal changed.
+    GoalChanged,
+    /// The front of the line is reached: the instance may be spawned.
+    Admitted(Generation),
+    /// Something about an instance.
+    Instance(Generation, InstanceEvent),
+    /// Something about an instance's gate.
+    Gate(Generation, GateEvent),
+    /// A timer went off.
+    Timer(Timer),
+}
+
+impl Event {
+    /// The instance that this is about, which may be long gone.
+    pub(super) fn generation(&self) -> Option<Generation> {
+        match self {
+            Self::Instance(generation, _)
+            | Self::Gate(generation, _)
+            | Self::Timer(
+                Timer::StartDeadline(generation)
+                | Timer::Idle(generation)
+                | Timer::Drain(generation),
+            ) => Some(*generation),
+            Self::Wanted
+            | Self::Start
+            | Self::Stop
+            | Self::Restart
+            | Self::Redefined(_)
+            | Self::GoalChanged
+            | Self::Admitted(_)
+            | Self::Timer(Timer::BackOff) => None,
+        }
+    }
+}
+
+/// Whether a new definition runs a program in the same way as the old one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Launch {
+    /// Running instances are as good as new ones.
+    Same,
+    /// Running instances are to be replaced.
+    Changed,
+}
+
+/// What happened to an instance. After `Failed` it clears away its own processes; `Gone` is always
+/// last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InstanceEvent {
+    /// It can answer.
+    Ready,
+    /// It ended, or never began.
+    Failed(Failure),
+    /// No process of it is left.
+    Gone,
+}
+
+/// How an instance failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// It ended with status 0: when ready, no failure for an app that may sleep.
+    Finished,
+    /// It could not be spawned, ended otherwise, or stopped listening.
+    Crashed,
+}
+
+/// What the gate says of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GateEvent {
+    /// It has no lease and gets no more.
+    Retired,
+    /// It is in use, or was until so long ago.
+    Busy(Duration),
+    /// Its last lease is back.
+    Drained,
+    /// It refused a connection.
+    Unreachable,
+}

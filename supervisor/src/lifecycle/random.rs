@@ -1,0 +1,400 @@
+//! Random lives against a model of the world around the lifecycle: gate, line, timers, instances.
+//! The model checks the invariants of the module's page after every step.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use proptest::prelude::*;
+
+use super::{table::terms, *};
+use crate::message::{Generation, RefusalReason};
+
+/// What the world does next. Numbers choose among what is possible.
+#[derive(Clone, Debug)]
+enum Act {
+    Request,
+    LeaseEnds,
+    InstanceReady(u8),
+    InstanceFails(u8, bool),
+    InstanceGone(u8),
+    TimerFires,
+    Admit,
+    Start,
+    Stop,
+    Restart,
+    Redefine(bool, bool),
+    Disable(bool),
+    Enable(bool),
+    Shutdown,
+    Stale(u8),
+    Unreachable,
+    Pass(u16),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        6 => Just(Act::Request),
+        4 => Just(Act::LeaseEnds),
+        6 => any::<u8>().prop_map(Act::InstanceReady),
+        2 => (any::<u8>(), any::<bool>()).prop_map(|(n, clean)| Act::InstanceFails(n, clean)),
+        5 => any::<u8>().prop_map(Act::InstanceGone),
+        5 => Just(Act::TimerFires),
+        6 => Just(Act::Admit),
+        1 => Just(Act::Start),
+        1 => Just(Act::Stop),
+        2 => Just(Act::Restart),
+        2 => (any::<bool>(), any::<bool>()).prop_map(|(a, b)| Act::Redefine(a, b)),
+        1 => any::<bool>().prop_map(Act::Disable),
+        2 => any::<bool>().prop_map(Act::Enable),
+        1 => Just(Act::Shutdown),
+        1 => any::<u8>().prop_map(Act::Stale),
+        1 => Just(Act::Unreachable),
+        2 => any::<u16>().prop_map(Act::Pass),
+    ];
+    prop::collection::vec(act, 1..120)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Program {
+    Starting,
+    Ready,
+    /// Ended by itself; its tree is being cleared away.
+    Failed,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    open: Option<Generation>,
+    leases: BTreeMap<Generation, u32>,
+    shut: BTreeSet<Generation>,
+    waiters: u32,
+    wanted_sent: bool,
+    refuses: Option<RefusalReason>,
+}
+
+struct World {
+    life: Life,
+    terms: Terms,
+    now: Instant,
+    gate: Gate,
+    in_line: bool,
+    starts: BTreeSet<Generation>,
+    timers: Vec<(Timer, Instant)>,
+    programs: BTreeMap<Generation, (Program, bool)>,
+    last: u64,
+    gone: Vec<Generation>,
+    /// Instances that hold the fixed port.
+    port: BTreeSet<Generation>,
+}
+
+impl World {
+    fn new(tenancy: Tenancy) -> Self {
+        Self {
+            life: Life::default(),
+            terms: terms(Goal::Down, tenancy),
+            now: Instant::now(),
+            gate: Gate::default(),
+            in_line: false,
+            starts: BTreeSet::new(),
+            timers: Vec::new(),
+            programs: BTreeMap::new(),
+            last: 0,
+            gone: Vec::new(),
+            port: BTreeSet::new(),
+        }
+    }
+
+    fn send(&mut self, event: Event) {
+        let (life, effects) = step(self.life.clone(), &self.terms, event, self.now);
+        self.life = life;
+        let mut answers = Vec::new();
+        for effect in effects {
+            self.perform(effect, &mut answers);
+        }
+        self.check();
+        for answer in answers {
+            self.send(answer);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect, answers: &mut Vec<Event>) {
+        match effect {
+            Effect::Enqueue => {
+                assert!(!self.in_line, "joined the line twice");
+                self.in_line = true;
+            }
+            Effect::Withdraw => {
+                assert!(self.in_line, "left a line it was not in");
+                self.in_line = false;
+            }
+            Effect::Spawn(generation) => {
+                assert!(self.starts.contains(&generation), "spawned without admission");
+                if self.terms.tenancy == Tenancy::Exclusive {
+                    assert!(self.port.insert(generation));
+                    assert_eq!(self.port.len(), 1, "two instances want one port");
+                }
+                self.programs.insert(generation, (Program::Starting, false));
+            }
+            Effect::EndStart(generation, _) => {
+                assert!(self.starts.remove(&generation), "ended a start twice");
+            }
+            Effect::Signal(generation) => {
+                let program = self.programs.get_mut(&generation).expect("signalled a stranger");
+                program.1 = true;
+            }
+            Effect::Check(generation) => assert!(self.programs.contains_key(&generation)),
+            Effect::OpenGate(generation) | Effect::ReopenGate(generation) => {
+                assert_eq!(
+                    self.programs.get(&generation),
+                    Some(&(Program::Ready, false)),
+                    "opened the gate of an instance that is not ready"
+                );
+                self.gate.open = Some(generation);
+                self.answer_waiters();
+                self.gate.refuses = None;
+                *self.gate.leases.entry(generation).or_default() += 1;
+            }
+            Effect::ShutGate(generation) => {
+                if self.gate.open == Some(generation) {
+                    self.gate.open = None;
+                }
+                self.gate.shut.insert(generation);
+                if self.gate.leases.get(&generation).copied().unwrap_or(0) == 0 {
+                    answers.push(Event::Gate(generation, GateEvent::Drained));
+                }
+            }
+            Effect::AskRetire(generation) => answers.push(self.ask_retire(generation)),
+            Effect::Refuse(refusal) => {
+                self.answer_waiters();
+                self.gate.refuses = Some(refusal.reason);
+            }
+            Effect::Hold => self.gate.refuses = None,
+            Effect::SetTimer(timer, at) => {
+                self.timers.retain(|(other, _)| *other != timer);
+                self.timers.push((timer, at));
+            }
+            Effect::CancelTimer(timer) => self.timers.retain(|(other, _)| *other != timer),
+            Effect::Publish => {}
+        }
+    }
+
+    fn ask_retire(&mut self, generation: Generation) -> Event {
+        let leases = self.gate.leases.get(&generation).copied().unwrap_or(0);
+        if leases == 0 && self.gate.open == Some(generation) {
+            self.gate.open = None;
+            Event::Gate(generation, GateEvent::Retired)
+        } else {
+            Event::Gate(generation, GateEvent::Busy(Duration::ZERO))
+        }
+    }
+
+    fn answer_waiters(&mut self) {
+        self.gate.waiters = 0;
+        self.gate.wanted_sent = false;
+    }
+
+    fn request(&mut self) {
+        match (self.gate.open, self.gate.refuses) {
+            (Some(generation), _) => *self.gate.leases.entry(generation).or_default() += 1,
+            (None, Some(_)) => {}
+            (None, None) => {
+                self.gate.waiters += 1;
+                if !std::mem::replace(&mut self.gate.wanted_sent, true) {
+                    self.send(Event::Wanted);
+                }
+            }
+        }
+    }
+
+    fn lease_ends(&mut self) {
+        let Some((&generation, leases)) = self.gate.leases.iter_mut().find(|(_, n)| **n > 0) else {
+            return;
+        };
+        *leases -= 1;
+        if *leases == 0 && self.gate.shut.contains(&generation) {
+            self.send(Event::Gate(generation, GateEvent::Drained));
+        }
+    }
+
+    fn pick(&self, n: u8, fits: impl Fn(Program, bool) -> bool) -> Option<Generation> {
+        let fitting: Vec<_> =
+            self.programs.iter().filter(|(_, (p, s))| fits(*p, *s)).map(|(g, _)| *g).collect();
+        fitting.get(usize::from(n) % fitting.len().max(1)).copied()
+    }
+
+    fn set_program(&mut self, generation: Generation, program: Program) {
+        if let Some(entry) = self.programs.get_mut(&generation) {
+            entry.0 = program;
+        }
+    }
+
+    fn instance_gone(&mut self, n: u8) {
+        let ended = |program, signalled| signalled || program == Program::Failed;
+        if let Some(generation) = self.pick(n, ended) {
+            self.programs.remove(&generation);
+            self.port.remove(&generation);
+            self.gone.push(generation);
+            self.send(Event::Instance(generation, InstanceEvent::Gone));
+        }
+    }
+
+    fn timer_fires(&mut self) {
+        let Some(&(timer, at)) = self.timers.iter().min_by_key(|(_, at)| *at) else {
+            return;
+        };
+        self.timers.retain(|(other, _)| *other != timer);
+        self.now = self.now.max(at);
+        self.send(Event::Timer(timer));
+    }
+
+    fn admit(&mut self) {
+        if std::mem::take(&mut self.in_line) {
+            self.last += 1;
+            self.starts.insert(Generation(self.last));
+            self.send(Event::Admitted(Generation(self.last)));
+        }
+    }
+
+    fn set_goal(&mut self, goal: Goal) {
+        self.terms.goal = goal;
+        self.send(Event::GoalChanged);
+    }
+
+    fn is_disabled(&self) -> bool {
+        matches!(self.terms.goal, Goal::Disabled(_))
+    }
+
+    fn act(&mut self, act: &Act) {
+        match *act {
+            Act::Request => self.request(),
+            Act::LeaseEnds => self.lease_ends(),
+            Act::InstanceReady(n) => {
+                if let Some(generation) = self.pick(n, |p, s| p == Program::Starting && !s) {
+                    self.set_program(generation, Program::Ready);
+                    self.send(Event::Instance(generation, InstanceEvent::Ready));
+                }
+            }
+            Act::InstanceFails(n, clean) => {
+                if let Some(generation) = self.pick(n, |p, s| p != Program::Failed && !s) {
+                    self.set_program(generation, Program::Failed);
+                    let failure = if clean { Failure::Finished } else { Failure::Crashed };
+                    self.send(Event::Instance(generation, InstanceEvent::Failed(failure)));
+                }
+            }
+            Act::InstanceGone(n) => self.instance_gone(n),
+            Act::TimerFires => self.timer_fires(),
+            Act::Admit => self.admit(),
+            // The desk refuses to start what is disabled.
+            Act::Start if self.is_disabled() => {}
+            Act::Start => self.send(Event::Start),
+            Act::Stop => self.send(Event::Stop),
+            Act::Restart if self.is_disabled() => {}
+            Act::Restart => self.send(Event::Restart),
+            Act::Redefine(changed, exclusive) => {
+                let tenancy = if exclusive { Tenancy::Exclusive } else { Tenancy::Shared };
+                let changed = changed || tenancy != self.terms.tenancy;
+                self.terms.tenancy = tenancy;
+                let launch = if changed { Launch::Changed } else { Launch::Same };
+                self.send(Event::Redefined(launch));
+            }
+            Act::Disable(removed) => {
+                let off = if removed { Off::Removed } else { Off::Operator };
+                self.set_goal(Goal::Disabled(off));
+            }
+            Act::Enable(up) => self.set_goal(if up { Goal::Up } else { Goal::Down }),
+            Act::Shutdown => self.set_goal(Goal::Disabled(Off::Shutdown)),
+            Act::Stale(n) => self.stale(n),
+            Act::Unreachable => {
+                if let Some(generation) = self.gate.open {
+                    self.send(Event::Gate(generation, GateEvent::Unreachable));
+                }
+            }
+            Act::Pass(seconds) => self.now += Duration::from_secs(u64::from(seconds)),
+        }
+    }
+
+    /// Events of an instance that is long gone change nothing.
+    fn stale(&mut self, n: u8) {
+        let Some(&generation) = self.gone.get(usize::from(n) % self.gone.len().max(1)) else {
+            return;
+        };
+        let before = self.life.clone();
+        for event in [
+            Event::Instance(generation, InstanceEvent::Ready),
+            Event::Instance(generation, InstanceEvent::Failed(Failure::Crashed)),
+            Event::Instance(generation, InstanceEvent::Gone),
+            Event::Gate(generation, GateEvent::Retired),
+            Event::Gate(generation, GateEvent::Drained),
+            Event::Timer(Timer::StartDeadline(generation)),
+            Event::Timer(Timer::Idle(generation)),
+        ] {
+            self.send(event);
+            assert_eq!(self.life, before, "a stale event changed something");
+        }
+    }
+
+    fn check(&self) {
+        let starting = self.starts.len() + usize::from(self.in_line);
+        assert!(starting <= 1, "{starting} starts in flight");
+        let known: BTreeSet<_> = self.programs.keys().filter(|g| self.life.knows(**g)).collect();
+        assert_eq!(known.len(), self.programs.len(), "lost an instance");
+        for leaver in &self.life.leavers {
+            let (program, signalled) = self.programs[&leaver.generation];
+            let ending = signalled || program == Program::Failed;
+            match leaver.phase {
+                LeaverPhase::Stopping => assert!(ending, "nobody ends {leaver:?}"),
+                LeaverPhase::Draining => {
+                    let timer = Timer::Drain(leaver.generation);
+                    assert!(self.timers.iter().any(|(t, _)| *t == timer), "drains for ever");
+                }
+            }
+        }
+        if let Some(generation) = self.gate.open {
+            assert_eq!(self.life.state.name(), crate::message::StateName::Ready);
+            assert_eq!(self.life.state.generation(), Some(generation), "open on another instance");
+        }
+        if self.gate.waiters > 0 {
+            assert!(!self.is_disabled(), "waits at a disabled app");
+            assert_ne!(self.life.state, State::Stopped, "nobody starts it");
+        }
+        if let State::Starting(Starting { generation }) = self.life.state {
+            let timer = Timer::StartDeadline(generation);
+            assert!(self.timers.iter().any(|(t, _)| *t == timer), "starts for ever");
+        }
+    }
+
+    /// The world goes on without surprises until nothing is left to happen but idleness.
+    fn settle(&mut self) {
+        for round in 0..400u16 {
+            self.admit();
+            let n = u8::try_from(round % 251).unwrap_or(0);
+            self.act(&Act::InstanceReady(n));
+            self.instance_gone(n);
+            self.lease_ends();
+            if round > 200 {
+                self.timer_fires();
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_invariants_hold(acts in acts(), exclusive in any::<bool>()) {
+        let mut world = World::new(if exclusive { Tenancy::Exclusive } else { Tenancy::Shared });
+        for act in &acts {
+            world.act(act);
+        }
+        world.settle();
+        prop_assert_eq!(world.gate.waiters, 0, "somebody waits for ever");
+        world.set_goal(Goal::Disabled(Off::Shutdown));
+        world.settle();
+        prop_assert!(world.life.is_over(), "not over: {:?}", world.life);
+        prop_assert!(world.programs.is_empty(), "orphans: {:?}", world.programs);
+        prop_assert!(world.starts.is_empty() && !world.in_line);
+    }
+}

@@ -1,0 +1,163 @@
+//! What is: the state of one app, each variant with only what that state knows.
+
+use std::time::Instant;
+
+use crate::message::{Generation, StateName};
+
+/// Everything the lifecycle remembers of one app.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Life {
+    pub(crate) state: State,
+    /// Instances on their way down, oldest first. Each leaves by its `Gone`.
+    pub(crate) leavers: Vec<Leaver>,
+    /// Crashes and failed starts in a row.
+    pub(crate) failures: u32,
+}
+
+/// What is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum State {
+    /// No process; the gate holds, or refuses if the app is disabled.
+    #[default]
+    Stopped,
+    Provisioning(Provisioning),
+    Starting(Starting),
+    Ready(Ready),
+    Draining(Draining),
+    Stopping(Stopping),
+    BackingOff(BackingOff),
+}
+
+/// A start is wanted and not admitted yet; the gate holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Provisioning {
+    pub(crate) line: Line,
+}
+
+/// Where a start waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// For the leavers: the app cannot run twice.
+    AfterLeavers,
+    /// In the line for a start.
+    Joined,
+}
+
+/// Spawned, not ready; the gate holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Starting {
+    pub(crate) generation: Generation,
+}
+
+/// Serving; the gate is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ready {
+    pub(crate) generation: Generation,
+    pub(crate) since: Instant,
+    pub(crate) successor: Successor,
+}
+
+/// The instance that is to take over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Successor {
+    None,
+    InLine,
+    Starting(Generation),
+}
+
+/// The last instance serves what it has, and nothing new; the gate holds or refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Draining {
+    pub(crate) generation: Generation,
+    pub(crate) next: Next,
+}
+
+/// The last instance is signalled and not gone; the gate holds or refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stopping {
+    pub(crate) generation: Generation,
+    pub(crate) next: Next,
+}
+
+/// What follows when the instance is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Rest, as the goal wants it.
+    Rest,
+    /// A new start: somebody waits for it.
+    Start,
+}
+
+/// Failed; the gate refuses until then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BackingOff {
+    pub(crate) until: Instant,
+}
+
+/// An instance on its way down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Leaver {
+    pub(crate) generation: Generation,
+    pub(crate) phase: LeaverPhase,
+}
+
+/// How far down it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LeaverPhase {
+    /// Shut; waits for its last lease, or its drain deadline.
+    Draining,
+    /// Signalled, or ended by itself; waits for the end of its tree.
+    Stopping,
+}
+
+impl State {
+    /// The state's name for outsiders.
+    pub(crate) fn name(&self) -> StateName {
+        match self {
+            Self::Stopped => StateName::Stopped,
+            Self::Provisioning(_) => StateName::Provisioning,
+            Self::Starting(_) => StateName::Starting,
+            Self::Ready(_) => StateName::Ready,
+            Self::Draining(_) => StateName::Draining,
+            Self::Stopping(_) => StateName::Stopping,
+            Self::BackingOff(_) => StateName::BackingOff,
+        }
+    }
+
+    /// The instance of this state, if it has one.
+    pub(crate) fn generation(&self) -> Option<Generation> {
+        match self {
+            Self::Stopped | Self::Provisioning(_) | Self::BackingOff(_) => None,
+            Self::Starting(Starting { generation })
+            | Self::Ready(Ready { generation, .. })
+            | Self::Draining(Draining { generation, .. })
+            | Self::Stopping(Stopping { generation, .. }) => Some(*generation),
+        }
+    }
+}
+
+impl Life {
+    /// Whether this instance is the app's, and not one of long ago.
+    pub(super) fn knows(&self, generation: Generation) -> bool {
+        let successor = match &self.state {
+            State::Ready(Ready { successor: Successor::Starting(successor), .. }) => {
+                Some(*successor)
+            }
+            State::Ready(_)
+            | State::Stopped
+            | State::Provisioning(_)
+            | State::Starting(_)
+            | State::Draining(_)
+            | State::Stopping(_)
+            | State::BackingOff(_) => None,
+        };
+        self.state.generation() == Some(generation)
+            || successor == Some(generation)
+            || self.leavers.iter().any(|leaver| leaver.generation == generation)
+    }
+
+    /// Whether nothing of the app runs or is about to.
+    pub(crate) fn is_over(&self) -> bool {
+        self.state == State::Stopped && self.leavers.is_empty()
+    }
+}

@@ -1,0 +1,253 @@
+//! What visitors and operators cause.
+
+use super::{
+    BackingOff, Draining, Effect, Goal, Line, Next, Off, Provisioning, Ready, Starting, State,
+    Stopping, Successor, Turn,
+};
+use crate::{lifecycle::Launch, message::RefusalReason};
+
+impl Turn<'_> {
+    /// A request waits.
+    pub(super) fn wanted(&mut self, state: State) -> State {
+        match state {
+            State::Stopped => self.provision(),
+            State::Provisioning(_) | State::Starting(_) => state,
+            State::Ready(Ready { generation, .. }) => {
+                self.emit(Effect::ReopenGate(generation));
+                state
+            }
+            State::Draining(draining) => {
+                State::Draining(Draining { next: self.wanted_after(draining.next), ..draining })
+            }
+            State::Stopping(stopping) => {
+                State::Stopping(Stopping { next: self.wanted_after(stopping.next), ..stopping })
+            }
+            State::BackingOff(BackingOff { until }) => {
+                let left = until.saturating_duration_since(self.now);
+                self.refuse(RefusalReason::BackingOff, left);
+                state
+            }
+        }
+    }
+
+    fn wanted_after(&mut self, next: Next) -> Next {
+        match self.terms.goal {
+            Goal::Disabled(off) => {
+                self.refuse_off(off);
+                next
+            }
+            Goal::Up | Goal::Down => Next::Start,
+        }
+    }
+
+    /// An operator, or the start mode, wants it up now.
+    pub(super) fn start(&mut self, state: State) -> State {
+        match state {
+            State::Stopped => {
+                self.failures = 0;
+                self.provision()
+            }
+            State::Provisioning(_) | State::Starting(_) | State::Ready(_) => state,
+            State::Draining(draining) => {
+                State::Draining(Draining { next: self.wanted_after(draining.next), ..draining })
+            }
+            State::Stopping(stopping) => {
+                State::Stopping(Stopping { next: self.wanted_after(stopping.next), ..stopping })
+            }
+            State::BackingOff(_) => {
+                self.failures = 0;
+                self.end_back_off();
+                self.provision()
+            }
+        }
+    }
+
+    /// An operator wants a new instance. Several wishes make one start.
+    pub(super) fn restart(&mut self, state: State) -> State {
+        match state {
+            State::Ready(ready) => self.replace(ready),
+            State::Stopped
+            | State::Provisioning(_)
+            | State::Starting(_)
+            | State::Draining(_)
+            | State::Stopping(_)
+            | State::BackingOff(_) => self.start(state),
+        }
+    }
+
+    /// An operator wants it down now.
+    pub(super) fn stop(&mut self, state: State) -> State {
+        self.failures = 0;
+        match state {
+            State::Stopped => state,
+            State::Provisioning(provisioning) => {
+                self.leave_line(&provisioning);
+                self.turn_away();
+                State::Stopped
+            }
+            State::Starting(Starting { generation }) => {
+                self.abandon(generation);
+                self.turn_away();
+                State::Stopping(Stopping { generation, next: Next::Rest })
+            }
+            State::Ready(Ready { generation, successor, .. }) => {
+                self.drop_successor(successor);
+                self.drain(generation, Next::Rest)
+            }
+            State::Draining(Draining { generation, next }) => {
+                self.call_off(next);
+                self.stop_draining(generation, Next::Rest)
+            }
+            State::Stopping(Stopping { generation, next }) => {
+                self.call_off(next);
+                State::Stopping(Stopping { generation, next: Next::Rest })
+            }
+            State::BackingOff(_) => {
+                self.end_back_off();
+                State::Stopped
+            }
+        }
+    }
+
+    fn leave_line(&mut self, provisioning: &Provisioning) {
+        match provisioning.line {
+            Line::Joined => self.emit(Effect::Withdraw),
+            Line::AfterLeavers => {}
+        }
+    }
+
+    fn call_off(&mut self, next: Next) {
+        match next {
+            Next::Start => self.turn_away(),
+            Next::Rest => {}
+        }
+    }
+
+    /// The definition changed.
+    pub(super) fn redefined(&mut self, state: State, launch: Launch) -> State {
+        match launch {
+            Launch::Same => self.redefined_alike(state),
+            Launch::Changed => self.redefined_anew(state),
+        }
+    }
+
+    fn redefined_alike(&mut self, state: State) -> State {
+        match &state {
+            State::Ready(Ready { generation, .. }) => {
+                self.set_idle_timer(*generation, self.terms.idle());
+            }
+            State::Stopped
+            | State::Provisioning(_)
+            | State::Starting(_)
+            | State::Draining(_)
+            | State::Stopping(_)
+            | State::BackingOff(_) => {}
+        }
+        state
+    }
+
+    fn redefined_anew(&mut self, state: State) -> State {
+        match state {
+            State::Stopped => {
+                self.failures = 0;
+                state
+            }
+            State::Provisioning(provisioning) => {
+                // The new one may have to wait for leavers that the old one did not mind.
+                self.leave_line(&provisioning);
+                self.provision()
+            }
+            State::Draining(_) | State::Stopping(_) => state,
+            State::Starting(Starting { generation }) => {
+                self.abandon(generation);
+                self.provision()
+            }
+            State::Ready(ready) => {
+                let successor = match ready.successor {
+                    Successor::Starting(generation) => {
+                        self.abandon(generation);
+                        Successor::None
+                    }
+                    Successor::None | Successor::InLine => ready.successor,
+                };
+                self.replace(Ready { successor, ..ready })
+            }
+            State::BackingOff(_) => {
+                self.failures = 0;
+                self.end_back_off();
+                self.rest()
+            }
+        }
+    }
+
+    /// The goal changed.
+    pub(super) fn goal_changed(&mut self, state: State) -> State {
+        match self.terms.goal {
+            Goal::Disabled(off) => {
+                self.refuse_off(off);
+                let state = self.go_down(state);
+                self.hasten(state, off)
+            }
+            Goal::Up | Goal::Down => self.come_back(state),
+        }
+    }
+
+    fn go_down(&mut self, state: State) -> State {
+        match state {
+            State::Stopped => state,
+            State::Provisioning(provisioning) => {
+                self.leave_line(&provisioning);
+                State::Stopped
+            }
+            State::Starting(Starting { generation }) => {
+                self.abandon(generation);
+                State::Stopping(Stopping { generation, next: Next::Rest })
+            }
+            State::Ready(Ready { generation, successor, .. }) => {
+                self.drop_successor(successor);
+                self.drain(generation, Next::Rest)
+            }
+            State::Draining(draining) => State::Draining(Draining { next: Next::Rest, ..draining }),
+            State::Stopping(stopping) => State::Stopping(Stopping { next: Next::Rest, ..stopping }),
+            State::BackingOff(_) => {
+                self.emit(Effect::CancelTimer(super::Timer::BackOff));
+                State::Stopped
+            }
+        }
+    }
+
+    /// At Doorbell's own shutdown requests have been waited for already.
+    fn hasten(&mut self, state: State, off: Off) -> State {
+        match off {
+            Off::Operator | Off::Removed => return state,
+            Off::Shutdown => self.hurry_leavers(),
+        }
+        match state {
+            State::Draining(Draining { generation, next }) => self.stop_draining(generation, next),
+            State::Stopped
+            | State::Provisioning(_)
+            | State::Starting(_)
+            | State::Ready(_)
+            | State::Stopping(_)
+            | State::BackingOff(_) => state,
+        }
+    }
+
+    fn come_back(&mut self, state: State) -> State {
+        match state {
+            State::Stopped => {
+                self.emit(Effect::Hold);
+                self.rest()
+            }
+            State::Provisioning(_) | State::Starting(_) | State::BackingOff(_) => state,
+            State::Ready(Ready { generation, .. }) => {
+                self.set_idle_timer(generation, self.terms.idle());
+                state
+            }
+            State::Draining(_) | State::Stopping(_) => {
+                self.emit(Effect::Hold);
+                state
+            }
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The supervisor's interface: messages in, messages and snapshots out.
+//!
+//! All of it is serialisable, because the supervisor, the control part and the proxy are to be
+//! processes of their own one day. Nothing here is shared memory but what [`crate::Snapshots`]
+//! publishes. The gate lives on the proxy's side: [`GateOrder`]s go there, [`GateReport`]s come
+//! back. Every message about an instance carries its [`Generation`]; stale ones are dropped.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use doorbell_config::{
+    name::AppId,
+    spec::{AppSpec, StartMode},
+};
+use serde::{Deserialize, Serialize};
+
+/// The number of one run of an app; rises with every start, across restarts of Doorbell too.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+pub struct Generation(pub u64);
+
+/// From control to the supervisor: what should be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Instruction {
+    /// The complete set of apps: unknown ones are added, changed ones replaced, missing ones
+    /// drained, stopped and forgotten. Sent at load and after each reload.
+    DefineAll(Vec<Arc<AppSpec>>),
+    /// Add this app, or replace its definition.
+    Define(Arc<AppSpec>),
+    /// Drain, stop and forget this app.
+    Remove(AppId),
+    /// What an operator asks for one app.
+    Operate(AppId, Verb),
+}
+
+/// What an operator asks for one app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// Start now, forgetting any back-off.
+    Start,
+    /// Stop now; the next request starts it again.
+    Stop,
+    /// New instance ready, then the old one drained. Starts a stopped app.
+    Restart,
+    /// Undo `disable`.
+    Enable,
+    /// Stop, and refuse requests until `enable`; outlives a restart of Doorbell.
+    Disable,
+}
+
+/// From the supervisor to the gates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GateOrder {
+    /// Hand out leases on this instance, waiters first. An earlier instance of the app, if its
+    /// gate is still open, gets no new leases from here on (and is drained by a later `Shut`).
+    ///
+    /// It may come again for an instance that is open already, to a gate that reported `Wanted`
+    /// though it should be open; then `started` is `None`, so that no start is counted twice.
+    Open {
+        /// The app.
+        app: AppId,
+        /// The instance.
+        generation: Generation,
+        /// Where it listens.
+        endpoint: Endpoint,
+        /// How the start went; `None` for static upstreams.
+        started: Option<StartTimes>,
+    },
+    /// No new leases on this instance; answer [`GateReport::Drained`] when the last
+    /// one is back. Requests that come are held if no other instance is open.
+    Shut {
+        /// The app.
+        app: AppId,
+        /// The instance.
+        generation: Generation,
+    },
+    /// Retire this instance if it has no lease: answer [`GateReport::Retired`], or
+    /// [`GateReport::Busy`].
+    AskRetire {
+        /// The app.
+        app: AppId,
+        /// The instance.
+        generation: Generation,
+        /// How long it must have been without lease.
+        idle_at_least: Duration,
+    },
+    /// Answer waiters, and whoever comes while no instance is open, with this refusal. Two may
+    /// follow each other: the first is for the waiters, the last for those who come.
+    Refuse {
+        /// The app.
+        app: AppId,
+        /// Why, and when to come again.
+        refusal: Refusal,
+    },
+    /// Hold whoever comes while no instance is open, and report [`GateReport::Wanted`]: the normal
+    /// mode of a sleeping app, and of a gate that was never told anything. Ends a `Refuse`.
+    Hold {
+        /// The app.
+        app: AppId,
+    },
+}
+
+/// From the gates to the supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GateReport {
+    /// A request waits and no instance is open. Sent once until the gate opens or refuses.
+    Wanted {
+        /// The app.
+        app: AppId,
+    },
+    /// The instance had no lease, and gives no more: freeze or stop it.
+    Retired {
+        /// The app.
+        app: AppId,
+        /// The instance.
+        generation: Generation,
+    },
+    /// The instance is in use, or was until `idle_for` ago.
+    Busy {
+        /// The app.
+        app: AppId,
+        /// The instance.
+        generation: Generation,
+        /// Time since its last lease ended; zero while one exists.
+        idle_for: Duration,
+    },
+    /// The last lease of a shut instance is back.
+    Drained {
+        /// The app.
+        app: AppId,
+        /// The instance.
+        generation: Generation,
+    },
+    /// A connect to a ready instance was refused: its process may be gone, or have stopped
+    /// listening.
+    Unreachable {
+        /// The app.
+        app: AppId,
+        /// The instance.
+        generation: Generation,
+    },
+}
+
+/// Why requests of an app are answered 503.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Why.
+    pub reason: RefusalReason,
+    /// When to come again, for `Retry-After`, counted from the order.
+    pub retry_after: Duration,
+}
+
+/// The reason of a [`Refusal`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalReason {
+    /// An operator disabled the app.
+    Disabled,
+    /// The start failed (exit, or a spawn error) or was called off by an operator's `stop`.
+    /// Waiters of that start get this.
+    StartFailed,
+    /// The start took longer than `ready.deadline`: waiters of that start get 504.
+    StartDeadline,
+    /// Failed before, waiting for the next try.
+    BackingOff,
+    /// The app was removed.
+    Removed,
+    /// Doorbell shuts down.
+    ShuttingDown,
+}
+
+/// Where an instance listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Endpoint {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// The servers of the app's `upstream`.
+    Upstream,
+}
+
+/// How long each phase of a start took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartTimes {
+    /// In the line for a start, behind the cap on parallel starts.
+    pub queued: Duration,
+    /// From the front of the line to a running process.
+    pub spawn: Duration,
+    /// From there to an endpoint that accepts connections.
+    pub listen: Duration,
+    /// From there to ready.
+    pub ready: Duration,
+}
+
+impl StartTimes {
+    /// From the wish to ready.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        self.queued + self.spawn + self.listen + self.ready
+    }
+}
+
+/// What outsiders may see of an app.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The app.
+    pub app: AppId,
+    /// What we want.
+    pub goal: GoalName,
+    /// What is.
+    pub state: StateName,
+    /// Why, in words for operators: `exited with status 3 after 0.2 s`.
+    pub reason: Option<String>,
+    /// When this state began, seconds since the Unix epoch.
+    pub since_unix_seconds: u64,
+    /// Start mode; `None` for static upstreams.
+    pub start: Option<StartMode>,
+    /// The instance of this state, if there is one.
+    pub generation: Option<Generation>,
+    /// Its first process.
+    pub pid: Option<u32>,
+    /// Where it listens.
+    pub endpoint: Option<Endpoint>,
+    /// Starts so far that became ready, and that failed.
+    pub starts: StartCounts,
+    /// The last start that became ready.
+    pub last_start: Option<StartTimes>,
+    /// Things an operator should know, such as an app that listens beyond loopback.
+    pub warnings: Vec<String>,
+    /// Last lines of output of the last failed instance, for operators only.
+    pub last_output: Vec<String>,
+}
+
+/// Starts of an app since Doorbell started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartCounts {
+    /// Became ready.
+    pub ready: u64,
+    /// Exited, could not be spawned, or passed the deadline.
+    pub failed: u64,
+}
+
+/// What we want of an app, for outsiders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GoalName {
+    /// It should run.
+    Up,
+    /// It may sleep.
+    Down,
+    /// It must not run.
+    Disabled,
+}
+
+/// What is of an app, for outsiders; the values of the `state` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateName {
+    /// No process.
+    Stopped,
+    /// In the line for a start, or being prepared.
+    Provisioning,
+    /// Spawned, not ready yet.
+    Starting,
+    /// Serving.
+    Ready,
+    /// Giving no new leases, running requests go on.
+    Draining,
+    /// Signalled, not gone yet.
+    Stopping,
+    /// Failed, waiting to try again.
+    BackingOff,
+}
+
+/// Memory and CPU of an app's whole process tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Resident bytes, shared pages counted once per process (proportional set size where
+    /// readable).
+    pub memory_bytes: u64,
+    /// User and system time since the instance started, exited children included where known.
+    pub cpu_seconds: f64,
+    /// Processes in the tree.
+    pub processes: u32,
+}

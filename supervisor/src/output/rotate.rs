@@ -1,0 +1,380 @@
+//! One app's log files: appended to in whole lines, rotated by size.
+//!
+//! Everything here blocks on the disk, and is called from blocking threads.
+
+use std::{
+    collections::HashMap,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use doorbell_config::{name::AppId, spec::OutputSpec};
+
+use super::{CURRENT, OURS};
+
+/// The logs of every app that runs. Two instances of one app share its files.
+#[derive(Debug)]
+pub(crate) struct Logs {
+    folder: PathBuf,
+    open: Mutex<HashMap<AppId, Weak<AppLog>>>,
+}
+
+/// The log files of one app.
+#[derive(Debug)]
+pub(crate) struct AppLog {
+    /// Held while a disk takes its time.
+    file: Mutex<RotatingFile>,
+    /// Never held for long.
+    spec: Arc<Mutex<OutputSpec>>,
+}
+
+#[derive(Debug)]
+struct RotatingFile {
+    folder: PathBuf,
+    spec: Arc<Mutex<OutputSpec>>,
+    current: Option<Current>,
+    /// The last write ended within a line.
+    is_torn: bool,
+    lost: Lost,
+}
+
+#[derive(Debug)]
+struct Current {
+    file: File,
+    size: u64,
+}
+
+/// Lines that were not written, and why not.
+#[derive(Debug, Default)]
+struct Lost {
+    lines: u64,
+    reason: String,
+}
+
+impl Logs {
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        Self { folder, open: Mutex::default() }
+    }
+
+    /// The log of an app, kept as `spec` says from here on.
+    pub(crate) fn open(&self, app: &AppId, spec: OutputSpec) -> Arc<AppLog> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, log| log.strong_count() > 0);
+        if let Some(log) = open.get(app).and_then(Weak::upgrade) {
+            *log.spec.lock().unwrap_or_else(PoisonError::into_inner) = spec;
+            return log;
+        }
+        let log = Arc::new(AppLog::new(self.folder.join(app.as_str()), spec));
+        open.insert(app.clone(), Arc::downgrade(&log));
+        log
+    }
+}
+
+impl AppLog {
+    fn new(folder: PathBuf, spec: OutputSpec) -> Self {
+        let spec = Arc::new(Mutex::new(spec));
+        let file = RotatingFile {
+            folder,
+            spec: spec.clone(),
+            current: None,
+            is_torn: false,
+            lost: Lost::default(),
+        };
+        Self { file: Mutex::new(file), spec }
+    }
+
+    /// Appends whole lines. What cannot be written is dropped, counted and told of later.
+    pub(crate) fn append(&self, lines: &[u8]) {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).append(lines);
+    }
+
+    /// Counts lines that were dropped before they came here.
+    pub(crate) fn count_lost(&self, lines: u64, reason: &str) {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).lost.add(lines, reason);
+    }
+}
+
+impl Lost {
+    fn add(&mut self, lines: u64, reason: &str) {
+        self.lines += lines;
+        self.reason = reason.into();
+    }
+}
+
+impl RotatingFile {
+    fn spec(&self) -> OutputSpec {
+        *self.spec.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn append(&mut self, lines: &[u8]) {
+        let mut rest = lines;
+        let written = self.own_up().and_then(|()| self.write_all(&mut rest));
+        if let Err(error) = written {
+            if self.lost.lines == 0 {
+                let folder = self.folder.display();
+                tracing::error!(%folder, %error, "output of the app is lost until this is mended");
+            }
+            self.lost.add(count_lines(rest), &error.to_string());
+            // It may have been the file, or its folder.
+            self.current = None;
+        }
+    }
+
+    /// Says what was lost, now that something can be written again.
+    fn own_up(&mut self) -> io::Result<()> {
+        if self.lost.lines == 0 {
+            return Ok(());
+        }
+        let note = format!("{OURS}{} lines lost: {}\n", self.lost.lines, self.lost.reason);
+        self.write_all(&mut note.as_bytes())?;
+        self.lost = Lost::default();
+        Ok(())
+    }
+
+    /// Writes whole lines; what is left of `lines` afterwards was not written.
+    fn write_all(&mut self, lines: &mut &[u8]) -> io::Result<()> {
+        while !lines.is_empty() {
+            let max = self.spec().max_size.0;
+            let size = self.current()?.size;
+            let fitting = whole_lines(lines, max.saturating_sub(size));
+            if fitting == 0 && size > 0 {
+                self.rotate()?;
+                continue;
+            }
+            // A line that is larger than a file gets one of its own.
+            let piece = if fitting == 0 { first_line(lines) } else { fitting };
+            self.mend()?;
+            self.write_piece(lines, piece)?;
+        }
+        Ok(())
+    }
+
+    fn write_piece(&mut self, lines: &mut &[u8], piece: usize) -> io::Result<()> {
+        let end = lines.len() - piece;
+        while lines.len() > end {
+            let (ready, _) = lines.split_at(lines.len() - end);
+            let current = self.current()?;
+            match current.file.write(ready) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    current.size += written as u64;
+                    self.is_torn = ready.get(written - 1) != Some(&b'\n');
+                    *lines = lines.get(written..).unwrap_or_default();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a line that a failed write tore.
+    fn mend(&mut self) -> io::Result<()> {
+        if self.is_torn {
+            let current = self.current()?;
+            current.file.write_all(b"\n")?;
+            current.size += 1;
+            self.is_torn = false;
+        }
+        Ok(())
+    }
+
+    fn current(&mut self) -> io::Result<&mut Current> {
+        let current = match self.current.take() {
+            Some(current) => current,
+            None => open_current(&self.folder)?,
+        };
+        Ok(self.current.insert(current))
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        self.mend()?;
+        self.current = None;
+        let current = self.folder.join(CURRENT);
+        fs::rename(&current, self.free_name()?)?;
+        let rotated = rotated_files(&self.folder)?;
+        let surplus = rotated.len().saturating_sub(self.spec().keep);
+        for old in rotated.iter().take(surplus) {
+            fs::remove_file(old)?;
+        }
+        Ok(())
+    }
+
+    /// A name that sorts behind every other.
+    fn free_name(&self) -> io::Result<PathBuf> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let newest = rotated_files(&self.folder)?.pop();
+        // The clock may have been set back, or stand still between two small files.
+        let mut micros = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        loop {
+            let name = self.folder.join(format!("{}.log", utc(Duration::from_micros(micros))));
+            match &newest {
+                Some(newest) if name <= *newest => micros += step_past(&name, newest),
+                Some(_) | None => return Ok(name),
+            }
+        }
+    }
+}
+
+/// Microseconds to go on by: little for an equal name, a day at a time behind a clock set back.
+fn step_past(name: &Path, newest: &Path) -> u64 {
+    const DAY: u64 = 86_400_000_000;
+    let day = |path: &Path| {
+        path.file_name().map(|name| name.as_encoded_bytes().get(..8).map(<[u8]>::to_vec))
+    };
+    if day(name) == day(newest) { 1 } else { DAY }
+}
+
+fn open_current(folder: &Path) -> io::Result<Current> {
+    DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
+    let file =
+        OpenOptions::new().append(true).create(true).mode(0o640).open(folder.join(CURRENT))?;
+    let size = file.metadata()?.len();
+    Ok(Current { file, size })
+}
+
+/// Rotated files, oldest first.
+pub(crate) fn rotated_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let is_log = path.extension().is_some_and(|extension| extension == "log");
+        if is_log && path.file_name().is_some_and(|name| name != CURRENT) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Bytes of the whole lines that fit.
+fn whole_lines(lines: &[u8], room: u64) -> usize {
+    let room = usize::try_from(room).unwrap_or(usize::MAX).min(lines.len());
+    let fitting = lines.get(..room).unwrap_or_default();
+    fitting.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
+}
+
+fn first_line(lines: &[u8]) -> usize {
+    lines.iter().position(|byte| *byte == b'\n').map_or(lines.len(), |at| at + 1)
+}
+
+pub(super) fn count_lines(lines: &[u8]) -> u64 {
+    lines.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+/// `20260131T235959.123456Z`, from the time since the Unix epoch.
+fn utc(since_epoch: Duration) -> String {
+    let seconds = since_epoch.as_secs();
+    let (year, month, day) = civil(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let micros = since_epoch.subsec_micros();
+    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}.{micros:06}Z")
+}
+
+/// Year, month and day of a day counted from the Unix epoch; Howard Hinnant, "chrono-Compatible
+/// Low-Level Date Algorithms", `civil_from_days`.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use doorbell_config::name::ByteSize;
+
+    use super::*;
+
+    fn log(folder: &Path, max_size: u64, keep: usize) -> AppLog {
+        AppLog::new(folder.into(), OutputSpec { max_size: ByteSize(max_size), keep })
+    }
+
+    fn read_all(folder: &Path) -> String {
+        let mut files = rotated_files(folder).unwrap();
+        files.push(folder.join(CURRENT));
+        files.iter().map(|file| fs::read_to_string(file).unwrap()).collect()
+    }
+
+    #[test]
+    fn lines_stay_whole_and_in_order_across_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = log(folder.path(), 100, 1000);
+        let lines: Vec<String> = (0..500).map(|n| format!("line {n}\n")).collect();
+        for batch in lines.chunks(7) {
+            log.append(batch.concat().as_bytes());
+        }
+        assert_eq!(read_all(folder.path()), lines.concat());
+        for file in rotated_files(folder.path()).unwrap() {
+            let text = fs::read_to_string(file).unwrap();
+            assert!(text.len() <= 100 && text.ends_with('\n'), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_files_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = log(folder.path(), 10, 2);
+        for n in 0..9 {
+            log.append(format!("line {n}..\n").as_bytes());
+        }
+        assert_eq!(read_all(folder.path()), "line 6..\nline 7..\nline 8..\n");
+    }
+
+    #[test]
+    fn nothing_is_kept_where_nothing_is_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = log(folder.path(), 10, 0);
+        log.append(b"one line\ntwo line\n");
+        assert_eq!(read_all(folder.path()), "two line\n");
+    }
+
+    #[test]
+    fn a_line_larger_than_a_file_has_one_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = log(folder.path(), 10, 9);
+        log.append(b"a\nbbbbbbbbbbbbbbbbbbbb\nc\n");
+        assert_eq!(read_all(folder.path()), "a\nbbbbbbbbbbbbbbbbbbbb\nc\n");
+        assert_eq!(rotated_files(folder.path()).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn lost_lines_are_owned_up_to_when_writing_works_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = folder.path().join("app");
+        fs::write(&app, "in the way").unwrap();
+        let log = log(&app, 1000, 1);
+        log.append(b"one\ntwo\n");
+        log.count_lost(3, "slow");
+        fs::remove_file(&app).unwrap();
+        log.append(b"three\n");
+        assert_eq!(read_all(&app), "[doorbell] 5 lines lost: slow\nthree\n");
+    }
+
+    #[test]
+    fn files_are_for_owner_and_group_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let app = folder.path().join("app");
+        log(&app, 1000, 1).append(b"x\n");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&app.join(CURRENT)) & !0o640, 0);
+        assert_eq!(mode(&app) & !0o750, 0);
+    }
+
+    #[test]
+    fn knows_the_calendar() {
+        let at = |seconds| utc(Duration::from_secs(seconds));
+        assert_eq!(at(0), "19700101T000000.000000Z");
+        assert_eq!(at(951_827_696), "20000229T123456.000000Z");
+        assert_eq!(at(1_798_761_599), "20261231T235959.000000Z");
+    }
+}

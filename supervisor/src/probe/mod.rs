@@ -1,0 +1,199 @@
+//! Is it ready? Looks at an endpoint until it answers as wanted.
+//!
+//! Whoever asks brings the deadline, and the watch over the process: a probe goes on until it is
+//! dropped. It says when it was first able to connect, and how the last look ended, for operators.
+
+mod http;
+
+use std::{
+    io,
+    net::{Ipv6Addr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use doorbell_config::spec::HttpProbe;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::message::Endpoint;
+
+/// Shortest time between two looks.
+const STEP: Duration = Duration::from_millis(1);
+/// Tokio's timers go off at the next whole millisecond, which would make one step two.
+const ROUNDING: Duration = Duration::from_micros(900);
+/// Longest one.
+const LONGEST_STEP: Duration = Duration::from_millis(20);
+/// After this long a start is no longer quick, and nobody notices [`LONGEST_STEP`].
+const PATIENT_AFTER: Duration = Duration::from_secs(10);
+/// Every how many looks at 127.0.0.1 one goes to `::1`, where `localhost` may have led the app.
+const OTHER_FAMILY: u32 = 8;
+/// Total, for one HTTP look.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// Counts the starts under way, which share the machine's time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pace {
+    starts: Arc<AtomicUsize>,
+}
+
+/// One start under way.
+#[derive(Debug)]
+pub(crate) struct Started {
+    starts: Arc<AtomicUsize>,
+    since: Instant,
+}
+
+impl Pace {
+    pub(crate) fn start(&self) -> Started {
+        self.starts.fetch_add(1, Ordering::Relaxed);
+        Started { starts: self.starts.clone(), since: Instant::now() }
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.starts.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Started {
+    /// Time until the next look: one millisecond, more when many start at once or it takes long.
+    fn step(&self) -> Duration {
+        if self.since.elapsed() >= PATIENT_AFTER {
+            return LONGEST_STEP;
+        }
+        match self.starts.load(Ordering::Relaxed) {
+            0..=4 => STEP,
+            5..=16 => 2 * STEP,
+            17..=64 => 5 * STEP,
+            _ => 10 * STEP,
+        }
+    }
+}
+
+/// How the last look ended, for operators.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LastLook(Arc<Mutex<Option<String>>>);
+
+impl LastLook {
+    pub(crate) fn set(&self, words: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(words);
+    }
+
+    pub(crate) fn words(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Waits until the endpoint accepts a connection; returns where it did.
+pub(crate) async fn until_connected(
+    endpoint: &Endpoint,
+    started: &Started,
+    last: &LastLook,
+) -> Endpoint {
+    let mut looks = 0_u32;
+    loop {
+        match connect(endpoint).await {
+            Ok(_) => return endpoint.clone(),
+            Err(error) => last.set(format!("{} did not answer: {error}", name(endpoint))),
+        }
+        if looks % OTHER_FAMILY == OTHER_FAMILY - 1
+            && let Some(other) = other_family(endpoint)
+            && connect(&other).await.is_ok()
+        {
+            return other;
+        }
+        looks += 1;
+        sleep(started.step().saturating_sub(ROUNDING)).await;
+    }
+}
+
+/// Waits until a GET is answered as wanted.
+pub(crate) async fn until_answered(
+    endpoint: &Endpoint,
+    probe: &HttpProbe,
+    host: &str,
+    started: &Started,
+    last: &LastLook,
+) {
+    loop {
+        let begun = Instant::now();
+        let outcome = timeout(ATTEMPT, http::look(endpoint, probe, host)).await;
+        match outcome {
+            Ok(Ok(())) => return,
+            Ok(Err(problem)) => last.set(format!("GET {}: {problem}", probe.path)),
+            Err(_) => last.set(format!("GET {}: no answer within {ATTEMPT:?}", probe.path)),
+        }
+        // An app that answers spends its time on us: at most a third of it.
+        let pause = (2 * begun.elapsed()).min(LONGEST_STEP);
+        sleep(started.step().max(pause)).await;
+    }
+}
+
+/// Whether the endpoint accepts a connection now.
+pub(crate) async fn accepts(endpoint: &Endpoint) -> bool {
+    matches!(timeout(ATTEMPT, connect(endpoint)).await, Ok(Ok(_)))
+}
+
+/// A connection to an app.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+async fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn Stream>> {
+    match endpoint {
+        Endpoint::Tcp(address) => Ok(Box::new(TcpStream::connect(address).await?)),
+        Endpoint::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+        Endpoint::Upstream => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+fn other_family(endpoint: &Endpoint) -> Option<Endpoint> {
+    match endpoint {
+        Endpoint::Tcp(SocketAddr::V4(address)) => {
+            Some(Endpoint::Tcp(SocketAddr::from((Ipv6Addr::LOCALHOST, address.port()))))
+        }
+        Endpoint::Tcp(SocketAddr::V6(_)) | Endpoint::Unix(_) | Endpoint::Upstream => None,
+    }
+}
+
+fn name(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Tcp(address) => format!("port {}", address.port()),
+        Endpoint::Unix(path) => format!("socket {}", path.display()),
+        Endpoint::Upstream => "upstream".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_grow_apart_when_many_start_or_one_takes_long() {
+        let pace = Pace::default();
+        let one = pace.start();
+        assert_eq!(one.step(), Duration::from_millis(1));
+        let many: Vec<_> = (0..50).map(|_| pace.start()).collect();
+        assert_eq!(one.step(), Duration::from_millis(5));
+        drop(many);
+        assert_eq!(one.step(), Duration::from_millis(1));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(one.step(), Duration::from_millis(20));
+    }
+
+    #[tokio::test]
+    async fn finds_an_app_that_took_localhost_for_ipv6() {
+        let Ok(socket) = tokio::net::TcpListener::bind("[::1]:0").await else { return };
+        let there = socket.local_addr().unwrap();
+        let asked = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], there.port())));
+        let found = until_connected(&asked, &Pace::default().start(), &LastLook::default()).await;
+        assert_eq!(found, Endpoint::Tcp(there));
+    }
+}
