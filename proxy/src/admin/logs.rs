@@ -1,0 +1,52 @@
+//! An app's captured output: its last lines, and what comes after them.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::{Path, Query, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use doorbell_supervisor::logs;
+use futures_util::stream;
+
+use super::{Admin, Problem, apps};
+
+/// Lines unless told.
+const LINES: usize = 100;
+/// Most lines at once.
+const MOST_LINES: usize = 100_000;
+
+#[derive(serde::Deserialize)]
+pub(super) struct Wish {
+    lines: Option<usize>,
+    #[serde(default)]
+    follow: bool,
+}
+
+pub(super) async fn read(
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    Query(wish): Query<Wish>,
+) -> Result<Response, Problem> {
+    let (id, _) = apps::find(&admin, &id)?;
+    let lines = wish.lines.unwrap_or(LINES).min(MOST_LINES);
+    let log_dir = admin.house.shared.table.load().server.log_dir.clone();
+    let failed = |error: std::io::Error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, &error);
+    let body = if wish.follow {
+        let follow = logs::follow(&log_dir, &id, lines).await.map_err(failed)?;
+        Body::from_stream(stream::unfold(follow, |mut follow| async {
+            let mut line = follow.next_line().await.ok()?;
+            line.push('\n');
+            Some((Ok::<_, Infallible>(line), follow))
+        }))
+    } else {
+        let mut text = logs::tail(&log_dir, &id, lines).await.map_err(failed)?.join("\n");
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        Body::from(text)
+    };
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
+}

@@ -1,0 +1,142 @@
+//! All that a request needs to know of its app, behind one `Arc`, and the table that finds it.
+//!
+//! A [`Table`] is an immutable snapshot; a request keeps the one it started with. What must live
+//! longer than a definition (the gate with its leases, the figures, the health of upstream servers)
+//! is carried from one table to the next.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use doorbell_config::{
+    name::AppId,
+    route::{Change, Conflict, PathAccess, RouteTable},
+    spec::{AppSpec, Backend, Config, ServerSpec},
+};
+
+use crate::{
+    gate::{Gate, HeldTotal, ReportSink},
+    metrics::AppMetrics,
+    upstreams::Upstreams,
+};
+
+/// One app as requests see it.
+pub struct App {
+    /// Its definition.
+    pub spec: Arc<AppSpec>,
+    /// Where its requests get leases.
+    pub gate: Arc<Gate>,
+    /// Its figures.
+    pub metrics: Arc<AppMetrics>,
+    /// Its servers, when somebody else runs them.
+    pub upstreams: Option<Arc<Upstreams>>,
+}
+
+/// Everything that a request is decided by.
+pub struct Table {
+    /// Settings of Doorbell itself.
+    pub server: Arc<ServerSpec>,
+    /// Which app a request is for.
+    pub routes: RouteTable<Arc<App>>,
+}
+
+/// The gates of all apps, those that were removed and still drain included.
+pub struct Gates {
+    gates: Mutex<HashMap<AppId, Arc<Gate>>>,
+    total: Arc<HeldTotal>,
+    reports: ReportSink,
+}
+
+impl Gates {
+    /// No gates yet.
+    #[must_use]
+    pub fn new(held_cap: usize, reports: ReportSink) -> Self {
+        Self { gates: Mutex::default(), total: HeldTotal::new(held_cap), reports }
+    }
+
+    /// The gate of an app.
+    #[must_use]
+    pub fn find(&self, app: &AppId) -> Option<Arc<Gate>> {
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner).get(app).cloned()
+    }
+
+    /// The gate of an app, made if there is none.
+    fn of(&self, spec: &AppSpec) -> Arc<Gate> {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let gate = gates.entry(spec.id.clone()).or_insert_with(|| {
+            let total = Arc::clone(&self.total);
+            let reports = Arc::clone(&self.reports);
+            Arc::new(Gate::new(spec.id.clone(), spec.limits.held_requests, total, reports))
+        });
+        gate.set_held_cap(spec.limits.held_requests);
+        gate.readmit();
+        Arc::clone(gate)
+    }
+
+    /// Changes the cap on waiters over all gates.
+    pub fn set_held_cap(&self, cap: usize) {
+        self.total.set_cap(cap);
+    }
+
+    /// Forgets gates that no app of `table` has and that nothing uses any more.
+    pub fn prune(&self, table: &Table) {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.retain(|app, gate| {
+            let configured = table.routes.app(app.as_str()).is_some();
+            if !configured {
+                // A request that began with the old table may still line up.
+                gate.remove();
+            }
+            configured || gate.is_in_use()
+        });
+    }
+}
+
+impl Table {
+    /// A table without apps.
+    #[must_use]
+    pub fn empty(server: ServerSpec) -> Self {
+        Self { server: Arc::new(server), routes: RouteTable::new() }
+    }
+
+    /// The table for a new configuration. Unchanged apps are taken over as they are; the work is by
+    /// what changed.
+    #[must_use]
+    pub fn next(&self, config: &Config, gates: &Gates) -> (Self, Vec<Conflict>) {
+        let access = if config.server.path_access { PathAccess::On } else { PathAccess::Off };
+        let kept: HashSet<_> = config.apps.iter().map(|spec| &spec.id).collect();
+        let removals = self
+            .routes
+            .targets()
+            .filter(|app| !kept.contains(&app.spec.id))
+            .map(|app| Change::Remove(app.spec.id.clone()));
+        let puts = config.apps.iter().filter_map(|spec| self.put(spec, gates));
+        let (routes, conflicts) = self.routes.with(removals.chain(puts));
+        let routes = routes.with_settings(access, config.server.default_app.clone());
+        (Self { server: Arc::new(config.server.clone()), routes }, conflicts)
+    }
+
+    fn put(&self, spec: &Arc<AppSpec>, gates: &Gates) -> Option<Change<Arc<App>>> {
+        let before = self.routes.app(spec.id.as_str());
+        if before.is_some_and(|app| app.spec == *spec) {
+            return None;
+        }
+        let metrics = before.map(|app| Arc::clone(&app.metrics)).unwrap_or_default();
+        let upstreams = match &spec.backend {
+            Backend::Process(_) => None,
+            Backend::Upstream(upstream) => Some(
+                before
+                    .and_then(|app| app.upstreams.clone())
+                    .filter(|old| old.spec() == upstream)
+                    .unwrap_or_else(|| Arc::new(Upstreams::new(upstream))),
+            ),
+        };
+        let app = App { spec: Arc::clone(spec), gate: gates.of(spec), metrics, upstreams };
+        Some(Change::Put {
+            app: spec.id.clone(),
+            routes: spec.routes.clone(),
+            target: Arc::new(app),
+        })
+    }
+}

@@ -1,0 +1,168 @@
+//! The command line: `doorbell` and its verbs.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+mod client;
+mod control;
+mod documents;
+mod table;
+
+use crate::server;
+
+/// Where the configuration is looked for unless told.
+const CONFIG: &str = "/etc/doorbell/doorbell.toml";
+
+/// An edge reverse proxy that starts apps on their first request.
+#[derive(Debug, Parser)]
+#[command(name = "doorbell", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  doorbell check --config doorbell.toml      tell every mistake in the file
+  doorbell serve --config doorbell.toml      serve until SIGTERM
+  doorbell status                            what runs, since when, at what cost
+  doorbell logs blog -f                      follow an app's output
+  curl --unix-socket /run/doorbell/admin.sock http://localhost/metrics")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve until SIGTERM or SIGINT; SIGHUP reloads
+    Serve {
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Read the configuration, tell every mistake in it, and change nothing
+    ///
+    /// Exits with 0 if the file is good and 1 if not.
+    Check {
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Make the running doorbell read its configuration again
+    ///
+    /// A wrong file changes nothing; its mistakes are told here.
+    Reload {
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+    /// Show every app: state, since when, process, memory, CPU, requests, last cold start
+    Status {
+        /// Only this app, with the reason of its state, warnings and last output
+        app: Option<String>,
+        /// For machines
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+    /// Start an app now and wait until it is ready
+    Start(AppArg),
+    /// Stop an app; the next request starts it again
+    Stop(AppArg),
+    /// Start a new instance, then drain and stop the old one
+    Restart(AppArg),
+    /// Let a disabled app run again
+    Enable(AppArg),
+    /// Stop an app and refuse its requests until `enable`; outlives restarts
+    Disable(AppArg),
+    /// Show an app's output
+    Logs {
+        /// The app's id
+        app: String,
+        /// Go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+        /// Lines to begin with
+        #[arg(short = 'n', long, default_value_t = 100)]
+        lines: usize,
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+    /// Print the JSON Schema of the configuration file
+    Schema,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+#[derive(Debug, Args)]
+struct ConfigArg {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", default_value = CONFIG, env = "DOORBELL_CONFIG")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct SocketArg {
+    /// The running doorbell's admin socket; found through the configuration unless given
+    #[arg(short, long, value_name = "PATH", env = "DOORBELL_SOCKET")]
+    socket: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+#[derive(Debug, Args)]
+struct AppArg {
+    /// The app's id
+    app: String,
+    #[command(flatten)]
+    socket: SocketArg,
+}
+
+/// Runs the command line; tells the exit status.
+///
+/// # Errors
+/// What to tell the user.
+pub fn run() -> anyhow::Result<u8> {
+    match Cli::parse().verb {
+        Verb::Serve { config } => {
+            server::serve(config.config)?;
+            Ok(0)
+        }
+        Verb::Check { config } => documents::check(&config.config),
+        Verb::Reload { socket } => control::reload(&socket.find()?),
+        Verb::Status { app, json, socket } => {
+            control::status(&socket.find()?, app.as_deref(), json)
+        }
+        Verb::Start(app) => app.operate("start"),
+        Verb::Stop(app) => app.operate("stop"),
+        Verb::Restart(app) => app.operate("restart"),
+        Verb::Enable(app) => app.operate("enable"),
+        Verb::Disable(app) => app.operate("disable"),
+        Verb::Logs { app, follow, lines, socket } => {
+            control::logs(&socket.find()?, &app, follow, lines)
+        }
+        Verb::Schema => documents::schema(),
+        Verb::Completions { shell } => documents::completions(shell, &mut Cli::command()),
+        Verb::Man => documents::man(Cli::command()),
+    }
+}
+
+impl AppArg {
+    fn operate(&self, verb: &str) -> anyhow::Result<u8> {
+        control::operate(&self.socket.find()?, &self.app, verb)
+    }
+}
+
+impl SocketArg {
+    /// The admin socket: as told, or as the configuration says, or the default.
+    fn find(&self) -> anyhow::Result<PathBuf> {
+        if let Some(socket) = &self.socket {
+            return Ok(socket.clone());
+        }
+        let told = std::env::var_os("DOORBELL_CONFIG").is_some();
+        let config = &self.config.config;
+        if !told && config == std::path::Path::new(CONFIG) && !config.exists() {
+            return Ok(PathBuf::from(documents::DEFAULT_SOCKET));
+        }
+        documents::admin_socket(config)
+    }
+}

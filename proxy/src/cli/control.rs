@@ -1,0 +1,96 @@
+//! The verbs that act on a running doorbell.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+};
+
+use http_body_util::BodyExt;
+use hyper::Method;
+
+use super::{
+    client::{call, call_json},
+    table,
+};
+use crate::{
+    admin::status::{AppStatus, Status},
+    house::ReloadReport,
+};
+
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+pub(super) fn reload(socket: &Path) -> anyhow::Result<u8> {
+    let report: ReloadReport = block_on(call_json(socket, Method::POST, "/v1/reload"))?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "configuration loaded: {} apps", report.apps)?;
+    for warning in &report.warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    for setting in &report.needs_restart {
+        writeln!(out, "warning: `{setting}` takes effect with the next restart")?;
+    }
+    Ok(0)
+}
+
+pub(super) fn status(socket: &Path, app: Option<&str>, json: bool) -> anyhow::Result<u8> {
+    let mut out = io::stdout().lock();
+    match app {
+        None => {
+            let status: Status = block_on(call_json(socket, Method::GET, "/v1/apps"))?;
+            if json {
+                writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?;
+            } else {
+                write!(out, "{}", table::status(&status))?;
+            }
+        }
+        Some(app) => {
+            let path = format!("/v1/apps/{}", encode(app));
+            let status: AppStatus = block_on(call_json(socket, Method::GET, &path))?;
+            if json {
+                writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?;
+            } else {
+                write!(out, "{}", table::one(&status))?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+pub(super) fn operate(socket: &Path, app: &str, verb: &str) -> anyhow::Result<u8> {
+    let path = format!("/v1/apps/{}/{verb}", encode(app));
+    let status: AppStatus = block_on(call_json(socket, Method::POST, &path))?;
+    writeln!(io::stdout(), "{}: {}", status.id, table::state(&status))?;
+    Ok(0)
+}
+
+pub(super) fn logs(socket: &Path, app: &str, follow: bool, lines: usize) -> anyhow::Result<u8> {
+    let path = format!("/v1/apps/{}/logs?lines={lines}&follow={follow}", encode(app));
+    block_on(async {
+        let mut body = call(socket, Method::GET, &path).await?.into_body();
+        let mut out = io::stdout().lock();
+        while let Some(frame) = body.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                match out.write_all(&table::printable(&data)).and_then(|()| out.flush()) {
+                    // Whoever read us has seen enough: `doorbell logs blog | head`.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
+                    other => other?,
+                }
+            }
+        }
+        Ok(0)
+    })
+}
+
+/// An id as a path segment; what is no id reaches the server as what it is, and is refused there.
+fn encode(id: &str) -> String {
+    id.bytes()
+        .map(|b| match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
+                char::from(b).to_string()
+            }
+            b => format!("%{b:02X}"),
+        })
+        .collect()
+}

@@ -1,0 +1,193 @@
+//! Statuses as people read them.
+
+use std::{borrow::Cow, fmt::Write as _, io::IsTerminal, time::Duration};
+
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use doorbell_config::name::ByteSize;
+use doorbell_supervisor::message::{GoalName, StateName};
+
+use crate::{
+    admin::status::{AppStatus, Status},
+    clock,
+};
+
+const COLUMNS: [&str; 8] =
+    ["APP", "STATE", "SINCE", "PID", "MEMORY", "CPU", "REQUESTS", "COLD START"];
+/// Columns whose figures are aligned to the right.
+const FIGURES: std::ops::Range<usize> = 3..8;
+
+pub(super) fn status(status: &Status) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(COLUMNS);
+    for app in &status.apps {
+        table.add_row(row(app).into_iter().map(Cell::new));
+    }
+    for column in FIGURES {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let mut text = String::new();
+    let apps = status.apps.len();
+    for line in table.lines() {
+        // Writing to a String cannot fail, here and below.
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    let plural = if apps == 1 { "" } else { "s" };
+    let _ = writeln!(
+        text,
+        "\n{apps} app{plural} on {}; {} connections open",
+        status.server.listening.join(", "),
+        status.server.connections
+    );
+    if !status.server.last_reload_successful {
+        let _ = writeln!(text, "the last reload failed: an older configuration is in use");
+    }
+    for app in &status.apps {
+        for warning in app.snapshot.iter().flat_map(|snapshot| &snapshot.warnings) {
+            let _ = writeln!(text, "warning: {}: {warning}", app.id);
+        }
+    }
+    text
+}
+
+fn row(app: &AppStatus) -> [String; COLUMNS.len()] {
+    let snapshot = app.snapshot.as_ref();
+    let dash = || "-".to_owned();
+    [
+        app.id.clone(),
+        coloured_state(app),
+        snapshot.map_or_else(dash, |s| age(s.since_unix_seconds)),
+        snapshot.and_then(|s| s.pid).map_or_else(dash, |pid| pid.to_string()),
+        app.usage.map_or_else(dash, |usage| memory(usage.memory_bytes)),
+        app.usage.map_or_else(dash, |usage| format!("{:.1}s", usage.cpu_seconds)),
+        app.requests.to_string(),
+        app.last_cold_start_seconds.map_or_else(dash, seconds),
+    ]
+}
+
+/// The state in one word, with how many wait if any do.
+pub(super) fn state(app: &AppStatus) -> String {
+    let Some(snapshot) = &app.snapshot else { return "unknown".to_owned() };
+    let name = match snapshot.state {
+        StateName::Stopped if snapshot.goal == GoalName::Disabled => "disabled",
+        StateName::Stopped => "stopped",
+        StateName::Provisioning => "queued",
+        StateName::Starting => "starting",
+        StateName::Ready => "ready",
+        StateName::Draining => "draining",
+        StateName::Stopping => "stopping",
+        StateName::BackingOff => "backing off",
+    };
+    if app.held > 0 { format!("{name} ({} held)", app.held) } else { name.to_owned() }
+}
+
+fn coloured_state(app: &AppStatus) -> String {
+    let text = state(app);
+    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    if !colour {
+        return text;
+    }
+    let code = match app.snapshot.as_ref().map(|snapshot| snapshot.state) {
+        Some(StateName::Ready) => "32",
+        Some(StateName::BackingOff) => "31",
+        Some(
+            StateName::Starting
+            | StateName::Provisioning
+            | StateName::Draining
+            | StateName::Stopping,
+        ) => "33",
+        Some(StateName::Stopped) | None => "2",
+    };
+    format!("\x1b[{code}m{text}\x1b[0m")
+}
+
+pub(super) fn one(app: &AppStatus) -> String {
+    let mut text = String::new();
+    let mut put = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<12}{value}");
+    };
+    put("app", &app.id);
+    if app.name != app.id {
+        put("name", &app.name);
+    }
+    put("state", &state(app));
+    if let Some(snapshot) = &app.snapshot {
+        if let Some(reason) = &snapshot.reason {
+            put("reason", &safe(reason));
+        }
+        put("since", &format!("{} ago", age(snapshot.since_unix_seconds)));
+        if let Some(pid) = snapshot.pid {
+            put("pid", &pid.to_string());
+        }
+        if let Some(endpoint) = &snapshot.endpoint {
+            put("endpoint", &format!("{endpoint:?}"));
+        }
+        put(
+            "starts",
+            &format!("{} good, {} failed", snapshot.starts.ready, snapshot.starts.failed),
+        );
+    }
+    if let Some(usage) = app.usage {
+        put("memory", &memory(usage.memory_bytes));
+        put("cpu", &format!("{:.1}s in {} processes", usage.cpu_seconds, usage.processes));
+    }
+    put(
+        "requests",
+        &format!("{} answered, {} running, {} held", app.requests, app.in_flight, app.held),
+    );
+    if let Some(cold) = app.last_cold_start_seconds {
+        put("cold start", &seconds(cold));
+    }
+    if let Some(snapshot) = &app.snapshot {
+        for warning in &snapshot.warnings {
+            put("warning", &safe(warning));
+        }
+        if !snapshot.last_output.is_empty() {
+            put("last output", "");
+            for line in &snapshot.last_output {
+                let _ = writeln!(text, "  {}", safe(line));
+            }
+        }
+    }
+    text
+}
+
+fn memory(bytes: u64) -> String {
+    const MIB: f64 = 1024.0 * 1024.0;
+    if bytes < 1024 * 1024 {
+        ByteSize(bytes / 1024 * 1024).to_string()
+    } else {
+        format!("{:.1}MiB", bytes as f64 / MIB)
+    }
+}
+
+fn seconds(seconds: f64) -> String {
+    if seconds < 1.0 { format!("{:.0}ms", seconds * 1e3) } else { format!("{seconds:.1}s") }
+}
+
+fn age(since_unix_seconds: u64) -> String {
+    let age = Duration::from_secs(clock::unix_seconds().saturating_sub(since_unix_seconds));
+    let seconds = age.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+/// Text from apps without what would steer a terminal.
+fn safe(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+/// Output of apps: as it is into a file or pipe; on a terminal without control characters but for
+/// colours and line ends.
+pub(super) fn printable(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let dangerous = |b: &u8| (*b < b' ' && !matches!(b, b'\n' | b'\t')) || *b == 0x7f;
+    if !std::io::stdout().is_terminal() || !bytes.iter().any(dangerous) {
+        return Cow::Borrowed(bytes);
+    }
+    Cow::Owned(bytes.iter().map(|b| if dangerous(b) { b'?' } else { *b }).collect())
+}

@@ -1,0 +1,547 @@
+//! The stream that Pingora reads a client through.
+//!
+//! Doorbell reads and vets each request's head itself; Pingora is then given exactly that head and
+//! exactly that body, and nothing of what follows. In between this stream counts, limits and
+//! buffers: small reads ahead, small writes gathered into one, no buffer kept while idle.
+//!
+//! Invariant: bytes behind a request's body stay here until the next [`ClientStream::read_head`]
+//! (test `a_pipelined_request_stays_out_of_the_body`).
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    sync::Semaphore,
+};
+
+use crate::{
+    frame_guard::FrameGuard,
+    framing::{BodyError, BodyTracker},
+    head::{BodyKind, HeadError},
+    transport::{ConnFacts, Transport, Trouble},
+};
+
+mod patience;
+mod pingora_io;
+
+pub use patience::PaceLimits;
+use patience::{Pace, Silence};
+
+/// First read of a head; most heads fit.
+const HEAD_READ: usize = 2048;
+/// Most bytes read ahead while a response is awaited.
+const MAX_AHEAD: usize = 16 * 1024;
+/// Writes smaller than this are gathered.
+const GATHER: usize = 16 * 1024;
+/// How long the rest of an answer may take to send when the connection is given up.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Connections that are closed gently at once; beyond it they are just closed.
+static LINGERING: Semaphore = Semaphore::const_new(1024);
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A client's connection with what was read ahead of it.
+pub struct ClientStream {
+    /// There until [`ClientStream::into_parts`] or drop.
+    io: Option<Transport>,
+    facts: Arc<ConnFacts>,
+    digest: pingora_io::Digests,
+    /// Head bytes still to be given to Pingora.
+    head: Bytes,
+    /// Bytes from the socket that nobody has been given yet.
+    ahead: BytesMut,
+    phase: Phase,
+    gathered: BytesMut,
+    pace: Pace,
+    /// Bytes sent to the client on this connection.
+    sent: u64,
+    silence: Option<Silence>,
+    /// Watches the time between two requests.
+    idle: Option<Silence>,
+    /// Watches a body that does not come; there only while one does not.
+    late: Option<Silence>,
+    /// Watches a write that does not go on; there only while one does not.
+    stuck: Option<Silence>,
+    write_idle: Duration,
+}
+
+enum Phase {
+    Request(BodyTracker),
+    Http2(FrameGuard),
+}
+
+/// What came at the start of a request.
+#[derive(Debug)]
+pub enum Arrival {
+    /// A complete HTTP/1 head.
+    Head(Bytes),
+    /// The HTTP/2 connection preface, still to be read.
+    Http2,
+    /// The client closed, between requests or within a head.
+    Closed,
+    /// The head did not end in time: 408.
+    Late,
+    /// The head is refused.
+    Refused(HeadError),
+}
+
+/// Limits on reading a head.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLimits {
+    /// Bytes.
+    pub size: usize,
+    /// Bytes of the target, to tell 414 from 431.
+    pub target: usize,
+    /// From the first byte to the last.
+    pub total: Duration,
+}
+
+/// What a request may do while it is read and answered.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BodyLimits {
+    /// Most content bytes.
+    pub size: Option<u64>,
+    /// Least pace.
+    pub pace: PaceLimits,
+    /// Longest silence of the app once it has the whole body.
+    pub silence: Option<Duration>,
+}
+
+impl ClientStream {
+    /// A stream over a fresh connection, whose client must take something of what is sent at least
+    /// every `write_idle`.
+    #[must_use]
+    pub fn new(io: Transport, facts: Arc<ConnFacts>, write_idle: Duration) -> Self {
+        Self {
+            digest: pingora_io::Digests::new(&io, &facts),
+            io: Some(io),
+            facts,
+            head: Bytes::new(),
+            ahead: BytesMut::new(),
+            phase: Phase::Request(BodyTracker::new(BodyKind::None, None)),
+            gathered: BytesMut::new(),
+            pace: Pace::default(),
+            sent: 0,
+            silence: None,
+            idle: None,
+            late: None,
+            stuck: None,
+            write_idle,
+        }
+    }
+
+    fn io(&self) -> &Transport {
+        self.io.as_ref().expect("the socket is there until into_parts or drop")
+    }
+
+    fn io_mut(&mut self) -> Pin<&mut Transport> {
+        Pin::new(self.io.as_mut().expect("the socket is there until into_parts or drop"))
+    }
+
+    /// Facts about the connection.
+    #[must_use]
+    pub fn facts(&self) -> &Arc<ConnFacts> {
+        &self.facts
+    }
+
+    /// Bytes sent to the client so far.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Resolves when the client has left.
+    pub async fn left(&self) {
+        if let Err(error) = self.io().left().await {
+            // Out of descriptors, say: then the client is taken to stay until its deadline.
+            tracing::debug!(%error, "cannot watch a client for leaving");
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits for a request's first byte, without any buffer; false when none came in time.
+    ///
+    /// # Errors
+    /// The socket's errors.
+    pub async fn wait(&mut self, limit: Duration) -> io::Result<bool> {
+        if !self.ahead.is_empty() {
+            return Ok(true);
+        }
+        self.ahead = BytesMut::new();
+        // One timer per connection, left alone while requests come in time: arming one anew for
+        // each request costs more than asking it late whether it is still due.
+        let idle = match &mut self.idle {
+            Some(idle) if idle.limit() == limit => idle,
+            other => other.insert(Silence::of(limit)),
+        };
+        idle.heard();
+        let io = self.io.as_ref().expect("the socket is there until into_parts or drop");
+        poll_fn(|cx| {
+            let readable = match io {
+                Transport::Tcp(tcp) => tcp.poll_read_ready(cx),
+                Transport::Unix(unix) => unix.poll_read_ready(cx),
+            };
+            match readable {
+                Poll::Ready(ready) => Poll::Ready(ready.map(|()| true)),
+                Poll::Pending => idle.poll_passed(cx).map(|()| Ok(false)),
+            }
+        })
+        .await
+    }
+
+    /// Reads the next head.
+    ///
+    /// # Errors
+    /// The socket's errors.
+    pub async fn read_head(&mut self, limits: HeadLimits) -> io::Result<Arrival> {
+        match tokio::time::timeout(limits.total, self.read_whole_head(limits)).await {
+            Ok(arrival) => arrival,
+            Err(_) => Ok(Arrival::Late),
+        }
+    }
+
+    async fn read_whole_head(&mut self, limits: HeadLimits) -> io::Result<Arrival> {
+        let mut searched = 0;
+        loop {
+            self.skip_empty_lines();
+            if !self.ahead.is_empty() && is_preface_so_far(&self.ahead) {
+                if self.ahead.len() >= H2_PREFACE.len() {
+                    self.phase = Phase::Http2(FrameGuard::new(Instant::now()));
+                    return Ok(Arrival::Http2);
+                }
+            } else if let Some(end) = memchr::memmem::find(&self.ahead[searched..], b"\r\n\r\n") {
+                let length = searched + end + 4;
+                if length > limits.size {
+                    return Ok(Arrival::Refused(too_large(&self.ahead, limits.target)));
+                }
+                return Ok(Arrival::Head(self.ahead.split_to(length).freeze()));
+            } else if self.ahead.len() > limits.size {
+                return Ok(Arrival::Refused(too_large(&self.ahead, limits.target)));
+            }
+            searched = self.ahead.len().saturating_sub(3);
+            self.ahead.reserve(HEAD_READ);
+            let io = self.io.as_mut().expect("the socket is there until into_parts or drop");
+            if io.read_buf(&mut self.ahead).await? == 0 {
+                return Ok(Arrival::Closed);
+            }
+        }
+    }
+
+    /// RFC 9112 section 2.2: an empty line before a request line is ignored.
+    fn skip_empty_lines(&mut self) {
+        while self.ahead.starts_with(b"\r\n") {
+            self.ahead.advance(2);
+        }
+    }
+
+    /// Gives Pingora this head and the body behind it.
+    pub fn begin(&mut self, head: Bytes, kind: BodyKind, limits: BodyLimits) {
+        self.head = head;
+        self.phase = Phase::Request(BodyTracker::new(kind, limits.size));
+        self.pace = Pace::of(limits.pace);
+        self.silence = limits.silence.map(Silence::of);
+        self.late = None;
+        self.facts.set_trouble(Trouble::None);
+    }
+
+    /// Whether the request's body was read to its end.
+    #[must_use]
+    pub fn body_done(&self) -> bool {
+        match &self.phase {
+            Phase::Request(body) => body.is_done(),
+            Phase::Http2(_) => false,
+        }
+    }
+
+    /// Takes the connection apart for a protocol that is not HTTP: the socket, and what the client
+    /// sent ahead.
+    #[must_use]
+    pub fn into_parts(mut self) -> (Transport, BytesMut) {
+        let io = self.io.take().expect("the socket is there until into_parts or drop");
+        (io, std::mem::take(&mut self.ahead))
+    }
+
+    /// Reads the request's body without keeping it, so that the connection can be used again; false
+    /// when it is more than `most` bytes, or does not come.
+    pub async fn skip_body(&mut self, most: u64) -> bool {
+        self.head = Bytes::new();
+        let mut sink = [0; 4096];
+        let mut total = 0;
+        while !self.body_done() {
+            match self.read(&mut sink).await {
+                Ok(n) if n > 0 => total += n as u64,
+                _ => return false,
+            }
+            if total > most {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Phase::Request(body) = &mut self.phase else {
+            return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
+        };
+        let io = self.io.as_mut().expect("the socket is there until into_parts or drop");
+        if let Some(silence) = &mut self.silence {
+            silence.heard();
+        }
+        if !self.ahead.is_empty() {
+            let offered = &self.ahead[..self.ahead.len().min(buf.remaining())];
+            let taken = body.advance(offered).map_err(|error| refuse(&self.facts, error))?;
+            buf.put_slice(&self.ahead.split_to(taken));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        if Pin::new(io).poll_read(cx, buf)?.is_pending() {
+            self.pace.wait_begins();
+            if let Poll::Ready(Err(error)) = self.send_meanwhile(cx) {
+                return Poll::Ready(Err(error));
+            }
+            return self.poll_late(cx);
+        }
+        self.late = None;
+        let came = &buf.filled()[before..];
+        if !self.pace.keeps_up(came.len()) {
+            self.facts.set_trouble(Trouble::TooSlow);
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "body too slow")));
+        }
+        let taken = body.advance(came).map_err(|error| refuse(&self.facts, error))?;
+        self.ahead.extend_from_slice(&came[taken..]);
+        buf.set_filled(before + taken);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Behind the body there is nothing to give but the news that the client left.
+    ///
+    /// Whoever waits here has written what there is to write for now, so it is sent: an app that
+    /// answers in small pieces is not held back until they make a large one.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(Err(error)) = self.send_meanwhile(cx) {
+            return Poll::Ready(Err(error));
+        }
+        if let Some(silence) = &mut self.silence
+            && silence.poll_passed(cx).is_ready()
+        {
+            self.facts.set_trouble(Trouble::Silent);
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "app silent")));
+        }
+        let mut piece = [0; 2048];
+        while self.ahead.len() < MAX_AHEAD {
+            let mut buf = ReadBuf::new(&mut piece);
+            ready!(self.io_mut().poll_read(cx, &mut buf))?;
+            if buf.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.ahead.extend_from_slice(buf.filled());
+        }
+        Poll::Pending
+    }
+
+    /// Sends what was written, while there is nothing to read.
+    fn send_meanwhile(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.gathered.is_empty() {
+            return Poll::Pending;
+        }
+        match self.poll_drain(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// A client that sends nothing of a body for too long is given up.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let limit = self.pace.limits().grace;
+        if limit.is_zero() {
+            return Poll::Pending;
+        }
+        ready!(self.late.get_or_insert_with(|| Silence::of(limit)).poll_passed(cx));
+        self.facts.set_trouble(Trouble::TooSlow);
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "body stopped")))
+    }
+
+    /// A client that takes nothing for too long is given up.
+    fn poll_stuck(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let stuck = self.stuck.get_or_insert_with(|| Silence::of(self.write_idle));
+        ready!(stuck.poll_passed(cx));
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "client takes nothing"))
+    }
+
+    fn poll_http2(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        if !self.ahead.is_empty() {
+            let length = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead.split_to(length));
+        } else {
+            ready!(self.io_mut().poll_read(cx, buf))?;
+        }
+        if let Phase::Http2(guard) = &mut self.phase {
+            guard
+                .watch(&buf.filled()[before..], Instant::now())
+                .map_err(|flood| io::Error::new(io::ErrorKind::InvalidData, flood))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.gathered.is_empty() {
+            let io = self.io.as_mut().expect("the socket is there until into_parts or drop");
+            let Poll::Ready(written) = Pin::new(io).poll_write(cx, &self.gathered) else {
+                return self.poll_stuck(cx).map(Err);
+            };
+            self.stuck = None;
+            let n = written?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += n as u64;
+            self.gathered.advance(n);
+        }
+        self.gathered = BytesMut::new();
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn is_preface_so_far(bytes: &[u8]) -> bool {
+    let length = bytes.len().min(H2_PREFACE.len());
+    bytes[..length] == H2_PREFACE[..length]
+}
+
+fn too_large(head: &[u8], target_limit: usize) -> HeadError {
+    let line = memchr::memchr(b'\r', head).unwrap_or(head.len());
+    if line > target_limit { HeadError::TargetTooLong } else { HeadError::FieldsTooLarge }
+}
+
+fn refuse(facts: &ConnFacts, error: BodyError) -> io::Error {
+    facts.set_trouble(match error {
+        BodyError::Chunking => Trouble::Chunking,
+        BodyError::TooLarge => Trouble::TooLarge,
+    });
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// Says goodbye so that the client can read the last answer: a close with unread data in the socket
+/// would reset the connection under it (RFC 9112 section 9.6).
+pub async fn close_gently(mut io: Transport) {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    const MOST: usize = 4 * 1024 * 1024;
+    let _place = match LINGERING.try_acquire() {
+        Ok(place) => place,
+        // Too many goodbyes at once: this one is short.
+        Err(_) => return,
+    };
+    let goodbye = async {
+        io.shutdown().await?;
+        let mut sink = BytesMut::with_capacity(16 * 1024);
+        let mut total = 0;
+        while total < MOST {
+            sink.clear();
+            match io.read_buf(&mut sink).await? {
+                0 => break,
+                n => total += n,
+            }
+        }
+        Ok::<_, io::Error>(())
+    };
+    // Either way the connection ends here; there is nobody left to tell.
+    drop(tokio::time::timeout(PATIENCE, goodbye).await);
+}
+
+impl Drop for ClientStream {
+    /// An answer given while the client still sends must not be lost to a reset, and the beginning
+    /// of one that broke off is still sent.
+    fn drop(&mut self) {
+        let unread = matches!(&self.phase, Phase::Request(body) if !body.is_done());
+        let unsent = !self.gathered.is_empty();
+        if let (true, Some(mut io)) = (unsent || (unread && self.sent > 0), self.io.take())
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let gathered = std::mem::take(&mut self.gathered);
+            runtime.spawn(async move {
+                let last = tokio::time::timeout(LAST_WORDS, io.write_all(&gathered)).await;
+                if matches!(last, Ok(Ok(()))) {
+                    close_gently(io).await;
+                }
+            });
+        }
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.head.is_empty() {
+            let length = this.head.len().min(buf.remaining());
+            buf.put_slice(&this.head.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
+        match &this.phase {
+            Phase::Http2(_) => this.poll_http2(cx, buf),
+            Phase::Request(body) if body.is_done() => this.poll_left(cx),
+            Phase::Request(_) => this.poll_body(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if let Some(silence) = &mut this.silence {
+            silence.heard();
+        }
+        if this.gathered.len() + buf.len() <= GATHER {
+            this.gathered.extend_from_slice(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        loop {
+            let io = this.io.as_mut().expect("the socket is there until into_parts or drop");
+            let pieces = [io::IoSlice::new(&this.gathered), io::IoSlice::new(buf)];
+            let Poll::Ready(written) = Pin::new(io).poll_write_vectored(cx, &pieces) else {
+                return this.poll_stuck(cx).map(Err);
+            };
+            this.stuck = None;
+            let n = written?;
+            this.sent += n as u64;
+            let old = n.min(this.gathered.len());
+            this.gathered.advance(old);
+            if n > old || n == 0 {
+                return Poll::Ready(Ok(n - old));
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_drain(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_drain(cx))?;
+        this.io_mut().poll_shutdown(cx)
+    }
+}
+
+impl std::fmt::Debug for ClientStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ClientStream({:?})", self.facts.peer)
+    }
+}
+
+#[cfg(test)]
+mod tests;

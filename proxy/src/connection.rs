@@ -1,0 +1,235 @@
+//! A client's connection, request by request.
+//!
+//! HTTP/1: a head is read and vetted, the exchange judged and admitted, all on a stream without
+//! buffers; only then is Pingora given the request. Between two requests, and while a request is
+//! held, a connection costs its socket and this task. HTTP/2 is handed over as a whole.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use pingora_core::{
+    apps::{HttpServerApp, ServerApp},
+    protocols::http::ServerSession,
+};
+use pingora_proxy::HttpProxy;
+use tokio::{io::AsyncWriteExt, sync::watch};
+
+use crate::{
+    answer::Answer,
+    client_stream::{Arrival, BodyLimits, ClientStream, HeadLimits, PaceLimits, close_gently},
+    clock,
+    exchange::Exchange,
+    forward::new_request_id,
+    front::{self, Front},
+    head::{BodyKind, RequestHead, Version, has_token},
+    http2::Http2,
+    shared::Shared,
+    tunnel,
+};
+
+/// A refused request's body is read to its end if it is no longer than this, to keep the
+/// connection.
+const MOST_SKIPPED: u64 = 64 * 1024;
+/// How long that may take, and how long an answer of ours may take to send.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What serves connections on one thread.
+pub struct Service {
+    /// State of the data path.
+    pub shared: Arc<Shared>,
+    /// Pingora, with our phases.
+    pub http1: Arc<HttpProxy<Front>>,
+    /// The same for HTTP/2 connections.
+    pub http2: Arc<Http2>,
+    /// Connector for protocols other than HTTP.
+    pub tunnels: tunnel::Connector,
+    /// True from the beginning of the shutdown.
+    pub shutdown: watch::Receiver<bool>,
+}
+
+/// What follows a request on its connection.
+enum Next {
+    Request(Box<ClientStream>),
+    Nothing,
+}
+
+impl Service {
+    /// Serves a connection to its end.
+    pub async fn serve(&self, stream: ClientStream) {
+        let mut stream = Box::new(stream);
+        let mut shutdown = self.shutdown.clone();
+        loop {
+            let limits = self.head_limits();
+            let wait = self.shared.table.load().server.timeouts.keep_alive;
+            let came = tokio::select! {
+                biased;
+                came = stream.wait(wait) => came,
+                _ = shutdown.wait_for(|begun| *begun) => return,
+            };
+            if !matches!(came, Ok(true)) {
+                return;
+            }
+            let next = match stream.read_head(limits).await {
+                Ok(Arrival::Head(bytes)) => self.request(stream, bytes).await,
+                Ok(Arrival::Http2) => {
+                    self.http2.process_new(stream, &self.shutdown).await;
+                    return;
+                }
+                Ok(Arrival::Late) => self.refuse(stream, &Answer::HeadTooSlow).await,
+                Ok(Arrival::Refused(error)) => self.refuse(stream, &Answer::Head(error)).await,
+                Ok(Arrival::Closed) | Err(_) => return,
+            };
+            match next {
+                Next::Request(again) => stream = again,
+                Next::Nothing => return,
+            }
+        }
+    }
+
+    /// Answers a connection that is one too many, whatever it asks.
+    pub async fn turn_away(&self, stream: ClientStream) {
+        self.refuse(Box::new(stream), &Answer::Crowded).await;
+    }
+
+    fn head_limits(&self) -> HeadLimits {
+        let table = self.shared.table.load();
+        let limits = &table.server.limits;
+        let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+        HeadLimits {
+            size: bytes(limits.head.0),
+            target: bytes(limits.uri.0),
+            total: table.server.timeouts.header,
+        }
+    }
+
+    async fn request(&self, mut stream: Box<ClientStream>, bytes: Bytes) -> Next {
+        let uri_limit = self.shared.table.load().server.limits.uri.0;
+        let head = match RequestHead::parse(bytes, uri_limit) {
+            Ok(head) => head,
+            Err(error) => return self.refuse(stream, &Answer::Head(error)).await,
+        };
+        let mut exchange =
+            Box::new(Exchange::begin(&self.shared, Arc::clone(stream.facts()), head));
+        let judged = exchange.judge();
+        stream.begin(exchange.forwarded_bytes(), exchange.head.body, body_limits(&exchange));
+        let admitted = match judged {
+            Ok(()) => exchange.admit(stream.left()).await,
+            Err(answer) => Err(answer),
+        };
+        match admitted {
+            Ok(()) if exchange.head.upgrade => {
+                tunnel::run(self, stream, exchange).await;
+                Next::Nothing
+            }
+            Ok(()) => self.forward(stream, exchange).await,
+            Err(answer) => self.answer(stream, exchange, answer).await,
+        }
+    }
+
+    async fn forward(&self, stream: Box<ClientStream>, exchange: Box<Exchange>) -> Next {
+        let mut session = ServerSession::new_http1(stream);
+        session.set_keepalive(Some(0));
+        session.set_connection_user_context(Some(exchange));
+        let reused = self.http1.process_new_http(session, &self.shutdown).await;
+        let stream = reused.map(|reused| reused.consume().0.into_any());
+        match stream.and_then(|any| any.downcast::<ClientStream>().ok()) {
+            Some(stream) => Next::Request(stream),
+            None => Next::Nothing,
+        }
+    }
+
+    /// Answers a request by ourselves.
+    async fn answer(
+        &self,
+        mut stream: Box<ClientStream>,
+        mut exchange: Box<Exchange>,
+        answer: Answer,
+    ) -> Next {
+        let reply = answer.reply();
+        if answer == Answer::ClientLeft {
+            exchange.finish(reply.status, 0);
+            return Next::Nothing;
+        }
+        let closes = reply.closes || *self.shutdown.borrow() || !may_continue(&exchange.head);
+        let mut rendered = reply.render(Some(&exchange.head), &exchange.request_id());
+        if let Some(timing) = exchange.server_timing() {
+            rendered.fields.push(("server-timing", timing));
+        }
+        let is_head = exchange.head.method == http::Method::HEAD;
+        let sent_bytes = if is_head { 0 } else { rendered.body.len() as u64 };
+        let bytes =
+            clock::with_second(|second| rendered.to_http1(closes, is_head, &second.http_date));
+        let sent = send(&mut stream, &bytes).await;
+        exchange.finish(if sent { reply.status } else { 499 }, sent_bytes);
+        if !sent {
+            return Next::Nothing;
+        }
+        let skipped = tokio::time::timeout(PATIENCE, stream.skip_body(MOST_SKIPPED)).await;
+        if closes || !matches!(skipped, Ok(true)) {
+            close_gently(stream.into_parts().0).await;
+            return Next::Nothing;
+        }
+        Next::Request(stream)
+    }
+
+    /// Answers a request by ourselves, as the last one on its connection.
+    pub async fn answer_last(
+        &self,
+        stream: Box<ClientStream>,
+        exchange: Box<Exchange>,
+        answer: Answer,
+    ) {
+        if let Next::Request(stream) = self.answer(stream, exchange, answer).await {
+            close_gently(stream.into_parts().0).await;
+        }
+    }
+
+    /// Answers what could not be read as a request.
+    async fn refuse(&self, mut stream: Box<ClientStream>, answer: &Answer) -> Next {
+        let reply = answer.reply();
+        let request_id = new_request_id();
+        let rendered = reply.render(None, &request_id);
+        let bytes = clock::with_second(|second| rendered.to_http1(true, false, &second.http_date));
+        send(&mut stream, &bytes).await;
+        let sent_bytes = rendered.body.len() as u64;
+        self.shared.refused(Some(stream.facts()), &reply, &request_id, sent_bytes);
+        close_gently(stream.into_parts().0).await;
+        Next::Nothing
+    }
+}
+
+fn body_limits(exchange: &Exchange) -> BodyLimits {
+    let server = &exchange.table.server;
+    let app = exchange.matched.as_ref().map(|matched| &matched.app.spec);
+    BodyLimits {
+        size: app.and_then(|spec| spec.limits.body).map(|limit| limit.0),
+        pace: PaceLimits { rate: server.limits.body_rate.0, grace: server.timeouts.body_idle },
+        silence: app
+            .and_then(|spec| spec.timeouts.response_idle)
+            .filter(|_| !front::times_silence_itself(exchange)),
+    }
+}
+
+/// Whether the connection can carry another request behind this one, if we answer it ourselves.
+fn may_continue(head: &RequestHead) -> bool {
+    let connection = head.field("connection").unwrap_or_default();
+    let wanted = match head.version {
+        Version::Http10 => has_token(connection, b"keep-alive"),
+        Version::Http11 | Version::Http2 => !has_token(connection, b"close"),
+    };
+    let body_is_short = match head.body {
+        BodyKind::None => true,
+        BodyKind::Length(length) => length <= MOST_SKIPPED,
+        BodyKind::UntilEnd => false,
+    };
+    // A client that asks first may send the body or not, after our answer: nobody can tell.
+    wanted && body_is_short && (head.body == BodyKind::None || head.field("expect").is_none())
+}
+
+async fn send(stream: &mut ClientStream, bytes: &[u8]) -> bool {
+    let write = async {
+        stream.write_all(bytes).await?;
+        stream.flush().await
+    };
+    matches!(tokio::time::timeout(PATIENCE, write).await, Ok(Ok(())))
+}

@@ -1,0 +1,299 @@
+//! One request and its answer, from the head's end to the last byte: what is known of it, whichever
+//! protocol it came by.
+//!
+//! The story: [`Exchange::judge`] finds the app, [`Exchange::admit`] gets a lease (and waits for it
+//! while the app starts), a forwarder uses it, [`Exchange::finish`] counts and logs.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use doorbell_supervisor::message::{Endpoint, StartTimes};
+
+use crate::{
+    access_log::AccessRecord,
+    answer::Answer,
+    app::Table,
+    forward::{Passage, Rules, new_request_id},
+    gate::{Entry, Lease},
+    head::RequestHead,
+    metrics::{InFlight, RequestFigures},
+    shared::Shared,
+    transport::ConnFacts,
+    upstreams::Upstreams,
+    verdict::{Matched, Verdict, judge},
+};
+
+/// One request and its answer.
+pub struct Exchange {
+    /// When its head was complete.
+    pub began: Instant,
+    /// The connection it came by.
+    pub facts: Arc<ConnFacts>,
+    /// Its head.
+    pub head: RequestHead,
+    /// The table it is decided by, to its end.
+    pub table: Arc<Table>,
+    /// The app it is for.
+    pub matched: Option<Matched>,
+    /// What the app is told beyond the client's words.
+    pub passage: Option<Passage>,
+    /// Permission to use the app, while it has it.
+    pub lease: Option<Lease>,
+    /// How it went at the gate and beyond.
+    pub passing: Passing,
+    /// Our own answer, if it got one.
+    pub answer: Option<Answer>,
+    /// There until it is counted.
+    in_flight: Option<InFlight>,
+    shared: Arc<Shared>,
+}
+
+/// How a request passed the gate, and what was tried to answer it.
+#[derive(Debug, Default)]
+pub struct Passing {
+    /// Time at the gate.
+    pub held: Duration,
+    /// The start it waited for.
+    pub start: Option<StartTimes>,
+    /// Upstream servers tried, by index.
+    pub tried: u64,
+    /// The upstream server in use.
+    pub server: Option<usize>,
+    /// Connects that failed.
+    pub failed_connects: u32,
+    /// Times it was sent.
+    pub sent: u32,
+    /// Whether the app's answer has begun.
+    pub answered: bool,
+    /// Content bytes of the request that came.
+    pub received: u64,
+}
+
+impl Exchange {
+    /// A request whose head is complete.
+    #[must_use]
+    pub fn begin(shared: &Arc<Shared>, facts: Arc<ConnFacts>, head: RequestHead) -> Self {
+        Self {
+            began: Instant::now(),
+            facts,
+            head,
+            table: shared.table.load_full(),
+            matched: None,
+            passage: None,
+            lease: None,
+            passing: Passing::default(),
+            answer: None,
+            in_flight: None,
+            shared: Arc::clone(shared),
+        }
+    }
+
+    /// Finds the app.
+    ///
+    /// # Errors
+    /// Our own answer, where there is none or the request is refused.
+    pub fn judge(&mut self) -> Result<(), Answer> {
+        let (app, stripped, outcome) = match judge(&self.table, &self.head) {
+            Verdict::Forward(matched) => (Some(matched.app), matched.stripped, Ok(())),
+            Verdict::Answer(answer, app) => (app, 0, Err(answer)),
+        };
+        let metrics = app.as_ref().map_or(&self.shared.other, |app| &app.metrics);
+        self.in_flight = Some(metrics.begin());
+        self.matched = app.map(|app| Matched { app, stripped });
+        let matched = self.matched.as_ref();
+        let rules = Rules {
+            trusted_proxies: &self.table.server.trusted_proxies,
+            stripped_prefix: matched.map_or("", |matched| matched.stripped_prefix(&self.head)),
+            client_app_headers: matched.is_some_and(|m| m.app.spec.client_app_headers),
+        };
+        self.passage = Some(Passage::of(&self.head, &self.facts, rules));
+        outcome
+    }
+
+    /// The head of an HTTP/1 request as it goes on; empty if it does not.
+    #[must_use]
+    pub fn forwarded_bytes(&self) -> Bytes {
+        match (&self.matched, &self.passage) {
+            (Some(matched), Some(passage)) if matched.stripped == 0 => {
+                self.head.forwarded_bytes(self.head.target(), passage)
+            }
+            (Some(matched), Some(passage)) => {
+                self.head.forwarded_bytes(&matched.sent_target(&self.head), passage)
+            }
+            _ => Bytes::new(),
+        }
+    }
+
+    /// Gets a lease, waiting at the gate if the app is not ready. Ends early when `left` resolves:
+    /// then nothing was sent to the app.
+    ///
+    /// # Errors
+    /// Our own answer, where there is no lease.
+    pub async fn admit(&mut self, left: impl Future<Output = ()>) -> Result<(), Answer> {
+        let Some(matched) = &self.matched else { return Err(Answer::NoRoute) };
+        let place = match matched.app.gate.lease() {
+            Entry::Leased(lease) => {
+                self.lease = Some(lease);
+                return Ok(());
+            }
+            Entry::Refused(denial) => return Err(Answer::Denied(denial)),
+            Entry::Held(place) => place,
+        };
+        let since = Instant::now();
+        // One budget for all the waiting a request does, retries included.
+        let budget = matched.app.spec.timeouts.hold.saturating_sub(self.passing.held);
+        let outcome = tokio::select! {
+            biased;
+            // Looked at first: a lease that comes as the client leaves is given back unused.
+            () = left => Err(Answer::ClientLeft),
+            outcome = place.lease(budget) => outcome.map_err(Answer::Denied),
+        };
+        self.passing.held += since.elapsed();
+        let lease = outcome?;
+        self.passing.start = lease.instance().started;
+        self.lease = Some(lease);
+        Ok(())
+    }
+
+    /// Waits a little before the app is tried again, longer each time, as part of the time that the
+    /// request may be held.
+    ///
+    /// # Errors
+    /// Our own answer, when that time is over or the client has left.
+    pub async fn pause(&mut self, left: impl Future<Output = ()>) -> Result<(), Answer> {
+        const LONGEST: Duration = Duration::from_millis(200);
+        let doubled = Duration::from_millis(1 << self.passing.failed_connects.min(8));
+        let pause = doubled.min(LONGEST);
+        if !self.may_wait(pause) {
+            return Err(Answer::BadGateway);
+        }
+        self.passing.held += pause;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            () = left => Err(Answer::ClientLeft),
+        }
+    }
+
+    /// Whether the time for which a request may be held allows this much more.
+    #[must_use]
+    pub fn may_wait(&self, more: Duration) -> bool {
+        let limit = self.matched.as_ref().map(|matched| matched.app.spec.timeouts.hold);
+        limit.is_some_and(|limit| self.passing.held + more <= limit)
+    }
+
+    /// The endpoint of the lease.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        self.lease.as_ref().map(|lease| &lease.instance().endpoint)
+    }
+
+    /// The servers to choose from. A request that was held while its app turned from a program into
+    /// static servers goes by the table of now.
+    ///
+    /// # Errors
+    /// Our own answer, where there are none.
+    pub fn upstreams(&self) -> Result<Arc<Upstreams>, Answer> {
+        let matched = self.matched.as_ref().ok_or(Answer::Internal)?;
+        if let Some(upstreams) = &matched.app.upstreams {
+            return Ok(Arc::clone(upstreams));
+        }
+        let table = self.shared.table.load();
+        let now = table.routes.app(matched.app.spec.id.as_str());
+        now.and_then(|app| app.upstreams.clone()).ok_or(Answer::BadGateway)
+    }
+
+    /// The app could not be reached at the lease's instance: tell the gate, give the lease back.
+    pub fn unreachable(&mut self) {
+        if let (Some(lease), Some(matched)) = (self.lease.take(), &self.matched) {
+            matched.app.gate.unreachable(lease.instance());
+        }
+    }
+
+    /// The first byte of the app's answer has come.
+    pub fn answer_begins(&mut self) {
+        use std::sync::atomic::Ordering;
+        self.passing.answered = true;
+        let (Some(lease), Some(matched)) = (&self.lease, &self.matched) else { return };
+        let instance = lease.instance();
+        // An instance that nobody waited for has no cold start that anybody felt.
+        let felt = instance.started.is_some() && self.passing.start.is_some();
+        if felt
+            && !instance.answered.load(Ordering::Relaxed)
+            && !instance.answered.swap(true, Ordering::Relaxed)
+        {
+            matched.app.metrics.first_byte(instance.opened().elapsed());
+        }
+        if let Some(server) = self.passing.server
+            && let Ok(upstreams) = self.upstreams()
+        {
+            upstreams.succeeded(server);
+        }
+    }
+
+    /// `Server-Timing` for a request that waited (<https://www.w3.org/TR/server-timing/>).
+    #[must_use]
+    pub fn server_timing(&self) -> Option<String> {
+        if self.passing.held.is_zero() {
+            return None;
+        }
+        let millis = |d: Duration| d.as_secs_f64() * 1e3;
+        let hold = format!("hold;dur={:.1}", millis(self.passing.held));
+        Some(match &self.passing.start {
+            Some(start) => format!("{hold}, start;dur={:.1}", millis(start.total())),
+            None => hold,
+        })
+    }
+
+    /// The request's id; one is made for a request that was never forwarded.
+    #[must_use]
+    pub fn request_id(&self) -> String {
+        let id = self.passage.as_ref().map(|passage| passage.request_id().to_owned());
+        id.unwrap_or_else(new_request_id)
+    }
+
+    /// Counts and logs the request, with the status that was sent.
+    pub fn finish(&mut self, status: u16, sent_bytes: u64) {
+        let Some(in_flight) = self.in_flight.take() else { return };
+        let shared = &self.shared;
+        let took = self.began.elapsed();
+        let app = self.matched.as_ref().map(|matched| &matched.app);
+        app.map_or(&shared.other, |app| &app.metrics).finish(&RequestFigures {
+            method: &self.head.method,
+            status,
+            took,
+            received_bytes: self.passing.received,
+            sent_bytes,
+        });
+        if let Some(log) = shared.access_log.load().as_ref() {
+            let passage = self.passage.as_ref();
+            log.record(&AccessRecord {
+                client: passage.map_or_else(|| self.facts.peer_ip(), |passage| passage.client),
+                method: self.head.method.as_str(),
+                target: self.head.raw_target(),
+                version: self.head.version.as_str(),
+                host: &self.head.authority,
+                status,
+                sent_bytes,
+                received_bytes: self.passing.received,
+                referer: self.head.field("referer"),
+                user_agent: self.head.field("user-agent"),
+                took,
+                held: self.passing.held,
+                app: app.map(|app| app.spec.id.as_str()),
+                request_id: passage.map_or("", Passage::request_id),
+            });
+        }
+        drop(in_flight);
+        self.lease = None;
+    }
+}
+
+impl Drop for Exchange {
+    /// A request that was cut off, by the end of its connection or ours, is counted too.
+    fn drop(&mut self) {
+        self.finish(499, 0);
+    }
+}

@@ -1,0 +1,225 @@
+//! What an app is told beyond the client's own words: the forwarding headers, and what is taken out.
+//!
+//! From anyone but a trusted proxy, forwarding headers are replaced by what we know ourselves; a
+//! trusted proxy's are kept and continued. Fields that an app could mistake for them (`_` for `-`)
+//! go, whoever sent them. Hop-by-hop fields (RFC 9110 section 7.6.1) and those that `Connection`
+//! nominates are taken out by the sender of the request.
+//!
+//! Pure: facts in, [`Passage`] out. [`crate::front`] and [`crate::tunnel`] apply it.
+
+use std::{net::IpAddr, ops::Range};
+
+use ipnet::IpNet;
+use uuid::Uuid;
+
+use crate::{
+    head::{RequestHead, same_name},
+    transport::ConnFacts,
+};
+
+/// Longest request id taken over from a trusted proxy.
+const MAX_REQUEST_ID: usize = 128;
+/// Room for the values of a usual request.
+const USUAL: usize = 256;
+
+/// Fields that are ours to set; what a client sends under these names, or under spellings that an
+/// app could take for them, goes.
+const OURS: [&str; 12] = [
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-real-ip",
+    "x-request-id",
+    "x-app",
+    "x-hostname",
+    "forwarded",
+];
+/// Read as `HTTP_PROXY` by CGI-like apps: CVE-2016-5385.
+const PROXY: &str = "proxy";
+
+/// What is known of a request's way to us, and what the app is told of it.
+#[derive(Clone, Debug)]
+pub struct Passage {
+    /// The client, behind trusted proxies; `None` on a Unix socket that named none.
+    pub client: Option<IpAddr>,
+    /// All values, one behind the other.
+    text: String,
+    set: Vec<(&'static str, Range<usize>)>,
+    request_id: Range<usize>,
+    client_app_headers: bool,
+}
+
+/// What the app's definition says about forwarding.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// Peers whose word is taken.
+    pub trusted_proxies: &'a [IpNet],
+    /// The prefix that was stripped from the path; empty if none was.
+    pub stripped_prefix: &'a str,
+    /// Whether `X-App` and `X-Hostname` of clients reach the app.
+    pub client_app_headers: bool,
+}
+
+impl Passage {
+    /// Works out what the app is told of this request.
+    #[must_use]
+    pub fn of(head: &RequestHead, facts: &ConnFacts, rules: Rules<'_>) -> Self {
+        let peer = facts.peer_ip();
+        let client = if facts.trusted {
+            client_behind_proxies(head, peer, rules.trusted_proxies)
+        } else {
+            peer
+        };
+        let mut passage = Self {
+            client,
+            text: String::with_capacity(USUAL),
+            set: Vec::with_capacity(8),
+            request_id: 0..0,
+            client_app_headers: rules.client_app_headers,
+        };
+        passage.tell_way(head, facts);
+        let kept = |name: &str| kept(head, facts, name);
+        let scheme = if facts.tls { "https" } else { "http" };
+        passage.put("x-forwarded-proto", kept("x-forwarded-proto").unwrap_or(scheme));
+        passage.put("x-forwarded-host", kept("x-forwarded-host").unwrap_or(&head.authority));
+        match kept("x-forwarded-port") {
+            Some(port) => passage.put("x-forwarded-port", port),
+            None if facts.port_text.is_empty() => {
+                let port = head.authority_port().unwrap_or(if facts.tls { 443 } else { 80 });
+                passage.put("x-forwarded-port", &port.to_string());
+            }
+            None => passage.put("x-forwarded-port", &facts.port_text),
+        }
+        let outer = kept("x-forwarded-prefix").unwrap_or_default();
+        if rules.stripped_prefix.is_empty() {
+            passage.put("x-forwarded-prefix", outer);
+        } else {
+            let outer = outer.trim_end_matches('/');
+            passage.add("x-forwarded-prefix", &[outer, rules.stripped_prefix]);
+        }
+        let id = kept("x-request-id").filter(|id| id.len() <= MAX_REQUEST_ID);
+        let mut fresh = Uuid::encode_buffer();
+        let id = match id {
+            Some(id) => id,
+            None => Uuid::now_v7().hyphenated().encode_lower(&mut fresh),
+        };
+        passage.put("x-request-id", id);
+        passage.request_id = passage.text.len() - id.len()..passage.text.len();
+        passage
+    }
+
+    /// `X-Forwarded-For`, `X-Real-IP` and `Forwarded` (RFC 7239).
+    fn tell_way(&mut self, head: &RequestHead, facts: &ConnFacts) {
+        let earlier = |name| -> Vec<&str> {
+            if !facts.trusted {
+                return Vec::new();
+            }
+            let values = head.all_fields(name).filter_map(|value| std::str::from_utf8(value).ok());
+            values.flat_map(|value| [value, ", "]).collect()
+        };
+        let mut list = earlier("x-forwarded-for");
+        if facts.peer_text.is_empty() {
+            list.pop();
+        }
+        list.push(&facts.peer_text);
+        self.add("x-forwarded-for", &list);
+        if self.client == facts.peer_ip() {
+            self.put("x-real-ip", &facts.peer_text);
+        } else if let Some(client) = self.client {
+            self.put("x-real-ip", &client.to_string());
+        }
+        let scheme = if facts.tls { ";proto=https" } else { ";proto=http" };
+        let mut list = earlier("forwarded");
+        list.extend(["for=", &facts.peer_node]);
+        if !head.authority.is_empty() {
+            list.extend([";host=\"", &head.authority, "\""]);
+        }
+        list.push(scheme);
+        self.add("forwarded", &list);
+    }
+
+    fn put(&mut self, name: &'static str, value: &str) {
+        self.add(name, &[value]);
+    }
+
+    fn add(&mut self, name: &'static str, parts: &[&str]) {
+        let start = self.text.len();
+        parts.iter().for_each(|part| self.text.push_str(part));
+        if self.text.len() > start {
+            self.set.push((name, start..self.text.len()));
+        }
+    }
+
+    /// Fields to set, each replacing what was there.
+    pub fn set(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.set.iter().map(|(name, range)| (*name, &self.text[range.clone()]))
+    }
+
+    /// Whether a field of the client's must not reach the app: it is set anew, or could be taken for
+    /// one that is.
+    #[must_use]
+    pub fn takes_out(&self, name: &[u8]) -> bool {
+        let first = name.first().map(u8::to_ascii_lowercase);
+        if !matches!(first, Some(b'x' | b'f' | b'p')) {
+            return false;
+        }
+        let is_ours = OURS.iter().any(|ours| same_name(name, ours)) || same_name(name, PROXY);
+        let allowed = self.client_app_headers
+            && ["x-app", "x-hostname"].iter().any(|app| name.eq_ignore_ascii_case(app.as_bytes()));
+        is_ours && !allowed
+    }
+
+    /// The request's id.
+    #[must_use]
+    pub fn request_id(&self) -> &str {
+        &self.text[self.request_id.clone()]
+    }
+}
+
+/// A trusted proxy's field, if it is text.
+fn kept<'h>(head: &'h RequestHead, facts: &ConnFacts, name: &str) -> Option<&'h str> {
+    let value = facts.trusted.then(|| head.field(name)).flatten()?;
+    let is_text = value.iter().all(|byte| matches!(byte, b' '..=b'~'));
+    std::str::from_utf8(value).ok().filter(|text| is_text && !text.is_empty())
+}
+
+/// A fresh request id: a UUID that sorts by time (RFC 9562 section 5.7).
+#[must_use]
+pub fn new_request_id() -> String {
+    Uuid::now_v7().to_string()
+}
+
+/// The rightmost address in `X-Forwarded-For` that is not one of the trusted proxies'.
+fn client_behind_proxies(
+    head: &RequestHead,
+    peer: Option<IpAddr>,
+    trusted: &[IpNet],
+) -> Option<IpAddr> {
+    let mut client = peer;
+    for list in head.all_fields("x-forwarded-for").rev() {
+        for hop in list.rsplit(|b| *b == b',') {
+            let Some(ip) = address(hop.trim_ascii()) else { return client };
+            client = Some(ip);
+            if !trusted.iter().any(|net| net.contains(&ip)) {
+                return client;
+            }
+        }
+    }
+    client
+}
+
+/// An address as proxies write it: with or without port, IPv6 with or without brackets.
+fn address(text: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(text).ok()?;
+    let ip = text.parse::<IpAddr>().ok();
+    let with_port = || text.parse::<std::net::SocketAddr>().ok().map(|addr| addr.ip());
+    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    ip.or_else(with_port).or_else(bracketed).map(|ip: IpAddr| ip.to_canonical())
+}
+
+#[cfg(test)]
+mod tests;

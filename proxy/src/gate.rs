@@ -1,0 +1,517 @@
+//! Where requests meet the lifecycle: they wait here, or get a [`Lease`].
+//!
+//! A lease is permission for one request, or one WebSocket, to use one ready instance; it lives as
+//! long as the exchange and is released by `Drop`. Taking one on an open gate costs one atomic
+//! compare-and-swap. Everything else (waiting, opening, refusing) is the slow path and happens
+//! under one lock per app.
+//!
+//! Invariant: an instance is never retired while a lease on it exists. `Instance::try_lease` and
+//! `Instance::retire` decide on the same atomic word (test
+//! `lease_and_retirement_never_both_succeed`).
+//!
+//! The gate decides nothing about lifecycles: it obeys the supervisor's orders and reports. Read
+//! [`crate::gatekeeper`] for how they travel.
+
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use doorbell_config::name::AppId;
+use doorbell_supervisor::message::{
+    Endpoint, GateReport, Generation, Refusal, RefusalReason, StartTimes,
+};
+use tokio::sync::oneshot;
+
+/// Where gates send their reports. Bounded by construction: a gate sends one `Wanted` per time it
+/// closes, and one answer per order.
+pub type ReportSink = Arc<dyn Fn(GateReport) + Send + Sync>;
+
+/// What a request met at the gate.
+#[derive(Debug)]
+pub enum Entry {
+    /// Go ahead.
+    Leased(Lease),
+    /// Wait for [`Place::lease`].
+    Held(Place),
+    /// Come again later.
+    Refused(Denial),
+}
+
+/// Why a request gets no lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// The supervisor refuses for this reason.
+    Refusal(Refusal),
+    /// Too many requests wait for this app, or in all.
+    QueueFull,
+    /// The request's own deadline passed.
+    HoldDeadline,
+}
+
+/// Requests held over all gates, and their cap.
+#[derive(Debug)]
+pub struct HeldTotal {
+    now: AtomicUsize,
+    cap: AtomicUsize,
+}
+
+impl HeldTotal {
+    /// No one held yet, at most `cap`.
+    #[must_use]
+    pub fn new(cap: usize) -> Arc<Self> {
+        Arc::new(Self { now: AtomicUsize::new(0), cap: AtomicUsize::new(cap) })
+    }
+
+    /// Changes the cap; who already waits goes on waiting.
+    pub fn set_cap(&self, cap: usize) {
+        self.cap.store(cap, Ordering::Relaxed);
+    }
+
+    fn enter(&self) -> bool {
+        let cap = self.cap.load(Ordering::Relaxed);
+        self.now
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+                (now < cap).then_some(now + 1)
+            })
+            .is_ok()
+    }
+
+    fn leave(&self) {
+        self.now.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One app's gate. Lives as long as the app is configured, across its instances.
+pub struct Gate {
+    app: AppId,
+    /// The instance that new leases are for.
+    open: ArcSwapOption<Instance>,
+    door: Mutex<Door>,
+    held: AtomicUsize,
+    held_cap: AtomicUsize,
+    total: Arc<HeldTotal>,
+    reports: ReportSink,
+}
+
+/// What the lock guards: the line, and what to do with whoever comes while nothing is open.
+struct Door {
+    mode: Mode,
+    /// Waiters in the order they came.
+    line: BTreeMap<u64, oneshot::Sender<Result<Lease, Denial>>>,
+    next_ticket: u64,
+    wanted: bool,
+    /// Instances opened and not yet drained.
+    instances: Vec<Arc<Instance>>,
+    /// The newest instance that was retired: an order to open it comes too late.
+    retired: Option<Generation>,
+}
+
+enum Mode {
+    Hold,
+    /// Until an order ends it; the moment it began, for a `Retry-After` that shrinks.
+    Refuse(Refusal, Instant),
+}
+
+const CLOSED: u64 = 1 << 63;
+/// Waiters let in at once: about what the smallest usual listen backlog takes.
+const PORTION: usize = 64;
+
+/// One run of an app as the gate sees it.
+pub struct Instance {
+    app: AppId,
+    /// Which run.
+    pub generation: Generation,
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// How its start went; `None` for static upstreams.
+    pub started: Option<StartTimes>,
+    /// Tells connections to this run from those to any other, in the pool.
+    pub pool_key: u64,
+    /// Set by the first response's first byte.
+    pub answered: AtomicBool,
+    opened: Instant,
+    /// `CLOSED` bit and the number of leases.
+    word: AtomicU64,
+    /// Nanoseconds from `opened` to the last lease's end.
+    last_used: AtomicU64,
+    reports: ReportSink,
+}
+
+/// Permission for one exchange to use one instance. Dropping it gives it back.
+pub struct Lease {
+    instance: Arc<Instance>,
+}
+
+/// A place in the line. Dropping it frees the place at once; nothing is forwarded for it.
+pub struct Place {
+    gate: Arc<Gate>,
+    ticket: u64,
+    turn: oneshot::Receiver<Result<Lease, Denial>>,
+    since: Instant,
+}
+
+impl Gate {
+    /// A gate that holds whoever comes.
+    #[must_use]
+    pub fn new(app: AppId, held_cap: usize, total: Arc<HeldTotal>, reports: ReportSink) -> Self {
+        Self {
+            app,
+            open: ArcSwapOption::empty(),
+            door: Mutex::new(Door {
+                mode: Mode::Hold,
+                line: BTreeMap::new(),
+                next_ticket: 0,
+                wanted: false,
+                instances: Vec::new(),
+                retired: None,
+            }),
+            held: AtomicUsize::new(0),
+            held_cap: AtomicUsize::new(held_cap),
+            total,
+            reports,
+        }
+    }
+
+    /// Changes the cap on waiters; who already waits goes on waiting.
+    pub fn set_held_cap(&self, cap: usize) {
+        self.held_cap.store(cap, Ordering::Relaxed);
+    }
+
+    /// Whether somebody waits here, or uses an instance.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.held() > 0 || self.lock().instances.iter().any(|one| !one.is_spent())
+    }
+
+    /// Requests waiting now.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Asks for a lease: at once if an instance is open, else by a place in the line or a refusal.
+    pub fn lease(self: &Arc<Self>) -> Entry {
+        match self.open.load().as_ref().and_then(Instance::try_lease) {
+            Some(lease) => Entry::Leased(lease),
+            None => self.line_up(),
+        }
+    }
+
+    fn line_up(self: &Arc<Self>) -> Entry {
+        let mut door = self.lock();
+        // Opened between the look above and the lock?
+        if let Some(lease) = self.open.load().as_ref().and_then(Instance::try_lease) {
+            return Entry::Leased(lease);
+        }
+        if let Mode::Refuse(refusal, since) = &door.mode {
+            let retry_after = refusal.retry_after.saturating_sub(since.elapsed());
+            return Entry::Refused(Denial::Refusal(Refusal { retry_after, ..refusal.clone() }));
+        }
+        if self.held.load(Ordering::Relaxed) >= self.held_cap.load(Ordering::Relaxed)
+            || !self.total.enter()
+        {
+            return Entry::Refused(Denial::QueueFull);
+        }
+        self.held.fetch_add(1, Ordering::Relaxed);
+        let (pass, turn) = oneshot::channel();
+        let ticket = door.next_ticket;
+        door.next_ticket += 1;
+        door.line.insert(ticket, pass);
+        self.want(&mut door);
+        drop(door);
+        Entry::Held(Place { gate: Arc::clone(self), ticket, turn, since: Instant::now() })
+    }
+
+    fn want(&self, door: &mut Door) {
+        if !door.wanted && !door.line.is_empty() {
+            door.wanted = true;
+            (self.reports)(GateReport::Wanted { app: self.app.clone() });
+        }
+    }
+
+    /// Order `Open`: leases are for this instance from here on, waiters first come first served.
+    ///
+    /// An instance that was found unreachable and is well after all is opened again, with the leases
+    /// it has. One that was retired while the order was on its way stays closed; whoever waits is
+    /// reported again.
+    ///
+    /// Only the first of those who wait are let in; [`Gate::let_in`] the rest in portions, so that
+    /// they do not overflow the app's listen backlog.
+    pub fn open(&self, generation: Generation, endpoint: Endpoint, started: Option<StartTimes>) {
+        let mut door = self.lock();
+        door.mode = Mode::Hold;
+        door.wanted = false;
+        if door.retired.is_some_and(|retired| generation <= retired) {
+            self.want(&mut door);
+            return;
+        }
+        door.instances.retain(|old| !old.is_spent());
+        let known = door.instances.iter().find(|one| one.generation == generation).cloned();
+        let instance = known.unwrap_or_else(|| {
+            let reports = Arc::clone(&self.reports);
+            let fresh = Instance::new(self.app.clone(), generation, endpoint, started, reports);
+            let fresh = Arc::new(fresh);
+            door.instances.push(Arc::clone(&fresh));
+            fresh
+        });
+        self.open.store(Some(instance));
+        drop(door);
+        self.let_in();
+    }
+
+    /// Gives leases to the next of those who wait, if an instance is open. Tells whether others wait
+    /// on.
+    pub fn let_in(&self) -> bool {
+        let mut door = self.lock();
+        let open = self.open.load();
+        let Some(instance) = open.as_ref() else { return false };
+        for _ in 0..PORTION {
+            let Some((ticket, pass)) = door.line.pop_first() else { return false };
+            match instance.try_lease() {
+                // A waiter that left drops the lease with the pass.
+                Some(lease) => drop(pass.send(Ok(lease))),
+                None => {
+                    // Closed just now: they wait for the next instance.
+                    door.line.insert(ticket, pass);
+                    return false;
+                }
+            }
+        }
+        !door.line.is_empty()
+    }
+
+    /// Order `Shut`: no new leases on this instance; `Drained` is reported with the last one.
+    pub fn shut(&self, generation: Generation) {
+        let mut door = self.lock();
+        let known = door.instances.iter().find(|one| one.generation == generation).cloned();
+        match known {
+            Some(instance) => {
+                self.close_if_open(&mut door, &instance);
+                instance.close();
+            }
+            None => (self.reports)(GateReport::Drained { app: self.app.clone(), generation }),
+        }
+        door.instances.retain(|old| !old.is_spent());
+        self.want(&mut door);
+    }
+
+    /// Order `AskRetire`: close the instance if it has been without lease for `idle_at_least`, or
+    /// say how long it has been.
+    pub fn retire_if_idle(&self, generation: Generation, idle_at_least: Duration) {
+        let mut door = self.lock();
+        let Some(instance) =
+            door.instances.iter().find(|one| one.generation == generation).cloned()
+        else {
+            return;
+        };
+        let app = self.app.clone();
+        let idle_for = instance.idle_for();
+        if idle_for >= idle_at_least && instance.retire() {
+            self.close_if_open(&mut door, &instance);
+            door.retired = Some(generation);
+            door.instances.retain(|old| !old.is_spent());
+            (self.reports)(GateReport::Retired { app, generation });
+        } else {
+            (self.reports)(GateReport::Busy { app, generation, idle_for });
+        }
+    }
+
+    /// Order `Refuse`: answer waiters, and whoever comes while nothing is open, with this.
+    pub fn refuse(&self, refusal: &Refusal) {
+        let mut door = self.lock();
+        door.mode = Mode::Refuse(refusal.clone(), Instant::now());
+        door.wanted = false;
+        for (_, pass) in std::mem::take(&mut door.line) {
+            drop(pass.send(Err(Denial::Refusal(refusal.clone()))));
+        }
+    }
+
+    /// Order `Hold`: let whoever comes wait, and report that somebody does.
+    pub fn hold(&self) {
+        let mut door = self.lock();
+        door.mode = Mode::Hold;
+        door.wanted = false;
+        self.want(&mut door);
+    }
+
+    /// A connect to this instance was refused: give no new leases on it until the supervisor has
+    /// looked, and tell the supervisor once.
+    pub fn unreachable(&self, instance: &Arc<Instance>) {
+        let mut door = self.lock();
+        if self.close_if_open(&mut door, instance) {
+            (self.reports)(GateReport::Unreachable {
+                app: self.app.clone(),
+                generation: instance.generation,
+            });
+        }
+    }
+
+    fn close_if_open(&self, door: &mut Door, instance: &Arc<Instance>) -> bool {
+        let open = self.open.load().as_ref().is_some_and(|one| Arc::ptr_eq(one, instance));
+        if open {
+            self.open.store(None);
+            door.wanted = false;
+        }
+        open
+    }
+
+    /// The app was removed: everyone in the line is told so, running exchanges go on.
+    pub fn remove(&self) {
+        self.refuse(&Refusal {
+            reason: RefusalReason::Removed,
+            retry_after: Duration::from_secs(1),
+        });
+    }
+
+    /// The app is back before its gate was forgotten: whoever comes waits again.
+    pub fn readmit(&self) {
+        let mut door = self.lock();
+        let removed = matches!(&door.mode, Mode::Refuse(refusal, _) if refusal.reason == RefusalReason::Removed);
+        if removed {
+            door.mode = Mode::Hold;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Door> {
+        // No code path panics while holding the lock, and its data is valid at every point.
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Instance {
+    fn new(
+        app: AppId,
+        generation: Generation,
+        endpoint: Endpoint,
+        started: Option<StartTimes>,
+        reports: ReportSink,
+    ) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (&app, generation).hash(&mut hasher);
+        Self {
+            app,
+            generation,
+            endpoint,
+            started,
+            pool_key: hasher.finish(),
+            answered: AtomicBool::new(false),
+            opened: Instant::now(),
+            word: AtomicU64::new(0),
+            last_used: AtomicU64::new(0),
+            reports,
+        }
+    }
+
+    fn try_lease(self: &Arc<Self>) -> Option<Lease> {
+        self.word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                (word & CLOSED == 0).then_some(word + 1)
+            })
+            .ok()
+            .map(|_| Lease { instance: Arc::clone(self) })
+    }
+
+    /// Closes the instance if it has no lease.
+    fn retire(&self) -> bool {
+        self.word.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Closes the instance; reports `Drained` now or with the last lease.
+    fn close(&self) {
+        if self.word.fetch_or(CLOSED, Ordering::AcqRel) == 0 {
+            self.report_drained();
+        }
+    }
+
+    fn report_drained(&self) {
+        (self.reports)(GateReport::Drained { app: self.app.clone(), generation: self.generation });
+    }
+
+    /// Closed, and without leases: the gate can forget it.
+    fn is_spent(&self) -> bool {
+        self.word.load(Ordering::Acquire) == CLOSED
+    }
+
+    fn idle_for(&self) -> Duration {
+        if self.word.load(Ordering::Acquire) & !CLOSED > 0 {
+            return Duration::ZERO;
+        }
+        let last_used = Duration::from_nanos(self.last_used.load(Ordering::Acquire));
+        self.opened.elapsed().saturating_sub(last_used)
+    }
+
+    /// When the gate opened for this instance.
+    #[must_use]
+    pub fn opened(&self) -> Instant {
+        self.opened
+    }
+}
+
+impl Lease {
+    /// The instance this lease is for.
+    #[must_use]
+    pub fn instance(&self) -> &Arc<Instance> {
+        &self.instance
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let instance = &self.instance;
+        // Before the count falls, so that nobody sees an idle instance with an old time.
+        let now = u64::try_from(instance.opened.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        instance.last_used.fetch_max(now, Ordering::AcqRel);
+        if instance.word.fetch_sub(1, Ordering::AcqRel) == CLOSED | 1 {
+            instance.report_drained();
+        }
+    }
+}
+
+impl Place {
+    /// Waits for the turn, until `deadline` from the request's arrival at the gate.
+    ///
+    /// # Errors
+    /// The refusal that answered the line, or [`Denial::HoldDeadline`].
+    pub async fn lease(mut self, deadline: Duration) -> Result<Lease, Denial> {
+        let until = tokio::time::Instant::from_std(self.since + deadline);
+        match tokio::time::timeout_at(until, &mut self.turn).await {
+            Ok(Ok(outcome)) => outcome,
+            // Only a gate that is dropped drops a pass unanswered; then the app is gone.
+            Ok(Err(_)) => Err(Denial::Refusal(Refusal {
+                reason: RefusalReason::Removed,
+                retry_after: Duration::from_secs(1),
+            })),
+            Err(_) => Err(Denial::HoldDeadline),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.gate.lock().line.remove(&self.ticket);
+        self.gate.held.fetch_sub(1, Ordering::Relaxed);
+        self.gate.total.leave();
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Lease({} {:?})", self.instance.app, self.instance.generation)
+    }
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Place({} #{})", self.gate.app, self.ticket)
+    }
+}
+
+#[cfg(test)]
+mod tests;

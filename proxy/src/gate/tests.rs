@@ -1,0 +1,257 @@
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Scene {
+    gate: Arc<Gate>,
+    reports: Arc<Mutex<Vec<GateReport>>>,
+}
+
+fn scene_with(cap: usize, total: usize) -> Scene {
+    let reports = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&reports);
+    let gate = Gate::new(
+        app(),
+        cap,
+        HeldTotal::new(total),
+        Arc::new(move |report| sink.lock().unwrap().push(report)),
+    );
+    Scene { gate: Arc::new(gate), reports }
+}
+
+fn scene() -> Scene {
+    scene_with(100, 100)
+}
+
+fn app() -> AppId {
+    AppId::parse("blog").unwrap()
+}
+
+impl Scene {
+    fn open(&self, generation: u64) -> Arc<Instance> {
+        self.gate.open(Generation(generation), Endpoint::Upstream, None);
+        let open = self.gate.open.load_full();
+        open.unwrap_or_else(|| panic!("not open: {generation}"))
+    }
+
+    fn take_reports(&self) -> Vec<GateReport> {
+        std::mem::take(&mut self.reports.lock().unwrap())
+    }
+
+    fn place(&self) -> Place {
+        match self.gate.lease() {
+            Entry::Held(place) => place,
+            other => panic!("not held: {other:?}"),
+        }
+    }
+
+    fn leased(&self) -> Lease {
+        match self.gate.lease() {
+            Entry::Leased(lease) => lease,
+            other => panic!("not leased: {other:?}"),
+        }
+    }
+}
+
+fn refusal() -> Refusal {
+    Refusal { reason: RefusalReason::StartFailed, retry_after: SECOND }
+}
+
+#[tokio::test]
+async fn a_held_request_gets_a_lease_when_the_gate_opens() {
+    let s = scene();
+    let place = s.place();
+    assert_eq!(s.gate.held(), 1);
+    s.open(7);
+    let lease = place.lease(SECOND).await.unwrap();
+    assert_eq!(lease.instance().generation, Generation(7));
+    assert_eq!(s.gate.held(), 0);
+}
+
+#[tokio::test]
+async fn many_waiters_want_the_app_once() {
+    let s = scene();
+    let _places: Vec<_> = (0..50).map(|_| s.place()).collect();
+    assert_eq!(s.take_reports(), [GateReport::Wanted { app: app() }]);
+}
+
+#[tokio::test]
+async fn a_waiter_that_leaves_frees_its_place() {
+    let s = scene_with(1, 100);
+    let place = s.place();
+    assert!(matches!(s.gate.lease(), Entry::Refused(Denial::QueueFull)));
+    drop(place);
+    let again = s.place();
+    s.open(1);
+    again.lease(SECOND).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_total_cap_holds_over_gates() {
+    let s = scene_with(100, 2);
+    let _a = s.place();
+    let _b = s.place();
+    assert!(matches!(s.gate.lease(), Entry::Refused(Denial::QueueFull)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_gives_up_at_its_deadline() {
+    let s = scene();
+    let place = s.place();
+    assert_eq!(place.lease(SECOND).await.unwrap_err(), Denial::HoldDeadline);
+    assert_eq!(s.gate.held(), 0);
+}
+
+#[tokio::test]
+async fn a_refusal_answers_the_line_and_whoever_comes() {
+    let s = scene();
+    let place = s.place();
+    s.gate.refuse(&refusal());
+    assert_eq!(place.lease(SECOND).await.unwrap_err(), Denial::Refusal(refusal()));
+    assert!(matches!(s.gate.lease(), Entry::Refused(Denial::Refusal(_))));
+    s.gate.hold();
+    let _held_again = s.place();
+}
+
+#[tokio::test]
+async fn a_used_instance_is_not_retired() {
+    let s = scene();
+    s.open(1);
+    let lease = s.leased();
+    s.gate.retire_if_idle(Generation(1), Duration::ZERO);
+    assert_eq!(
+        s.take_reports(),
+        [GateReport::Busy { app: app(), generation: Generation(1), idle_for: Duration::ZERO }]
+    );
+    drop(lease);
+    s.gate.retire_if_idle(Generation(1), Duration::ZERO);
+    assert_eq!(s.take_reports(), [GateReport::Retired { app: app(), generation: Generation(1) }]);
+    let _held = s.place();
+}
+
+#[tokio::test]
+async fn an_instance_idle_for_too_short_is_not_retired() {
+    let s = scene();
+    s.open(1);
+    s.gate.retire_if_idle(Generation(1), Duration::from_secs(3600));
+    assert!(matches!(s.take_reports()[..], [GateReport::Busy { .. }]));
+    s.leased();
+}
+
+#[tokio::test]
+async fn a_shut_instance_reports_when_its_last_lease_ends() {
+    let s = scene();
+    s.open(1);
+    let (a, b) = (s.leased(), s.leased());
+    s.gate.shut(Generation(1));
+    drop(a);
+    assert_eq!(s.take_reports(), []);
+    drop(b);
+    assert_eq!(s.take_reports(), [GateReport::Drained { app: app(), generation: Generation(1) }]);
+}
+
+#[tokio::test]
+async fn a_new_instance_takes_over_and_the_old_one_drains() {
+    let s = scene();
+    s.open(1);
+    let old = s.leased();
+    s.open(2);
+    assert_eq!(s.leased().instance().generation, Generation(2));
+    s.gate.shut(Generation(1));
+    s.take_reports();
+    drop(old);
+    assert_eq!(s.take_reports(), [GateReport::Drained { app: app(), generation: Generation(1) }]);
+    assert_eq!(s.leased().instance().generation, Generation(2));
+}
+
+#[tokio::test]
+async fn shutting_an_unknown_instance_counts_as_drained() {
+    let s = scene();
+    s.gate.shut(Generation(9));
+    assert_eq!(s.take_reports(), [GateReport::Drained { app: app(), generation: Generation(9) }]);
+}
+
+#[tokio::test]
+async fn an_unreachable_instance_is_reported_once_and_holds() {
+    let s = scene();
+    let instance = s.open(1);
+    s.gate.unreachable(&instance);
+    s.gate.unreachable(&instance);
+    assert_eq!(
+        s.take_reports(),
+        [GateReport::Unreachable { app: app(), generation: Generation(1) }]
+    );
+    let place = s.place();
+    let again = s.open(1);
+    assert!(Arc::ptr_eq(&instance, &again), "one run is one instance, however often it is opened");
+    let lease = place.lease(SECOND).await.unwrap();
+    s.take_reports();
+    s.gate.retire_if_idle(Generation(1), Duration::ZERO);
+    assert!(matches!(s.take_reports()[..], [GateReport::Busy { .. }]));
+    s.gate.shut(Generation(1));
+    assert_eq!(s.take_reports(), []);
+    drop(lease);
+    assert_eq!(s.take_reports(), [GateReport::Drained { app: app(), generation: Generation(1) }]);
+}
+
+#[tokio::test]
+async fn an_order_to_open_what_was_just_retired_comes_too_late() {
+    let s = scene();
+    s.open(1);
+    s.gate.retire_if_idle(Generation(1), Duration::ZERO);
+    let place = s.place();
+    s.take_reports();
+    s.gate.open(Generation(1), Endpoint::Upstream, None);
+    assert_eq!(s.take_reports(), [GateReport::Wanted { app: app() }]);
+    s.open(2);
+    place.lease(SECOND).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_app_that_is_put_back_lets_visitors_wait_again() {
+    let s = scene();
+    s.gate.remove();
+    assert!(matches!(s.gate.lease(), Entry::Refused(_)));
+    s.gate.readmit();
+    let _held = s.place();
+}
+
+#[tokio::test]
+async fn retry_after_shrinks_with_time() {
+    let s = scene();
+    let long = Refusal { retry_after: Duration::from_secs(100), ..refusal() };
+    s.gate.refuse(&long);
+    let Entry::Refused(Denial::Refusal(told)) = s.gate.lease() else { panic!("not refused") };
+    assert!(told.retry_after < long.retry_after);
+}
+
+/// Threads take and give leases while another retires: a retired instance never has a lease.
+#[test]
+fn lease_and_retirement_never_both_succeed() {
+    for round in 0..200 {
+        let s = scene();
+        let instance = s.open(round);
+        let retired = std::thread::scope(|scope| {
+            let takers: Vec<_> = (0..3)
+                .map(|_| {
+                    let instance = &instance;
+                    scope.spawn(move || {
+                        let mut kept = None;
+                        for _ in 0..50 {
+                            kept = instance.try_lease();
+                        }
+                        kept
+                    })
+                })
+                .collect();
+            let retirer = scope.spawn(|| (0..50).any(|_| instance.retire()));
+            let leases: Vec<_> = takers.into_iter().map(|t| t.join().unwrap()).collect();
+            let retired = retirer.join().unwrap();
+            if retired {
+                assert!(leases.iter().all(Option::is_none), "leased and retired");
+            }
+            retired
+        });
+        assert_eq!(instance.is_spent(), retired);
+    }
+}

@@ -1,0 +1,164 @@
+//! Active health checks of upstream servers.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use doorbell_config::{
+    name::{AppId, HostPattern},
+    spec::{HealthSpec, HttpProbe, UpstreamServer},
+};
+use futures_util::future::join_all;
+use pingora_core::{
+    connectors::http::Connector, protocols::http::client::HttpSession, upstreams::peer::HttpPeer,
+};
+use pingora_http::RequestHeader;
+use tokio::task::JoinHandle;
+
+use crate::{
+    app::{App, Table},
+    upstreams::{Server, Upstreams},
+};
+
+/// Most bytes of a body that is searched.
+const MOST_BODY: usize = 64 * 1024;
+
+/// The checks that run.
+#[derive(Default)]
+pub struct HealthChecks {
+    running: HashMap<AppId, Check>,
+}
+
+struct Check {
+    upstreams: Arc<Upstreams>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Check {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl HealthChecks {
+    /// Checks the servers of this table's apps, and no others.
+    pub fn watch(&mut self, table: &Table) {
+        let mut before = std::mem::take(&mut self.running);
+        for app in table.routes.targets() {
+            let Some(upstreams) = &app.upstreams else { continue };
+            let Some(health) = upstreams.spec().health.clone() else { continue };
+            let id = app.spec.id.clone();
+            let same = before.remove(&id).filter(|check| Arc::ptr_eq(&check.upstreams, upstreams));
+            let check = same.unwrap_or_else(|| Check {
+                upstreams: Arc::clone(upstreams),
+                task: tokio::spawn(check_all(Arc::clone(app), Arc::clone(upstreams), health)),
+            });
+            self.running.insert(id, check);
+        }
+    }
+}
+
+async fn check_all(app: Arc<App>, upstreams: Arc<Upstreams>, health: HealthSpec) {
+    let connector = Connector::new(None);
+    let host = health.probe.host.clone().unwrap_or_else(|| first_host(&app));
+    let mut ticks = tokio::time::interval(health.interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let checks = upstreams.servers().iter().map(|server| async {
+            let check = check(&connector, server, &health.probe, &host);
+            let outcome = match tokio::time::timeout(health.timeout, check).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(format!("no answer within {:?}", health.timeout)),
+            };
+            tell(&app, server, outcome);
+        });
+        join_all(checks).await;
+    }
+}
+
+fn tell(app: &App, server: &Server, outcome: Result<(), String>) {
+    let changed = server.checked(outcome.is_ok());
+    match outcome {
+        Ok(()) if changed => {
+            tracing::info!(app = %app.spec.id, server = %server.address, "upstream is well again");
+        }
+        Err(reason) if changed => {
+            tracing::warn!(app = %app.spec.id, server = %server.address, %reason, "upstream is unwell");
+        }
+        _ => {}
+    }
+}
+
+fn first_host(app: &App) -> String {
+    let exact = app.spec.routes.hosts.iter().find_map(|host| match host {
+        HostPattern::Exact(name) => Some(name.to_string()),
+        HostPattern::Wildcard(_) | HostPattern::Any => None,
+    });
+    exact.unwrap_or_else(|| "localhost".to_owned())
+}
+
+async fn check(
+    connector: &Connector,
+    server: &Server,
+    probe: &HttpProbe,
+    host: &str,
+) -> Result<(), String> {
+    let peer = peer(server).await?;
+    let (mut session, _) =
+        connector.get_http_session(&peer).await.map_err(|error| error.to_string())?;
+    let (status, body) = ask(&mut session, probe, host).await.map_err(|error| error.to_string())?;
+    let good = probe.status.map_or((200..400).contains(&status), |wanted| wanted == status);
+    if !good {
+        return Err(format!("status {status}"));
+    }
+    match &probe.body {
+        Some(wanted) if memchr::memmem::find(&body, wanted.as_bytes()).is_none() => {
+            Err("the body does not contain what it should".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn peer(server: &Server) -> Result<HttpPeer, String> {
+    let resolve = |host: &str, port| {
+        let host = host.to_owned();
+        async move { server.resolve(&host, port).await.map_err(|error| error.to_string()) }
+    };
+    let mut peer = match &server.address {
+        UpstreamServer::Http { host, port } => {
+            HttpPeer::new(resolve(host, *port).await?, false, String::new())
+        }
+        UpstreamServer::Https { host, port } => {
+            HttpPeer::new(resolve(host, *port).await?, true, host.clone())
+        }
+        UpstreamServer::Unix(path) => {
+            HttpPeer::new_uds(&path.to_string_lossy(), false, String::new())
+                .map_err(|error| error.to_string())?
+        }
+    };
+    peer.options.idle_timeout = Some(Duration::from_secs(1));
+    Ok(peer)
+}
+
+async fn ask(
+    session: &mut HttpSession,
+    probe: &HttpProbe,
+    host: &str,
+) -> pingora_error::Result<(u16, Vec<u8>)> {
+    let mut request = RequestHeader::build("GET", probe.path.as_bytes(), Some(4))?;
+    request.insert_header("host", host)?;
+    request.insert_header("user-agent", concat!("doorbell/", env!("CARGO_PKG_VERSION")))?;
+    request.insert_header("connection", "close")?;
+    session.write_request_header(Box::new(request)).await?;
+    session.finish_request_body().await?;
+    session.read_response_header().await?;
+    let status = session.response_header().map_or(0, |response| response.status.as_u16());
+    let mut body = Vec::new();
+    if probe.body.is_some() {
+        while body.len() < MOST_BODY {
+            let Some(bytes) = session.read_response_body().await? else { break };
+            body.extend_from_slice(&bytes);
+        }
+    }
+    session.shutdown().await;
+    Ok((status, body))
+}

@@ -1,0 +1,304 @@
+//! The running Doorbell: the parts that a reload changes, and the reload itself.
+//!
+//! A reload is all or nothing up to the point where it begins to act: the file is read and checked,
+//! then every new listening socket is opened; only when both are good is anything changed. Order
+//! matters from there on: gates before the supervisor (its orders need them), the supervisor before
+//! the table (a request for a new app must find somebody to wake it).
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+};
+
+use doorbell_config::{
+    file,
+    problem::Problems,
+    spec::{AccessLogSpec, Config, ListenAddr},
+};
+use doorbell_supervisor::{InstructError, Supervisor, message::Instruction};
+use tokio::sync::{Mutex, oneshot};
+
+use crate::{
+    access_log::AccessLog,
+    app::Table,
+    clock,
+    health::HealthChecks,
+    listener,
+    shared::Shared,
+    worker::{Order, Worker},
+};
+
+/// Why a configuration was not taken over. What ran before runs on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The file is wrong.
+    #[error("{0}")]
+    Config(#[from] Problems),
+    /// A listening socket cannot be opened.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(String, std::io::Error),
+    /// The access log cannot be opened.
+    #[error("cannot open the access log: {0}")]
+    AccessLog(std::io::Error),
+    /// Doorbell shuts down.
+    #[error(transparent)]
+    Supervisor(#[from] InstructError),
+    /// The same, before the supervisor was asked.
+    #[error("doorbell shuts down")]
+    Closing,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ReloadReport {
+    /// Apps now configured.
+    pub apps: usize,
+    /// Settings that need a restart to take effect.
+    pub needs_restart: Vec<String>,
+    /// Things an operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// The running Doorbell.
+pub struct House {
+    /// State of the data path.
+    pub shared: Arc<Shared>,
+    /// What runs apps.
+    pub supervisor: Supervisor,
+    config_path: PathBuf,
+    workers: Vec<Worker>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    listening: Vec<(ListenAddr, u64)>,
+    next_number: u64,
+    access_log: Option<AccessLogSpec>,
+    health: HealthChecks,
+    sources: Vec<PathBuf>,
+    /// From the beginning of the shutdown: nothing is taken over any more.
+    closing: bool,
+}
+
+impl House {
+    /// A house that listens on nothing and has no apps; [`House::take_over`] a configuration next.
+    #[must_use]
+    pub fn new(
+        shared: Arc<Shared>,
+        supervisor: Supervisor,
+        config_path: PathBuf,
+        workers: Vec<Worker>,
+    ) -> Self {
+        let inner = Inner {
+            listening: Vec::new(),
+            next_number: 0,
+            access_log: None,
+            health: HealthChecks::default(),
+            sources: Vec::new(),
+            closing: false,
+        };
+        Self { shared, supervisor, config_path, workers, inner: Mutex::new(inner) }
+    }
+
+    /// Reads the configuration file.
+    ///
+    /// # Errors
+    /// Every problem in it.
+    pub fn read(config_path: &std::path::Path) -> Result<Config, Problems> {
+        file::load(config_path, &|name| std::env::var(name).ok())
+    }
+
+    /// Reads the file again and takes it over.
+    ///
+    /// # Errors
+    /// Says why not; then nothing has changed.
+    pub async fn reload(&self) -> Result<ReloadReport, ReloadError> {
+        let path = self.config_path.clone();
+        let outcome = match tokio::task::spawn_blocking(move || Self::read(&path)).await {
+            Ok(Ok(config)) => self.take_over(config).await,
+            Ok(Err(problems)) => Err(ReloadError::Config(problems)),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
+        let metrics = &self.shared.metrics;
+        match &outcome {
+            Ok(report) => {
+                tracing::info!(apps = report.apps, "configuration loaded");
+                for setting in &report.needs_restart {
+                    tracing::warn!(%setting, "changed, and takes effect with the next restart");
+                }
+            }
+            Err(error) => {
+                metrics.reload_good.store(0, Ordering::Relaxed);
+                tracing::error!("configuration not loaded, the old one stays:\n{error}");
+            }
+        }
+        outcome
+    }
+
+    /// Makes a configuration the one that holds.
+    ///
+    /// # Errors
+    /// Says why not; then nothing has changed.
+    pub async fn take_over(&self, config: Config) -> Result<ReloadReport, ReloadError> {
+        let mut inner = self.inner.lock().await;
+        if inner.closing {
+            return Err(ReloadError::Closing);
+        }
+        let access_log = self.open_access_log(&inner, &config)?;
+        let opened = self.open_listeners(&mut inner, &config)?;
+        let before = self.shared.table.load_full();
+        let (table, conflicts) = before.next(&config, &self.shared.gates);
+        let table = Arc::new(table);
+        self.supervisor.set_parallel_starts(config.server.limits.parallel_starts).await;
+        self.supervisor.instruct(Instruction::DefineAll(config.apps.clone())).await?;
+        self.shared.gates.set_held_cap(config.server.limits.held_requests);
+        self.shared.table.store(Arc::clone(&table));
+        self.shared.gates.prune(&table);
+        if let Some((spec, log)) = access_log {
+            self.shared.access_log.store(log.map(Arc::new));
+            inner.access_log = spec;
+        }
+        self.change_listeners(&mut inner, opened, &config.server.listen).await;
+        inner.health.watch(&table);
+        let report = ReloadReport {
+            apps: config.apps.len(),
+            needs_restart: needs_restart(&before, &config),
+            warnings: conflicts
+                .iter()
+                .map(ToString::to_string)
+                .chain(config.warnings.iter().map(ToString::to_string))
+                .collect(),
+        };
+        inner.sources = config.sources;
+        let metrics = &self.shared.metrics;
+        metrics.reload_good.store(1, Ordering::Relaxed);
+        metrics.reload_at.store(clock::unix_seconds(), Ordering::Relaxed);
+        Ok(report)
+    }
+
+    /// Files and folders that the configuration was read from.
+    pub async fn sources(&self) -> Vec<PathBuf> {
+        self.inner.lock().await.sources.clone()
+    }
+
+    /// Addresses listened on now.
+    pub async fn listening(&self) -> Vec<ListenAddr> {
+        self.inner.lock().await.listening.iter().map(|(address, _)| address.clone()).collect()
+    }
+
+    /// Opens log files anew, for logrotate.
+    pub fn reopen_logs(&self) {
+        if let Some(log) = self.shared.access_log.load().as_ref() {
+            log.reopen();
+        }
+    }
+
+    /// Stops listening, for good; who is connected stays.
+    pub async fn close_doors(&self) {
+        let mut inner = self.inner.lock().await;
+        inner.closing = true;
+        self.change_listeners(&mut inner, Vec::new(), &[]).await;
+    }
+
+    /// Waits for the workers' end, blocking this thread.
+    pub fn join_workers(&self) {
+        for worker in &self.workers {
+            worker.join();
+        }
+    }
+
+    #[allow(clippy::type_complexity, reason = "the changed spec and what it opens")]
+    fn open_access_log(
+        &self,
+        inner: &Inner,
+        config: &Config,
+    ) -> Result<Option<(Option<AccessLogSpec>, Option<AccessLog>)>, ReloadError> {
+        let wanted = &config.server.access_log;
+        if *wanted == inner.access_log {
+            return Ok(None);
+        }
+        let log = wanted
+            .as_ref()
+            .map(|spec| AccessLog::open(spec, Arc::clone(&self.shared.metrics)))
+            .transpose()
+            .map_err(ReloadError::AccessLog)?;
+        Ok(Some((wanted.clone(), log)))
+    }
+
+    fn open_listeners(
+        &self,
+        inner: &mut Inner,
+        config: &Config,
+    ) -> Result<Vec<Opened>, ReloadError> {
+        let mut opened = Vec::new();
+        for address in &config.server.listen {
+            if inner.listening.iter().any(|(known, _)| known == address) {
+                continue;
+            }
+            let number = inner.next_number;
+            inner.next_number += 1;
+            let sockets = listener::open(address, number, self.workers.len())
+                .map_err(|error| ReloadError::Listen(address.to_string(), error))?;
+            opened.push(Opened { address: address.clone(), number, sockets });
+        }
+        Ok(opened)
+    }
+
+    async fn change_listeners(
+        &self,
+        inner: &mut Inner,
+        opened: Vec<Opened>,
+        wanted: &[ListenAddr],
+    ) {
+        for one in opened {
+            for (worker, socket) in self.workers.iter().zip(one.sockets) {
+                if !worker.tell(Order::Listen(socket)).await {
+                    tracing::error!(address = %one.address, "a worker has ended and does not listen");
+                }
+            }
+            tracing::info!(address = %one.address, "listening");
+            inner.listening.push((one.address, one.number));
+        }
+        let (keep, drop): (Vec<_>, Vec<_>) =
+            inner.listening.drain(..).partition(|(address, _)| wanted.contains(address));
+        inner.listening = keep;
+        for (address, number) in drop {
+            for worker in &self.workers {
+                let (done, wait) = oneshot::channel();
+                if worker.tell(Order::Ignore(number, done)).await {
+                    // A worker that ends in between listens no more either.
+                    let _ = wait.await;
+                }
+            }
+            if let ListenAddr::Unix(path) = &address
+                && let Err(error) = std::fs::remove_file(path)
+            {
+                tracing::warn!(%error, %address, "cannot remove the socket's file");
+            }
+            tracing::info!(%address, "no longer listening");
+        }
+    }
+}
+
+struct Opened {
+    address: ListenAddr,
+    number: u64,
+    sockets: Vec<listener::Socket>,
+}
+
+/// Settings that are read once.
+fn needs_restart(before: &Table, config: &Config) -> Vec<String> {
+    let (old, new) = (&before.server, &config.server);
+    [
+        ("admin", old.admin == new.admin),
+        ("state_dir", old.state_dir == new.state_dir),
+        ("log_dir", old.log_dir == new.log_dir),
+        ("log", old.log == new.log),
+        ("limits.head for HTTP/2", old.limits.head == new.limits.head),
+        ("timeouts.keep_alive for HTTP/2", old.timeouts.keep_alive == new.timeouts.keep_alive),
+    ]
+    .into_iter()
+    .filter(|(_, same)| !same)
+    .map(|(name, _)| name.to_owned())
+    .collect()
+}

@@ -1,0 +1,39 @@
+//! Who asks: listeners, requests, and everything an operator touches.
+//!
+//! Read in this order: [`server`] puts the parts together, [`connection`] serves a client,
+//! [`exchange`] is one request, [`gate`] is where it meets the lifecycle, [`front`] forwards it.
+//! The crate is a library only so that the binary, its benches and its tests share it.
+
+pub mod access_log;
+pub mod admin;
+pub mod answer;
+pub mod app;
+pub mod cli;
+pub mod client_stream;
+pub mod clock;
+pub mod connection;
+pub mod exchange;
+pub mod forward;
+pub mod frame_guard;
+pub mod framing;
+pub mod front;
+pub mod gate;
+pub mod gatekeeper;
+pub mod head;
+pub mod health;
+pub mod house;
+pub mod http2;
+pub mod listener;
+pub mod logging;
+pub mod metrics;
+pub mod peer;
+pub mod rewrite;
+pub mod server;
+pub mod service_notify;
+pub mod shared;
+pub mod transport;
+pub mod tunnel;
+pub mod upstreams;
+pub mod verdict;
+pub mod watch;
+pub mod worker;

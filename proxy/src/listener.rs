@@ -1,0 +1,230 @@
+//! Listening sockets: opened once for all workers, added and removed while running.
+//!
+//! A TCP address gets one socket per worker (SO_REUSEPORT); a Unix socket is one that all workers
+//! accept from. A removed socket's backlog is still accepted before it closes.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdTcpListener},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
+    },
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use doorbell_config::spec::ListenAddr;
+use socket2::{Domain, Protocol, Socket as RawSocket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    client_stream::ClientStream,
+    connection::Service,
+    shared::{ConnectionPlace, Shared},
+    transport::{ConnFacts, Transport},
+};
+
+/// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+/// EAFNOSUPPORT, errno(3).
+const NO_IPV6: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
+/// Pause after an accept that failed for want of descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A listening socket for one worker.
+pub struct Socket {
+    /// Its number, the same for all sockets of one address.
+    pub number: u64,
+    kind: SocketKind,
+}
+
+enum SocketKind {
+    Tcp(StdTcpListener),
+    Unix(StdUnixListener),
+}
+
+/// Opens sockets on an address, one for each worker.
+///
+/// # Errors
+/// What the system says, with the address.
+pub fn open(address: &ListenAddr, number: u64, workers: usize) -> io::Result<Vec<Socket>> {
+    let kinds: io::Result<Vec<_>> = match address {
+        ListenAddr::Tcp(address) => {
+            (0..workers).map(|_| open_tcp(*address).map(SocketKind::Tcp)).collect()
+        }
+        ListenAddr::Unix(path) => open_unix(path).and_then(|first| {
+            (0..workers).map(|_| first.try_clone().map(SocketKind::Unix)).collect()
+        }),
+    };
+    Ok(kinds?.into_iter().map(|kind| Socket { number, kind }).collect())
+}
+
+/// `[::]` means every address: also those of IPv4, and only those where the machine has no IPv6.
+fn open_tcp(address: SocketAddr) -> io::Result<StdTcpListener> {
+    let every = address.ip() == Ipv6Addr::UNSPECIFIED;
+    match bind_tcp(address) {
+        Err(error) if every && error.raw_os_error() == Some(NO_IPV6) => {
+            bind_tcp((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        other => other,
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<StdTcpListener> {
+    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    // Accepted sockets inherit these: no delay between two pieces of an answer, and a peer that
+    // vanished is noticed after a minute and a half.
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60));
+    let keepalive = keepalive.with_interval(Duration::from_secs(10)).with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Takes over the place of a socket file that nobody listens on any more.
+fn open_unix(path: &Path) -> io::Result<StdUnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "a file that is no socket is in its place",
+            ));
+        }
+        if StdUnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody listens on it"));
+        }
+        std::fs::remove_file(path)?;
+    }
+    let listener = StdUnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// One worker's listeners.
+pub struct ListenerSet {
+    service: Arc<Service>,
+    running: HashMap<u64, (CancellationToken, TaskTracker)>,
+}
+
+impl ListenerSet {
+    /// Listens on nothing yet.
+    #[must_use]
+    pub fn new(service: Arc<Service>) -> Self {
+        Self { service, running: HashMap::new() }
+    }
+
+    /// Starts to accept on a socket.
+    pub fn add(&mut self, socket: Socket) {
+        let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let service = Arc::clone(&self.service);
+        let token = stop.clone();
+        let accepting = match socket.kind {
+            SocketKind::Tcp(listener) => TcpListener::from_std(listener)
+                .map(|listener| tracker.spawn(accept_tcp(listener, service, token))),
+            SocketKind::Unix(listener) => UnixListener::from_std(listener)
+                .map(|listener| tracker.spawn(accept_unix(listener, service, token))),
+        };
+        if let Err(error) = accepting {
+            tracing::error!(%error, "cannot watch a listening socket");
+        }
+        self.running.insert(socket.number, (stop, tracker));
+    }
+
+    /// Stops accepting on a socket, when its backlog is served.
+    pub async fn remove(&mut self, number: u64) {
+        if let Some((stop, tracker)) = self.running.remove(&number) {
+            stop.cancel();
+            tracker.close();
+            tracker.wait().await;
+        }
+    }
+}
+
+async fn accept_tcp(listener: TcpListener, service: Arc<Service>, stop: CancellationToken) {
+    let local_port = listener.local_addr().ok().map(|address| address.port());
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let trusted = is_trusted(&service.shared, peer);
+                let facts = ConnFacts::new(Some(peer), local_port, trusted);
+                admit(&service, Transport::Tcp(stream), facts);
+            }
+            Err(error) => accept_failed(&error).await,
+        }
+    }
+}
+
+async fn accept_unix(listener: UnixListener, service: Arc<Service>, stop: CancellationToken) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let facts = ConnFacts::new(None, None, true);
+                admit(&service, Transport::Unix(stream), facts);
+            }
+            Err(error) => accept_failed(&error).await,
+        }
+    }
+}
+
+/// A connection that broke before it was accepted concerns nobody; running out of descriptors does,
+/// and trying again at once would only spin.
+async fn accept_failed(error: &io::Error) {
+    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+        return;
+    }
+    tracing::error!(%error, "cannot accept connections");
+    tokio::time::sleep(PAUSE).await;
+}
+
+fn is_trusted(shared: &Shared, peer: SocketAddr) -> bool {
+    let table = shared.table.load();
+    let trusted = &table.server.trusted_proxies;
+    !trusted.is_empty() && {
+        let ip = peer.ip().to_canonical();
+        trusted.iter().any(|net| net.contains(&ip))
+    }
+}
+
+fn admit(service: &Arc<Service>, io: Transport, facts: Arc<ConnFacts>) {
+    let write_idle = service.shared.table.load().server.timeouts.write_idle;
+    let stream = ClientStream::new(io, facts, write_idle);
+    let place = service.shared.connection_place();
+    let service = Arc::clone(service);
+    tokio::spawn(async move {
+        match place {
+            Some(place) => serve(&service, stream, place).await,
+            None => service.turn_away(stream).await,
+        }
+    });
+}
+
+async fn serve(service: &Service, stream: ClientStream, place: ConnectionPlace) {
+    service.serve(stream).await;
+    drop(place);
+}

@@ -1,0 +1,330 @@
+//! Turns figures into Prometheus' text format, when somebody scrapes.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering};
+
+use doorbell_supervisor::message::{GoalName, Snapshot, StateName, Usage};
+use prometheus::{
+    Encoder, TextEncoder,
+    proto::{
+        Bucket, Counter, Gauge, Histogram as HistogramProto, LabelPair, Metric, MetricFamily,
+        MetricType,
+    },
+};
+
+use super::{
+    AppMetrics, Histogram, METHODS, OTHER_APP, PHASES, REQUEST_BUCKETS, START_BUCKETS,
+    ServerMetrics, Starts, Traffic,
+};
+
+/// Content type of the text format.
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+const STATES: [(StateName, &str); 7] = [
+    (StateName::Stopped, "stopped"),
+    (StateName::Provisioning, "provisioning"),
+    (StateName::Starting, "starting"),
+    (StateName::Ready, "ready"),
+    (StateName::Draining, "draining"),
+    (StateName::Stopping, "stopping"),
+    (StateName::BackingOff, "backing_off"),
+];
+
+/// All that is known of one app at the time of a scrape.
+pub struct AppView<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Its figures.
+    pub metrics: &'a AppMetrics,
+    /// Requests held at its gate.
+    pub held: usize,
+    /// Its lifecycle, if the supervisor knows it.
+    pub snapshot: Option<&'a Snapshot>,
+    /// Memory and CPU of its process tree, if it runs.
+    pub usage: Option<Usage>,
+}
+
+/// The whole page.
+///
+/// # Errors
+/// If the encoder refuses a family, which is a defect of ours.
+pub fn encode(
+    apps: &[AppView<'_>],
+    other: &AppMetrics,
+    server: &ServerMetrics,
+) -> Result<Vec<u8>, prometheus::Error> {
+    let mut page = Page::default();
+    for app in apps {
+        page.app(app);
+    }
+    page.requests(OTHER_APP, other);
+    page.server(server);
+    let families: Vec<_> = page.families.into_values().collect();
+    let mut text = Vec::with_capacity(64 * 1024);
+    TextEncoder::new().encode(&families, &mut text)?;
+    Ok(text)
+}
+
+#[derive(Default)]
+struct Page {
+    families: BTreeMap<&'static str, MetricFamily>,
+}
+
+type Labels<'a> = &'a [(&'a str, &'a str)];
+
+impl Page {
+    fn put(
+        &mut self,
+        kind: MetricType,
+        name: &'static str,
+        help: &str,
+        labels: Labels<'_>,
+        fill: impl FnOnce(&mut Metric),
+    ) {
+        let family = self.families.entry(name).or_insert_with(|| {
+            let mut family = MetricFamily::default();
+            family.set_name(name.to_owned());
+            family.set_help(help.to_owned());
+            family.set_field_type(kind);
+            family
+        });
+        let pairs = labels.iter().map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        });
+        let mut metric = Metric::from_label(pairs.collect());
+        fill(&mut metric);
+        family.mut_metric().push(metric);
+    }
+
+    fn counter(&mut self, name: &'static str, help: &str, labels: Labels<'_>, value: f64) {
+        self.put(MetricType::COUNTER, name, help, labels, |metric| {
+            let mut counter = Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        });
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &str, labels: Labels<'_>, value: f64) {
+        self.put(MetricType::GAUGE, name, help, labels, |metric| {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        });
+    }
+
+    fn histogram<const N: usize>(
+        &mut self,
+        name: &'static str,
+        help: &str,
+        labels: Labels<'_>,
+        bounds: &[f64; N],
+        histogram: &Histogram<N>,
+    ) {
+        self.put(MetricType::HISTOGRAM, name, help, labels, |metric| {
+            metric.set_histogram(histogram_proto(bounds, histogram));
+        });
+    }
+
+    fn app(&mut self, app: &AppView<'_>) {
+        self.requests(app.id, app.metrics);
+        if let Some(starts) = app.metrics.starts.get() {
+            self.starts(app.id, starts);
+        }
+        let labels = [("app", app.id)];
+        if app.held > 0 || app.metrics.traffic.get().is_some() {
+            self.gauge(
+                "doorbell_app_held_requests",
+                "Requests waiting for the app to be ready.",
+                &labels,
+                count(app.held as u64),
+            );
+        }
+        if let Some(usage) = app.usage {
+            self.gauge(
+                "doorbell_app_memory_bytes",
+                "Memory of the app's process tree.",
+                &labels,
+                count(usage.memory_bytes),
+            );
+            self.counter(
+                "doorbell_app_cpu_seconds_total",
+                "CPU time of the app's process tree since its instance started.",
+                &labels,
+                usage.cpu_seconds,
+            );
+            self.gauge(
+                "doorbell_app_processes",
+                "Processes in the app's tree.",
+                &labels,
+                f64::from(usage.processes),
+            );
+        }
+        if let Some(snapshot) = app.snapshot {
+            self.state(app.id, snapshot);
+        }
+    }
+
+    fn state(&mut self, app: &str, snapshot: &Snapshot) {
+        let counts = snapshot.starts;
+        if counts.ready + counts.failed > 0 {
+            for (result, value) in [("ready", counts.ready), ("failed", counts.failed)] {
+                self.counter(
+                    "doorbell_app_cold_starts_total",
+                    "Starts of the app by their result.",
+                    &[("app", app), ("result", result)],
+                    count(value),
+                );
+            }
+        }
+        // A sleeping app nobody disabled is the normal case, and there may be thousands: one series
+        // each, the others only where they say something.
+        for (state, name) in STATES {
+            let is = snapshot.state == state;
+            if is || counts.ready + counts.failed > 0 {
+                self.gauge(
+                    "doorbell_app_state",
+                    "1 for the state the app is in.",
+                    &[("app", app), ("state", name)],
+                    f64::from(u8::from(is)),
+                );
+            }
+        }
+        if snapshot.goal == GoalName::Disabled {
+            self.gauge("doorbell_app_disabled", "1 if the app is disabled.", &[("app", app)], 1.0);
+        }
+    }
+
+    fn requests(&mut self, app: &str, metrics: &AppMetrics) {
+        let Some(traffic) = metrics.traffic.get() else { return };
+        self.request_counts(app, traffic);
+        let labels = [("app", app)];
+        self.histogram(
+            "doorbell_http_request_duration_seconds",
+            "From the end of a request's head to the end of its answer, waiting included.",
+            &labels,
+            &REQUEST_BUCKETS,
+            &traffic.duration,
+        );
+        self.gauge(
+            "doorbell_http_requests_in_flight",
+            "Requests running now.",
+            &labels,
+            traffic.in_flight.load(Ordering::Relaxed) as f64,
+        );
+        self.counter(
+            "doorbell_http_request_bytes_total",
+            "Bytes of request bodies.",
+            &labels,
+            load(&traffic.received_bytes),
+        );
+        self.counter(
+            "doorbell_http_response_bytes_total",
+            "Bytes of response bodies.",
+            &labels,
+            load(&traffic.sent_bytes),
+        );
+    }
+
+    fn request_counts(&mut self, app: &str, traffic: &Traffic) {
+        for (method, classes) in METHODS.iter().zip(&traffic.counts) {
+            for (class, codes) in classes.iter().enumerate() {
+                let codes = codes.get().into_iter().flat_map(|codes| codes.iter().enumerate());
+                for (code, value) in codes.filter(|(_, n)| n.load(Ordering::Relaxed) > 0) {
+                    let code = ((class + 1) * 100 + code).to_string();
+                    self.counter(
+                        "doorbell_http_requests_total",
+                        "Requests answered; 499 for clients that left.",
+                        &[("app", app), ("method", method), ("code", &code)],
+                        load(value),
+                    );
+                }
+            }
+        }
+    }
+
+    fn starts(&mut self, app: &str, starts: &Starts) {
+        for (phase, histogram) in PHASES.iter().zip(&starts.phases) {
+            self.histogram(
+                "doorbell_app_cold_start_duration_seconds",
+                "How long each phase of a start took.",
+                &[("app", app), ("phase", phase)],
+                &START_BUCKETS,
+                histogram,
+            );
+        }
+    }
+
+    fn server(&mut self, server: &ServerMetrics) {
+        self.gauge(
+            "doorbell_build_info",
+            "1; the version is a label.",
+            &[("version", env!("CARGO_PKG_VERSION"))],
+            1.0,
+        );
+        self.gauge(
+            "doorbell_connections",
+            "Client connections open now.",
+            &[],
+            server.connections.load(Ordering::Relaxed) as f64,
+        );
+        self.counter(
+            "doorbell_connections_accepted_total",
+            "Client connections accepted.",
+            &[],
+            load(&server.accepted),
+        );
+        self.counter(
+            "doorbell_connections_refused_total",
+            "Client connections turned away because too many were open.",
+            &[],
+            load(&server.crowded),
+        );
+        self.counter(
+            "doorbell_access_log_lines_dropped_total",
+            "Access log lines lost because the disk did not keep up.",
+            &[],
+            load(&server.log_lines_dropped),
+        );
+        self.gauge(
+            "doorbell_config_last_reload_successful",
+            "Whether the last attempt to load the configuration was good.",
+            &[],
+            server.reload_good.load(Ordering::Relaxed) as f64,
+        );
+        self.gauge(
+            "doorbell_config_last_reload_success_timestamp_seconds",
+            "When a configuration was last taken over.",
+            &[],
+            load(&server.reload_at),
+        );
+    }
+}
+
+fn histogram_proto<const N: usize>(bounds: &[f64; N], histogram: &Histogram<N>) -> HistogramProto {
+    let mut cumulative = 0;
+    let buckets = bounds.iter().zip(&histogram.buckets).map(|(bound, bucket)| {
+        cumulative += bucket.load(Ordering::Relaxed);
+        let mut proto = Bucket::default();
+        proto.set_upper_bound(*bound);
+        proto.set_cumulative_count(cumulative);
+        proto
+    });
+    let mut proto = HistogramProto::default();
+    proto.set_bucket(buckets.collect());
+    // The buckets are read first: a request that ends in between may not make one larger than the
+    // count.
+    proto.set_sample_count(histogram.count.load(Ordering::Relaxed).max(cumulative));
+    proto.set_sample_sum(load(&histogram.sum_nanos) / 1e9);
+    proto
+}
+
+fn load(value: &std::sync::atomic::AtomicU64) -> f64 {
+    count(value.load(Ordering::Relaxed))
+}
+
+/// Exact up to 2^53, as every value in Prometheus.
+fn count(value: u64) -> f64 {
+    value as f64
+}

@@ -1,0 +1,207 @@
+//! A client's socket, TCP or Unix, and the facts about it that never change.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd, AsRawFd},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+/// A connected socket.
+#[derive(Debug)]
+pub enum Transport {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// Over a Unix socket.
+    Unix(UnixStream),
+}
+
+/// What is known about a connection as long as it lives.
+#[derive(Debug)]
+pub struct ConnFacts {
+    /// Address of the peer; `None` on a Unix socket.
+    pub peer: Option<SocketAddr>,
+    /// Our own port; `None` on a Unix socket.
+    pub local_port: Option<u16>,
+    /// Whether the peer is in `trusted_proxies`, so that its forwarding headers are believed. A
+    /// Unix socket's peer is: who may connect is decided by the file's mode.
+    pub trusted: bool,
+    /// Whether the client came by TLS.
+    pub tls: bool,
+    /// The peer's address as text; empty on a Unix socket.
+    pub peer_text: String,
+    /// The same as a node identifier of `Forwarded` (RFC 7239 section 6).
+    pub peer_node: String,
+    /// Our own port as text; empty on a Unix socket.
+    pub port_text: String,
+    trouble: AtomicU8,
+}
+
+/// What went wrong with a request's body while it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Trouble {
+    /// Nothing.
+    None = 0,
+    /// Bad chunking: 400.
+    Chunking = 1,
+    /// Content over the limit: 413.
+    TooLarge = 2,
+    /// Too slow: 408.
+    TooSlow = 3,
+    /// Nothing wrong with it: the app said nothing for too long, 504.
+    Silent = 4,
+}
+
+impl ConnFacts {
+    /// Facts about a fresh connection.
+    #[must_use]
+    pub fn new(peer: Option<SocketAddr>, local_port: Option<u16>, trusted: bool) -> Arc<Self> {
+        let ip = peer.map(|peer| peer.ip().to_canonical());
+        Arc::new(Self {
+            peer,
+            local_port,
+            trusted,
+            tls: false,
+            peer_text: ip.map(|ip| ip.to_string()).unwrap_or_default(),
+            peer_node: match ip {
+                Some(IpAddr::V4(ip)) => ip.to_string(),
+                Some(IpAddr::V6(ip)) => format!("\"[{ip}]\""),
+                None => "unknown".to_owned(),
+            },
+            port_text: local_port.map(|port| port.to_string()).unwrap_or_default(),
+            trouble: AtomicU8::new(0),
+        })
+    }
+
+    /// The peer's address, as IPv4 where it is one mapped into IPv6.
+    #[must_use]
+    pub fn peer_ip(&self) -> Option<IpAddr> {
+        self.peer.map(|peer| peer.ip().to_canonical())
+    }
+
+    /// Notes what went wrong with the body in progress.
+    pub fn set_trouble(&self, trouble: Trouble) {
+        self.trouble.store(trouble as u8, Ordering::Relaxed);
+    }
+
+    /// What went wrong with the body in progress.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        match self.trouble.load(Ordering::Relaxed) {
+            1 => Trouble::Chunking,
+            2 => Trouble::TooLarge,
+            3 => Trouble::TooSlow,
+            4 => Trouble::Silent,
+            _ => Trouble::None,
+        }
+    }
+}
+
+impl Transport {
+    /// Resolves when the peer has closed its side or the connection is broken, whatever data waits
+    /// in the socket.
+    ///
+    /// It looks at a duplicate of the descriptor, because clearing the readiness of the original
+    /// would lose the wake-up for data that is already there.
+    pub async fn left(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => {
+                let watched = TcpStream::from_std(tcp.as_fd().try_clone_to_owned()?.into())?;
+                while !watched.ready(Interest::READABLE).await?.is_read_closed() {
+                    // "Would block" clears the readiness, so that the next change is awaited.
+                    let _: io::Result<()> = watched
+                        .try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
+                }
+            }
+            Self::Unix(unix) => {
+                let watched = UnixStream::from_std(unix.as_fd().try_clone_to_owned()?.into())?;
+                while !watched.ready(Interest::READABLE).await?.is_read_closed() {
+                    // "Would block" clears the readiness, so that the next change is awaited.
+                    let _: io::Result<()> = watched
+                        .try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the close to come a reset, so that nobody takes what was sent for all there is.
+    pub fn reset(&self) {
+        if let Self::Tcp(tcp) = self {
+            // A socket that is broken already is as good.
+            drop(socket2::SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO)));
+        }
+    }
+
+    /// The descriptor's number: unique among open connections.
+    #[must_use]
+    pub fn number(&self) -> i32 {
+        match self {
+            Self::Tcp(tcp) => tcp.as_raw_fd(),
+            Self::Unix(unix) => unix.as_raw_fd(),
+        }
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Self::Unix(unix) => Pin::new(unix).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Self::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+        }
+    }
+}
