@@ -1,0 +1,97 @@
+"""A Python app for tests. What it does at its start is told by the environment or the first argument."""
+
+import os
+import signal
+import socket
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+MODE = sys.argv[1] if len(sys.argv) > 1 else ""
+STARTED = time.monotonic()
+
+
+class App(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        if self.path == "/healthz":
+            warm = time.monotonic() - STARTED > float(os.environ.get("WARM_AFTER", "0"))
+            return self.reply(200 if warm else 503, "ok" if warm else "warming up")
+        if self.path == "/env":
+            return self.reply(200, "\n".join(f"{k}={v}" for k, v in sorted(os.environ.items())))
+        if self.path == "/cwd":
+            return self.reply(200, os.getcwd())
+        self.reply(200, f"python {self.path}\n")
+
+    def reply(self, status, text):
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, form, *args):
+        print("request", form % args, flush=True)
+
+
+class Server(ThreadingHTTPServer):
+    request_queue_size = 1024
+    daemon_threads = True
+
+
+def notify(text):
+    path = os.environ["NOTIFY_SOCKET"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.connect("\0" + path[1:] if path.startswith("@") else path)
+        sender.send(text.encode())
+
+
+def serve():
+    server = Server((os.environ.get("BIND", "127.0.0.1"), int(os.environ["PORT"])), App)
+    if MODE == "notify":
+        time.sleep(0.3)
+        notify("READY=1\nSTATUS=up")
+    server.serve_forever()
+
+
+def fork_away():
+    """A daemon as of old: two forks and a session of its own."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    serve()
+
+
+def wrap():
+    """Like `npm start`: leaves on SIGTERM and does not tell its child."""
+    if os.fork() == 0:
+        serve()
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    while True:
+        signal.pause()
+
+
+if __name__ == "__main__":
+    print("mode", MODE or "plain", flush=True)
+    if MODE == "exit":
+        print("cannot find my settings", file=sys.stderr, flush=True)
+        sys.exit(7)
+    elif MODE == "deaf":
+        signal.pause()
+    elif MODE == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        serve()
+    elif MODE == "fork":
+        fork_away()
+    elif MODE == "wrapper":
+        wrap()
+    elif MODE == "lines":
+        for n in range(int(os.environ["LINES"])):
+            print(f"line {n:06d} {'x' * (n % 50)}")
+        sys.stdout.flush()
+        serve()
+    else:
+        serve()

@@ -1,0 +1,369 @@
+//! A running doorbell.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Lines},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{Connection, Response, get, wait::poll};
+
+/// How long a doorbell may take to start or to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A doorbell that is about to start.
+pub struct Setup {
+    dir: TempDir,
+    config: String,
+    server: String,
+    env: Vec<(String, String)>,
+    state_dir: Option<PathBuf>,
+}
+
+/// A running doorbell; ended with its apps when dropped.
+pub struct Doorbell {
+    /// Its folder: configuration, state, logs.
+    pub dir: TempDir,
+    /// Where clients connect.
+    pub port: u16,
+    /// Where Prometheus connects.
+    pub metrics_port: u16,
+    child: Child,
+    server: String,
+}
+
+/// A verb that goes on; ended when dropped.
+pub struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    /// Reads until a line contains a text.
+    #[track_caller]
+    pub fn wait_for_line(&mut self, text: &str) {
+        let found = self.lines.by_ref().any(|line| line.is_ok_and(|line| line.contains(text)));
+        assert!(found, "ended without {text:?}");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// What a command of the binary gave.
+#[derive(Debug)]
+pub struct Output {
+    /// Exit status.
+    pub status: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Setup {
+    /// A doorbell with these apps. `{apps}` stands for the folder of test programs, `{dir}` for the
+    /// doorbell's own folder.
+    #[must_use]
+    pub fn new(apps: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("doorbell-").tempdir().expect("a folder");
+        Self {
+            dir,
+            config: apps.to_owned(),
+            server: String::new(),
+            env: Vec::new(),
+            state_dir: None,
+        }
+    }
+
+    /// More lines of `[server]`, tables of it included.
+    #[must_use]
+    pub fn server(mut self, lines: &str) -> Self {
+        self.server.push_str(lines);
+        self.server.push('\n');
+        self
+    }
+
+    /// A variable in doorbell's own environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A state folder that outlives this doorbell.
+    #[must_use]
+    pub fn state_dir(mut self, path: &Path) -> Self {
+        self.state_dir = Some(path.to_owned());
+        self
+    }
+
+    /// Starts it and waits until it is ready.
+    #[must_use]
+    pub fn start(self) -> Doorbell {
+        let (port, metrics_port) = (free_port(), free_port());
+        let binary = binary();
+        let mut command = Command::new(&binary);
+        let path = self.dir.path().join("doorbell.toml");
+        if let Some(state) = &self.state_dir {
+            std::os::unix::fs::symlink(state, self.dir.path().join("state")).expect("a link");
+        }
+        write_config(self.dir.path(), port, metrics_port, &self.server, &self.config);
+        let log = fs::File::create(self.dir.path().join("doorbell.log")).expect("a log file");
+        command.args(["serve", "--config"]).arg(&path).envs(self.env);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+        let mut doorbell =
+            Doorbell { dir: self.dir, port, metrics_port, child, server: self.server };
+        doorbell.wait_until_ready();
+        doorbell
+    }
+
+    /// Writes the configuration without starting anything; gives its path, and keeps the folder.
+    #[must_use]
+    pub fn write(self) -> (TempDir, PathBuf) {
+        write_config(self.dir.path(), free_port(), free_port(), &self.server, &self.config);
+        let path = self.dir.path().join("doorbell.toml");
+        (self.dir, path)
+    }
+}
+
+fn write_config(dir: &Path, port: u16, metrics_port: u16, server: &str, apps: &str) {
+    let text = format!(
+        "[server]\nlisten = [\"127.0.0.1:{port}\"]\n\
+         admin = [\"unix:admin.sock\", \"127.0.0.1:{metrics_port}\"]\n\
+         state_dir = \"state\"\nlog_dir = \"logs\"\n{server}\n{apps}\n"
+    );
+    let text = text
+        .replace("{apps}", &app_dir().to_string_lossy())
+        .replace("{dir}", &dir.to_string_lossy());
+    // Renamed into place, as editors do, so that a watcher never sees half a file.
+    let fresh = dir.join("doorbell.toml.new");
+    fs::write(&fresh, text).expect("the configuration");
+    fs::rename(fresh, dir.join("doorbell.toml")).expect("the configuration");
+}
+
+impl Doorbell {
+    /// Starts a doorbell with these apps.
+    #[must_use]
+    pub fn with(apps: &str) -> Self {
+        Setup::new(apps).start()
+    }
+
+    fn wait_until_ready(&mut self) {
+        let ready = poll(PATIENCE, || {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("doorbell ended with {status}:\n{}", self.log());
+            }
+            let answer =
+                Connection::try_open(self.metrics_port).ok()?.try_get("localhost", "/readyz")?;
+            (answer.status == 200).then_some(())
+        });
+        assert!(ready.is_some(), "doorbell is not ready:\n{}", self.log());
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its own log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("doorbell.log")).unwrap_or_default()
+    }
+
+    /// Asks for a path of a host.
+    #[must_use]
+    pub fn get(&self, host: &str, path: &str) -> Response {
+        get(self.port, host, path)
+    }
+
+    /// Opens a connection to it.
+    #[must_use]
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.port)
+    }
+
+    /// Runs a verb of the command line against it.
+    #[must_use]
+    pub fn cli(&self, args: &[&str]) -> Output {
+        run(Command::new(binary()).args(args).arg("--config").arg(self.config_path()))
+    }
+
+    /// Runs a verb, which must succeed; gives what it printed.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let output = self.cli(args);
+        assert_eq!(output.status, 0, "{args:?}: {output:?}\n{}", self.log());
+        output.stdout
+    }
+
+    /// Starts a verb that goes on, and reads what it prints.
+    #[must_use]
+    pub fn spawn(&self, args: &[&str]) -> Running {
+        let mut command = Command::new(binary());
+        command.args(args).arg("--config").arg(self.config_path());
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the binary");
+        let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        Running { child, lines }
+    }
+
+    /// The status of one app.
+    #[must_use]
+    pub fn status(&self, app: &str) -> Value {
+        serde_json::from_str(&self.ok(&["status", app, "--json"])).expect("JSON")
+    }
+
+    /// The state of one app.
+    #[must_use]
+    pub fn state(&self, app: &str) -> String {
+        self.status(app)["state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The first process of an app that runs.
+    #[must_use]
+    pub fn app_pid(&self, app: &str) -> Option<u32> {
+        self.status(app)["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
+    }
+
+    /// Starts of an app that became ready.
+    #[must_use]
+    pub fn starts(&self, app: &str) -> u64 {
+        self.status(app)["starts"]["ready"].as_u64().unwrap_or_default()
+    }
+
+    /// Waits until an app is in a state.
+    pub fn wait_for_state(&self, app: &str, state: &str) {
+        let reached = poll(PATIENCE, || (self.state(app) == state).then_some(()));
+        let now = self.status(app);
+        assert!(reached.is_some(), "{app} is not {state}: {now:#}\n{}", self.log());
+    }
+
+    /// The metrics page.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        get(self.metrics_port, "localhost", "/metrics").text()
+    }
+
+    /// The value of one series, named as on the page; `None` if it is not there.
+    #[must_use]
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        let page = self.metrics();
+        let mut values =
+            page.lines().filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        values.next().and_then(|value| value.parse().ok())
+    }
+
+    /// Replaces the apps in the configuration file; doorbell sees it by itself.
+    pub fn rewrite(&self, apps: &str) {
+        write_config(self.dir.path(), self.port, self.metrics_port, &self.server, apps);
+    }
+
+    /// Replaces the whole `[server]` beyond addresses and the apps.
+    pub fn rewrite_all(&mut self, server: &str, apps: &str) {
+        server.clone_into(&mut self.server);
+        self.rewrite(apps);
+    }
+
+    /// The configuration file.
+    #[must_use]
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.path().join("doorbell.toml")
+    }
+
+    /// Sends doorbell a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
+        rustix::process::kill_process(pid.expect("a pid"), signal).expect("a signal");
+    }
+
+    /// Ends doorbell by SIGTERM and tells how long that took; fails if it did not end well.
+    pub fn stop(mut self) -> Duration {
+        let since = Instant::now();
+        self.signal(rustix::process::Signal::TERM);
+        let ended = poll(Duration::from_secs(60), || self.child.try_wait().ok().flatten());
+        let status = ended.unwrap_or_else(|| panic!("did not end:\n{}", self.log()));
+        assert!(status.success(), "{status}:\n{}", self.log());
+        since.elapsed()
+    }
+}
+
+impl Drop for Doorbell {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        self.signal(rustix::process::Signal::TERM);
+        if poll(PATIENCE, || self.child.try_wait().ok().flatten()).is_none() {
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+        if std::thread::panicking() {
+            eprintln!("doorbell's log:\n{}", self.log());
+        }
+    }
+}
+
+/// Runs a command to its end.
+fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Output {
+        status: output.status.code().unwrap_or(-1),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    }
+}
+
+/// Runs the binary without a doorbell.
+#[must_use]
+pub fn tool(args: &[&str]) -> Output {
+    run(Command::new(binary()).args(args))
+}
+
+/// The binary under test: `DOORBELL_BIN`, or the one built beside the tests.
+fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("DOORBELL_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("the path of this test");
+    let folder = test.parent().and_then(Path::parent).expect("target/<profile>");
+    let binary = folder.join("doorbell");
+    assert!(binary.exists(), "{} is not built: run ./test", binary.display());
+    binary
+}
+
+/// The folder of test programs.
+#[must_use]
+pub fn app_dir() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("apps")
+}
+
+/// A port that nobody listens on, outside of the range that the system picks from for outgoing
+/// connections, so that no other test's connection takes it meanwhile.
+#[must_use]
+pub fn free_port() -> u16 {
+    use std::sync::atomic::{AtomicU16, Ordering};
+    const FIRST: u16 = 10_000;
+    const RANGE: u16 = 20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() * 61 % u32::from(RANGE)).unwrap_or(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + (start + step) % RANGE;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! What makes a system test a sentence: a running doorbell in a folder of its own, clients that
+//! speak raw bytes, and conditions to wait for.
+//!
+//! Every doorbell listens on free ports and is ended with its test; nothing is shared between tests
+//! but the binary and the programs in `apps/`.
+
+mod client;
+mod doorbell;
+mod wait;
+mod websocket;
+
+pub use client::{Connection, Response, get, post, request};
+pub use doorbell::{Doorbell, Output, Running, Setup, app_dir, free_port, tool};
+pub use wait::{eventually, eventually_within, pids_matching, within};
+pub use websocket::WebSocket;

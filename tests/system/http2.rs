@@ -1,0 +1,361 @@
+//! HTTP/2 without TLS: clients that know, floods, and apps that speak it.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use doorbell_tests::{Connection, Doorbell, Setup, eventually};
+
+use crate::node;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn curl(args: &[&str]) -> (String, String) {
+    let output = Command::new("curl")
+        .args(["-s", "--http2-prior-knowledge", "--max-time", "20"])
+        .args(args)
+        .output()
+        .expect("curl");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// Fields as HPACK literals without indexing (RFC 7541 section 6.2.2), none longer than 126 bytes.
+fn fields(list: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in list {
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).ok().filter(|n| *n < 127).expect("a short text"));
+            block.extend(text.as_bytes());
+        }
+    }
+    block
+}
+
+fn head(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    let mut list =
+        vec![(":method", method), (":scheme", "http"), (":authority", "app.test"), (":path", path)];
+    list.extend(more);
+    fields(&list)
+}
+
+fn open(d: &Doorbell) -> Connection {
+    let mut connection = d.connect();
+    connection.send(PREFACE);
+    connection.send(frame(SETTINGS, 0, 0, b""));
+    connection
+}
+
+/// Reads frames until one is wanted; `None` when the connection ends first.
+fn read_until(connection: &mut Connection, wanted: impl Fn(u8, u32) -> bool) -> Option<Vec<u8>> {
+    loop {
+        let head = connection.read_bytes(9)?;
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        let payload = connection.read_bytes(length)?;
+        if wanted(head[3], stream) {
+            return Some(payload);
+        }
+    }
+}
+
+/// Sends pieces until the server ends the connection.
+#[track_caller]
+fn is_cut_off(d: &Doorbell, mut piece: impl FnMut(u32) -> Vec<u8>) {
+    let mut connection = open(d);
+    let canary = d.get("app.test", "/canary");
+    assert_eq!(canary.status, 200);
+    let since = Instant::now();
+    let sent = (0..200_000).find(|n| !connection.try_send(piece(*n)));
+    let ended = sent.is_some() || {
+        connection.set_patience(Duration::from_secs(5));
+        read_until(&mut connection, |kind, _| kind == GOAWAY).is_some() || connection.is_closed()
+    };
+    assert!(ended, "a flood went on for {:?}", since.elapsed());
+    assert_eq!(d.get("app.test", "/canary").status, 200);
+}
+
+#[test]
+fn requests_wake_the_app_and_share_a_connection() {
+    let d = Doorbell::with(&node("app", "env = { START_DELAY = \"300\" }"));
+    let url = format!("http://127.0.0.1:{}/x", d.port);
+    let (body, error) = curl(&["-H", "Host: app.test", "-w", "%{http_version}", &url]);
+    assert_eq!(body, "node GET /x\n2", "{error}");
+    let (status, _) =
+        curl(&["-H", "Host: nobody.test", "-o", "/dev/null", "-w", "%{http_code}", &url]);
+    assert_eq!(status, "404");
+    let output = Command::new("h2load")
+        .args(["-n", "500", "-c", "5", "-m", "20", "--header", ":authority: app.test"])
+        .arg(format!("http://127.0.0.1:{}/", d.port))
+        .output()
+        .expect("h2load: run ./test, which installs it");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("500 succeeded, 0 failed, 0 errored"), "{text}");
+}
+
+#[test]
+fn uploads_during_a_start_wait_in_flow_control_and_arrive_whole() {
+    let d = Doorbell::with(&node("app", "env = { START_DELAY = \"700\" }"));
+    let file = d.dir.path().join("upload");
+    let body: Vec<u8> = (0..20_000_000_u32).map(|n| (n ^ (n >> 9)) as u8).collect();
+    std::fs::write(&file, body).expect("a file");
+    let sum = Command::new("sha256sum").arg(&file).output().expect("sha256sum");
+    let hash = String::from_utf8_lossy(&sum.stdout)[..64].to_owned();
+    let url = format!("http://127.0.0.1:{}/upload", d.port);
+    let upload = format!("@{}", file.display());
+    let (answer, error) =
+        curl(&["-H", "Host: app.test", "-H", "Expect:", "--data-binary", &upload, &url]);
+    let answer: serde_json::Value =
+        serde_json::from_str(&answer).unwrap_or_else(|e| panic!("{e} {error}"));
+    assert_eq!(answer["sha256"], hash.as_str());
+}
+
+#[test]
+fn cookie_crumbs_are_joined_for_the_app() {
+    let d = Doorbell::with(&node("app", ""));
+    let mut connection = open(&d);
+    let block = head("GET", "/headers", &[("cookie", "a=1"), ("cookie", "b=2")]);
+    connection.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &block));
+    let body = read_until(&mut connection, |kind, _| kind == DATA).expect("an answer");
+    let text = String::from_utf8_lossy(&body).into_owned();
+    assert!(text.contains("a=1; b=2"), "{text}");
+}
+
+#[test]
+fn a_length_that_lies_never_reaches_the_app_as_a_whole_request() {
+    let d = Doorbell::with(&node("app", ""));
+    assert_eq!(d.get("app.test", "/").status, 200);
+    for (length, body) in [("10", &b"hello"[..]), ("3", b"hello")] {
+        let mut connection = open(&d);
+        let block = head("POST", "/upload", &[("content-length", length)]);
+        connection.send(frame(HEADERS, END_HEADERS, 1, &block));
+        connection.send(frame(DATA, END_STREAM, 1, body));
+        connection.set_patience(Duration::from_secs(5));
+        let answer =
+            read_until(&mut connection, |kind, _| matches!(kind, DATA | RST_STREAM | GOAWAY));
+        let text = answer.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        assert!(!text.as_deref().is_some_and(|text| text.contains("sha256")), "{text:?}");
+    }
+    assert_eq!(d.get("app.test", "/").status, 200);
+}
+
+#[test]
+fn malformed_heads_are_refused() {
+    let d = Doorbell::with(&node("app", "env = { SEEN_FILE = \"{dir}/seen\" }"));
+    assert_eq!(d.get("app.test", "/first").status, 200);
+    let bad: [Vec<u8>; 5] = [
+        head("GET", "/../../etc", &[]),
+        head("GET", "/%00", &[]),
+        head("TRACE", "/", &[]),
+        head("GET", "/", &[("connection", "close")]),
+        head("GET", "/", &[("host", "other.test")]),
+    ];
+    for block in bad {
+        let mut connection = open(&d);
+        connection.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &block));
+        connection.set_patience(Duration::from_secs(5));
+        drop(read_until(&mut connection, |kind, stream| {
+            stream == 1 && matches!(kind, HEADERS | RST_STREAM) || kind == GOAWAY
+        }));
+    }
+    let seen = std::fs::read_to_string(d.dir.path().join("seen")).expect("the app's list");
+    assert_eq!(seen, "GET /first\n");
+}
+
+#[test]
+fn floods_are_cut_off_and_others_do_not_notice() {
+    let d = Doorbell::with(&node("app", ""));
+    is_cut_off(&d, |_| frame(SETTINGS, 0, 0, b""));
+    is_cut_off(&d, |n| frame(PING, 0, 0, &u64::from(n).to_be_bytes()));
+    is_cut_off(&d, |_| frame(PRIORITY, 0, 3, &[0, 0, 0, 1, 16]));
+    let mut first = true;
+    is_cut_off(&d, move |_| {
+        // One stream that never ends its body, with empty pieces of it.
+        let open = frame(HEADERS, END_HEADERS, 1, &head("POST", "/upload", &[]));
+        if std::mem::take(&mut first) { open } else { frame(DATA, 0, 1, b"") }
+    });
+    is_cut_off(&d, |n| {
+        // Rapid reset, CVE-2023-44487.
+        let stream = n * 2 + 1;
+        let mut both =
+            frame(HEADERS, END_STREAM | END_HEADERS, stream, &head("GET", "/slow?ms=50", &[]));
+        both.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+        both
+    });
+    let mut first = true;
+    is_cut_off(&d, move |n| {
+        // A head that never ends, CVE-2024-24549 and relatives.
+        let begin = frame(HEADERS, END_STREAM, 1, &head("GET", "/", &[]));
+        let name = format!("x-{n}");
+        let more = frame(CONTINUATION, 0, 1, &fields(&[(&name, "y")]));
+        if std::mem::take(&mut first) { begin } else { more }
+    });
+}
+
+#[test]
+fn a_stream_that_is_reset_while_held_is_never_forwarded() {
+    let env = "env = { START_DELAY = \"1200\", SEEN_FILE = \"{dir}/seen\" }";
+    let d = Doorbell::with(&node("app", env));
+    let mut connection = open(&d);
+    connection.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &head("GET", "/gone", &[])));
+    connection.send(frame(HEADERS, END_HEADERS, 3, &head("POST", "/gone-too", &[])));
+    connection.send(frame(HEADERS, END_STREAM | END_HEADERS, 5, &head("GET", "/stays", &[])));
+    eventually("three wait", || d.status("app")["held"] == 3);
+    for stream in [1, 3] {
+        connection.send(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+    }
+    eventually("one waits", || d.status("app")["held"] == 1);
+    let body = read_until(&mut connection, |kind, stream| kind == DATA && stream == 5);
+    assert_eq!(body.as_deref(), Some(&b"node GET /stays\n"[..]));
+    let seen = std::fs::read_to_string(d.dir.path().join("seen")).expect("the app's list");
+    assert_eq!(seen, "GET /stays\n");
+}
+
+#[test]
+fn a_body_that_stops_in_the_middle_does_not_hold_the_app_for_ever() {
+    let more = "timeouts = { write_idle = \"500ms\" }";
+    let server = "[server.timeouts]\nbody_idle = \"500ms\"";
+    let d = Setup::new(&node("app", more)).server(server).start();
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let mut connection = open(&d);
+    connection.send(frame(HEADERS, END_HEADERS, 1, &head("POST", "/upload", &[])));
+    connection.send(frame(DATA, 0, 1, b"some"));
+    eventually("it runs", || d.status("app")["in_flight"] == 1);
+    eventually("it is given up", || d.status("app")["in_flight"] == 0);
+}
+
+#[test]
+fn an_idle_connection_is_closed() {
+    let d =
+        Setup::new(&node("app", "")).server("[server.timeouts]\nkeep_alive = \"500ms\"").start();
+    let mut connection = open(&d);
+    connection.set_patience(Duration::from_secs(10));
+    drop(read_until(&mut connection, |kind, _| kind == GOAWAY));
+    assert!(connection.is_closed() || read_until(&mut connection, |_, _| false).is_none());
+}
+
+#[test]
+fn apps_may_speak_http2() {
+    let inner = Doorbell::with(&node("app", ""));
+    let outer = Doorbell::with(&format!(
+        "[app.outer]\nhosts = [\"app.test\"]\nupstream = \"http://127.0.0.1:{}\"\nhttp2 = true\n",
+        inner.port
+    ));
+    assert_eq!(outer.get("app.test", "/x").text(), "node GET /x\n");
+    let answer = doorbell_tests::post(outer.port, "app.test", "/upload", &vec![b'x'; 300_000]);
+    assert_eq!(answer.json()["length"], 300_000);
+}
+
+#[test]
+fn an_upload_may_be_held_longer_than_its_own_time_limits() {
+    let more = "env = { START_DELAY = \"2500\" }\ntimeouts = { write_idle = \"500ms\" }";
+    let server = "[server.timeouts]\nbody_idle = \"500ms\"";
+    let d = Setup::new(&node("app", more)).server(server).start();
+    let file = d.dir.path().join("upload");
+    std::fs::write(&file, vec![b'x'; 1_000_000]).expect("a file");
+    let url = format!("http://127.0.0.1:{}/upload", d.port);
+    let upload = format!("@{}", file.display());
+    let (answer, error) =
+        curl(&["-H", "Host: app.test", "-H", "Expect:", "--data-binary", &upload, &url]);
+    assert!(answer.contains("1000000"), "{answer} {error}");
+}
+
+#[test]
+fn a_body_that_was_refused_early_does_not_harm_its_connection() {
+    let more = "limits = { body = \"1KiB\" }\ntimeouts = { write_idle = \"500ms\" }";
+    let server = "[server.timeouts]\nbody_idle = \"500ms\"";
+    let d = Setup::new(&node("app", more)).server(server).start();
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let mut connection = open(&d);
+    let block = head("POST", "/upload", &[("content-length", "5000")]);
+    connection.send(frame(HEADERS, END_HEADERS, 1, &block));
+    assert!(read_until(&mut connection, |kind, stream| kind == HEADERS && stream == 1).is_some());
+    connection.send(frame(
+        HEADERS,
+        END_STREAM | END_HEADERS,
+        3,
+        &head("GET", "/slow?ms=2500", &[]),
+    ));
+    let body = read_until(&mut connection, |kind, stream| kind == DATA && stream == 3);
+    assert_eq!(body.as_deref(), Some(&b"slow"[..]));
+}
+
+#[test]
+fn framing_fields_with_underscores_are_refused_here_too() {
+    let d = Doorbell::with(&node("app", "env = { SEEN_FILE = \"{dir}/seen\" }"));
+    assert_eq!(d.get("app.test", "/first").status, 200);
+    for name in ["transfer_encoding", "content_length"] {
+        let mut connection = open(&d);
+        let block = head("GET", "/bad", &[(name, "5")]);
+        connection.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &block));
+        assert!(
+            read_until(&mut connection, |kind, stream| kind == HEADERS && stream == 1).is_some()
+        );
+    }
+    let seen = std::fs::read_to_string(d.dir.path().join("seen")).expect("the app's list");
+    assert_eq!(seen, "GET /first\n");
+}
+
+#[test]
+fn a_head_request_to_a_failing_app_is_answered() {
+    let d = Doorbell::with(&crate::python("app", "exit", ""));
+    let url = format!("http://127.0.0.1:{}/", d.port);
+    let (status, error) =
+        curl(&["-I", "-H", "Host: app.test", "-o", "/dev/null", "-w", "%{http_code}", &url]);
+    assert_eq!(status, "503", "{error}");
+}
+
+#[test]
+fn a_silent_app_is_told_from_http2_too() {
+    let d = Doorbell::with(&node("app", "timeouts = { response_idle = \"500ms\" }"));
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let url = format!("http://127.0.0.1:{}/slow?ms=5000", d.port);
+    let (status, error) = curl(&[
+        "-H",
+        "Host: app.test",
+        "-d",
+        "some body",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        &url,
+    ]);
+    assert_eq!(status, "504", "{error}");
+}
+
+#[test]
+fn paths_in_other_forms_reach_apps_that_speak_http2() {
+    let inner = Doorbell::with(&node("app", ""));
+    let outer = Doorbell::with(&format!(
+        "[app.outer]\nhosts = [\"app.test\"]\nupstream = \"http://127.0.0.1:{}\"\nhttp2 = true\n",
+        inner.port
+    ));
+    let url = format!("http://127.0.0.1:{}/a/%7ex", outer.port);
+    let (body, error) = curl(&["-H", "Host: app.test", &url]);
+    assert_eq!(body, "node GET /a/~x\n", "{error}");
+    let mut socket =
+        doorbell_tests::WebSocket::open(outer.port, "app.test", "/ws").expect("a WebSocket");
+    socket.echo("in HTTP/1.1");
+}

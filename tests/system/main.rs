@@ -1,0 +1,31 @@
+//! System tests: the real binary in front of real programs, over loopback.
+//!
+//! One file per promise: what goes over the wire, how apps wake, how processes live and die, how a
+//! reload goes, what is seen of it all. `./test` builds the binary and installs what they need.
+
+mod activation;
+mod command_line;
+mod http2;
+mod observing;
+mod processes;
+mod real_apps;
+mod reloading;
+mod routing;
+mod upstreams;
+mod wire;
+
+/// The Node test program as an app, with more lines of its own.
+fn node(id: &str, more: &str) -> String {
+    format!(
+        "[app.{id}]\nhosts = [\"{id}.test\"]\ncommand = [\"node\", \"{{apps}}/node.js\"]\n\
+         directory = \"{{apps}}\"\n{more}\n"
+    )
+}
+
+/// The Python test program as an app, in a mode.
+fn python(id: &str, mode: &str, more: &str) -> String {
+    format!(
+        "[app.{id}]\nhosts = [\"{id}.test\"]\ncommand = [\"python3\", \"{{apps}}/server.py\", \"{mode}\"]\n\
+         directory = \"{{apps}}\"\n{more}\n"
+    )
+}

@@ -1,0 +1,377 @@
+//! How processes live and die: readiness, stubborn and wandering programs, crashes, output.
+
+use std::{
+    net::{TcpListener, TcpStream},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use doorbell_tests::{Doorbell, Setup, eventually, free_port, pids_matching};
+
+use crate::{node, python};
+
+fn is_alive(pid: u32) -> bool {
+    // A zombie is dead: its command line is empty.
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+}
+
+/// A word that only one test's processes carry.
+fn mark(d: &Doorbell) -> String {
+    d.dir.path().to_string_lossy().into_owned()
+}
+
+#[test]
+fn placeholders_directory_and_a_clean_environment() {
+    let env = "env = { ID = \"app-{id}\", WHERE = \"http://127.0.0.1:{port}{base_path}\" }";
+    let d = Setup::new(&python("app", "", env)).env("DOORBELL_SECRET", "not for apps").start();
+    let seen = d.get("app.test", "/env").text();
+    let value = |name: &str| {
+        seen.lines().find_map(|line| line.strip_prefix(&format!("{name}="))).map(str::to_owned)
+    };
+    let port = value("PORT").expect("PORT");
+    assert_eq!(value("ID").as_deref(), Some("app-app"));
+    assert_eq!(value("WHERE"), Some(format!("http://127.0.0.1:{port}/")));
+    assert!(!seen.contains("not for apps"), "{seen}");
+    assert_eq!(d.get("app.test", "/cwd").text(), doorbell_tests::app_dir().to_string_lossy());
+}
+
+#[test]
+fn a_fixed_port_is_used() {
+    let port = free_port();
+    let d = Doorbell::with(&python("app", "", &format!("port = {port}")));
+    assert_eq!(d.get("app.test", "/").status, 200);
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
+}
+
+#[test]
+fn a_port_that_somebody_else_has_is_not_taken_for_the_app() {
+    let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = other.local_addr().expect("an address").port();
+    let d = Doorbell::with(&python("app", "", &format!("port = {port}")));
+    assert_eq!(d.get("app.test", "/").status, 503);
+    let status = d.status("app");
+    let reason = status["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains(&port.to_string()), "{status:#}");
+}
+
+#[test]
+fn apps_may_listen_on_a_unix_socket() {
+    let d = Doorbell::with(&node("app", "env = { SOCKET = \"{socket}\" }"));
+    assert_eq!(d.get("app.test", "/x").text(), "node GET /x\n");
+    let mut socket = doorbell_tests::WebSocket::open(d.port, "app.test", "/").expect("a WebSocket");
+    socket.echo("over a socket");
+}
+
+#[test]
+fn socket_activation_hands_over_a_listening_socket() {
+    let d = Doorbell::with(&node("app", "ready = \"socket_activation\""));
+    assert_eq!(d.get("app.test", "/x").text(), "node GET /x\n");
+}
+
+#[test]
+fn sd_notify_is_readiness() {
+    let d = Doorbell::with(&python("app", "notify", "ready = \"notify\""));
+    let since = Instant::now();
+    assert_eq!(d.get("app.test", "/").status, 200);
+    assert!(since.elapsed() >= Duration::from_millis(300));
+}
+
+#[test]
+fn an_open_port_is_not_readiness_where_http_is_asked() {
+    let more = "env = { WARM_AFTER = \"1\" }\nready = { http = \"/healthz\", status = 200, body = \"ok\" }";
+    let d = Doorbell::with(&python("app", "", more));
+    let since = Instant::now();
+    assert_eq!(d.get("app.test", "/").status, 200);
+    assert!(since.elapsed() >= Duration::from_secs(1));
+}
+
+#[test]
+fn an_app_that_exits_at_once_fails_at_once() {
+    let d = Doorbell::with(&python("app", "exit", "ready = { deadline = \"30s\" }"));
+    let since = Instant::now();
+    assert_eq!(d.get("app.test", "/").status, 503);
+    assert!(since.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn an_app_that_never_listens_fails_at_its_deadline() {
+    let d = Doorbell::with(&python("app", "deaf", "ready = { deadline = \"700ms\" }"));
+    let since = Instant::now();
+    let response = d.get("app.test", "/");
+    assert_eq!(response.status, 504);
+    assert!(response.field("retry-after").is_some());
+    assert!(since.elapsed() < Duration::from_secs(5));
+    let pids = || pids_matching(&format!("server.py deaf {}", mark(&d)));
+    eventually("its process is gone", || pids().is_empty());
+}
+
+#[test]
+fn a_command_that_is_not_there_is_told() {
+    let apps = "[app.app]\nhosts = [\"app.test\"]\ncommand = [\"/nowhere/at-all\"]\n";
+    let d = Doorbell::with(apps);
+    assert_eq!(d.get("app.test", "/").status, 503);
+    let status = d.status("app");
+    assert!(status["reason"].to_string().contains("/nowhere/at-all"), "{status:#}");
+}
+
+#[test]
+fn an_app_that_forks_away_is_served_and_stopped() {
+    let d = Doorbell::with(&python("app", "fork", ""));
+    assert_eq!(d.get("app.test", "/").text(), "python /\n");
+    let port = port_of(&d);
+    d.ok(&["stop", "app"]);
+    eventually("the port is free", || TcpListener::bind(("127.0.0.1", port)).is_ok());
+}
+
+#[test]
+fn a_wrapper_that_leaves_its_server_behind_is_cleaned_up() {
+    let d = Doorbell::with(&python("app", "wrapper", ""));
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let port = port_of(&d);
+    d.ok(&["stop", "app"]);
+    eventually("the port is free", || TcpListener::bind(("127.0.0.1", port)).is_ok());
+    assert_eq!(d.get("app.test", "/").status, 200, "and it starts again");
+}
+
+#[test]
+fn an_app_that_ignores_sigterm_is_killed_after_its_grace() {
+    let d = Doorbell::with(&python("app", "stubborn", "stop = { grace = \"500ms\" }"));
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let pid = d.app_pid("app").expect("a process");
+    let since = Instant::now();
+    d.ok(&["stop", "app"]);
+    assert!(!is_alive(pid));
+    assert!(since.elapsed() >= Duration::from_millis(500));
+}
+
+#[test]
+fn a_shell_wrapper_as_npm_makes_them_is_stopped_as_a_whole() {
+    let apps = "[app.app]\nhosts = [\"app.test\"]\ndirectory = \"{apps}\"\n\
+                command = [\"sh\", \"-c\", \"node node.js & wait\"]\n";
+    let d = Doorbell::with(apps);
+    let pid: u32 = d.get("app.test", "/pid").text().parse().expect("a pid");
+    assert_ne!(Some(pid), d.app_pid("app"), "the shell is the first process");
+    d.ok(&["stop", "app"]);
+    assert!(!is_alive(pid));
+}
+
+#[test]
+fn a_crash_is_told_and_the_next_visit_starts_anew() {
+    let d = Doorbell::with(&node("app", "back_off = { initial = \"50ms\" }"));
+    let pid = d.get("app.test", "/pid").text();
+    let crash = doorbell_tests::post(d.port, "app.test", "/crash", b"x");
+    assert_eq!(crash.status, 502);
+    eventually("it is served again", || {
+        let response = d.get("app.test", "/pid");
+        response.status == 200 && response.text() != pid
+    });
+}
+
+#[test]
+fn an_answer_cut_off_by_a_crash_is_seen_as_cut_off() {
+    let d = Doorbell::with(&node("app", ""));
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let mut connection = d.connect();
+    connection.send_get("app.test", "/half");
+    let head = connection.read_head().expect("the beginning");
+    assert_eq!(head.field("content-length"), Some("100"));
+    assert!(connection.read_bytes(100).is_none(), "the rest is not made up");
+}
+
+#[test]
+fn an_app_that_fails_again_and_again_backs_off_and_recovers_alone() {
+    let more = "back_off = { initial = \"300ms\", max = \"600ms\" }\nready = { deadline = \"5s\" }";
+    let file = "command = [\"sh\", \"-c\", \"test -e {dir}/good && exec python3 {apps}/server.py; exit 4\"]";
+    let apps =
+        format!("[app.app]\nhosts = [\"app.test\"]\ndirectory = \"{{apps}}\"\n{file}\n{more}\n");
+    let d = Doorbell::with(&apps);
+    assert_eq!(d.get("app.test", "/").status, 503);
+    let refused = d.get("app.test", "/");
+    assert_eq!(refused.status, 503);
+    assert!(refused.field("retry-after").is_some_and(|after| after != "0"));
+    std::fs::write(d.dir.path().join("good"), "").expect("to mend it");
+    eventually("it recovers", || d.get("app.test", "/").status == 200);
+    let status = d.status("app");
+    assert!(status["starts"]["failed"].as_u64() >= Some(1), "{status:#}");
+}
+
+#[test]
+fn an_always_app_comes_back_after_a_kill() {
+    let d = Doorbell::with(&node("app", "start = \"always\"\nback_off = { initial = \"50ms\" }"));
+    d.wait_for_state("app", "ready");
+    let pid = d.app_pid("app").expect("a process");
+    kill(pid);
+    eventually("a new process", || d.app_pid("app").is_some_and(|now| now != pid));
+    assert_eq!(d.get("app.test", "/").status, 200);
+}
+
+#[test]
+fn requests_held_during_a_killed_start_are_answered() {
+    let more = "env = { START_DELAY = \"3000\" }\nback_off = { initial = \"50ms\" }";
+    let d = Doorbell::with(&node("app", more));
+    let mut connection = d.connect();
+    connection.send_get("app.test", "/");
+    eventually("it starts", || d.app_pid("app").is_some());
+    kill(d.app_pid("app").expect("a process"));
+    assert_eq!(connection.read().status, 503);
+}
+
+#[test]
+fn a_request_that_comes_while_the_app_stops_is_held_for_its_return() {
+    let more = "stop = { grace = \"1s\" }\nenv = { IGNORE_TERM = \"1\" }";
+    let d = Doorbell::with(&node("app", more));
+    let pid = d.get("app.test", "/pid").text();
+    std::thread::scope(|scope| {
+        scope.spawn(|| d.ok(&["stop", "app"]));
+        eventually("it stops", || d.state("app") == "stopping");
+        let again = d.get("app.test", "/pid");
+        assert_eq!(again.status, 200);
+        assert_ne!(again.text(), pid);
+    });
+}
+
+#[test]
+fn starts_are_capped_and_the_line_is_fair() {
+    let slow = "env = { START_DELAY = \"300\" }";
+    let apps: String = (0..6).map(|n| node(&format!("app{n}"), slow)).collect();
+    let d = Setup::new(&apps).server("[server.limits]\nparallel_starts = 2").start();
+    std::thread::scope(|scope| {
+        let done: Vec<_> = (0..6)
+            .map(|n| {
+                let d = &d;
+                scope.spawn(move || d.get(&format!("app{n}.test"), "/").status)
+            })
+            .collect();
+        let status = || -> serde_json::Value {
+            serde_json::from_str(&d.ok(&["status", "--json"])).expect("JSON")
+        };
+        let starting = |status: &serde_json::Value| {
+            let apps = status["apps"].as_array().expect("apps").clone();
+            apps.iter().filter(|app| app["state"] == "starting").count()
+        };
+        eventually("some start", || starting(&status()) > 0);
+        while !done.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            assert!(starting(&status()) <= 2);
+        }
+        for one in done {
+            assert_eq!(one.join().expect("a client"), 200);
+        }
+    });
+}
+
+#[test]
+fn output_is_kept_whole_rotated_and_bounded() {
+    let more = "env = { LINES = \"20000\" }\nlogs = { max_size = \"64KiB\", keep = 3 }";
+    let d = Doorbell::with(&python("app", "lines", more));
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let last = || d.ok(&["logs", "app", "-n", "2000"]);
+    eventually("the last line is there", || last().contains("line 019999"));
+    let text = last();
+    let numbers: Vec<u32> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("line ")?.get(..6)?.parse().ok())
+        .collect();
+    assert!(numbers.len() > 1900, "{}", numbers.len());
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "no gap");
+    let folder = d.dir.path().join("logs/app");
+    let sizes: Vec<u64> = std::fs::read_dir(folder)
+        .expect("the folder")
+        .map(|entry| entry.expect("an entry").metadata().expect("metadata").len())
+        .collect();
+    assert!(sizes.len() <= 4 && sizes.iter().all(|size| *size <= 64 * 1024), "{sizes:?}");
+}
+
+#[test]
+fn an_app_that_listens_beyond_loopback_is_flagged() {
+    let d = Doorbell::with(&node("app", "env = { BIND = \"0.0.0.0\" }"));
+    assert_eq!(d.get("app.test", "/").status, 200);
+    eventually("it is flagged", || d.status("app")["warnings"].to_string().contains("0.0.0.0"));
+    assert!(d.ok(&["status"]).contains("warning: app:"));
+}
+
+#[test]
+fn nothing_is_left_when_doorbell_ends() {
+    let d = Doorbell::with(
+        &[
+            python("a", "stubborn", "stop = { grace = \"300ms\" }"),
+            python("b", "wrapper", ""),
+            python("c", "fork", ""),
+        ]
+        .concat(),
+    );
+    let ports: Vec<u16> = ["a", "b", "c"]
+        .iter()
+        .map(|id| {
+            assert_eq!(d.get(&format!("{id}.test"), "/").status, 200);
+            endpoint_port(&d, id)
+        })
+        .collect();
+    d.stop();
+    for port in ports {
+        assert!(TcpListener::bind(("127.0.0.1", port)).is_ok(), "port {port} is free");
+    }
+}
+
+#[test]
+fn apps_get_no_descriptor_of_ours() {
+    let d = Doorbell::with(&node("app", ""));
+    let _kept: Vec<_> = (0..20).map(|_| d.connect()).collect();
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let pid = d.app_pid("app").expect("a process");
+    let listening = format!("{}", d.port);
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors");
+    let inherited: Vec<_> = links
+        .filter_map(|link| std::fs::read_link(link.ok()?.path()).ok())
+        .filter(|target| {
+            let target = target.to_string_lossy();
+            target.contains("doorbell.log") || target.contains(&listening)
+        })
+        .collect();
+    assert!(inherited.is_empty(), "{inherited:?}");
+    assert!(Path::new(&format!("/proc/{pid}")).exists());
+}
+
+fn port_of(d: &Doorbell) -> u16 {
+    endpoint_port(d, "app")
+}
+
+fn endpoint_port(d: &Doorbell, id: &str) -> u16 {
+    let status = d.status(id);
+    let endpoint = status["endpoint"]["Tcp"].as_str().expect("a TCP endpoint").to_owned();
+    endpoint.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("to kill");
+}
+
+#[test]
+fn a_request_whose_app_is_killed_is_answered_by_the_next_instance() {
+    let d = Doorbell::with(&node("app", "back_off = { initial = \"10ms\" }"));
+    let pid = d.get("app.test", "/pid").text();
+    let mut connection = d.connect();
+    connection.send_get("app.test", "/slow?ms=1000");
+    eventually("it runs", || d.status("app")["in_flight"] == 1);
+    kill(pid.parse().expect("a pid"));
+    let response = connection.read();
+    assert_eq!((response.status, response.text().as_str()), (200, "slow"));
+    assert_ne!(d.get("app.test", "/pid").text(), pid);
+}
+
+#[test]
+fn a_post_whose_app_is_killed_is_not_repeated() {
+    let more = "back_off = { initial = \"10ms\" }\nenv = { SEEN_FILE = \"{dir}/seen\" }";
+    let d = Doorbell::with(&node("app", more));
+    let pid = d.get("app.test", "/pid").text();
+    let mut connection = d.connect();
+    connection.send("POST /slow?ms=1000 HTTP/1.1\r\nHost: app.test\r\nContent-Length: 0\r\n\r\n");
+    eventually("it runs", || d.status("app")["in_flight"] == 1);
+    eventually("the app has it", || {
+        std::fs::read_to_string(d.dir.path().join("seen")).is_ok_and(|seen| seen.contains("POST"))
+    });
+    kill(pid.parse().expect("a pid"));
+    assert_eq!(connection.read().status, 502);
+    let seen = std::fs::read_to_string(d.dir.path().join("seen")).expect("the app's list");
+    assert_eq!(seen.matches("POST").count(), 1);
+}

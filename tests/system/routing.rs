@@ -1,0 +1,108 @@
+//! Which app a request is for, and what the app sees of the path.
+
+use doorbell_tests::{Doorbell, Setup};
+
+use crate::node;
+
+/// An app that says its own name, for each of the ids.
+fn named(id: &str, routes: &str) -> String {
+    format!(
+        "[app.{id}]\n{routes}\ncommand = [\"node\", \"{{apps}}/node.js\"]\ndirectory = \"{{apps}}\"\n\
+         env = {{ VERSION = \"{id}\" }}\n"
+    )
+}
+
+#[test]
+fn the_most_exact_host_and_the_longest_prefix_win() {
+    let apps = [
+        named("exact", "hosts = [\"a.shop.test\"]"),
+        named("wild", "hosts = [\"*.shop.test\"]"),
+        named("deep", "hosts = [\"*.eu.shop.test\"]"),
+        named("any", "paths = [\"/status\"]"),
+        named("blog", "hosts = [\"site.test\"]\npaths = [\"/blog\"]\nstrip_prefix = true"),
+        named("site", "hosts = [\"site.test\"]"),
+    ];
+    let d = Doorbell::with(&apps.concat());
+    let who = |host: &str, path: &str| {
+        let response = d.get(host, path);
+        if response.status == 200 { response.text() } else { response.status.to_string() }
+    };
+    assert_eq!(who("a.shop.test", "/version"), "exact");
+    assert_eq!(who("A.Shop.Test.", "/version"), "exact");
+    assert_eq!(who("b.shop.test:8080", "/version"), "wild");
+    assert_eq!(who("b.eu.shop.test", "/version"), "deep");
+    assert_eq!(who("shop.test", "/version"), "404");
+    assert_eq!(who("nobody.test", "/status"), "node GET /status\n");
+    assert_eq!(who("nobody.test", "/statusx"), "404");
+    assert_eq!(who("site.test", "/blog/version"), "blog");
+    assert_eq!(who("site.test", "/blogger"), "node GET /blogger\n");
+    assert_eq!(who("site.test", "/x/../blog/version"), "blog");
+}
+
+#[test]
+fn a_stripped_prefix_is_put_back_into_answers() {
+    let d = Doorbell::with(&named("blog", "paths = [\"/blog\"]\nstrip_prefix = true"));
+    assert_eq!(d.get("h.test", "/blog").text(), "node GET /\n");
+    assert_eq!(d.get("h.test", "/blog/a?b=c").text(), "node GET /a?b=c\n");
+    let seen = d.get("h.test", "/blog/headers").json();
+    let raw = seen["raw"].as_array().expect("a list");
+    let at = raw.iter().position(|name| {
+        name.as_str().is_some_and(|n| n.eq_ignore_ascii_case("x-forwarded-prefix"))
+    });
+    assert_eq!(raw[at.expect("the prefix") + 1], "/blog");
+    let moved = d.get("h.test", "/blog/moved");
+    assert_eq!(moved.field("location"), Some("/blog/login"));
+    let cookies: Vec<_> = moved
+        .fields
+        .iter()
+        .filter(|(name, _)| name == "set-cookie")
+        .map(|(_, v)| v.as_str())
+        .collect();
+    assert_eq!(cookies, ["a=b; Path=/blog/", "c=d"]);
+}
+
+#[test]
+fn every_app_is_reachable_by_path_on_hosts_that_no_app_claims() {
+    let apps = [node("one", ""), node("kept", "path_access = \"keep\"")].concat();
+    let d = Doorbell::with(&apps);
+    assert_eq!(d.get("localhost", "/apps/one/x").text(), "node GET /x\n");
+    assert_eq!(d.get("localhost", "/_app/one/x").text(), "node GET /x\n");
+    assert_eq!(d.get("localhost", "/apps/kept/x").text(), "node GET /apps/kept/x\n");
+    let folder = d.get("localhost", "/apps/one?q=1");
+    assert_eq!((folder.status, folder.field("location")), (308, Some("/apps/one/?q=1")));
+    assert_eq!(d.get("one.test", "/apps/kept/x").text(), "node GET /apps/kept/x\n");
+    assert_eq!(d.get("localhost", "/apps/nobody/").status, 404);
+    let d = Setup::new(&node("one", "")).server("path_access = false").start();
+    assert_eq!(d.get("localhost", "/apps/one/x").status, 404);
+}
+
+#[test]
+fn the_default_app_answers_the_rest() {
+    let d = Setup::new(&node("home", "")).server("default_app = \"home\"").start();
+    assert_eq!(d.get("nobody.test", "/x").text(), "node GET /x\n");
+}
+
+#[test]
+fn unknown_hosts_cost_no_memory_and_start_nothing() {
+    let d = Doorbell::with(&node("app", ""));
+    let rss = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", d.pid())).expect("status");
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("VmRSS").to_owned();
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("KiB")
+    };
+    let ask = |from: usize, to: usize| {
+        let mut connection = d.connect();
+        for n in from..to {
+            assert_eq!(connection.get(&format!("h{n}.unknown.test"), &format!("/{n}")).status, 404);
+        }
+    };
+    ask(0, 1000);
+    let before = rss();
+    ask(1000, 11_000);
+    let grown = rss().saturating_sub(before);
+    assert!(grown < 4096, "{grown} KiB more after 10,000 unknown hosts");
+    assert_eq!(d.starts("app"), 0);
+    let page = d.metrics();
+    assert!(page.contains("app=\"_other\""), "{page}");
+    assert!(!page.contains("unknown"), "no label for unknown hosts");
+}
