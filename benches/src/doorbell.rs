@@ -1,0 +1,164 @@
+//! A running doorbell: the real binary, in release.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    client::{Answer, Connection},
+    machine::Core,
+    server::{Server, free_address},
+    wait,
+};
+
+/// How long it may take to load a configuration.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A doorbell with its folder; both are gone when dropped.
+pub struct Doorbell {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// From its start until it was ready.
+    pub loading: Duration,
+    server: Server,
+    folder: TempDir,
+}
+
+impl Doorbell {
+    /// Starts it with these apps and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub fn start(apps: &str, core: Core) -> anyhow::Result<Self> {
+        Self::start_in(tempfile::Builder::new().prefix("doorbell-bench-").tempdir()?, apps, core)
+    }
+
+    /// The same, in a folder that may hold further files.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub fn start_in(folder: TempDir, apps: &str, core: Core) -> anyhow::Result<Self> {
+        let address = free_address()?;
+        let config = folder.path().join("doorbell.toml");
+        let server = format!(
+            "[server]\nlisten = [\"{address}\"]\nadmin = [\"unix:admin.sock\"]\n\
+             state_dir = \"state\"\nlog_dir = \"logs\"\n\n{apps}"
+        );
+        fs::write(&config, place_includes_first(&server))?;
+        let mut command = Command::new(binary()?);
+        command.args(["serve", "--config"]).arg(&config);
+        let since = Instant::now();
+        let server = Server::spawn(command, core, &folder.path().join("doorbell.log"))?;
+        let mut doorbell = Self { address, loading: Duration::ZERO, server, folder };
+        wait::until(PATIENCE, || doorbell.ask("GET", "/readyz").ok().filter(Answer::is_good))
+            .with_context(|| format!("doorbell is not ready:\n{}", doorbell.log()))?;
+        doorbell.loading = since.elapsed();
+        Ok(doorbell)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its own log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("doorbell.log")).unwrap_or_default()
+    }
+
+    /// Asks its admin socket.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn ask(&self, method: &str, path: &str) -> anyhow::Result<Answer> {
+        let socket = self.folder.path().join("admin.sock");
+        Connection::open_unix(&socket)?.ask(method, "localhost", path)
+    }
+
+    /// Stops an app and waits until it is stopped.
+    ///
+    /// # Errors
+    /// If it does not stop.
+    pub fn stop_app(&self, app: &str) -> anyhow::Result<()> {
+        let answer = self.ask("POST", &format!("/v1/apps/{app}/stop"))?;
+        anyhow::ensure!(answer.is_good(), "cannot stop {app}: {}", answer.text());
+        let stopped = || self.status(app).ok().filter(|status| status["state"] == "stopped");
+        wait::until(PATIENCE, stopped).with_context(|| format!("{app} does not stop"))?;
+        Ok(())
+    }
+
+    /// The status of an app.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn status(&self, app: &str) -> anyhow::Result<Value> {
+        let answer = self.ask("GET", &format!("/v1/apps/{app}"))?;
+        serde_json::from_slice(&answer.body).context("not a status")
+    }
+}
+
+impl Answer {
+    /// Whether it says that all went well.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.status == 200
+    }
+}
+
+/// `include` is a key of the top level, so it must come before any table.
+fn place_includes_first(config: &str) -> String {
+    let (includes, rest): (Vec<&str>, Vec<&str>) =
+        config.lines().partition(|line| line.starts_with("include = "));
+    [includes, rest].concat().join("\n")
+}
+
+/// The folder of the workspace.
+#[must_use]
+pub fn repository() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package)
+}
+
+/// The binary in question: `DOORBELL_BIN`, or what Cargo builds in release beside this bench.
+///
+/// # Errors
+/// If it cannot be built.
+pub fn binary() -> anyhow::Result<PathBuf> {
+    use std::sync::OnceLock;
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(path) = BINARY.get() {
+        return Ok(path.clone());
+    }
+    let path = match std::env::var_os("DOORBELL_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => build()?,
+    };
+    Ok(BINARY.get_or_init(|| path).clone())
+}
+
+fn build() -> anyhow::Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--release", "--package", "doorbell-proxy"]);
+    let status = command.current_dir(repository()).status().context("cannot run cargo")?;
+    anyhow::ensure!(status.success(), "cannot build doorbell");
+    let bench = std::env::current_exe()?;
+    let folder = bench.parent().and_then(Path::parent).context("target/release/deps")?;
+    Ok(folder.join("doorbell"))
+}
