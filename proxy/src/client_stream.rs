@@ -10,6 +10,7 @@
 use std::{
     future::poll_fn,
     io,
+    mem::MaybeUninit,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -26,14 +27,11 @@ use crate::{
     frame_guard::FrameGuard,
     framing::{BodyError, BodyTracker},
     head::{BodyKind, HeadError},
+    patience::{Pace, PaceLimits, Silence},
     transport::{ConnFacts, Transport, Trouble},
 };
 
-mod patience;
 mod pingora_io;
-
-pub use patience::PaceLimits;
-use patience::{Pace, Silence};
 
 /// First read of a head; most heads fit.
 const HEAD_READ: usize = 2048;
@@ -166,6 +164,17 @@ impl ClientStream {
         }
     }
 
+    /// Makes the end to come a reset, so that nobody takes what was sent for all there is.
+    pub fn break_off(&self) {
+        self.io().reset();
+    }
+
+    /// Whether the client has left, asked without waiting.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.io().has_left()
+    }
+
     /// Waits for a request's first byte, without any buffer; false when none came in time.
     ///
     /// # Errors
@@ -203,6 +212,8 @@ impl ClientStream {
     pub async fn read_head(&mut self, limits: HeadLimits) -> io::Result<Arrival> {
         match tokio::time::timeout(limits.total, self.read_whole_head(limits)).await {
             Ok(arrival) => arrival,
+            // An empty line is no request yet.
+            Err(_) if self.ahead.is_empty() => Ok(Arrival::Closed),
             Err(_) => Ok(Arrival::Late),
         }
     }
@@ -260,6 +271,40 @@ impl ClientStream {
         }
     }
 
+    /// Content bytes of the request's body so far.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        match &self.phase {
+            Phase::Request(body) => body.content(),
+            Phase::Http2(_) => 0,
+        }
+    }
+
+    /// Whether bytes came that belong to no request yet.
+    #[must_use]
+    pub fn is_ahead(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
+    /// Where an answer's head is written; [`ClientStream::poll_drain`] sends it.
+    pub(crate) fn gathered(&mut self) -> &mut BytesMut {
+        &mut self.gathered
+    }
+
+    /// Sends what the socket takes now, gathers the rest. To be drained before more is given.
+    pub(crate) fn give(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
+        while self.gathered.len() + bytes.len() > GATHER {
+            match Pin::new(&mut *self).poll_write(cx, bytes) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(n)) => bytes = &bytes[n..],
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => break,
+            }
+        }
+        self.gathered.extend_from_slice(bytes);
+        Ok(())
+    }
+
     /// Takes the connection apart for a protocol that is not HTTP: the socket, and what the client
     /// sent ahead.
     #[must_use]
@@ -272,8 +317,9 @@ impl ClientStream {
     /// when it is more than `most` bytes, or does not come.
     pub async fn skip_body(&mut self, most: u64) -> bool {
         self.head = Bytes::new();
-        let mut sink = [0; 4096];
         let mut total = 0;
+        // On the heap: an array would be part of every connection's memory.
+        let mut sink = if self.body_done() { Vec::new() } else { vec![0; 4096] };
         while !self.body_done() {
             match self.read(&mut sink).await {
                 Ok(n) if n > 0 => total += n as u64,
@@ -334,9 +380,9 @@ impl ClientStream {
             self.facts.set_trouble(Trouble::Silent);
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "app silent")));
         }
-        let mut piece = [0; 2048];
+        let mut piece = [const { MaybeUninit::uninit() }; 2048];
         while self.ahead.len() < MAX_AHEAD {
-            let mut buf = ReadBuf::new(&mut piece);
+            let mut buf = ReadBuf::uninit(&mut piece);
             ready!(self.io_mut().poll_read(cx, &mut buf))?;
             if buf.filled().is_empty() {
                 return Poll::Ready(Ok(()));
@@ -391,7 +437,8 @@ impl ClientStream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Sends what was gathered.
+    pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.gathered.is_empty() {
             let io = self.io.as_mut().expect("the socket is there until into_parts or drop");
             let Poll::Ready(written) = Pin::new(io).poll_write(cx, &self.gathered) else {
@@ -504,6 +551,9 @@ impl AsyncWrite for ClientStream {
         let this = self.get_mut();
         if let Some(silence) = &mut this.silence {
             silence.heard();
+        }
+        if let Phase::Http2(guard) = &mut this.phase {
+            guard.wrote(buf.len());
         }
         if this.gathered.len() + buf.len() <= GATHER {
             this.gathered.extend_from_slice(buf);

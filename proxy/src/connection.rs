@@ -1,7 +1,7 @@
 //! A client's connection, request by request.
 //!
 //! HTTP/1: a head is read and vetted, the exchange judged and admitted, all on a stream without
-//! buffers; only then is Pingora given the request. Between two requests, and while a request is
+//! buffers; only then is the request carried to its app, by [`relay`] or by Pingora. Between two requests, and while a request is
 //! held, a connection costs its socket and this task. HTTP/2 is handed over as a whole.
 
 use std::{sync::Arc, time::Duration};
@@ -9,6 +9,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use pingora_core::{
     apps::{HttpServerApp, ServerApp},
+    connectors::TransportConnector,
     protocols::http::ServerSession,
 };
 use pingora_proxy::HttpProxy;
@@ -16,15 +17,15 @@ use tokio::{io::AsyncWriteExt, sync::watch};
 
 use crate::{
     answer::Answer,
-    client_stream::{Arrival, BodyLimits, ClientStream, HeadLimits, PaceLimits, close_gently},
+    client_stream::{Arrival, BodyLimits, ClientStream, HeadLimits, close_gently},
     clock,
     exchange::Exchange,
     forward::new_request_id,
     front::{self, Front},
-    head::{BodyKind, RequestHead, Version, has_token},
+    head::{BodyKind, Reader, RequestHead},
     http2::Http2,
+    relay,
     shared::Shared,
-    tunnel,
 };
 
 /// A refused request's body is read to its end if it is no longer than this, to keep the
@@ -41,15 +42,19 @@ pub struct Service {
     pub http1: Arc<HttpProxy<Front>>,
     /// The same for HTTP/2 connections.
     pub http2: Arc<Http2>,
-    /// Connector for protocols other than HTTP.
-    pub tunnels: tunnel::Connector,
+    /// Opens connections to apps behind TLS.
+    pub connector: TransportConnector,
+    /// Connections to apps that wait for their next request.
+    pub pool: relay::Pool,
     /// True from the beginning of the shutdown.
     pub shutdown: watch::Receiver<bool>,
 }
 
 /// What follows a request on its connection.
-enum Next {
+pub enum Next {
+    /// Perhaps another request.
     Request(Box<ClientStream>),
+    /// The connection is closed.
     Nothing,
 }
 
@@ -111,16 +116,16 @@ impl Service {
         let mut exchange =
             Box::new(Exchange::begin(&self.shared, Arc::clone(stream.facts()), head));
         let judged = exchange.judge();
-        stream.begin(exchange.forwarded_bytes(), exchange.head.body, body_limits(&exchange));
+        let is_relayed = relay::carries(&exchange);
+        let for_framework =
+            if is_relayed { Bytes::new() } else { exchange.forwarded_bytes(Reader::Framework) };
+        stream.begin(for_framework, exchange.head.body, body_limits(&exchange, is_relayed));
         let admitted = match judged {
             Ok(()) => exchange.admit(stream.left()).await,
             Err(answer) => Err(answer),
         };
         match admitted {
-            Ok(()) if exchange.head.upgrade => {
-                tunnel::run(self, stream, exchange).await;
-                Next::Nothing
-            }
+            Ok(()) if is_relayed => relay::run(self, stream, exchange).await,
             Ok(()) => self.forward(stream, exchange).await,
             Err(answer) => self.answer(stream, exchange, answer).await,
         }
@@ -139,7 +144,7 @@ impl Service {
     }
 
     /// Answers a request by ourselves.
-    async fn answer(
+    pub(crate) async fn answer(
         &self,
         mut stream: Box<ClientStream>,
         mut exchange: Box<Exchange>,
@@ -172,18 +177,6 @@ impl Service {
         Next::Request(stream)
     }
 
-    /// Answers a request by ourselves, as the last one on its connection.
-    pub async fn answer_last(
-        &self,
-        stream: Box<ClientStream>,
-        exchange: Box<Exchange>,
-        answer: Answer,
-    ) {
-        if let Next::Request(stream) = self.answer(stream, exchange, answer).await {
-            close_gently(stream.into_parts().0).await;
-        }
-    }
-
     /// Answers what could not be read as a request.
     async fn refuse(&self, mut stream: Box<ClientStream>, answer: &Answer) -> Next {
         let reply = answer.reply();
@@ -198,32 +191,27 @@ impl Service {
     }
 }
 
-fn body_limits(exchange: &Exchange) -> BodyLimits {
+fn body_limits(exchange: &Exchange, is_relayed: bool) -> BodyLimits {
     let server = &exchange.table.server;
     let app = exchange.matched.as_ref().map(|matched| &matched.app.spec);
     BodyLimits {
         size: app.and_then(|spec| spec.limits.body).map(|limit| limit.0),
-        pace: PaceLimits { rate: server.limits.body_rate.0, grace: server.timeouts.body_idle },
+        pace: front::pace_limits(server),
         silence: app
             .and_then(|spec| spec.timeouts.response_idle)
-            .filter(|_| !front::times_silence_itself(exchange)),
+            .filter(|_| !is_relayed && !front::times_silence_itself(exchange)),
     }
 }
 
 /// Whether the connection can carry another request behind this one, if we answer it ourselves.
 fn may_continue(head: &RequestHead) -> bool {
-    let connection = head.field("connection").unwrap_or_default();
-    let wanted = match head.version {
-        Version::Http10 => has_token(connection, b"keep-alive"),
-        Version::Http11 | Version::Http2 => !has_token(connection, b"close"),
-    };
     let body_is_short = match head.body {
         BodyKind::None => true,
         BodyKind::Length(length) => length <= MOST_SKIPPED,
         BodyKind::UntilEnd => false,
     };
     // A client that asks first may send the body or not, after our answer: nobody can tell.
-    wanted && body_is_short && (head.body == BodyKind::None || head.field("expect").is_none())
+    head.keeps && body_is_short && (head.body == BodyKind::None || head.field("expect").is_none())
 }
 
 async fn send(stream: &mut ClientStream, bytes: &[u8]) -> bool {
@@ -232,4 +220,17 @@ async fn send(stream: &mut ClientStream, bytes: &[u8]) -> bool {
         stream.flush().await
     };
     matches!(tokio::time::timeout(PATIENCE, write).await, Ok(Ok(())))
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_waits_is_small() {
+        fn size<F: Future>(_: impl FnOnce(&'static Service, ClientStream) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(|service, stream| service.serve(stream));
+        assert!(size <= 3072, "{size} bytes: put what is rare and large on the heap");
+    }
 }

@@ -18,13 +18,18 @@ use crate::{
     app::Table,
     forward::{Passage, Rules, new_request_id},
     gate::{Entry, Lease},
-    head::RequestHead,
+    head::{Reader, RequestHead},
+    http2,
     metrics::{InFlight, RequestFigures},
+    patience::Pace,
     shared::Shared,
     transport::ConnFacts,
     upstreams::Upstreams,
     verdict::{Matched, Verdict, judge},
 };
+
+/// Times a request may be sent in all.
+pub const MOST_SENT: u32 = 3;
 
 /// One request and its answer.
 pub struct Exchange {
@@ -62,6 +67,8 @@ pub struct Passing {
     pub tried: u64,
     /// The upstream server in use.
     pub server: Option<usize>,
+    /// Addresses of that server that did not take a connection.
+    pub addresses_tried: usize,
     /// Connects that failed.
     pub failed_connects: u32,
     /// Times it was sent.
@@ -70,6 +77,8 @@ pub struct Passing {
     pub answered: bool,
     /// Content bytes of the request that came.
     pub received: u64,
+    /// Whether an HTTP/2 client's body comes fast enough.
+    pub pace: Pace,
 }
 
 impl Exchange {
@@ -115,13 +124,13 @@ impl Exchange {
 
     /// The head of an HTTP/1 request as it goes on; empty if it does not.
     #[must_use]
-    pub fn forwarded_bytes(&self) -> Bytes {
+    pub fn forwarded_bytes(&self, reader: Reader) -> Bytes {
         match (&self.matched, &self.passage) {
             (Some(matched), Some(passage)) if matched.stripped == 0 => {
-                self.head.forwarded_bytes(self.head.target(), passage)
+                self.head.forwarded_bytes(self.head.target(), passage, reader)
             }
             (Some(matched), Some(passage)) => {
-                self.head.forwarded_bytes(&matched.sent_target(&self.head), passage)
+                self.head.forwarded_bytes(&matched.sent_target(&self.head), passage, reader)
             }
             _ => Bytes::new(),
         }
@@ -182,6 +191,18 @@ impl Exchange {
     pub fn may_wait(&self, more: Duration) -> bool {
         let limit = self.matched.as_ref().map(|matched| matched.app.spec.timeouts.hold);
         limit.is_some_and(|limit| self.passing.held + more <= limit)
+    }
+
+    /// The id of the app it is for; empty if there is none.
+    #[must_use]
+    pub fn app_id(&self) -> &str {
+        self.matched.as_ref().map_or("", |matched| matched.app.spec.id.as_str())
+    }
+
+    /// The prefix of the path that the app does not see; empty if it sees all.
+    #[must_use]
+    pub fn stripped_prefix(&self) -> &str {
+        self.matched.as_ref().map_or("", |matched| matched.stripped_prefix(&self.head))
     }
 
     /// The endpoint of the lease.
@@ -294,6 +315,6 @@ impl Exchange {
 impl Drop for Exchange {
     /// A request that was cut off, by the end of its connection or ours, is counted too.
     fn drop(&mut self) {
-        self.finish(499, 0);
+        self.finish(http2::status_when_run_out().unwrap_or(499), 0);
     }
 }

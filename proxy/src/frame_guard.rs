@@ -14,8 +14,10 @@ const FRAME_HEADER: usize = 9;
 const BURST: f64 = 200.0;
 /// Control frames a second that a connection may send for ever.
 const PER_SECOND: f64 = 20.0;
-/// What a HEADERS or non-empty DATA frame earns.
+/// What a HEADERS or non-empty DATA frame earns, and so many bytes that go out. Clients that measure
+/// their way ping while they get data; what answers a ping or an empty frame is far shorter.
 const EARNED_BY_WORK: f64 = 2.0;
+const WORK_BYTES: usize = 2048;
 
 const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
@@ -32,6 +34,8 @@ pub struct FrameGuard {
     have: usize,
     budget: f64,
     refilled: Instant,
+    /// Bytes that went out and have not earned anything yet.
+    written: usize,
 }
 
 /// The peer floods: close the connection.
@@ -43,7 +47,22 @@ impl FrameGuard {
     /// A guard for a connection whose preface is still to pass.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { skip: PREFACE, header: [0; FRAME_HEADER], have: 0, budget: BURST, refilled: now }
+        Self {
+            skip: PREFACE,
+            header: [0; FRAME_HEADER],
+            have: 0,
+            budget: BURST,
+            refilled: now,
+            written: 0,
+        }
+    }
+
+    /// Takes note of bytes that went out.
+    pub fn wrote(&mut self, bytes: usize) {
+        self.written += bytes;
+        let pieces = self.written / WORK_BYTES;
+        self.written %= WORK_BYTES;
+        self.budget = (self.budget + pieces as f64 * EARNED_BY_WORK).min(BURST);
     }
 
     /// Takes bytes that came in.
@@ -134,6 +153,22 @@ mod tests {
             let now = start + Duration::from_secs(10_000) + Duration::from_millis(nth * 60);
             guard.watch(&frame(PING, 8), now).unwrap();
         }
+    }
+
+    #[test]
+    fn pings_that_measure_a_download_go_on_and_answers_to_pings_earn_nothing() {
+        let now = Instant::now();
+        let mut guard = started(now);
+        for _ in 0..100_000 {
+            guard.watch(&frame(PING, 8), now).unwrap();
+            guard.wrote(17 + 1400);
+        }
+        let mut guard = started(now);
+        let stopped = (0..1000).find(|_| {
+            guard.wrote(17);
+            guard.watch(&frame(PING, 8), now).is_err()
+        });
+        assert!(stopped.is_some());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{any::Any, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use doorbell_config::spec::ServerSpec;
 use doorbell_supervisor::message::Endpoint;
 use futures_util::FutureExt;
 use http::{HeaderName, HeaderValue, header};
@@ -23,15 +24,16 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use crate::{
     answer::{Answer, Rendered},
     client_stream::ClientStream,
-    exchange::Exchange,
+    exchange::{Exchange, MOST_SENT},
     head::{BodyKind, RequestHead, Version},
-    http2, peer, rewrite,
+    http2::{self, Turn},
+    patience::{Pace, PaceLimits},
+    peer::{self, Why},
+    rewrite,
     shared::Shared,
     transport::{ConnFacts, Trouble},
 };
 
-/// Times a request may be sent in all.
-const MOST_SENT: u32 = 3;
 /// A request body of this size is in one piece, mostly: the app's silence can be timed from the start.
 const SHORT_BODY: u64 = 64 * 1024;
 
@@ -70,7 +72,9 @@ impl Front {
     ) -> Result<(), Answer> {
         exchange.judge()?;
         exchange.admit(left(session)).await?;
-        http2::expect_signs(upload_limit(exchange));
+        http2::expect(uploading(exchange));
+        exchange.passing.pace = Pace::of(pace_limits(&exchange.table.server));
+        exchange.passing.pace.wait_begins();
         Ok(())
     }
 }
@@ -96,14 +100,12 @@ impl ProxyHttp for Front {
         *ctx = admitted.downcast::<Exchange>().ok();
     }
 
-    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
-        let table = ctx.as_ref().map(|exchange| Arc::clone(&exchange.table));
-        let table = table.unwrap_or_else(|| self.shared.table.load_full());
-        let timeouts = &table.server.timeouts;
+    async fn early_request_filter(&self, session: &mut Session, _: &mut Ctx) -> Result<()> {
         // `ClientStream` times HTTP/1 clients by itself, at less cost.
         session.set_read_timeout(None);
         let is_http2 = matches!(&*session.downstream_session, ServerSession::H2(_));
-        session.set_write_timeout(is_http2.then_some(timeouts.write_idle));
+        let patience = is_http2.then(|| self.shared.table.load().server.timeouts.write_idle);
+        session.set_write_timeout(patience);
         Ok(())
     }
 
@@ -137,7 +139,8 @@ impl ProxyHttp for Front {
         if let Err(answer) = try_again(session, exchange).await {
             return Err(refuse(exchange, answer));
         }
-        match peer::of(exchange).await {
+        let destination = peer::destination(exchange).await;
+        match destination.and_then(|found| peer::http_peer(&found, exchange)) {
             Ok(peer) => Ok(Box::new(peer)),
             Err(answer) => Err(refuse(exchange, answer)),
         }
@@ -155,8 +158,13 @@ impl ProxyHttp for Front {
         let exchange = ctx.as_deref_mut().ok_or_else(no_exchange)?;
         // The last look before anything is sent, where there was time to leave: a request that nobody
         // waits for stays here.
-        if !exchange.passing.held.is_zero() && left(session).now_or_never().is_some() {
+        if !exchange.passing.held.is_zero() && has_left(session) {
             return Err(refuse(exchange, Answer::ClientLeft));
+        }
+        if exchange.passing.sent > 0 {
+            // What was kept of the body comes through the filters once more.
+            exchange.passing.received = 0;
+            http2::expect(uploading(exchange));
         }
         exchange.passing.sent += 1;
         Ok(())
@@ -183,12 +191,16 @@ impl ProxyHttp for Front {
         ctx: &mut Ctx,
     ) -> Result<()> {
         let Some(exchange) = ctx.as_deref_mut() else { return Ok(()) };
+        let length = body.as_ref().map_or(0, Bytes::len);
+        exchange.passing.received += length as u64;
         if end {
-            http2::expect_signs(answer_limit(exchange));
+            http2::expect(answering(exchange));
         } else {
             http2::heard();
+            if exchange.head.version == Version::Http2 && !keeps_up(exchange, length) {
+                return Err(refuse(exchange, Answer::Body(Trouble::TooSlow)));
+            }
         }
-        exchange.passing.received += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
         let limit = exchange.matched.as_ref().and_then(|matched| matched.app.spec.limits.body);
         if limit.is_some_and(|limit| exchange.passing.received > limit.0) {
             return Err(refuse(exchange, Answer::Body(Trouble::TooLarge)));
@@ -208,7 +220,7 @@ impl ProxyHttp for Front {
         }
         exchange.answer_begins();
         http2::heard();
-        response.remove_header("keep-alive");
+        remove_hop_by_hop(response);
         if let Some(timing) = exchange.server_timing() {
             response.append_header("server-timing", timing)?;
         }
@@ -251,7 +263,7 @@ impl ProxyHttp for Front {
         mut error: Box<Error>,
     ) -> Box<Error> {
         if let Some(exchange) = ctx.as_deref_mut() {
-            let again = peer::connect_failed(exchange, &error);
+            let again = peer::connect_failed(exchange, Why::from(&*error));
             error.set_retry(again);
         }
         error
@@ -310,6 +322,15 @@ impl ProxyHttp for Front {
             None => Answer::Internal,
         };
         let status = answer.reply().status;
+        let is_http10 =
+            ctx.as_ref().is_some_and(|exchange| exchange.head.version == Version::Http10);
+        if is_http10
+            && session.response_written().is_some()
+            && let Some(stream) = client_stream(session)
+        {
+            // Without chunks, a clean end would say that the answer is complete.
+            stream.break_off();
+        }
         // Whatever is said below, the connection ends with it; the client is to know.
         session.set_keepalive(None);
         if answer != Answer::ClientLeft
@@ -485,19 +506,78 @@ pub fn times_silence_itself(exchange: &Exchange) -> bool {
 
 /// How long an HTTP/2 stream may be silent while its body comes: the client's own time, and the time
 /// in which an app that does not read is given up, for which the client is not to blame.
-fn upload_limit(exchange: &Exchange) -> Option<Duration> {
-    let app = exchange.matched.as_ref()?;
-    match exchange.head.body {
-        BodyKind::None => None,
-        _ => Some(exchange.table.server.timeouts.body_idle + app.app.spec.timeouts.write_idle),
+fn uploading(exchange: &Exchange) -> Turn {
+    match (&exchange.matched, exchange.head.body) {
+        (None, _) | (_, BodyKind::None) => Turn::Nobodys,
+        (Some(matched), _) => {
+            let idle = exchange.table.server.timeouts.body_idle;
+            Turn::Clients(idle + matched.app.spec.timeouts.write_idle)
+        }
     }
 }
 
-/// How long an HTTP/2 stream may be silent once the app has its whole body. Never shorter than what
-/// Pingora times by itself, which has an answer for it.
-fn answer_limit(exchange: &Exchange) -> Option<Duration> {
-    let idle = exchange.matched.as_ref()?.app.spec.timeouts.response_idle?;
-    Some(idle + exchange.table.server.timeouts.write_idle.min(idle))
+/// How long an HTTP/2 stream may be silent once the app has its whole body: the app's own time, and
+/// the time in which a client that does not read is given up, for which the app is not to blame.
+/// Longer than what Pingora times by itself, which has an answer for it.
+fn answering(exchange: &Exchange) -> Turn {
+    let matched = exchange.matched.as_ref();
+    match matched.and_then(|matched| matched.app.spec.timeouts.response_idle) {
+        None => Turn::Nobodys,
+        Some(idle) => Turn::Apps(idle + exchange.table.server.timeouts.write_idle),
+    }
+}
+
+/// The least pace of a request's body.
+#[must_use]
+pub fn pace_limits(server: &ServerSpec) -> PaceLimits {
+    PaceLimits { rate: server.limits.body_rate.0, grace: server.timeouts.body_idle }
+}
+
+/// Whether an HTTP/2 client's body comes fast enough. Only the wait for a small piece is the
+/// client's: behind a large one there was more, and it waited for the app.
+fn keeps_up(exchange: &mut Exchange, length: usize) -> bool {
+    const SMALL: usize = 4096;
+    let pace = &mut exchange.passing.pace;
+    if length >= SMALL {
+        pace.forgive();
+    }
+    let keeps_up = pace.keeps_up(length);
+    pace.wait_begins();
+    keeps_up
+}
+
+/// Takes out what concerns the app's connection alone (RFC 9110 section 7.6.1); `Connection` and
+/// `Transfer-Encoding` are the framework's.
+fn remove_hop_by_hop(response: &mut ResponseHeader) {
+    let lists: Vec<_> = response.headers.get_all(header::CONNECTION).iter().cloned().collect();
+    for list in lists {
+        for token in list.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            let is_framing = token.eq_ignore_ascii_case(b"transfer-encoding")
+                || token.eq_ignore_ascii_case(b"content-length");
+            if let (Ok(name), false) = (HeaderName::from_bytes(token), is_framing) {
+                response.remove_header(&name);
+            }
+        }
+    }
+    for name in ["keep-alive", "proxy-connection", "upgrade"] {
+        response.remove_header(name);
+    }
+}
+
+/// The stream of an HTTP/1 client.
+fn client_stream(session: &Session) -> Option<&ClientStream> {
+    match &*session.downstream_session {
+        ServerSession::H1(h1) => (**h1.stream()).as_any().downcast_ref(),
+        _ => None,
+    }
+}
+
+/// Whether the client has left, asked without waiting.
+fn has_left(session: &mut Session) -> bool {
+    match client_stream(session) {
+        Some(stream) => stream.has_left(),
+        None => left(session).now_or_never().is_some(),
+    }
 }
 
 /// Resolves when the client has left: closed its connection, or reset its stream.

@@ -447,6 +447,12 @@ impl Instance {
         self.opened.elapsed().saturating_sub(last_used)
     }
 
+    /// Whether there are no more leases for this instance.
+    #[must_use]
+    pub fn is_shut(&self) -> bool {
+        self.word.load(Ordering::Acquire) & CLOSED != 0
+    }
+
     /// When the gate opened for this instance.
     #[must_use]
     pub fn opened(&self) -> Instant {

@@ -15,6 +15,12 @@ use http::{HeaderMap, Method, Uri};
 
 use crate::forward::Passage;
 
+mod facts;
+mod target;
+
+use facts::{Facts, content_length};
+use target::split_target;
+
 /// Most header fields in one head; more is 431.
 pub const MAX_FIELDS: usize = 128;
 
@@ -72,6 +78,15 @@ impl Version {
     }
 }
 
+/// Who reads a head that is passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// Pingora, which has to know whether the client keeps its connection.
+    Framework,
+    /// The app.
+    App,
+}
+
 /// One request's head.
 #[derive(Clone, Debug)]
 pub struct RequestHead {
@@ -90,6 +105,10 @@ pub struct RequestHead {
     pub body: BodyKind,
     /// Whether this asks for another protocol on the connection (not h2c, which is ignored).
     pub upgrade: bool,
+    /// Whether the client keeps the connection after the answer.
+    pub keeps: bool,
+    /// Whether `Connection` names fields that concern the client's connection alone.
+    nominates: bool,
     bytes: Bytes,
     raw_target: Range<usize>,
     fields: Box<[Field]>,
@@ -143,6 +162,8 @@ impl RequestHead {
             version,
             body: facts.body,
             upgrade: facts.upgrade && version == Version::Http11,
+            keeps: facts.connection.keeps(version),
+            nominates: facts.connection.nominates,
             path_and_query: path_and_query.to_owned(),
             authority,
             bytes,
@@ -192,6 +213,8 @@ impl RequestHead {
             version: Version::Http2,
             body,
             upgrade: false,
+            keeps: true,
+            nominates: false,
             path_and_query,
             authority,
             bytes: buffer.freeze(),
@@ -231,6 +254,8 @@ impl RequestHead {
             authority: parts.authority,
             body: parts.body,
             upgrade: parts.upgrade,
+            keeps: parts.keeps,
+            nominates: parts.nominates,
             bytes: parts.bytes,
             raw_target: parts.raw_target,
             fields: parts.fields,
@@ -261,10 +286,10 @@ impl RequestHead {
         &self.bytes[self.raw_target.clone()]
     }
 
-    /// The head as the framework is to read and send it: the target in origin form and normal, one
-    /// `Host` that agrees with it, the client's own fields, and what the app is told beyond them.
+    /// The head as it is passed on: the target in origin form and normal, one `Host` that agrees with
+    /// it, the client's own fields, and what the app is told beyond them.
     #[must_use]
-    pub fn forwarded_bytes(&self, target: &str, passage: &Passage) -> Bytes {
+    pub fn forwarded_bytes(&self, target: &str, passage: &Passage, reader: Reader) -> Bytes {
         let mut head = BytesMut::with_capacity(self.bytes.len() + 512);
         for part in [self.method.as_str(), " ", target, " ", self.version.as_str(), "\r\nHost: "] {
             head.put_slice(part.as_bytes());
@@ -278,15 +303,33 @@ impl RequestHead {
             head.put_slice(value);
         };
         for (name, value) in self.fields() {
-            if !name.eq_ignore_ascii_case(b"host") && !passage.takes_out(name) {
+            let stays = name.eq_ignore_ascii_case(b"host")
+                || passage.takes_out(name)
+                || self.ends_here(name);
+            if !stays {
                 put(name, value);
             }
         }
         for (name, value) in passage.set() {
             put(name.as_bytes(), value.as_bytes());
         }
+        match reader {
+            Reader::App if self.upgrade => put(b"Connection", b"Upgrade"),
+            Reader::App => {}
+            Reader::Framework if self.keeps => put(b"Connection", b"keep-alive"),
+            Reader::Framework => put(b"Connection", b"close"),
+        }
         head.put_slice(b"\r\n\r\n");
         head.freeze()
+    }
+
+    /// Whether a field is about the client's connection alone (RFC 9110 section 7.6.1).
+    fn ends_here(&self, name: &[u8]) -> bool {
+        if self.upgrade && name.eq_ignore_ascii_case(b"upgrade") {
+            return false;
+        }
+        let nominated = || self.all_fields("connection").any(|list| has_token(list, name));
+        is_hop_by_hop(name) || (self.nominates && nominated())
     }
 
     /// First value of a header field.
@@ -323,6 +366,8 @@ struct Parts {
     version: Version,
     body: BodyKind,
     upgrade: bool,
+    keeps: bool,
+    nominates: bool,
     path_and_query: String,
     authority: String,
     bytes: Bytes,
@@ -356,140 +401,6 @@ fn version_error(bytes: &[u8]) -> HeadError {
             HeadError::Version
         }
         _ => HeadError::Malformed("HTTP version"),
-    }
-}
-
-/// What the header fields say about framing, gathered in one pass.
-struct Facts<'a> {
-    host: Option<&'a str>,
-    body: BodyKind,
-    upgrade: bool,
-}
-
-impl<'a> Facts<'a> {
-    fn gather(headers: &[httparse::Header<'a>], version: Version) -> Result<Self, HeadError> {
-        let (mut host, mut length, mut coding) = (None, None, None);
-        let (mut upgrade, mut connection_upgrade) = (false, false);
-        for header in headers {
-            let once = |slot: &mut Option<&'a [u8]>, why| match slot.replace(header.value) {
-                None => Ok(()),
-                Some(_) => Err(HeadError::Malformed(why)),
-            };
-            match header.name.len() {
-                4 if is(header, "host") => once(&mut host, "two Host fields")?,
-                7 if is(header, "upgrade") => {
-                    upgrade = !header.value.eq_ignore_ascii_case(b"h2c");
-                }
-                10 if is(header, "connection") => {
-                    connection_upgrade |= has_token(header.value, b"upgrade");
-                }
-                14 if is_like(header, "content-length") => {
-                    refuse_underscore(header)?;
-                    once(&mut length, "two Content-Length fields")?;
-                }
-                17 if is_like(header, "transfer-encoding") => {
-                    refuse_underscore(header)?;
-                    once(&mut coding, "two Transfer-Encoding fields")?;
-                }
-                _ => {}
-            }
-        }
-        let host = match host {
-            Some(host) => {
-                Some(std::str::from_utf8(host).map_err(|_| HeadError::Malformed("host"))?)
-            }
-            None if version == Version::Http11 => {
-                return Err(HeadError::Malformed("no Host field"));
-            }
-            None => None,
-        };
-        if host.is_some_and(str::is_empty) {
-            return Err(HeadError::Malformed("empty Host field"));
-        }
-        let body = body_kind(length, coding, version)?;
-        let upgrade = upgrade && connection_upgrade && body == BodyKind::None;
-        Ok(Self { host, body, upgrade })
-    }
-}
-
-fn body_kind(
-    length: Option<&[u8]>,
-    coding: Option<&[u8]>,
-    version: Version,
-) -> Result<BodyKind, HeadError> {
-    match (length, coding) {
-        (Some(_), Some(_)) => {
-            Err(HeadError::Malformed("Content-Length together with Transfer-Encoding"))
-        }
-        (None, Some(_)) if version == Version::Http10 => {
-            Err(HeadError::Malformed("Transfer-Encoding in HTTP/1.0"))
-        }
-        (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Ok(BodyKind::UntilEnd),
-        (None, Some(_)) => Err(HeadError::Malformed("transfer coding other than chunked")),
-        (Some(length), None) => match parse_length(length)? {
-            0 => Ok(BodyKind::None),
-            length => Ok(BodyKind::Length(length)),
-        },
-        (None, None) => Ok(BodyKind::None),
-    }
-}
-
-fn parse_length(value: &[u8]) -> Result<u64, HeadError> {
-    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(value)
-        .ok()
-        .filter(|_| digits)
-        .and_then(|text| text.parse().ok())
-        .ok_or(HeadError::Malformed("Content-Length"))
-}
-
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, HeadError> {
-    let mut values = headers.get_all(http::header::CONTENT_LENGTH).iter();
-    match (values.next(), values.next()) {
-        (None, _) => Ok(None),
-        (Some(value), None) => parse_length(value.as_bytes()).map(Some),
-        (Some(_), Some(_)) => Err(HeadError::Malformed("two Content-Length fields")),
-    }
-}
-
-/// Splits a request target (RFC 9112 section 3.2) into authority, if it names one, and path with
-/// query.
-fn split_target<'a>(
-    target: &'a str,
-    method: &Method,
-) -> Result<(Option<&'a str>, &'a str), HeadError> {
-    if *method == Method::CONNECT || *method == Method::TRACE {
-        return Err(HeadError::MethodNotAllowed);
-    }
-    if target.bytes().any(|b| b == b'#' || b <= b' ' || b == 0x7f) {
-        return Err(HeadError::Malformed("request target"));
-    }
-    if target.starts_with('/') {
-        return Ok((None, target));
-    }
-    if target == "*" {
-        return if *method == Method::OPTIONS {
-            Ok((None, target))
-        } else {
-            Err(HeadError::Malformed("asterisk target for a method other than OPTIONS"))
-        };
-    }
-    let rest = ["http://", "https://"]
-        .iter()
-        .find(|scheme| {
-            target.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme))
-        })
-        .map(|scheme| &target[scheme.len()..])
-        .ok_or(HeadError::Malformed("request target"))?;
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    if authority.is_empty() || authority.contains('@') {
-        return Err(HeadError::Malformed("authority in request target"));
-    }
-    match path {
-        "" => Ok((Some(authority), "/")),
-        path if path.starts_with('/') => Ok((Some(authority), path)),
-        _ => Err(HeadError::Malformed("request target without path")),
     }
 }
 
@@ -530,15 +441,6 @@ fn copy_fields(headers: &HeaderMap, buffer: &mut BytesMut) -> Result<Box<[Field]
     Ok(fields.into())
 }
 
-fn is(header: &httparse::Header<'_>, name: &str) -> bool {
-    header.name.eq_ignore_ascii_case(name)
-}
-
-/// Equal but for case, with `_` taken for `-`: some apps read it so.
-fn is_like(header: &httparse::Header<'_>, name: &str) -> bool {
-    same_name(header.name.as_bytes(), name)
-}
-
 /// Whether an app that reads `_` as `-` would take `name` for `wanted` (lower case).
 #[must_use]
 pub fn same_name(name: &[u8], wanted: &str) -> bool {
@@ -548,11 +450,19 @@ pub fn same_name(name: &[u8], wanted: &str) -> bool {
         })
 }
 
-fn refuse_underscore(header: &httparse::Header<'_>) -> Result<(), HeadError> {
-    if header.name.contains('_') {
-        Err(HeadError::Malformed("framing field spelled with an underscore"))
-    } else {
-        Ok(())
+/// Whether a field concerns one connection and is not passed on. `Transfer-Encoding` and `Trailer` are
+/// not among them where the body goes on with its framing untouched.
+#[must_use]
+pub fn is_hop_by_hop(name: &[u8]) -> bool {
+    let is = |hop: &str| name.eq_ignore_ascii_case(hop.as_bytes());
+    match name.len() {
+        2 => is("te"),
+        7 => is("upgrade"),
+        10 => is("connection") || is("keep-alive"),
+        14 => is("http2-settings"),
+        16 => is("proxy-connection"),
+        19 => is("proxy-authorization"),
+        _ => false,
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -19,7 +19,7 @@ use pingora_core::{
     server::ShutdownWatch,
 };
 use pingora_proxy::HttpProxy;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::front::Front;
 
@@ -33,10 +33,31 @@ pub struct Http2 {
     pub proxy: Arc<HttpProxy<Front>>,
 }
 
+/// Who owes the next sign of life on a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Turn {
+    /// Nobody in particular.
+    #[default]
+    Nobodys,
+    /// The client, the rest of its body.
+    Clients(Duration),
+    /// The app, its answer.
+    Apps(Duration),
+}
+
+impl Turn {
+    fn limit(self) -> Option<Duration> {
+        match self {
+            Self::Nobodys => None,
+            Self::Clients(limit) | Self::Apps(limit) => Some(limit),
+        }
+    }
+}
+
 /// How long somebody may be silent in the present phase of a stream.
 struct Clock {
     began: Instant,
-    limit: Mutex<Option<Duration>>,
+    turn: Mutex<Turn>,
     changed: Notify,
     /// Milliseconds from `began` to the last sign of life.
     last_sign: AtomicU64,
@@ -46,7 +67,7 @@ impl Clock {
     fn new() -> Self {
         Self {
             began: Instant::now(),
-            limit: Mutex::default(),
+            turn: Mutex::default(),
             changed: Notify::new(),
             last_sign: AtomicU64::new(0),
         }
@@ -57,38 +78,59 @@ impl Clock {
         self.last_sign.store(now, Ordering::Relaxed);
     }
 
-    fn expect(&self, limit: Option<Duration>) {
+    fn expect(&self, turn: Turn) {
         self.heard();
-        *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = turn;
         self.changed.notify_one();
+    }
+
+    fn turn(&self) -> Turn {
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When it runs out, if nothing is heard before.
+    fn end(&self) -> Option<Instant> {
+        let last = Duration::from_millis(self.last_sign.load(Ordering::Relaxed));
+        self.turn().limit().map(|limit| self.began + last + limit)
     }
 
     /// Resolves when there was no sign of life for the limit of the present phase.
     async fn run_out(&self) {
         loop {
-            let limit = *self.limit.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(limit) = limit else {
+            let Some(end) = self.end() else {
                 self.changed.notified().await;
                 continue;
             };
-            let last = Duration::from_millis(self.last_sign.load(Ordering::Relaxed));
-            let end = self.began + last + limit;
             if end <= Instant::now() {
                 return;
             }
             tokio::select! {
-                () = tokio::time::sleep_until(end.into()) => {}
+                () = tokio::time::sleep_until(end) => {}
                 () = self.changed.notified() => {}
             }
         }
     }
 }
 
-/// The stream enters a phase in which there must be a sign of life at least this often. Does nothing
-/// for HTTP/1, whose stream has its own timers.
-pub fn expect_signs(limit: Option<Duration>) {
+/// The stream enters a phase in which somebody owes a sign of life. Does nothing for HTTP/1, whose
+/// stream has its own timers.
+pub fn expect(turn: Turn) {
     // No clock is no stream.
-    let _ = CLOCK.try_with(|clock| clock.expect(limit));
+    let _ = CLOCK.try_with(|clock| clock.expect(turn));
+}
+
+/// The status to log for a stream whose clock ran out; `None` for one that ended otherwise.
+#[must_use]
+pub fn status_when_run_out() -> Option<u16> {
+    let run_out = |clock: &Arc<Clock>| {
+        let is_over = clock.end().is_some_and(|end| end <= Instant::now());
+        match clock.turn() {
+            Turn::Clients(_) if is_over => Some(408),
+            Turn::Apps(_) if is_over => Some(504),
+            Turn::Nobodys | Turn::Clients(_) | Turn::Apps(_) => None,
+        }
+    };
+    CLOCK.try_with(run_out).ok().flatten()
 }
 
 /// There was a sign of life.
@@ -129,7 +171,11 @@ mod tests {
         let clock = Arc::new(Clock::new());
         let day = Duration::from_secs(86_400);
         assert!(tokio::time::timeout(day, clock.run_out()).await.is_err());
-        clock.expect(Some(Duration::ZERO));
+        clock.expect(Turn::Apps(Duration::from_secs(5)));
+        let before = Instant::now();
         clock.run_out().await;
+        assert_eq!(before.elapsed(), Duration::from_secs(5));
+        let status = CLOCK.scope(clock, async { status_when_run_out() }).await;
+        assert_eq!(status, Some(504));
     }
 }

@@ -1,7 +1,8 @@
 //! Who asks: listeners, requests, and everything an operator touches.
 //!
 //! Read in this order: [`server`] puts the parts together, [`connection`] serves a client,
-//! [`exchange`] is one request, [`gate`] is where it meets the lifecycle, [`front`] forwards it.
+//! [`exchange`] is one request, [`gate`] is where it meets the lifecycle, [`relay`] forwards it, or
+//! [`front`] where HTTP/2 is spoken.
 //! The crate is a library only so that the binary, its benches and its tests share it.
 
 pub mod access_log;
@@ -26,7 +27,9 @@ pub mod http2;
 pub mod listener;
 pub mod logging;
 pub mod metrics;
+pub mod patience;
 pub mod peer;
+pub mod relay;
 pub mod rewrite;
 pub mod server;
 pub mod service_notify;

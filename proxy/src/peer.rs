@@ -1,6 +1,6 @@
-//! Where a lease leads, in Pingora's terms, and what a failed connect means for it.
+//! Where a lease leads, and what a failed connect means for it.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use doorbell_config::spec::UpstreamServer;
 use doorbell_supervisor::message::Endpoint;
@@ -9,72 +9,93 @@ use pingora_error::{Error, ErrorType};
 use rustix::io::Errno;
 
 use crate::{
-    answer::Answer, app::App, exchange::Exchange, front, head::BodyKind, upstreams::Upstreams,
+    answer::Answer,
+    app::App,
+    exchange::{Exchange, Passing},
+    front,
+    head::BodyKind,
+    upstreams::Upstreams,
 };
 
 /// Concurrent requests on one HTTP/2 connection to an app.
 const H2_STREAMS: usize = 100;
 
-/// The peer for an exchange that has a lease.
+/// What to connect to.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    /// Where it listens.
+    pub address: Address,
+    /// What a connection must have in common with a request to be used for it.
+    pub key: PoolKey,
+}
+
+/// Where an app listens.
+#[derive(Clone, Debug)]
+pub enum Address {
+    /// A port.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// A port behind TLS, with the name its certificate must have.
+    Tls(SocketAddr, String),
+}
+
+/// Connections to one run of an app, and to one of its servers, are never used for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    run: u64,
+    server: usize,
+}
+
+/// Where to send an exchange that has a lease.
 ///
 /// # Errors
-/// Our own answer, where there is none.
-pub async fn of(exchange: &mut Exchange) -> Result<HttpPeer, Answer> {
+/// Our own answer, where there is no such place.
+pub async fn destination(exchange: &mut Exchange) -> Result<Destination, Answer> {
     let (Some(lease), Some(matched)) = (&exchange.lease, &exchange.matched) else {
         return Err(Answer::Internal);
     };
-    let app = &matched.app;
-    let key = lease.instance().pool_key;
-    let mut peer = match &lease.instance().endpoint {
-        Endpoint::Tcp(address) => tcp(*address, false, ""),
-        Endpoint::Unix(path) => unix(&path.to_string_lossy())?,
+    let run = lease.instance().pool_key;
+    let (address, server) = match &lease.instance().endpoint {
+        Endpoint::Tcp(address) => (Address::Tcp(*address), 0),
+        Endpoint::Unix(path) => (Address::Unix(path.clone()), 0),
         Endpoint::Upstream => {
-            let (peer, server) = {
+            let (address, server) = {
                 let upstreams = exchange.upstreams()?;
-                upstream(app, &upstreams, exchange.passing.tried).await?
+                upstream(&matched.app, &upstreams, &exchange.passing).await?
             };
             exchange.passing.server = Some(server);
-            peer
+            (address, server)
         }
     };
-    peer.group_key = key;
-    let times_silence = front::times_silence_itself(exchange);
-    let has_body = exchange.head.body != BodyKind::None;
-    set_options(&mut peer, app, times_silence, has_body);
-    Ok(peer)
+    Ok(Destination { address, key: PoolKey { run, server } })
 }
 
-fn tcp(address: SocketAddr, tls: bool, sni: &str) -> HttpPeer {
-    HttpPeer::new(address, tls, sni.to_owned())
-}
-
-fn unix(path: &str) -> Result<HttpPeer, Answer> {
-    HttpPeer::new_uds(path, false, String::new()).map_err(|_| Answer::Internal)
-}
-
-/// The next server that is well and whose name resolves.
+/// The server in use, or the next one that is well and whose name resolves.
 async fn upstream(
     app: &App,
     upstreams: &Upstreams,
-    mut tried: u64,
-) -> Result<(HttpPeer, usize), Answer> {
+    passing: &Passing,
+) -> Result<(Address, usize), Answer> {
     let patience = app.spec.timeouts.connect;
+    let mut tried = passing.tried;
+    let mut in_use = passing.server;
     loop {
-        let index = upstreams.pick(tried).ok_or(Answer::BadGateway)?;
+        let index = in_use.take().or_else(|| upstreams.pick(tried)).ok_or(Answer::BadGateway)?;
         let server = &upstreams.servers()[index];
+        let resolve = async |host: &str, port| {
+            let address = tokio::time::timeout(patience, server.resolve(host, port)).await;
+            address.ok().and_then(Result::ok)
+        };
         let resolved = match &server.address {
-            UpstreamServer::Unix(path) => return Ok((unix(&path.to_string_lossy())?, index)),
-            UpstreamServer::Http { host, port } => {
-                let address = tokio::time::timeout(patience, server.resolve(host, *port)).await;
-                address.ok().and_then(Result::ok).map(|address| tcp(address, false, ""))
-            }
+            UpstreamServer::Unix(path) => Some(Address::Unix(path.clone())),
+            UpstreamServer::Http { host, port } => resolve(host, *port).await.map(Address::Tcp),
             UpstreamServer::Https { host, port } => {
-                let address = tokio::time::timeout(patience, server.resolve(host, *port)).await;
-                address.ok().and_then(Result::ok).map(|address| tcp(address, true, host))
+                resolve(host, *port).await.map(|address| Address::Tls(address, host.clone()))
             }
         };
-        if let Some(peer) = resolved {
-            return Ok((peer, index));
+        if let Some(address) = resolved {
+            return Ok((address, index));
         }
         upstreams.failed(index);
         if index >= 64 {
@@ -82,6 +103,27 @@ async fn upstream(
         }
         tried |= 1 << index;
     }
+}
+
+/// The destination in Pingora's terms.
+///
+/// # Errors
+/// Our own answer, where the exchange has no app, or its socket's path is no text.
+pub fn http_peer(destination: &Destination, exchange: &Exchange) -> Result<HttpPeer, Answer> {
+    let app = &exchange.matched.as_ref().ok_or(Answer::Internal)?.app;
+    let mut peer = match &destination.address {
+        Address::Tcp(address) => HttpPeer::new(address, false, String::new()),
+        Address::Tls(address, name) => HttpPeer::new(address, true, name.clone()),
+        Address::Unix(path) => {
+            let path = path.to_str().ok_or(Answer::Internal)?;
+            HttpPeer::new_uds(path, false, String::new()).map_err(|_| Answer::Internal)?
+        }
+    };
+    peer.group_key = destination.key.run;
+    let times_silence = front::times_silence_itself(exchange);
+    let has_body = exchange.head.body != BodyKind::None;
+    set_options(&mut peer, app, times_silence, has_body);
+    Ok(peer)
 }
 
 fn set_options(peer: &mut HttpPeer, app: &App, times_silence: bool, has_body: bool) {
@@ -102,43 +144,58 @@ fn set_options(peer: &mut HttpPeer, app: &App, times_silence: bool, has_body: bo
 }
 
 /// Why a connect failed, as far as it matters for what to do next.
-enum Why {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
     /// We have no descriptors or ports left: not the app's fault.
     Ours,
     /// Nobody listens.
     Refused,
     /// The line of those who wait to be accepted is full.
     Busy,
-    /// Anything else, an expired deadline among it.
+    /// Nobody answered in time.
+    Late,
+    /// Anything else.
     Other,
 }
 
-fn why(error: &Error) -> Why {
-    let cause = error.cause.as_ref().and_then(|cause| cause.downcast_ref::<io::Error>());
-    match cause.and_then(io::Error::raw_os_error).map(Errno::from_raw_os_error) {
-        Some(Errno::MFILE | Errno::NFILE | Errno::ADDRNOTAVAIL | Errno::NOBUFS) => Why::Ours,
-        Some(Errno::CONNREFUSED | Errno::NOENT) => Why::Refused,
-        Some(Errno::AGAIN) => Why::Busy,
-        _ => match error.etype() {
-            ErrorType::ConnectRefused => Why::Refused,
-            ErrorType::BindError | ErrorType::SocketError | ErrorType::InternalError => Why::Ours,
-            _ => Why::Other,
-        },
+impl From<&io::Error> for Why {
+    fn from(error: &io::Error) -> Self {
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::MFILE | Errno::NFILE | Errno::ADDRNOTAVAIL | Errno::NOBUFS) => Self::Ours,
+            Some(Errno::CONNREFUSED | Errno::NOENT) => Self::Refused,
+            Some(Errno::AGAIN) => Self::Busy,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl From<&Error> for Why {
+    fn from(error: &Error) -> Self {
+        let cause = error.cause.as_ref().and_then(|cause| cause.downcast_ref::<io::Error>());
+        match (cause.map_or(Self::Other, Self::from), error.etype()) {
+            (Self::Other, ErrorType::ConnectRefused) => Self::Refused,
+            (Self::Other, ErrorType::ConnectTimedout) => Self::Late,
+            (
+                Self::Other,
+                ErrorType::BindError | ErrorType::SocketError | ErrorType::InternalError,
+            ) => Self::Ours,
+            (why, _) => why,
+        }
     }
 }
 
 /// A connect failed, so nothing was sent. Tells whether another try makes sense; if not, and the
-/// fault is ours, the answer says so.
-pub fn connect_failed(exchange: &mut Exchange, error: &Error) -> bool {
+/// fault is ours, the exchange's answer says so.
+pub fn connect_failed(exchange: &mut Exchange, why: Why) -> bool {
     exchange.passing.failed_connects += 1;
-    match (exchange.endpoint(), why(error)) {
+    match (exchange.endpoint(), why) {
         (None, _) => false,
         (_, Why::Ours) => {
-            tracing::error!(%error, "cannot connect to an app: out of descriptors or ports?");
+            tracing::error!("cannot connect to an app: out of descriptors or ports?");
             exchange.answer = Some(Answer::Internal);
             false
         }
-        (Some(Endpoint::Upstream), _) => next_server(exchange),
+        (Some(Endpoint::Upstream), _) => next_address(exchange) || next_server(exchange),
         (Some(Endpoint::Tcp(_) | Endpoint::Unix(_)), Why::Refused) => {
             exchange.unreachable();
             exchange.may_wait(std::time::Duration::ZERO)
@@ -146,8 +203,19 @@ pub fn connect_failed(exchange: &mut Exchange, error: &Error) -> bool {
         (Some(Endpoint::Tcp(_) | Endpoint::Unix(_)), Why::Busy) => {
             exchange.may_wait(std::time::Duration::ZERO)
         }
-        (Some(Endpoint::Tcp(_) | Endpoint::Unix(_)), Why::Other) => false,
+        (Some(Endpoint::Tcp(_) | Endpoint::Unix(_)), Why::Late | Why::Other) => false,
     }
+}
+
+/// Turns to another address of the server in use, if its name has more than were tried: `localhost`
+/// is two, and most programs listen on one of them.
+fn next_address(exchange: &mut Exchange) -> bool {
+    let (Some(index), Ok(upstreams)) = (exchange.passing.server, exchange.upstreams()) else {
+        return false;
+    };
+    let Some(server) = upstreams.servers().get(index) else { return false };
+    exchange.passing.addresses_tried += 1;
+    server.addresses() > exchange.passing.addresses_tried && server.turn_away()
 }
 
 /// A fresh connection did not lead to an answer. A server is marked for it; an instance is looked
@@ -169,6 +237,7 @@ fn next_server(exchange: &mut Exchange) -> bool {
         return false;
     };
     upstreams.failed(index);
+    exchange.passing.addresses_tried = 0;
     if index < 64 {
         exchange.passing.tried |= 1 << index;
     }

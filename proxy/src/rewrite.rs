@@ -1,6 +1,18 @@
 //! What is changed in an app's answer when a prefix was stripped from the request: the app does not
 //! know the prefix, so its `Location` and cookie paths are put back under it.
 
+/// A field of an answer as the client must see it; `None` if it stays as it is.
+#[must_use]
+pub fn field(name: &str, value: &[u8], prefix: &str, authority: &str) -> Option<String> {
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    let text = || std::str::from_utf8(value).ok();
+    match name.len() {
+        8 | 16 if is("location") || is("content-location") => location(text()?, prefix, authority),
+        10 if is("set-cookie") => set_cookie(text()?, prefix),
+        _ => None,
+    }
+}
+
 /// `Location` or `Content-Location` as the client must see it; `None` if it stays as it is.
 ///
 /// A path gets the prefix, and so does a URL on the same authority. Relative references and other

@@ -136,6 +136,21 @@ impl Transport {
         Ok(())
     }
 
+    /// The same as [`Transport::left`], asked without waiting.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let socket = match self {
+            Self::Tcp(tcp) => tcp.as_fd(),
+            Self::Unix(unix) => unix.as_fd(),
+        };
+        let mut asked = [PollFd::new(&socket, PollFlags::RDHUP)];
+        // Out of memory, say: then the client is taken to stay.
+        let _ = poll(&mut asked, Some(&NOW));
+        asked[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+    }
+
     /// Makes the close to come a reset, so that nobody takes what was sent for all there is.
     pub fn reset(&self) {
         if let Self::Tcp(tcp) = self {

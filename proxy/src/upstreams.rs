@@ -36,7 +36,17 @@ pub struct Server {
     /// Milliseconds since `epoch` until which it is left out.
     out_until: AtomicU64,
     failing_checks: AtomicBool,
-    resolved: Mutex<Option<(Instant, SocketAddr)>>,
+    resolved: Mutex<Resolved>,
+}
+
+/// The addresses of a server's name.
+#[derive(Debug, Default)]
+struct Resolved {
+    /// When they were looked up; `None` if they never were.
+    at: Option<Instant>,
+    addresses: Vec<SocketAddr>,
+    /// The one in use.
+    current: usize,
 }
 
 impl Upstreams {
@@ -126,7 +136,7 @@ impl Server {
     }
 
     /// The address to connect to: looked up anew when what is known is older than ten seconds, and
-    /// kept when the look-up fails.
+    /// kept when the look-up fails. Meanwhile everybody else goes on with what is known.
     ///
     /// # Errors
     /// When the name never resolved.
@@ -135,22 +145,63 @@ impl Server {
         if let Ok(ip) = bare.parse() {
             return Ok(SocketAddr::new(ip, port));
         }
-        let known = *self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, address)) = known.filter(|(at, _)| at.elapsed() < NAME_LIFE) {
+        if let Some(address) = self.known() {
             return Ok(address);
         }
-        let found = tokio::net::lookup_host((bare, port)).await.and_then(|mut all| {
-            all.next().ok_or_else(|| std::io::Error::other("the name has no address"))
-        });
-        match (found, known) {
-            (Ok(address), _) => {
-                let fresh = Some((Instant::now(), address));
-                *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
-                Ok(address)
+        let found = tokio::net::lookup_host((bare, port)).await.map(Vec::from_iter);
+        let mut resolved = self.resolved();
+        match found {
+            Ok(addresses) if !addresses.is_empty() => {
+                let current = resolved
+                    .current()
+                    .and_then(|old| addresses.iter().position(|address| *address == old));
+                *resolved =
+                    Resolved { at: Some(Instant::now()), addresses, current: current.unwrap_or(0) };
             }
-            (Err(_), Some((_, address))) => Ok(address),
-            (Err(error), None) => Err(error),
+            Ok(_) if resolved.addresses.is_empty() => {
+                return Err(std::io::Error::other("the name has no address"));
+            }
+            Err(error) if resolved.addresses.is_empty() => return Err(error),
+            Ok(_) | Err(_) => {}
         }
+        resolved.current().ok_or_else(|| std::io::Error::other("the name has no address"))
+    }
+
+    /// What is known and not too old. Who finds it too old is the one to look it up.
+    fn known(&self) -> Option<SocketAddr> {
+        let mut resolved = self.resolved();
+        let at = resolved.at?;
+        if at.elapsed() >= NAME_LIFE {
+            resolved.at = Some(Instant::now());
+            return None;
+        }
+        resolved.current()
+    }
+
+    /// How many addresses the name has, as far as is known.
+    #[must_use]
+    pub fn addresses(&self) -> usize {
+        self.resolved().addresses.len()
+    }
+
+    /// Turns to the next address of the name; false if there is no other.
+    pub fn turn_away(&self) -> bool {
+        let mut resolved = self.resolved();
+        let count = resolved.addresses.len();
+        if count > 1 {
+            resolved.current = (resolved.current + 1) % count;
+        }
+        count > 1
+    }
+
+    fn resolved(&self) -> std::sync::MutexGuard<'_, Resolved> {
+        self.resolved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Resolved {
+    fn current(&self) -> Option<SocketAddr> {
+        self.addresses.get(self.current).copied()
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     front::Front,
     http2::Http2,
     listener::{ListenerSet, Socket},
+    relay::Pool,
     shared::Shared,
 };
 
@@ -86,9 +87,11 @@ async fn work(
     mut inbox: mpsc::Receiver<Order>,
     mut end: watch::Receiver<bool>,
 ) {
-    let mut listeners = ListenerSet::new(service);
+    let mut listeners = ListenerSet::new(Arc::clone(&service));
+    let mut tending = std::pin::pin!(service.pool.tend());
     loop {
         tokio::select! {
+            () = &mut tending => {}
             order = inbox.recv() => match order {
                 Some(Order::Listen(socket)) => listeners.add(socket),
                 Some(Order::Ignore(number, done)) => {
@@ -125,7 +128,8 @@ fn service(shared: Arc<Shared>, shutdown: watch::Receiver<bool>) -> Arc<Service>
         shared,
         http1: Arc::new(http1),
         http2: Arc::new(Http2 { proxy: Arc::new(http2) }),
-        tunnels: TransportConnector::new(None),
+        connector: TransportConnector::new(None),
+        pool: Pool::default(),
         shutdown,
     })
 }

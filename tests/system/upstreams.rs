@@ -203,7 +203,8 @@ fn a_request_that_was_too_slow_is_not_repeated() {
     // On an upstream connection that was used before.
     connection.send("PUT /slow?ms=2000 HTTP/1.1\r\nHost: app.test\r\nContent-Length: 0\r\n\r\n");
     let response = connection.read();
-    assert_eq!((response.status, response.field("connection")), (504, Some("close")));
+    assert_eq!((response.status, response.field("connection")), (504, Some("keep-alive")));
+    assert_eq!(connection.get("app.test", "/next").status, 200);
     let seen = std::fs::read_to_string(d.dir.path().join("seen")).expect("the app's list");
     assert_eq!(seen.matches("PUT").count(), 1);
 }

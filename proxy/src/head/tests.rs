@@ -47,7 +47,8 @@ fn what_the_framework_reads_is_in_normal_form() {
     let head = good(odd);
     let facts = ConnFacts::new(Some("192.0.2.1:5".parse().unwrap()), Some(80), false);
     let rules = Rules { trusted_proxies: &[], stripped_prefix: "", client_app_headers: false };
-    let bytes = head.forwarded_bytes(head.target(), &Passage::of(&head, &facts, rules));
+    let bytes =
+        head.forwarded_bytes(head.target(), &Passage::of(&head, &facts, rules), Reader::Framework);
     let text = std::str::from_utf8(&bytes).unwrap();
     assert!(text.starts_with("GET /a?b HTTP/1.1\r\nHost: h\r\nX: y\r\n"), "{text}");
     assert!(text.contains("\r\nx-real-ip: 192.0.2.1\r\n"), "{text}");

@@ -17,8 +17,9 @@ pub struct PaceLimits {
     pub grace: Duration,
 }
 
+/// Follows a body that should come at a least pace.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub struct Pace {
     limits: PaceLimits,
     waited: Duration,
     waiting_since: Option<Instant>,
@@ -26,21 +27,26 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn of(limits: PaceLimits) -> Self {
+    pub(crate) fn of(limits: PaceLimits) -> Self {
         Self { limits, ..Self::default() }
     }
 
-    pub(super) fn limits(&self) -> PaceLimits {
+    pub(crate) fn limits(&self) -> PaceLimits {
         self.limits
     }
 
-    pub(super) fn wait_begins(&mut self) {
+    pub(crate) fn wait_begins(&mut self) {
         if self.limits.rate > 0 && self.waiting_since.is_none() {
             self.waiting_since = Some(Instant::now());
         }
     }
 
-    pub(super) fn keeps_up(&mut self, came: usize) -> bool {
+    /// The wait of now was not for the client.
+    pub(crate) fn forgive(&mut self) {
+        self.waiting_since = None;
+    }
+
+    pub(crate) fn keeps_up(&mut self, came: usize) -> bool {
         if self.limits.rate == 0 {
             return true;
         }
@@ -53,31 +59,31 @@ impl Pace {
     }
 }
 
-/// Watches for somebody who says nothing: the app once it has the whole body of a request, or an
-/// HTTP/2 client that owes us the rest of one.
-pub(super) struct Silence {
+/// Watches for somebody who says nothing: an app that has a whole request, a client that owes us the
+/// rest of one, or either of them taking nothing.
+pub(crate) struct Silence {
     limit: Duration,
     last_sign: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Silence {
-    pub(super) fn of(limit: Duration) -> Self {
+    pub(crate) fn of(limit: Duration) -> Self {
         let timer = Box::pin(tokio::time::sleep(limit));
         Self { limit, last_sign: Instant::now(), timer }
     }
 
-    pub(super) fn limit(&self) -> Duration {
+    pub(crate) fn limit(&self) -> Duration {
         self.limit
     }
 
     /// There was a sign of life.
-    pub(super) fn heard(&mut self) {
+    pub(crate) fn heard(&mut self) {
         self.last_sign = Instant::now();
     }
 
     /// Ready when there has been none for the limit.
-    pub(super) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
             let end = self.last_sign + self.limit;
