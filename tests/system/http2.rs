@@ -5,21 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use doorbell_tests::{Connection, Doorbell, Setup, eventually};
+use doorbell_tests::{
+    Doorbell, Frames, Setup, eventually,
+    frames::{
+        CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM,
+        SETTINGS, fields, frame,
+    },
+};
 
 use crate::node;
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
 
 fn curl(args: &[&str]) -> (String, String) {
     let output = Command::new("curl")
@@ -31,28 +25,6 @@ fn curl(args: &[&str]) -> (String, String) {
     (text(&output.stdout), text(&output.stderr))
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
-    let mut frame = length[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-/// Fields as HPACK literals without indexing (RFC 7541 section 6.2.2), none longer than 126 bytes.
-fn fields(list: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in list {
-        block.push(0);
-        for text in [name, value] {
-            block.push(u8::try_from(text.len()).ok().filter(|n| *n < 127).expect("a short text"));
-            block.extend(text.as_bytes());
-        }
-    }
-    block
-}
-
 fn head(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let mut list =
         vec![(":method", method), (":scheme", "http"), (":authority", "app.test"), (":path", path)];
@@ -60,24 +32,8 @@ fn head(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     fields(&list)
 }
 
-fn open(d: &Doorbell) -> Connection {
-    let mut connection = d.connect();
-    connection.send(PREFACE);
-    connection.send(frame(SETTINGS, 0, 0, b""));
-    connection
-}
-
-/// Reads frames until one is wanted; `None` when the connection ends first.
-fn read_until(connection: &mut Connection, wanted: impl Fn(u8, u32) -> bool) -> Option<Vec<u8>> {
-    loop {
-        let head = connection.read_bytes(9)?;
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        let payload = connection.read_bytes(length)?;
-        if wanted(head[3], stream) {
-            return Some(payload);
-        }
-    }
+fn open(d: &Doorbell) -> Frames {
+    Frames::open(d.port)
 }
 
 /// Sends pieces until the server ends the connection.
@@ -90,7 +46,7 @@ fn is_cut_off(d: &Doorbell, mut piece: impl FnMut(u32) -> Vec<u8>) {
     let sent = (0..200_000).find(|n| !connection.try_send(piece(*n)));
     let ended = sent.is_some() || {
         connection.set_patience(Duration::from_secs(5));
-        read_until(&mut connection, |kind, _| kind == GOAWAY).is_some() || connection.is_closed()
+        connection.read_until(|kind, _| kind == GOAWAY).is_some() || connection.is_closed()
     };
     assert!(ended, "a flood went on for {:?}", since.elapsed());
     assert_eq!(d.get("app.test", "/canary").status, 200);
@@ -137,7 +93,7 @@ fn cookie_crumbs_are_joined_for_the_app() {
     let mut connection = open(&d);
     let block = head("GET", "/headers", &[("cookie", "a=1"), ("cookie", "b=2")]);
     connection.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &block));
-    let body = read_until(&mut connection, |kind, _| kind == DATA).expect("an answer");
+    let body = connection.read_until(|kind, _| kind == DATA).expect("an answer");
     let text = String::from_utf8_lossy(&body).into_owned();
     assert!(text.contains("a=1; b=2"), "{text}");
 }
@@ -152,8 +108,7 @@ fn a_length_that_lies_never_reaches_the_app_as_a_whole_request() {
         connection.send(frame(HEADERS, END_HEADERS, 1, &block));
         connection.send(frame(DATA, END_STREAM, 1, body));
         connection.set_patience(Duration::from_secs(5));
-        let answer =
-            read_until(&mut connection, |kind, _| matches!(kind, DATA | RST_STREAM | GOAWAY));
+        let answer = connection.read_until(|kind, _| matches!(kind, DATA | RST_STREAM | GOAWAY));
         let text = answer.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         assert!(!text.as_deref().is_some_and(|text| text.contains("sha256")), "{text:?}");
     }
@@ -175,7 +130,7 @@ fn malformed_heads_are_refused() {
         let mut connection = open(&d);
         connection.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &block));
         connection.set_patience(Duration::from_secs(5));
-        drop(read_until(&mut connection, |kind, stream| {
+        drop(connection.read_until(|kind, stream| {
             stream == 1 && matches!(kind, HEADERS | RST_STREAM) || kind == GOAWAY
         }));
     }
@@ -226,7 +181,7 @@ fn a_stream_that_is_reset_while_held_is_never_forwarded() {
         connection.send(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
     }
     eventually("one waits", || d.status("app")["held"] == 1);
-    let body = read_until(&mut connection, |kind, stream| kind == DATA && stream == 5);
+    let body = connection.read_until(|kind, stream| kind == DATA && stream == 5);
     assert_eq!(body.as_deref(), Some(&b"node GET /stays\n"[..]));
     let seen = std::fs::read_to_string(d.dir.path().join("seen")).expect("the app's list");
     assert_eq!(seen, "GET /stays\n");
@@ -251,8 +206,8 @@ fn an_idle_connection_is_closed() {
         Setup::new(&node("app", "")).server("[server.timeouts]\nkeep_alive = \"500ms\"").start();
     let mut connection = open(&d);
     connection.set_patience(Duration::from_secs(10));
-    drop(read_until(&mut connection, |kind, _| kind == GOAWAY));
-    assert!(connection.is_closed() || read_until(&mut connection, |_, _| false).is_none());
+    drop(connection.read_until(|kind, _| kind == GOAWAY));
+    assert!(connection.is_closed() || connection.read_until(|_, _| false).is_none());
 }
 
 #[test]
@@ -290,14 +245,14 @@ fn a_body_that_was_refused_early_does_not_harm_its_connection() {
     let mut connection = open(&d);
     let block = head("POST", "/upload", &[("content-length", "5000")]);
     connection.send(frame(HEADERS, END_HEADERS, 1, &block));
-    assert!(read_until(&mut connection, |kind, stream| kind == HEADERS && stream == 1).is_some());
+    assert!(connection.read_until(|kind, stream| kind == HEADERS && stream == 1).is_some());
     connection.send(frame(
         HEADERS,
         END_STREAM | END_HEADERS,
         3,
         &head("GET", "/slow?ms=2500", &[]),
     ));
-    let body = read_until(&mut connection, |kind, stream| kind == DATA && stream == 3);
+    let body = connection.read_until(|kind, stream| kind == DATA && stream == 3);
     assert_eq!(body.as_deref(), Some(&b"slow"[..]));
 }
 
@@ -309,9 +264,7 @@ fn framing_fields_with_underscores_are_refused_here_too() {
         let mut connection = open(&d);
         let block = head("GET", "/bad", &[(name, "5")]);
         connection.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &block));
-        assert!(
-            read_until(&mut connection, |kind, stream| kind == HEADERS && stream == 1).is_some()
-        );
+        assert!(connection.read_until(|kind, stream| kind == HEADERS && stream == 1).is_some());
     }
     let seen = std::fs::read_to_string(d.dir.path().join("seen")).expect("the app's list");
     assert_eq!(seen, "GET /first\n");
