@@ -21,6 +21,8 @@ pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
 /// CONTINUATION.
 pub const CONTINUATION: u8 = 9;
+/// The code of a frame or field against the rules (RFC 9113 section 7).
+pub const PROTOCOL_ERROR: u32 = 1;
 /// END_STREAM.
 pub const END_STREAM: u8 = 1;
 /// END_HEADERS.
@@ -51,6 +53,49 @@ pub fn fields(list: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
+/// How a request went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// There was an answer with this status.
+    Status(u16),
+    /// The stream was reset with this code.
+    Reset(u32),
+}
+
+/// The status in a block of fields: the first one, as it has to be, in the forms that servers use
+/// (RFC 7541 sections 6.1 and 6.2.1, appendix A).
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn status(block: &[u8]) -> u16 {
+    const INDEXED: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
+    match block {
+        [index @ 0x88..=0x8e, ..] => INDEXED[usize::from(index - 0x88)],
+        [0x48 | 0x08, 3, digits @ ..] => {
+            digits[..3].iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'))
+        }
+        [0x48 | 0x08, length @ 0x82..=0x83, huffman @ ..] => {
+            digits(&huffman[..usize::from(length & 0x7f)])
+        }
+        other => panic!("no status first: {other:x?}"),
+    }
+}
+
+/// Three digits in Huffman's code: 0 to 2 are five bits, 3 to 9 are six (RFC 7541 appendix B).
+fn digits(code: &[u8]) -> u16 {
+    let mut bits = code.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+    bits <<= 32 - code.len() * 8;
+    (0..3).fold(0, |status, _| {
+        let (digit, length) = match bits >> 26 {
+            six @ 0x19..=0x1f => (six - 0x19 + 3, 6),
+            six => (six >> 1, 5),
+        };
+        bits <<= length;
+        status * 10 + u16::try_from(digit).expect("a digit")
+    })
+}
+
 /// A connection that speaks HTTP/2.
 pub struct Frames {
     connection: Connection,
@@ -76,6 +121,21 @@ impl Frames {
         self.connection.try_send(bytes)
     }
 
+    /// Waits for the answer's head or the reset of a stream.
+    #[track_caller]
+    pub fn outcome(&mut self, stream: u32) -> Outcome {
+        loop {
+            match self.read().expect("an outcome before the connection ends") {
+                (HEADERS, of, block) if of == stream => return Outcome::Status(status(&block)),
+                (RST_STREAM, of, code) if of == stream => {
+                    let code = code.try_into().expect("four bytes");
+                    return Outcome::Reset(u32::from_be_bytes(code));
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Whether the server closes without sending more.
     pub fn is_closed(&mut self) -> bool {
         self.connection.is_closed()
@@ -87,16 +147,37 @@ impl Frames {
     }
 
     /// Reads frames until one of a kind and stream is wanted; `None` when the connection ends first.
+    #[track_caller]
     pub fn read_until(&mut self, wanted: impl Fn(u8, u32) -> bool) -> Option<Vec<u8>> {
         loop {
-            let head = self.connection.read_bytes(9)?;
-            let length =
-                usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-            let payload = self.connection.read_bytes(length)?;
-            if wanted(head[3], stream) {
+            let (kind, stream, payload) = self.read()?;
+            if wanted(kind, stream) {
                 return Some(payload);
             }
         }
+    }
+
+    /// Reads a frame: kind, stream, payload; `None` when the connection ends first.
+    #[track_caller]
+    pub fn read(&mut self) -> Option<(u8, u32, Vec<u8>)> {
+        let head = self.connection.read_bytes(9)?;
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        Some((head[3], stream, self.connection.read_bytes(length)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_in_each_form() {
+        assert_eq!(status(&[0x88]), 200);
+        assert_eq!(status(b"\x08\x03405"), 405);
+        // 302 is an example of RFC 7541, appendix C.6.1.
+        assert_eq!(status(&[0x48, 0x82, 0x64, 0x02]), 302);
+        // 307 is one of appendix C.6.2.
+        assert_eq!(status(&[0x48, 0x83, 0x64, 0x0e, 0xff]), 307);
     }
 }

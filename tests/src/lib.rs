@@ -12,6 +12,6 @@ mod websocket;
 
 pub use client::{Connection, Response, get, post, request};
 pub use doorbell::{Doorbell, Output, Running, Setup, app_dir, free_port, tool};
-pub use frames::Frames;
+pub use frames::{Frames, Outcome};
 pub use wait::{eventually, eventually_within, pids_matching, within};
 pub use websocket::WebSocket;

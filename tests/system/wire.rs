@@ -161,18 +161,16 @@ fn slow_heads_have_a_total_deadline() {
     let mut connection = d.connect();
     let since = Instant::now();
     connection.send("GET / HTTP/1.1\r\nHost: app.test\r\n");
-    connection.set_patience(Duration::from_millis(200));
     let response = loop {
         // Each line is in time for itself; the head as a whole is not.
-        if !connection.try_send("X: y\r\n") {
-            break None;
-        }
-        if let Some(response) = connection.try_read() {
-            break Some(response);
+        connection.send("X: y\r\n");
+        if let Some(response) = connection.read_within(Duration::from_millis(200)) {
+            break response;
         }
         assert!(since.elapsed() < Duration::from_secs(10), "never cut off");
     };
-    assert_eq!(response.map(|response| response.status), Some(408));
+    assert_eq!(response.status, 408);
+    assert!(connection.is_closed());
     assert!(since.elapsed() >= Duration::from_secs(1));
 }
 
@@ -182,26 +180,44 @@ fn a_body_that_drips_is_cut_off_and_one_that_flows_is_not() {
         .server("[server.timeouts]\nbody_idle = \"500ms\"\n[server.limits]\nbody_rate = \"10KiB\"")
         .start();
     assert_eq!(d.get("app.test", "/pid").status, 200);
+    let head = "POST /upload HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100000\r\n\r\n";
     let mut connection = d.connect();
-    connection.send("POST /upload HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100000\r\n\r\n");
-    connection.set_patience(Duration::from_millis(100));
+    connection.send(head);
     let since = Instant::now();
     let response = loop {
-        connection.try_send("x");
-        if let Some(response) = connection.try_read() {
+        connection.send("x");
+        if let Some(response) = connection.read_within(Duration::from_millis(100)) {
             break response;
         }
         assert!(since.elapsed() < Duration::from_secs(20), "never cut off");
     };
     assert_eq!(response.status, 408);
     let mut connection = d.connect();
-    connection.send("POST /upload HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100000\r\n\r\n");
-    for _ in 0..20 {
+    connection.send(head);
+    for _ in 0..19 {
         // Longer in all than body_idle, with pauses shorter than it.
         connection.send(vec![b'x'; 5000]);
-        connection.set_patience(Duration::from_millis(50));
-        assert!(connection.try_read().is_none_or(|response| response.status == 200));
+        let early = connection.read_within(Duration::from_millis(50));
+        assert!(early.is_none(), "answered before its end: {early:?}");
     }
+    connection.send(vec![b'x'; 5000]);
+    let response = connection.read();
+    assert_eq!((response.status, response.json()["length"].as_u64()), (200, Some(100_000)));
+}
+
+#[test]
+fn a_body_of_which_no_byte_comes_is_given_up() {
+    let d = Setup::new(&node("app", "")).server("[server.timeouts]\nbody_idle = \"500ms\"").start();
+    assert_eq!(d.get("app.test", "/pid").status, 200);
+    for framing in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
+        let mut connection = d.connect();
+        let since = Instant::now();
+        connection.send(format!("POST /upload HTTP/1.1\r\nHost: app.test\r\n{framing}\r\n\r\n"));
+        assert_eq!(connection.read().status, 408, "{framing}");
+        assert!(since.elapsed() >= Duration::from_millis(500), "{framing}");
+        assert!(connection.is_closed(), "{framing}");
+    }
+    assert_eq!(d.status("app")["in_flight"], 0);
 }
 
 #[test]
