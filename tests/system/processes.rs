@@ -15,9 +15,18 @@ fn is_alive(pid: u32) -> bool {
     std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
 }
 
-/// A word that only one test's processes carry.
-fn mark(d: &Doorbell) -> String {
-    d.dir.path().to_string_lossy().into_owned()
+/// The Python test program, with the doorbell's own folder as an argument: a word that only one
+/// test's processes carry.
+fn marked(id: &str, mode: &str, more: &str) -> String {
+    let (bare, with) = (format!("\"{mode}\"]"), format!("\"{mode}\", \"{{dir}}\"]"));
+    python(id, mode, more).replace(&bare, &with)
+}
+
+/// Processes of [`marked`] apps.
+fn marked_pids(dir: &Path) -> Vec<u32> {
+    let programs = pids_matching("server.py");
+    let marked = pids_matching(&dir.to_string_lossy());
+    marked.into_iter().filter(|pid| programs.contains(pid)).collect()
 }
 
 #[test]
@@ -95,14 +104,16 @@ fn an_app_that_exits_at_once_fails_at_once() {
 
 #[test]
 fn an_app_that_never_listens_fails_at_its_deadline() {
-    let d = Doorbell::with(&python("app", "deaf", "ready = { deadline = \"700ms\" }"));
+    let d = Doorbell::with(&marked("app", "deaf", "ready = { deadline = \"700ms\" }"));
+    let mut connection = d.connect();
     let since = Instant::now();
-    let response = d.get("app.test", "/");
+    connection.send_get("app.test", "/");
+    eventually("it runs", || marked_pids(d.dir.path()).len() == 1);
+    let response = connection.read();
     assert_eq!(response.status, 504);
     assert!(response.field("retry-after").is_some());
     assert!(since.elapsed() < Duration::from_secs(5));
-    let pids = || pids_matching(&format!("server.py deaf {}", mark(&d)));
-    eventually("its process is gone", || pids().is_empty());
+    eventually("its process is gone", || marked_pids(d.dir.path()).is_empty());
 }
 
 #[test]
@@ -231,7 +242,7 @@ fn a_request_that_comes_while_the_app_stops_is_held_for_its_return() {
 }
 
 #[test]
-fn starts_are_capped_and_the_line_is_fair() {
+fn no_more_apps_start_at_once_than_may() {
     let slow = "env = { START_DELAY = \"300\" }";
     let apps: String = (0..6).map(|n| node(&format!("app{n}"), slow)).collect();
     let d = Setup::new(&apps).server("[server.limits]\nparallel_starts = 2").start();
@@ -257,6 +268,29 @@ fn starts_are_capped_and_the_line_is_fair() {
             assert_eq!(one.join().expect("a client"), 200);
         }
     });
+}
+
+#[test]
+fn who_asked_first_starts_first() {
+    let app = |n: u32| {
+        let env = "STARTS_FILE = \"{dir}/order\", START_DELAY = \"200\"";
+        node(&format!("app{n}"), &format!("env = {{ NAME = \"{n}\", {env} }}"))
+    };
+    // Asked for in an order that is neither that of the file nor of the names.
+    let asked = [3, 0, 4, 1, 5, 2];
+    let apps: String = (0..6).map(app).collect();
+    let d = Setup::new(&apps).server("[server.limits]\nparallel_starts = 1").start();
+    let mut waiting = asked.map(|n| {
+        let mut connection = d.connect();
+        connection.send_get(&format!("app{n}.test"), "/");
+        eventually("it is heard", || d.state(&format!("app{n}")) != "stopped");
+        connection
+    });
+    for connection in &mut waiting {
+        assert_eq!(connection.read().status, 200);
+    }
+    let order = std::fs::read_to_string(d.dir.path().join("order")).expect("the apps' list");
+    assert_eq!(order, "3\n0\n4\n1\n5\n2\n");
 }
 
 #[test]
@@ -293,9 +327,9 @@ fn an_app_that_listens_beyond_loopback_is_flagged() {
 fn nothing_is_left_when_doorbell_ends() {
     let d = Doorbell::with(
         &[
-            python("a", "stubborn", "stop = { grace = \"300ms\" }"),
-            python("b", "wrapper", ""),
-            python("c", "fork", ""),
+            marked("a", "stubborn", "stop = { grace = \"300ms\" }"),
+            marked("b", "wrapper", ""),
+            marked("c", "fork", ""),
         ]
         .concat(),
     );
@@ -306,29 +340,41 @@ fn nothing_is_left_when_doorbell_ends() {
             endpoint_port(&d, id)
         })
         .collect();
+    let dir = d.dir.path().to_owned();
+    assert_eq!(marked_pids(&dir).len(), 4, "the wrapper is two");
     d.stop();
+    assert_eq!(marked_pids(&dir), [0; 0]);
     for port in ports {
         assert!(TcpListener::bind(("127.0.0.1", port)).is_ok(), "port {port} is free");
     }
 }
 
+/// What the descriptors of a process lead to.
+fn descriptors(pid: u32) -> Vec<String> {
+    std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("descriptors")
+        .filter_map(|link| std::fs::read_link(link.ok()?.path()).ok())
+        .map(|target| target.to_string_lossy().into_owned())
+        .collect()
+}
+
 #[test]
 fn apps_get_no_descriptor_of_ours() {
     let d = Doorbell::with(&node("app", ""));
-    let _kept: Vec<_> = (0..20).map(|_| d.connect()).collect();
+    let kept: Vec<_> = (0..20).map(|_| d.connect()).collect();
     assert_eq!(d.get("app.test", "/").status, 200);
     let pid = d.app_pid("app").expect("a process");
-    let listening = format!("{}", d.port);
-    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors");
-    let inherited: Vec<_> = links
-        .filter_map(|link| std::fs::read_link(link.ok()?.path()).ok())
-        .filter(|target| {
-            let target = target.to_string_lossy();
-            target.contains("doorbell.log") || target.contains(&listening)
-        })
+    let ours = descriptors(d.pid());
+    let sockets = ours.iter().filter(|target| target.starts_with("socket:"));
+    assert!(sockets.count() > kept.len(), "{ours:?}");
+    // The output is a pipe between both; /dev/null and epoll's kind have one name for all.
+    let is_own = |target: &&String| ["socket:", "/"].iter().any(|kind| target.starts_with(kind));
+    let shared: Vec<_> = descriptors(pid)
+        .into_iter()
+        .filter(|target| target != "/dev/null" && ours.contains(target))
+        .filter(|target| is_own(&target))
         .collect();
-    assert!(inherited.is_empty(), "{inherited:?}");
-    assert!(Path::new(&format!("/proc/{pid}")).exists());
+    assert!(shared.is_empty(), "{shared:?}");
 }
 
 fn port_of(d: &Doorbell) -> u16 {
