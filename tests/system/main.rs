@@ -7,6 +7,7 @@ mod activation;
 mod command_line;
 mod http2;
 mod observing;
+mod pool;
 mod processes;
 mod real_apps;
 mod reloading;
