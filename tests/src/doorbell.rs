@@ -178,6 +178,18 @@ impl Doorbell {
         self.child.id()
     }
 
+    /// A figure of its memory in KiB, as `VmRSS` or `VmHWM`, which is the peak (proc(5)).
+    #[must_use]
+    pub fn memory(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("status");
+        let mut words = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .expect("the line")
+            .split_whitespace();
+        words.nth(1).and_then(|kib| kib.parse().ok()).expect("KiB")
+    }
+
     /// Its own log so far.
     #[must_use]
     pub fn log(&self) -> String {

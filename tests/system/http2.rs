@@ -71,19 +71,23 @@ fn requests_wake_the_app_and_share_a_connection() {
 
 #[test]
 fn uploads_during_a_start_wait_in_flow_control_and_arrive_whole() {
-    let d = Doorbell::with(&node("app", "env = { START_DELAY = \"700\" }"));
+    let d = Doorbell::with(&node("app", "env = { START_DELAY = \"1500\" }"));
     let file = d.dir.path().join("upload");
-    let body: Vec<u8> = (0..20_000_000_u32).map(|n| (n ^ (n >> 9)) as u8).collect();
+    let body: Vec<u8> = (0..200_000_000_u32).map(|n| (n ^ (n >> 9)) as u8).collect();
     std::fs::write(&file, body).expect("a file");
     let sum = Command::new("sha256sum").arg(&file).output().expect("sha256sum");
     let hash = String::from_utf8_lossy(&sum.stdout)[..64].to_owned();
     let url = format!("http://127.0.0.1:{}/upload", d.port);
     let upload = format!("@{}", file.display());
+    let before = d.memory("VmHWM");
     let (answer, error) =
         curl(&["-H", "Host: app.test", "-H", "Expect:", "--data-binary", &upload, &url]);
+    let grown = d.memory("VmHWM") - before;
     let answer: serde_json::Value =
         serde_json::from_str(&answer).unwrap_or_else(|e| panic!("{e} {error}"));
     assert_eq!(answer["sha256"], hash.as_str());
+    assert_eq!(d.starts("app"), 1);
+    assert!(grown < 32 * 1024, "{grown} KiB for an upload");
 }
 
 #[test]
