@@ -361,7 +361,8 @@ fn descriptors(pid: u32) -> Vec<String> {
 #[test]
 fn apps_get_no_descriptor_of_ours() {
     let d = Doorbell::with(&node("app", ""));
-    let kept: Vec<_> = (0..20).map(|_| d.connect()).collect();
+    let mut kept: Vec<_> = (0..20).map(|_| d.connect()).collect();
+    assert!(kept.iter_mut().all(|client| client.get("nobody.test", "/").status == 404));
     assert_eq!(d.get("app.test", "/").status, 200);
     let pid = d.app_pid("app").expect("a process");
     let ours = descriptors(d.pid());

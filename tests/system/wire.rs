@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use doorbell_tests::{Connection, Doorbell, Setup, WebSocket, request};
+use doorbell_tests::{Connection, Doorbell, Setup, WebSocket, eventually, request};
 
 use crate::node;
 
@@ -247,6 +247,47 @@ fn bodies_over_the_limit_get_413() {
 }
 
 #[test]
+fn who_asks_before_a_body_is_told_when_the_app_wants_it() {
+    let d = Doorbell::with(&node("app", "env = { START_DELAY = \"700\" }"));
+    let head = "POST /upload HTTP/1.1\r\nHost: app.test\r\nContent-Length: 5\r\n\
+                Expect: 100-continue\r\n\r\n";
+    for phase in ["held", "ready"] {
+        let mut connection = d.connect();
+        connection.send(head);
+        if phase == "held" {
+            eventually("it waits", || d.status("app")["held"] == 1);
+            let early = connection.read_within(Duration::from_millis(100));
+            assert!(early.is_none(), "nobody can want a body yet: {early:?}");
+        }
+        assert_eq!(connection.read_head().map(|head| head.status), Some(100), "{phase}");
+        connection.send("hello");
+        let response = connection.read();
+        assert_eq!((response.status, response.json()["length"].as_u64()), (200, Some(5)));
+    }
+    assert_eq!(d.starts("app"), 1);
+}
+
+#[test]
+fn who_asks_before_a_body_that_is_refused_is_told_so_at_once() {
+    let d = Doorbell::with(&node("app", "limits = { body = \"1KiB\" }"));
+    let mut asked =
+        [("app.test", 2000, 413), ("nobody.test", 5, 404)].map(|(host, length, status)| {
+            let mut connection = d.connect();
+            connection.send(format!(
+                "POST /upload HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\
+             Expect: 100-continue\r\n\r\n"
+            ));
+            let response = connection.read();
+            assert_eq!(response.status, status);
+            assert_eq!(response.field("connection"), Some("close"));
+            connection
+        });
+    // The client may send the body or not, now: nobody can tell where its next request would begin.
+    assert!(asked.iter_mut().all(Connection::is_closed));
+    assert_eq!(d.starts("app"), 0);
+}
+
+#[test]
 fn pipelined_requests_are_answered_in_order() {
     let d = doorbell();
     let mut connection = d.connect();
@@ -304,7 +345,7 @@ fn connections_over_the_cap_are_turned_away() {
     assert_eq!(crowded.status, 503);
     assert_eq!(crowded.field("retry-after"), Some("1"));
     drop(kept);
-    doorbell_tests::eventually("a place is free", || d.get("app.test", "/").status == 200);
+    eventually("a place is free", || d.get("app.test", "/").status == 200);
 }
 
 #[test]
