@@ -300,6 +300,12 @@ impl Doorbell {
         rustix::process::kill_process(pid.expect("a pid"), signal).expect("a signal");
     }
 
+    /// Ends doorbell by SIGKILL: it has no time for anything.
+    pub fn kill(mut self) {
+        self.child.kill().expect("to kill");
+        self.child.wait().expect("its end");
+    }
+
     /// Ends doorbell by SIGTERM and tells how long that took; fails if it did not end well.
     pub fn stop(mut self) -> Duration {
         let since = Instant::now();

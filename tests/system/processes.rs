@@ -10,20 +10,20 @@ use doorbell_tests::{Doorbell, Setup, eventually, free_port, pids_matching};
 
 use crate::{node, python};
 
-fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     // A zombie is dead: its command line is empty.
     std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
 }
 
 /// The Python test program, with the doorbell's own folder as an argument: a word that only one
 /// test's processes carry.
-fn marked(id: &str, mode: &str, more: &str) -> String {
+pub(crate) fn marked(id: &str, mode: &str, more: &str) -> String {
     let (bare, with) = (format!("\"{mode}\"]"), format!("\"{mode}\", \"{{dir}}\"]"));
     python(id, mode, more).replace(&bare, &with)
 }
 
 /// Processes of [`marked`] apps.
-fn marked_pids(dir: &Path) -> Vec<u32> {
+pub(crate) fn marked_pids(dir: &Path) -> Vec<u32> {
     let programs = pids_matching("server.py");
     let marked = pids_matching(&dir.to_string_lossy());
     marked.into_iter().filter(|pid| programs.contains(pid)).collect()
@@ -306,7 +306,7 @@ fn nothing_is_left_when_doorbell_ends() {
 }
 
 /// What the descriptors of a process lead to.
-fn descriptors(pid: u32) -> Vec<String> {
+pub(crate) fn descriptors(pid: u32) -> Vec<String> {
     std::fs::read_dir(format!("/proc/{pid}/fd"))
         .expect("descriptors")
         .filter_map(|link| std::fs::read_link(link.ok()?.path()).ok())
