@@ -14,6 +14,7 @@ mod real_apps;
 mod reloading;
 mod routing;
 mod upstreams;
+mod watching;
 mod wire;
 
 /// The Node test program as an app, with more lines of its own.

@@ -161,20 +161,6 @@ fn a_removed_app_drains_stops_and_leaves_no_series() {
 }
 
 #[test]
-fn a_file_that_is_replaced_is_seen_by_itself() {
-    let d = Doorbell::with(&version(1));
-    assert_eq!(d.get("app.test", "/version").text(), "1");
-    d.rewrite(&version(2));
-    eventually("the change is seen", || d.get("app.test", "/version").text() == "2");
-    // An editor that writes in place, in two steps.
-    let text =
-        std::fs::read_to_string(d.config_path()).expect("the file").replace("\"2\"", "\"3\"");
-    std::fs::write(d.config_path(), "").expect("to truncate");
-    std::fs::write(d.config_path(), text).expect("to write");
-    eventually("the change is seen", || d.get("app.test", "/version").text() == "3");
-}
-
-#[test]
 fn sighup_reloads() {
     let d = Doorbell::with(&node("app", ""));
     let reloaded = || d.log().matches("configuration loaded").count();
