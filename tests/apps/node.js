@@ -9,7 +9,7 @@ const { URL } = require('node:url');
 const GUID = '258EAFA5-E914-47DA-95CA-C5AB0DC85B11';
 const env = process.env;
 const born = Date.now();
-if (env.STARTS_FILE) fs.appendFileSync(env.STARTS_FILE, `${process.pid}\n`);
+if (env.STARTS_FILE) fs.appendFileSync(env.STARTS_FILE, `${env.NAME || process.pid}\n`);
 if (env.IGNORE_TERM) process.on('SIGTERM', () => {});
 
 const seen = (request) => {

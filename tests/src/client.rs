@@ -1,12 +1,13 @@
 //! A client that sends what it is told, byte for byte, and reads HTTP/1.1 answers.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
     time::Duration,
 };
 
-/// No answer of a test takes longer.
+/// No answer of a test takes longer; nor does a server that reads leave what is sent to it for so
+/// long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An answer.
@@ -56,9 +57,10 @@ impl Connection {
     ///
     /// # Errors
     /// What the system says.
-    pub fn try_open(port: u16) -> std::io::Result<Self> {
+    pub fn try_open(port: u16) -> io::Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream) })
     }
@@ -68,9 +70,11 @@ impl Connection {
         self.stream.get_mut().write_all(bytes.as_ref()).expect("to send");
     }
 
-    /// Sends bytes to a server that may have closed.
+    /// Sends bytes to a server that may have closed; tells whether it took them. A server that
+    /// neither reads nor closes fails the test.
+    #[track_caller]
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
-        self.stream.get_mut().write_all(bytes.as_ref()).is_ok()
+        unless_ended(self.stream.get_mut().write_all(bytes.as_ref())).is_some()
     }
 
     /// Sends a GET.
@@ -95,7 +99,22 @@ impl Connection {
         self.try_read().expect("an answer")
     }
 
-    /// Reads one answer, if there is one; 1xx answers but 101 are passed over.
+    /// Reads one answer, if it begins in time.
+    #[track_caller]
+    pub fn read_within(&mut self, time: Duration) -> Option<Response> {
+        self.set_patience(time);
+        let begun = self.stream.fill_buf().map(<[u8]>::len);
+        self.set_patience(PATIENCE);
+        match begun {
+            Err(error) if is_late(&error) => None,
+            Ok(1..) => Some(self.read()),
+            ended => panic!("no answer: {ended:?}"),
+        }
+    }
+
+    /// Reads one answer; `None` when the server closes before its end. 1xx answers but 101 are passed
+    /// over.
+    #[track_caller]
     pub fn try_read(&mut self) -> Option<Response> {
         loop {
             let mut response = self.read_head()?;
@@ -138,42 +157,44 @@ impl Connection {
         match response.field("content-length") {
             Some(length) => {
                 body.resize(length.parse().ok()?, 0);
-                self.stream.read_exact(&mut body).ok()?;
+                unless_ended(self.stream.read_exact(&mut body))?;
             }
             None => {
-                self.stream.read_to_end(&mut body).ok()?;
+                unless_ended(self.stream.read_to_end(&mut body))?;
             }
         }
         Some(body)
     }
 
-    /// Reads one chunk of a chunked body; `Some(None)` is its end.
+    /// Reads one chunk of a chunked body; `Some(None)` is its end, `None` that of the connection.
     #[allow(clippy::option_option, reason = "broken, ended, or more")]
     pub fn read_chunk(&mut self) -> Option<Option<Vec<u8>>> {
         let size = usize::from_str_radix(self.line()?.split(';').next()?.trim(), 16).ok()?;
         let mut chunk = vec![0; size];
-        self.stream.read_exact(&mut chunk).ok()?;
+        unless_ended(self.stream.read_exact(&mut chunk))?;
         self.line()?;
         Some((size > 0).then_some(chunk))
     }
 
-    /// Reads exactly this many bytes.
+    /// Reads exactly this many bytes; `None` when the server closes before.
+    #[track_caller]
     pub fn read_bytes(&mut self, count: usize) -> Option<Vec<u8>> {
         let mut bytes = vec![0; count];
-        self.stream.read_exact(&mut bytes).ok()?;
+        unless_ended(self.stream.read_exact(&mut bytes))?;
         Some(bytes)
     }
 
     fn line(&mut self) -> Option<String> {
         let mut line = Vec::new();
-        self.stream.read_until(b'\n', &mut line).ok().filter(|n| *n > 0)?;
+        unless_ended(self.stream.read_until(b'\n', &mut line))?;
         let line = line.strip_suffix(b"\r\n")?;
         Some(String::from_utf8_lossy(line).into_owned())
     }
 
-    /// Whether the server closes without sending more.
+    /// Whether the server closes without sending more. One that does neither fails the test.
+    #[track_caller]
     pub fn is_closed(&mut self) -> bool {
-        matches!(self.stream.fill_buf(), Ok([]) | Err(_))
+        unless_ended(self.stream.fill_buf().map(<[u8]>::is_empty)).unwrap_or(true)
     }
 
     /// Closes the sending side.
@@ -181,9 +202,10 @@ impl Connection {
         self.stream.get_ref().shutdown(Shutdown::Write).expect("to close");
     }
 
-    /// How long a read may take.
+    /// How long a read or a write may take before it fails the test.
     pub fn set_patience(&self, patience: Duration) {
         self.stream.get_ref().set_read_timeout(Some(patience)).expect("a timeout");
+        self.stream.get_ref().set_write_timeout(Some(patience)).expect("a timeout");
     }
 
     /// The socket.
@@ -191,6 +213,25 @@ impl Connection {
     pub fn socket(&self) -> &TcpStream {
         self.stream.get_ref()
     }
+}
+
+/// `None` when the other side has ended the connection; that it does nothing is no end.
+#[track_caller]
+fn unless_ended<T>(outcome: io::Result<T>) -> Option<T> {
+    match outcome {
+        Ok(value) => Some(value),
+        Err(error) if is_late(&error) => panic!("neither bytes nor an end came in time: {error}"),
+        Err(error) => {
+            use ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+            let ends = [BrokenPipe, ConnectionReset, UnexpectedEof];
+            assert!(ends.contains(&error.kind()), "no end of a connection: {error}");
+            None
+        }
+    }
+}
+
+fn is_late(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 /// Asks for a path of a host on a fresh connection.

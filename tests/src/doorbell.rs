@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Setup {
     dir: TempDir,
     config: String,
+    include: String,
     server: String,
     env: Vec<(String, String)>,
     state_dir: Option<PathBuf>,
@@ -35,6 +36,7 @@ pub struct Doorbell {
     /// Where Prometheus connects.
     pub metrics_port: u16,
     child: Child,
+    include: String,
     server: String,
 }
 
@@ -80,6 +82,7 @@ impl Setup {
         Self {
             dir,
             config: apps.to_owned(),
+            include: String::new(),
             server: String::new(),
             env: Vec::new(),
             state_dir: None,
@@ -91,6 +94,20 @@ impl Setup {
     pub fn server(mut self, lines: &str) -> Self {
         self.server.push_str(lines);
         self.server.push('\n');
+        self
+    }
+
+    /// Further files with apps.
+    #[must_use]
+    pub fn include(mut self, patterns: &[&str]) -> Self {
+        self.include = format!("include = {patterns:?}\n");
+        self
+    }
+
+    /// A file in its folder, with the same placeholders as the apps.
+    #[must_use]
+    pub fn file(self, name: &str, text: &str) -> Self {
+        write_file(self.dir.path(), name, text);
         self
     }
 
@@ -118,13 +135,14 @@ impl Setup {
         if let Some(state) = &self.state_dir {
             std::os::unix::fs::symlink(state, self.dir.path().join("state")).expect("a link");
         }
-        write_config(self.dir.path(), port, metrics_port, &self.server, &self.config);
+        let head = head(&self.include, port, metrics_port, &self.server);
+        write_file(self.dir.path(), "doorbell.toml", &(head + &self.config));
         let log = fs::File::create(self.dir.path().join("doorbell.log")).expect("a log file");
-        command.args(["serve", "--config"]).arg(&path).envs(self.env);
+        command.args(["serve", "--config"]).arg(&path).envs(self.env.clone());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
-        let mut doorbell =
-            Doorbell { dir: self.dir, port, metrics_port, child, server: self.server };
+        let Self { dir, include, server, .. } = self;
+        let mut doorbell = Doorbell { dir, port, metrics_port, child, include, server };
         doorbell.wait_until_ready();
         doorbell
     }
@@ -132,25 +150,32 @@ impl Setup {
     /// Writes the configuration without starting anything; gives its path, and keeps the folder.
     #[must_use]
     pub fn write(self) -> (TempDir, PathBuf) {
-        write_config(self.dir.path(), free_port(), free_port(), &self.server, &self.config);
+        let head = head(&self.include, free_port(), free_port(), &self.server);
+        write_file(self.dir.path(), "doorbell.toml", &(head + &self.config));
         let path = self.dir.path().join("doorbell.toml");
         (self.dir, path)
     }
 }
 
-fn write_config(dir: &Path, port: u16, metrics_port: u16, server: &str, apps: &str) {
-    let text = format!(
-        "[server]\nlisten = [\"127.0.0.1:{port}\"]\n\
+/// What stands above the apps.
+fn head(include: &str, port: u16, metrics_port: u16, server: &str) -> String {
+    format!(
+        "{include}[server]\nlisten = [\"127.0.0.1:{port}\"]\n\
          admin = [\"unix:admin.sock\", \"127.0.0.1:{metrics_port}\"]\n\
-         state_dir = \"state\"\nlog_dir = \"logs\"\n{server}\n{apps}\n"
-    );
+         state_dir = \"state\"\nlog_dir = \"logs\"\n{server}\n"
+    )
+}
+
+fn write_file(dir: &Path, name: &str, text: &str) {
     let text = text
         .replace("{apps}", &app_dir().to_string_lossy())
         .replace("{dir}", &dir.to_string_lossy());
+    let path = dir.join(name);
+    fs::create_dir_all(path.parent().expect("a folder")).expect("its folder");
     // Renamed into place, as editors do, so that a watcher never sees half a file.
-    let fresh = dir.join("doorbell.toml.new");
-    fs::write(&fresh, text).expect("the configuration");
-    fs::rename(fresh, dir.join("doorbell.toml")).expect("the configuration");
+    let fresh = path.with_extension("new");
+    fs::write(&fresh, text).expect("the file");
+    fs::rename(fresh, path).expect("the file");
 }
 
 impl Doorbell {
@@ -176,6 +201,18 @@ impl Doorbell {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// A figure of its memory in KiB, as `VmRSS` or `VmHWM`, which is the peak (proc(5)).
+    #[must_use]
+    pub fn memory(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("status");
+        let mut words = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .expect("the line")
+            .split_whitespace();
+        words.nth(1).and_then(|kib| kib.parse().ok()).expect("KiB")
     }
 
     /// Its own log so far.
@@ -267,7 +304,13 @@ impl Doorbell {
 
     /// Replaces the apps in the configuration file; doorbell sees it by itself.
     pub fn rewrite(&self, apps: &str) {
-        write_config(self.dir.path(), self.port, self.metrics_port, &self.server, apps);
+        let head = head(&self.include, self.port, self.metrics_port, &self.server);
+        self.write_file("doorbell.toml", &(head + apps));
+    }
+
+    /// Writes a file into its folder, as editors do, with the same placeholders as the apps.
+    pub fn write_file(&self, name: &str, text: &str) {
+        write_file(self.dir.path(), name, text);
     }
 
     /// Replaces the whole `[server]` beyond addresses and the apps.
@@ -286,6 +329,12 @@ impl Doorbell {
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
         rustix::process::kill_process(pid.expect("a pid"), signal).expect("a signal");
+    }
+
+    /// Ends doorbell by SIGKILL: it has no time for anything.
+    pub fn kill(mut self) {
+        self.child.kill().expect("to kill");
+        self.child.wait().expect("its end");
     }
 
     /// Ends doorbell by SIGTERM and tells how long that took; fails if it did not end well.

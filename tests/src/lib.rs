@@ -6,10 +6,12 @@
 
 mod client;
 mod doorbell;
+pub mod frames;
 mod wait;
 mod websocket;
 
 pub use client::{Connection, Response, get, post, request};
 pub use doorbell::{Doorbell, Output, Running, Setup, app_dir, free_port, tool};
+pub use frames::{Frames, Outcome};
 pub use wait::{eventually, eventually_within, pids_matching, within};
 pub use websocket::WebSocket;

@@ -2,6 +2,7 @@
 
 use std::{
     io::{Read, Write},
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -78,10 +79,41 @@ fn a_large_upload_streams_and_is_not_kept_in_memory() {
         connection.send(&piece);
     }
     assert_eq!(connection.read().json()["length"], length);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", d.pid())).expect("status");
-    let peak = status.lines().find(|line| line.starts_with("VmHWM")).expect("VmHWM");
-    let peak: u64 = peak.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("KiB");
+    let peak = d.memory("VmHWM");
     assert!(peak < 200 * 1024, "doorbell took {peak} KiB for a 1 GiB upload");
+}
+
+#[test]
+fn a_held_upload_waits_in_the_socket_and_not_in_memory() {
+    const PIECE: usize = 1024 * 1024;
+    const PIECES: usize = 200;
+    let d = Doorbell::with(&node("app", "env = { START_DELAY = \"1500\" }"));
+    let before = d.memory("VmHWM");
+    let (mut connection, sent) = (d.connect(), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let length = PIECE * PIECES;
+            connection.send(format!(
+                "POST /upload HTTP/1.1\r\nHost: app.test\r\nContent-Length: {length}\r\n\r\n"
+            ));
+            let piece = vec![b'x'; PIECE];
+            for _ in 0..PIECES {
+                connection.send(&piece);
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+            assert_eq!(connection.read().json()["length"], length);
+        });
+        eventually("it waits", || d.status("app")["held"] == 1);
+        let mut taken = 0;
+        eventually("nothing more is taken", || {
+            let before = std::mem::replace(&mut taken, sent.load(Ordering::Relaxed));
+            taken == before && taken > 0
+        });
+        assert!(taken < PIECES / 2, "{taken} MiB were taken while the app starts");
+        assert_eq!(d.state("app"), "starting");
+        let grown = d.memory("VmHWM") - before;
+        assert!(grown < 16 * 1024, "{grown} KiB for a held upload");
+    });
 }
 
 #[test]

@@ -1,25 +1,19 @@
 //! HTTP/2 without TLS: clients that know, floods, and apps that speak it.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{process::Command, time::Duration};
 
-use doorbell_tests::{Connection, Doorbell, Setup, eventually};
+use doorbell_tests::{
+    Doorbell, Frames, Outcome, Setup, eventually,
+    frames::{
+        CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY,
+        PROTOCOL_ERROR, RST_STREAM, SETTINGS, fields, frame,
+    },
+};
 
 use crate::node;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+/// How long the server may take to end a connection or refuse a stream.
+const SOON: Duration = Duration::from_secs(10);
 
 fn curl(args: &[&str]) -> (String, String) {
     let output = Command::new("curl")
@@ -31,28 +25,6 @@ fn curl(args: &[&str]) -> (String, String) {
     (text(&output.stdout), text(&output.stderr))
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
-    let mut frame = length[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-/// Fields as HPACK literals without indexing (RFC 7541 section 6.2.2), none longer than 126 bytes.
-fn fields(list: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in list {
-        block.push(0);
-        for text in [name, value] {
-            block.push(u8::try_from(text.len()).ok().filter(|n| *n < 127).expect("a short text"));
-            block.extend(text.as_bytes());
-        }
-    }
-    block
-}
-
 fn head(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let mut list =
         vec![(":method", method), (":scheme", "http"), (":authority", "app.test"), (":path", path)];
@@ -60,39 +32,22 @@ fn head(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     fields(&list)
 }
 
-fn open(d: &Doorbell) -> Connection {
-    let mut connection = d.connect();
-    connection.send(PREFACE);
-    connection.send(frame(SETTINGS, 0, 0, b""));
-    connection
+fn open(d: &Doorbell) -> Frames {
+    Frames::open(d.port)
 }
 
-/// Reads frames until one is wanted; `None` when the connection ends first.
-fn read_until(connection: &mut Connection, wanted: impl Fn(u8, u32) -> bool) -> Option<Vec<u8>> {
-    loop {
-        let head = connection.read_bytes(9)?;
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        let payload = connection.read_bytes(length)?;
-        if wanted(head[3], stream) {
-            return Some(payload);
-        }
-    }
-}
-
-/// Sends pieces until the server ends the connection.
+/// Sends pieces until the server ends the connection. One that takes them all and goes on, or that
+/// neither reads nor ends, fails the test; so does one that has no time for others meanwhile.
 #[track_caller]
-fn is_cut_off(d: &Doorbell, mut piece: impl FnMut(u32) -> Vec<u8>) {
-    let mut connection = open(d);
-    let canary = d.get("app.test", "/canary");
-    assert_eq!(canary.status, 200);
-    let since = Instant::now();
-    let sent = (0..200_000).find(|n| !connection.try_send(piece(*n)));
-    let ended = sent.is_some() || {
-        connection.set_patience(Duration::from_secs(5));
-        read_until(&mut connection, |kind, _| kind == GOAWAY).is_some() || connection.is_closed()
-    };
-    assert!(ended, "a flood went on for {:?}", since.elapsed());
+fn is_cut_off(mut piece: impl FnMut(u32) -> Vec<u8>) {
+    let d = Doorbell::with(&node("app", ""));
+    let mut connection = open(&d);
+    assert_eq!(d.get("app.test", "/canary").status, 200);
+    connection.set_patience(SOON);
+    if (0..200_000).all(|n| connection.try_send(piece(n))) {
+        // Took them all: it says goodbye, or just ends.
+        connection.read_until(|kind, _| kind == GOAWAY);
+    }
     assert_eq!(d.get("app.test", "/canary").status, 200);
 }
 
@@ -116,19 +71,23 @@ fn requests_wake_the_app_and_share_a_connection() {
 
 #[test]
 fn uploads_during_a_start_wait_in_flow_control_and_arrive_whole() {
-    let d = Doorbell::with(&node("app", "env = { START_DELAY = \"700\" }"));
+    let d = Doorbell::with(&node("app", "env = { START_DELAY = \"1500\" }"));
     let file = d.dir.path().join("upload");
-    let body: Vec<u8> = (0..20_000_000_u32).map(|n| (n ^ (n >> 9)) as u8).collect();
+    let body: Vec<u8> = (0..200_000_000_u32).map(|n| (n ^ (n >> 9)) as u8).collect();
     std::fs::write(&file, body).expect("a file");
     let sum = Command::new("sha256sum").arg(&file).output().expect("sha256sum");
     let hash = String::from_utf8_lossy(&sum.stdout)[..64].to_owned();
     let url = format!("http://127.0.0.1:{}/upload", d.port);
     let upload = format!("@{}", file.display());
+    let before = d.memory("VmHWM");
     let (answer, error) =
         curl(&["-H", "Host: app.test", "-H", "Expect:", "--data-binary", &upload, &url]);
+    let grown = d.memory("VmHWM") - before;
     let answer: serde_json::Value =
         serde_json::from_str(&answer).unwrap_or_else(|e| panic!("{e} {error}"));
     assert_eq!(answer["sha256"], hash.as_str());
+    assert_eq!(d.starts("app"), 1);
+    assert!(grown < 32 * 1024, "{grown} KiB for an upload");
 }
 
 #[test]
@@ -137,7 +96,7 @@ fn cookie_crumbs_are_joined_for_the_app() {
     let mut connection = open(&d);
     let block = head("GET", "/headers", &[("cookie", "a=1"), ("cookie", "b=2")]);
     connection.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &block));
-    let body = read_until(&mut connection, |kind, _| kind == DATA).expect("an answer");
+    let body = connection.read_until(|kind, _| kind == DATA).expect("an answer");
     let text = String::from_utf8_lossy(&body).into_owned();
     assert!(text.contains("a=1; b=2"), "{text}");
 }
@@ -151,11 +110,9 @@ fn a_length_that_lies_never_reaches_the_app_as_a_whole_request() {
         let block = head("POST", "/upload", &[("content-length", length)]);
         connection.send(frame(HEADERS, END_HEADERS, 1, &block));
         connection.send(frame(DATA, END_STREAM, 1, body));
-        connection.set_patience(Duration::from_secs(5));
-        let answer =
-            read_until(&mut connection, |kind, _| matches!(kind, DATA | RST_STREAM | GOAWAY));
-        let text = answer.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        assert!(!text.as_deref().is_some_and(|text| text.contains("sha256")), "{text:?}");
+        connection.set_patience(SOON);
+        let outcome = connection.outcome(1);
+        assert!(matches!(outcome, Outcome::Reset(_) | Outcome::Status(400)), "{outcome:?}");
     }
     assert_eq!(d.get("app.test", "/").status, 200);
 }
@@ -164,52 +121,64 @@ fn a_length_that_lies_never_reaches_the_app_as_a_whole_request() {
 fn malformed_heads_are_refused() {
     let d = Doorbell::with(&node("app", "env = { SEEN_FILE = \"{dir}/seen\" }"));
     assert_eq!(d.get("app.test", "/first").status, 200);
-    let bad: [Vec<u8>; 5] = [
-        head("GET", "/../../etc", &[]),
-        head("GET", "/%00", &[]),
-        head("TRACE", "/", &[]),
-        head("GET", "/", &[("connection", "close")]),
-        head("GET", "/", &[("host", "other.test")]),
+    let bad = [
+        (head("GET", "/../../etc", &[]), Outcome::Status(400)),
+        (head("GET", "/%00", &[]), Outcome::Status(400)),
+        (head("TRACE", "/", &[]), Outcome::Status(405)),
+        (head("GET", "/", &[("connection", "close")]), Outcome::Reset(PROTOCOL_ERROR)),
+        (head("GET", "/", &[("host", "other.test")]), Outcome::Status(400)),
     ];
-    for block in bad {
+    for (block, expected) in bad {
         let mut connection = open(&d);
         connection.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &block));
-        connection.set_patience(Duration::from_secs(5));
-        drop(read_until(&mut connection, |kind, stream| {
-            stream == 1 && matches!(kind, HEADERS | RST_STREAM) || kind == GOAWAY
-        }));
+        connection.set_patience(SOON);
+        assert_eq!(connection.outcome(1), expected, "{}", String::from_utf8_lossy(&block));
     }
     let seen = std::fs::read_to_string(d.dir.path().join("seen")).expect("the app's list");
     assert_eq!(seen, "GET /first\n");
 }
 
 #[test]
-fn floods_are_cut_off_and_others_do_not_notice() {
-    let d = Doorbell::with(&node("app", ""));
-    is_cut_off(&d, |_| frame(SETTINGS, 0, 0, b""));
-    is_cut_off(&d, |n| frame(PING, 0, 0, &u64::from(n).to_be_bytes()));
-    is_cut_off(&d, |_| frame(PRIORITY, 0, 3, &[0, 0, 0, 1, 16]));
-    let mut first = true;
-    is_cut_off(&d, move |_| {
-        // One stream that never ends its body, with empty pieces of it.
-        let open = frame(HEADERS, END_HEADERS, 1, &head("POST", "/upload", &[]));
-        if std::mem::take(&mut first) { open } else { frame(DATA, 0, 1, b"") }
+fn a_flood_of_settings_is_cut_off() {
+    is_cut_off(|_| frame(SETTINGS, 0, 0, b""));
+}
+
+#[test]
+fn a_flood_of_pings_is_cut_off() {
+    is_cut_off(|n| frame(PING, 0, 0, &u64::from(n).to_be_bytes()));
+}
+
+#[test]
+fn a_flood_of_priorities_is_cut_off() {
+    is_cut_off(|_| frame(PRIORITY, 0, 3, &[0, 0, 0, 1, 16]));
+}
+
+#[test]
+fn a_flood_of_empty_pieces_of_a_body_is_cut_off() {
+    is_cut_off(|n| match n {
+        0 => frame(HEADERS, END_HEADERS, 1, &head("POST", "/upload", &[])),
+        _ => frame(DATA, 0, 1, b""),
     });
-    is_cut_off(&d, |n| {
-        // Rapid reset, CVE-2023-44487.
+}
+
+/// CVE-2023-44487.
+#[test]
+fn a_flood_of_requests_that_are_reset_at_once_is_cut_off() {
+    is_cut_off(|n| {
         let stream = n * 2 + 1;
         let mut both =
             frame(HEADERS, END_STREAM | END_HEADERS, stream, &head("GET", "/slow?ms=50", &[]));
         both.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
         both
     });
-    let mut first = true;
-    is_cut_off(&d, move |n| {
-        // A head that never ends, CVE-2024-24549 and relatives.
-        let begin = frame(HEADERS, END_STREAM, 1, &head("GET", "/", &[]));
-        let name = format!("x-{n}");
-        let more = frame(CONTINUATION, 0, 1, &fields(&[(&name, "y")]));
-        if std::mem::take(&mut first) { begin } else { more }
+}
+
+/// CVE-2024-24549 and relatives.
+#[test]
+fn a_head_that_never_ends_is_cut_off() {
+    is_cut_off(|n| match n {
+        0 => frame(HEADERS, END_STREAM, 1, &head("GET", "/", &[])),
+        _ => frame(CONTINUATION, 0, 1, &fields(&[(&format!("x-{n}"), "y")])),
     });
 }
 
@@ -226,7 +195,7 @@ fn a_stream_that_is_reset_while_held_is_never_forwarded() {
         connection.send(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
     }
     eventually("one waits", || d.status("app")["held"] == 1);
-    let body = read_until(&mut connection, |kind, stream| kind == DATA && stream == 5);
+    let body = connection.read_until(|kind, stream| kind == DATA && stream == 5);
     assert_eq!(body.as_deref(), Some(&b"node GET /stays\n"[..]));
     let seen = std::fs::read_to_string(d.dir.path().join("seen")).expect("the app's list");
     assert_eq!(seen, "GET /stays\n");
@@ -250,9 +219,8 @@ fn an_idle_connection_is_closed() {
     let d =
         Setup::new(&node("app", "")).server("[server.timeouts]\nkeep_alive = \"500ms\"").start();
     let mut connection = open(&d);
-    connection.set_patience(Duration::from_secs(10));
-    drop(read_until(&mut connection, |kind, _| kind == GOAWAY));
-    assert!(connection.is_closed() || read_until(&mut connection, |_, _| false).is_none());
+    connection.set_patience(SOON);
+    assert!(connection.read_until(|_, _| false).is_none());
 }
 
 #[test]
@@ -290,15 +258,28 @@ fn a_body_that_was_refused_early_does_not_harm_its_connection() {
     let mut connection = open(&d);
     let block = head("POST", "/upload", &[("content-length", "5000")]);
     connection.send(frame(HEADERS, END_HEADERS, 1, &block));
-    assert!(read_until(&mut connection, |kind, stream| kind == HEADERS && stream == 1).is_some());
+    assert_eq!(connection.outcome(1), Outcome::Status(413));
     connection.send(frame(
         HEADERS,
         END_STREAM | END_HEADERS,
         3,
         &head("GET", "/slow?ms=2500", &[]),
     ));
-    let body = read_until(&mut connection, |kind, stream| kind == DATA && stream == 3);
+    let body = connection.read_until(|kind, stream| kind == DATA && stream == 3);
     assert_eq!(body.as_deref(), Some(&b"slow"[..]));
+}
+
+#[test]
+fn a_streamed_body_over_the_limit_gets_413() {
+    let d = Doorbell::with(&node("app", "limits = { body = \"1KiB\" }"));
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let mut connection = open(&d);
+    connection.send(frame(HEADERS, END_HEADERS, 1, &head("POST", "/upload", &[])));
+    connection.send(frame(DATA, 0, 1, &[b'x'; 1000]));
+    eventually("it runs", || d.status("app")["in_flight"] == 1);
+    connection.send(frame(DATA, 0, 1, &[b'x'; 1000]));
+    connection.set_patience(SOON);
+    assert_eq!(connection.outcome(1), Outcome::Status(413));
 }
 
 #[test]
@@ -309,9 +290,7 @@ fn framing_fields_with_underscores_are_refused_here_too() {
         let mut connection = open(&d);
         let block = head("GET", "/bad", &[(name, "5")]);
         connection.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &block));
-        assert!(
-            read_until(&mut connection, |kind, stream| kind == HEADERS && stream == 1).is_some()
-        );
+        assert_eq!(connection.outcome(1), Outcome::Status(400), "{name}");
     }
     let seen = std::fs::read_to_string(d.dir.path().join("seen")).expect("the app's list");
     assert_eq!(seen, "GET /first\n");

@@ -5,13 +5,16 @@
 
 mod activation;
 mod command_line;
+mod deaths;
 mod http2;
 mod observing;
+mod pool;
 mod processes;
 mod real_apps;
 mod reloading;
 mod routing;
 mod upstreams;
+mod watching;
 mod wire;
 
 /// The Node test program as an app, with more lines of its own.

@@ -17,14 +17,14 @@ fn version(number: u32) -> String {
 }
 
 /// Clients that ask again and again, until stopped; counts answers that are not 200.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
     threads: Vec<std::thread::JoinHandle<Vec<String>>>,
 }
 
 impl Load {
-    fn on(port: u16, host: &'static str, clients: usize) -> Self {
+    pub(crate) fn on(port: u16, host: &'static str, clients: usize) -> Self {
         let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let threads = (0..clients)
             .map(|client| {
@@ -35,13 +35,13 @@ impl Load {
         Self { stop, asked, threads }
     }
 
-    fn wait_for(&self, more: usize) {
+    pub(crate) fn wait_for(&self, more: usize) {
         let goal = self.asked.load(Ordering::Relaxed) + more;
         eventually("requests go on", || self.asked.load(Ordering::Relaxed) >= goal);
     }
 
     #[track_caller]
-    fn end_without_failure(self) {
+    pub(crate) fn end_without_failure(self) {
         self.stop.store(true, Ordering::Relaxed);
         let failures: Vec<_> =
             self.threads.into_iter().flat_map(|thread| thread.join().expect("a client")).collect();
@@ -158,20 +158,6 @@ fn a_removed_app_drains_stops_and_leaves_no_series() {
     assert_eq!(slow.read().text(), "slow", "who was there is served to the end");
     eventually("the process ends", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
     assert!(!d.metrics().contains("app=\"app\""));
-}
-
-#[test]
-fn a_file_that_is_replaced_is_seen_by_itself() {
-    let d = Doorbell::with(&version(1));
-    assert_eq!(d.get("app.test", "/version").text(), "1");
-    d.rewrite(&version(2));
-    eventually("the change is seen", || d.get("app.test", "/version").text() == "2");
-    // An editor that writes in place, in two steps.
-    let text =
-        std::fs::read_to_string(d.config_path()).expect("the file").replace("\"2\"", "\"3\"");
-    std::fs::write(d.config_path(), "").expect("to truncate");
-    std::fs::write(d.config_path(), text).expect("to write");
-    eventually("the change is seen", || d.get("app.test", "/version").text() == "3");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use doorbell_tests::{Connection, Doorbell, Setup, WebSocket, request};
+use doorbell_tests::{Connection, Doorbell, Setup, WebSocket, eventually, request};
 
 use crate::node;
 
@@ -161,18 +161,16 @@ fn slow_heads_have_a_total_deadline() {
     let mut connection = d.connect();
     let since = Instant::now();
     connection.send("GET / HTTP/1.1\r\nHost: app.test\r\n");
-    connection.set_patience(Duration::from_millis(200));
     let response = loop {
         // Each line is in time for itself; the head as a whole is not.
-        if !connection.try_send("X: y\r\n") {
-            break None;
-        }
-        if let Some(response) = connection.try_read() {
-            break Some(response);
+        connection.send("X: y\r\n");
+        if let Some(response) = connection.read_within(Duration::from_millis(200)) {
+            break response;
         }
         assert!(since.elapsed() < Duration::from_secs(10), "never cut off");
     };
-    assert_eq!(response.map(|response| response.status), Some(408));
+    assert_eq!(response.status, 408);
+    assert!(connection.is_closed());
     assert!(since.elapsed() >= Duration::from_secs(1));
 }
 
@@ -182,26 +180,44 @@ fn a_body_that_drips_is_cut_off_and_one_that_flows_is_not() {
         .server("[server.timeouts]\nbody_idle = \"500ms\"\n[server.limits]\nbody_rate = \"10KiB\"")
         .start();
     assert_eq!(d.get("app.test", "/pid").status, 200);
+    let head = "POST /upload HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100000\r\n\r\n";
     let mut connection = d.connect();
-    connection.send("POST /upload HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100000\r\n\r\n");
-    connection.set_patience(Duration::from_millis(100));
+    connection.send(head);
     let since = Instant::now();
     let response = loop {
-        connection.try_send("x");
-        if let Some(response) = connection.try_read() {
+        connection.send("x");
+        if let Some(response) = connection.read_within(Duration::from_millis(100)) {
             break response;
         }
         assert!(since.elapsed() < Duration::from_secs(20), "never cut off");
     };
     assert_eq!(response.status, 408);
     let mut connection = d.connect();
-    connection.send("POST /upload HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100000\r\n\r\n");
-    for _ in 0..20 {
+    connection.send(head);
+    for _ in 0..19 {
         // Longer in all than body_idle, with pauses shorter than it.
         connection.send(vec![b'x'; 5000]);
-        connection.set_patience(Duration::from_millis(50));
-        assert!(connection.try_read().is_none_or(|response| response.status == 200));
+        let early = connection.read_within(Duration::from_millis(50));
+        assert!(early.is_none(), "answered before its end: {early:?}");
     }
+    connection.send(vec![b'x'; 5000]);
+    let response = connection.read();
+    assert_eq!((response.status, response.json()["length"].as_u64()), (200, Some(100_000)));
+}
+
+#[test]
+fn a_body_of_which_no_byte_comes_is_given_up() {
+    let d = Setup::new(&node("app", "")).server("[server.timeouts]\nbody_idle = \"500ms\"").start();
+    assert_eq!(d.get("app.test", "/pid").status, 200);
+    for framing in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
+        let mut connection = d.connect();
+        let since = Instant::now();
+        connection.send(format!("POST /upload HTTP/1.1\r\nHost: app.test\r\n{framing}\r\n\r\n"));
+        assert_eq!(connection.read().status, 408, "{framing}");
+        assert!(since.elapsed() >= Duration::from_millis(500), "{framing}");
+        assert!(connection.is_closed(), "{framing}");
+    }
+    assert_eq!(d.status("app")["in_flight"], 0);
 }
 
 #[test]
@@ -228,6 +244,47 @@ fn bodies_over_the_limit_get_413() {
     assert_eq!(request(d.port, format!("{chunked}{chunk}")).expect("an answer").status, 413);
     let good = "POST /upload HTTP/1.1\r\nHost: app.test\r\nContent-Length: 5\r\n\r\nhello";
     assert_eq!(request(d.port, good).expect("an answer").json()["length"], 5);
+}
+
+#[test]
+fn who_asks_before_a_body_is_told_when_the_app_wants_it() {
+    let d = Doorbell::with(&node("app", "env = { START_DELAY = \"700\" }"));
+    let head = "POST /upload HTTP/1.1\r\nHost: app.test\r\nContent-Length: 5\r\n\
+                Expect: 100-continue\r\n\r\n";
+    for phase in ["held", "ready"] {
+        let mut connection = d.connect();
+        connection.send(head);
+        if phase == "held" {
+            eventually("it waits", || d.status("app")["held"] == 1);
+            let early = connection.read_within(Duration::from_millis(100));
+            assert!(early.is_none(), "nobody can want a body yet: {early:?}");
+        }
+        assert_eq!(connection.read_head().map(|head| head.status), Some(100), "{phase}");
+        connection.send("hello");
+        let response = connection.read();
+        assert_eq!((response.status, response.json()["length"].as_u64()), (200, Some(5)));
+    }
+    assert_eq!(d.starts("app"), 1);
+}
+
+#[test]
+fn who_asks_before_a_body_that_is_refused_is_told_so_at_once() {
+    let d = Doorbell::with(&node("app", "limits = { body = \"1KiB\" }"));
+    let mut asked =
+        [("app.test", 2000, 413), ("nobody.test", 5, 404)].map(|(host, length, status)| {
+            let mut connection = d.connect();
+            connection.send(format!(
+                "POST /upload HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\
+             Expect: 100-continue\r\n\r\n"
+            ));
+            let response = connection.read();
+            assert_eq!(response.status, status);
+            assert_eq!(response.field("connection"), Some("close"));
+            connection
+        });
+    // The client may send the body or not, now: nobody can tell where its next request would begin.
+    assert!(asked.iter_mut().all(Connection::is_closed));
+    assert_eq!(d.starts("app"), 0);
 }
 
 #[test]
@@ -288,7 +345,7 @@ fn connections_over_the_cap_are_turned_away() {
     assert_eq!(crowded.status, 503);
     assert_eq!(crowded.field("retry-after"), Some("1"));
     drop(kept);
-    doorbell_tests::eventually("a place is free", || d.get("app.test", "/").status == 200);
+    eventually("a place is free", || d.get("app.test", "/").status == 200);
 }
 
 #[test]
