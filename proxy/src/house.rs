@@ -230,14 +230,16 @@ impl House {
         inner: &mut Inner,
         config: &Config,
     ) -> Result<Vec<Opened>, ReloadError> {
-        let mut opened = Vec::new();
+        let mut opened: Vec<Opened> = Vec::new();
         for address in &config.server.listen {
             if inner.listening.iter().any(|(known, _)| known == address) {
                 continue;
             }
             let number = inner.next_number;
             inner.next_number += 1;
-            let sockets = listener::open(address, number, self.workers.len())
+            let running = inner.listening.iter().map(|(known, _)| known);
+            let ours = running.chain(opened.iter().map(|one| &one.address));
+            let sockets = listener::open(address, ours, number, self.workers.len())
                 .map_err(|error| ReloadError::Listen(address.to_string(), error))?;
             opened.push(Opened { address: address.clone(), number, sockets });
         }
