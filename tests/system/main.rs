@@ -5,6 +5,7 @@
 
 mod activation;
 mod command_line;
+mod h2c;
 mod house;
 mod http2;
 mod observing;
