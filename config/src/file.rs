@@ -6,7 +6,7 @@
 //! [`crate::spec`] and looks for what contradicts itself or another app. A broken section hides no
 //! problem of another.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::{
     name::AppId,
@@ -22,17 +22,29 @@ mod format;
 mod include;
 pub mod keys;
 mod read;
+mod seen;
 mod shape;
 mod source;
 mod text;
 
 pub use environment::Environment;
 pub(crate) use format::FORMATS;
+pub use seen::{Seen, Stamp};
 pub use text::{At, FromText, Text};
 
 use check::Broken;
 use keys::{AppKeys, ServerKeys};
 use source::{Findings, Place, Source};
+
+/// What came of reading a file and all it includes.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Files and folders that were looked at, to be watched: also those of a config that is wrong,
+    /// whose author is about to mend one of them.
+    pub sources: Vec<Seen>,
+    /// The config, or every problem in the order of the files.
+    pub outcome: Result<Config, Problems>,
+}
 
 /// Reads the file and all it includes.
 ///
@@ -41,10 +53,16 @@ use source::{Findings, Place, Source};
 /// # Errors
 /// Every problem, in the order of the files.
 pub fn load(path: &Path, environment: &Environment<'_>) -> Result<Config, Problems> {
+    load_watched(path, environment).outcome
+}
+
+/// [`load`], and what to watch.
+pub fn load_watched(path: &Path, environment: &Environment<'_>) -> Loaded {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let seen = Seen::now(path.clone());
     match read::text_of(&path) {
-        Ok(text) => load_source(Source { path, text }, environment),
-        Err(problem) => Err(Problems(vec![*problem])),
+        Ok(text) => load_source(Source { path, text }, seen, environment),
+        Err(problem) => Loaded { sources: vec![seen], outcome: Err(Problems(vec![*problem])) },
     }
 }
 
@@ -58,7 +76,9 @@ pub fn load_text(
     text: String,
     environment: &Environment<'_>,
 ) -> Result<Config, Problems> {
-    load_source(Source { path: path.to_owned(), text }, environment)
+    let (path, stamp) = (path.to_owned(), None);
+    let seen = Seen { path: path.clone(), stamp };
+    load_source(Source { path, text }, seen, environment).outcome
 }
 
 /// An app as it was read, before it is held against the rules of the domain.
@@ -77,16 +97,16 @@ struct RawApp {
 struct Raw {
     sources: Vec<Source>,
     /// Files and folders to watch.
-    watched: Vec<PathBuf>,
+    watched: Vec<Seen>,
     server: ServerKeys,
     server_broken: Broken,
     apps: Vec<RawApp>,
     findings: Findings,
 }
 
-fn load_source(main: Source, environment: &Environment<'_>) -> Result<Config, Problems> {
+fn load_source(main: Source, seen: Seen, environment: &Environment<'_>) -> Loaded {
     let mut raw = Raw {
-        watched: vec![main.path.clone()],
+        watched: vec![seen],
         sources: vec![main],
         server: ServerKeys::default(),
         server_broken: Broken::new(),
@@ -95,7 +115,7 @@ fn load_source(main: Source, environment: &Environment<'_>) -> Result<Config, Pr
     };
     let patterns = raw.read_main(environment);
     for path in raw.find_included(&patterns) {
-        raw.watched.push(path.clone());
+        raw.watched.push(Seen::now(path.clone()));
         match read::text_of(&path) {
             Ok(text) => {
                 raw.sources.push(Source { path, text });
@@ -104,10 +124,11 @@ fn load_source(main: Source, environment: &Environment<'_>) -> Result<Config, Pr
             Err(problem) => raw.findings.push_of_file(*problem),
         }
     }
-    let (mut config, findings) = compile::config(raw);
-    let (problems, warnings) = findings;
+    let sources = std::mem::take(&mut raw.watched);
+    let (mut config, (problems, warnings)) = compile::config(raw);
     config.warnings = warnings;
-    if problems.0.is_empty() { Ok(config) } else { Err(problems) }
+    let outcome = if problems.0.is_empty() { Ok(config) } else { Err(problems) };
+    Loaded { sources, outcome }
 }
 
 /// A file that cannot be read, as a problem.

@@ -28,8 +28,6 @@ pub struct Config {
     pub server: ServerSpec,
     /// Every app, in the order of the files: where two claim one route, the earlier wins.
     pub apps: Vec<Arc<AppSpec>>,
-    /// Files and folders this was read from: what a watcher watches.
-    pub sources: Vec<PathBuf>,
     /// What is odd, but keeps nothing from being used.
     pub warnings: Vec<Problem>,
 }

@@ -1,9 +1,13 @@
 //! What a config that is right means: every key arrives, and what is left out is as documented.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use doorbell_config::{
-    file::{load, load_text},
+    file::{load, load_text, load_watched},
     name::ByteSize,
     spec::{
         AccessLogFormat, AppSpec, AppTimeouts, Backend, Config, EndpointSpec, ListenAddr,
@@ -17,9 +21,12 @@ fn environment(name: &str) -> Option<String> {
     known.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
 }
 
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/good").join(name)
+}
+
 fn full() -> Config {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/good/full.toml");
-    load(&path, &environment).unwrap_or_else(|problems| panic!("{problems}"))
+    load(&fixture("full.toml"), &environment).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 fn text(text: &str) -> Config {
@@ -56,7 +63,6 @@ fn an_empty_file_is_the_defaults() {
     let config = text("");
     assert_eq!(config.server, ServerSpec::default());
     assert!(config.apps.is_empty());
-    assert_eq!(config.sources, [Path::new("/etc/doorbell/doorbell.toml")]);
 }
 
 #[test]
@@ -158,8 +164,34 @@ fn apps_come_in_the_order_of_the_files_each_file_once() {
     let config = full();
     let ids: Vec<_> = config.apps.iter().map(|app| app.id.as_str()).collect();
     assert_eq!(ids, ["shop", "blog", "always", "last"]);
-    let names = config.sources.iter().map(|path| path.file_name().unwrap().to_str().unwrap());
+    let sources = load_watched(&fixture("full.toml"), &environment).sources;
+    let names = sources.iter().map(|seen| seen.path.file_name().unwrap().to_str().unwrap());
     assert_eq!(names.collect::<Vec<_>>(), ["full.toml", "apps", "a.toml", "b.toml", "c.toml"]);
+}
+
+#[test]
+fn what_was_looked_at_is_told_also_of_a_config_that_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::create_dir_all(path("sites/empty")).unwrap();
+    std::fs::create_dir_all(path("sites/blog")).unwrap();
+    std::fs::write(path("sites/blog/app.toml"), "[app.blog]\nhots = [\"a\"]\n").unwrap();
+    std::fs::write(path("main.toml"), "include = [\"sites/*/app.toml\"]\n").unwrap();
+    let loaded = load_watched(&path("main.toml"), &environment);
+    assert!(loaded.outcome.is_err());
+    // A folder that holds no app yet is where one may appear.
+    for name in ["main.toml", "sites", "sites/empty", "sites/blog", "sites/blog/app.toml"] {
+        assert!(
+            loaded.sources.iter().any(|seen| seen.path == path(name)),
+            "{name}: {:?}",
+            loaded.sources
+        );
+    }
+    std::fs::remove_file(path("main.toml")).unwrap();
+    let missing = load_watched(&path("main.toml"), &environment).sources;
+    assert!(missing[0].path == path("main.toml") && missing[0].is_current());
+    std::fs::write(path("main.toml"), "").unwrap();
+    assert!(!missing[0].is_current());
 }
 
 #[test]

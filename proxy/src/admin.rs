@@ -191,8 +191,11 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 async fn reload(State(admin): State<Arc<Admin>>) -> Response {
-    match admin.house.reload().await {
-        Ok(report) => Json(report).into_response(),
-        Err(error) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, &error).into_response(),
+    // Whoever asked may leave; half a reload must not stay behind.
+    let house = Arc::clone(&admin.house);
+    match tokio::spawn(async move { house.reload().await }).await {
+        Ok(Ok(report)) => Json(report).into_response(),
+        Ok(Err(error)) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, &error).into_response(),
+        Err(error) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, &error).into_response(),
     }
 }

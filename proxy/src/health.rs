@@ -1,6 +1,10 @@
 //! Active health checks of upstream servers.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use doorbell_config::{
     name::{AppId, HostPattern},
@@ -25,7 +29,11 @@ const MOST_BODY: usize = 64 * 1024;
 #[derive(Default)]
 pub struct HealthChecks {
     running: HashMap<AppId, Check>,
+    connector: SharedConnector,
 }
+
+/// One for all checks, made for the first: it holds two stores of trusted certificates.
+type SharedConnector = Arc<OnceLock<Connector>>;
 
 struct Check {
     upstreams: Arc<Upstreams>,
@@ -49,22 +57,33 @@ impl HealthChecks {
             let same = before.remove(&id).filter(|check| Arc::ptr_eq(&check.upstreams, upstreams));
             let check = same.unwrap_or_else(|| Check {
                 upstreams: Arc::clone(upstreams),
-                task: tokio::spawn(check_all(Arc::clone(app), Arc::clone(upstreams), health)),
+                task: tokio::spawn(check_all(
+                    Arc::clone(app),
+                    Arc::clone(upstreams),
+                    health,
+                    Arc::clone(&self.connector),
+                )),
             });
             self.running.insert(id, check);
         }
     }
 }
 
-async fn check_all(app: Arc<App>, upstreams: Arc<Upstreams>, health: HealthSpec) {
-    let connector = Connector::new(None);
+async fn check_all(
+    app: Arc<App>,
+    upstreams: Arc<Upstreams>,
+    health: HealthSpec,
+    connector: SharedConnector,
+) {
+    let connector = connector.get_or_init(|| Connector::new(None));
+    let version = if app.spec.http2 { HttpVersion::Two } else { HttpVersion::One };
     let host = health.probe.host.clone().unwrap_or_else(|| first_host(&app));
     let mut ticks = tokio::time::interval(health.interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let checks = upstreams.servers().iter().map(|server| async {
-            let check = check(&connector, server, &health.probe, &host);
+            let check = check(connector, server, version, &health.probe, &host);
             let outcome = match tokio::time::timeout(health.timeout, check).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(format!("no answer within {:?}", health.timeout)),
@@ -96,13 +115,25 @@ fn first_host(app: &App) -> String {
     exact.unwrap_or_else(|| "localhost".to_owned())
 }
 
+/// What is spoken with an app's servers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HttpVersion {
+    One,
+    Two,
+}
+
 async fn check(
     connector: &Connector,
     server: &Server,
+    version: HttpVersion,
     probe: &HttpProbe,
     host: &str,
 ) -> Result<(), String> {
-    let peer = peer(server).await?;
+    let mut peer = peer(server).await?;
+    if version == HttpVersion::Two {
+        // One stream per connection: each check makes its own.
+        peer.options.set_http_version(2, 2);
+    }
     let (mut session, _) =
         connector.get_http_session(&peer).await.map_err(|error| error.to_string())?;
     let (status, body) = ask(&mut session, probe, host).await.map_err(|error| error.to_string())?;
@@ -147,7 +178,9 @@ async fn ask(
     let mut request = RequestHeader::build("GET", probe.path.as_bytes(), Some(4))?;
     request.insert_header("host", host)?;
     request.insert_header("user-agent", concat!("doorbell/", env!("CARGO_PKG_VERSION")))?;
-    request.insert_header("connection", "close")?;
+    if matches!(session, HttpSession::H1(_)) {
+        request.insert_header("connection", "close")?;
+    }
     session.write_request_header(Box::new(request)).await?;
     session.finish_request_body().await?;
     session.read_response_header().await?;

@@ -11,16 +11,15 @@ use std::{
 };
 
 use doorbell_config::{
-    file,
+    file::{self, Loaded, Seen},
     problem::Problems,
-    spec::{AccessLogSpec, Config, ListenAddr},
+    spec::{AccessLogSpec, Config, ListenAddr, ServerSpec},
 };
 use doorbell_supervisor::{InstructError, Supervisor, message::Instruction};
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, oneshot, watch};
 
 use crate::{
     access_log::AccessLog,
-    app::Table,
     clock,
     health::HealthChecks,
     listener,
@@ -59,14 +58,29 @@ pub struct ReloadReport {
     pub warnings: Vec<String>,
 }
 
+impl ReloadReport {
+    fn log(&self) {
+        tracing::info!(apps = self.apps, "configuration loaded");
+        for setting in &self.needs_restart {
+            tracing::warn!(%setting, "changed, and takes effect with the next restart");
+        }
+        for warning in &self.warnings {
+            tracing::warn!("{}", warning.trim_end());
+        }
+    }
+}
+
 /// The running Doorbell.
 pub struct House {
     /// State of the data path.
     pub shared: Arc<Shared>,
     /// What runs apps.
     pub supervisor: Supervisor,
+    /// The settings of the start, some of which hold until the end.
+    started_with: Arc<ServerSpec>,
     config_path: PathBuf,
     workers: Vec<Worker>,
+    sources: watch::Sender<Arc<Vec<Seen>>>,
     inner: Mutex<Inner>,
 }
 
@@ -75,7 +89,6 @@ struct Inner {
     next_number: u64,
     access_log: Option<AccessLogSpec>,
     health: HealthChecks,
-    sources: Vec<PathBuf>,
     /// From the beginning of the shutdown: nothing is taken over any more.
     closing: bool,
 }
@@ -94,18 +107,23 @@ impl House {
             next_number: 0,
             access_log: None,
             health: HealthChecks::default(),
-            sources: Vec::new(),
             closing: false,
         };
-        Self { shared, supervisor, config_path, workers, inner: Mutex::new(inner) }
+        let started_with = Arc::clone(&shared.table.load().server);
+        let (sources, inner) = (watch::Sender::default(), Mutex::new(inner));
+        Self { shared, supervisor, started_with, config_path, workers, sources, inner }
     }
 
     /// Reads the configuration file.
-    ///
-    /// # Errors
-    /// Every problem in it.
-    pub fn read(config_path: &std::path::Path) -> Result<Config, Problems> {
-        file::load(config_path, &|name| std::env::var(name).ok())
+    #[must_use]
+    pub fn read(config_path: &std::path::Path) -> Loaded {
+        file::load_watched(config_path, &|name| std::env::var(name).ok())
+    }
+
+    /// Where the output of apps is: a change of the setting waits for the next start.
+    #[must_use]
+    pub fn log_dir(&self) -> &std::path::Path {
+        &self.started_with.log_dir
     }
 
     /// Reads the file again and takes it over.
@@ -115,22 +133,12 @@ impl House {
     pub async fn reload(&self) -> Result<ReloadReport, ReloadError> {
         let path = self.config_path.clone();
         let outcome = match tokio::task::spawn_blocking(move || Self::read(&path)).await {
-            Ok(Ok(config)) => self.take_over(config).await,
-            Ok(Err(problems)) => Err(ReloadError::Config(problems)),
+            Ok(loaded) => self.take_over(loaded).await,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
-        let metrics = &self.shared.metrics;
-        match &outcome {
-            Ok(report) => {
-                tracing::info!(apps = report.apps, "configuration loaded");
-                for setting in &report.needs_restart {
-                    tracing::warn!(%setting, "changed, and takes effect with the next restart");
-                }
-            }
-            Err(error) => {
-                metrics.reload_good.store(0, Ordering::Relaxed);
-                tracing::error!("configuration not loaded, the old one stays:\n{error}");
-            }
+        if let Err(error) = &outcome {
+            self.shared.metrics.reload_good.store(0, Ordering::Relaxed);
+            tracing::error!("configuration not loaded, the old one stays:\n{error}");
         }
         outcome
     }
@@ -139,11 +147,14 @@ impl House {
     ///
     /// # Errors
     /// Says why not; then nothing has changed.
-    pub async fn take_over(&self, config: Config) -> Result<ReloadReport, ReloadError> {
+    pub async fn take_over(&self, loaded: Loaded) -> Result<ReloadReport, ReloadError> {
         let mut inner = self.inner.lock().await;
         if inner.closing {
             return Err(ReloadError::Closing);
         }
+        // The mistake of a config that is wrong is in one of these.
+        self.sources.send_replace(Arc::new(loaded.sources));
+        let config = loaded.outcome?;
         let access_log = self.open_access_log(&inner, &config)?;
         let opened = self.open_listeners(&mut inner, &config)?;
         let before = self.shared.table.load_full();
@@ -162,23 +173,23 @@ impl House {
         inner.health.watch(&table);
         let report = ReloadReport {
             apps: config.apps.len(),
-            needs_restart: needs_restart(&before, &config),
+            needs_restart: needs_restart(&self.started_with, &config.server),
             warnings: conflicts
                 .iter()
                 .map(ToString::to_string)
                 .chain(config.warnings.iter().map(ToString::to_string))
                 .collect(),
         };
-        inner.sources = config.sources;
         let metrics = &self.shared.metrics;
         metrics.reload_good.store(1, Ordering::Relaxed);
         metrics.reload_at.store(clock::unix_seconds(), Ordering::Relaxed);
+        report.log();
         Ok(report)
     }
 
-    /// Files and folders that the configuration was read from.
-    pub async fn sources(&self) -> Vec<PathBuf> {
-        self.inner.lock().await.sources.clone()
+    /// Files and folders that the configuration was read from, and those of every later reading.
+    pub fn sources(&self) -> watch::Receiver<Arc<Vec<Seen>>> {
+        self.sources.subscribe()
     }
 
     /// Addresses listened on now.
@@ -230,14 +241,16 @@ impl House {
         inner: &mut Inner,
         config: &Config,
     ) -> Result<Vec<Opened>, ReloadError> {
-        let mut opened = Vec::new();
+        let mut opened: Vec<Opened> = Vec::new();
         for address in &config.server.listen {
             if inner.listening.iter().any(|(known, _)| known == address) {
                 continue;
             }
             let number = inner.next_number;
             inner.next_number += 1;
-            let sockets = listener::open(address, number, self.workers.len())
+            let running = inner.listening.iter().map(|(known, _)| known);
+            let ours = running.chain(opened.iter().map(|one| &one.address));
+            let sockets = listener::open(address, ours, number, self.workers.len())
                 .map_err(|error| ReloadError::Listen(address.to_string(), error))?;
             opened.push(Opened { address: address.clone(), number, sockets });
         }
@@ -286,9 +299,8 @@ struct Opened {
     sockets: Vec<listener::Socket>,
 }
 
-/// Settings that are read once.
-fn needs_restart(before: &Table, config: &Config) -> Vec<String> {
-    let (old, new) = (&before.server, &config.server);
+/// Settings that are read once, at the start.
+fn needs_restart(old: &ServerSpec, new: &ServerSpec) -> Vec<String> {
     [
         ("admin", old.admin == new.admin),
         ("state_dir", old.state_dir == new.state_dir),

@@ -47,14 +47,23 @@ enum SocketKind {
     Unix(StdUnixListener),
 }
 
-/// Opens sockets on an address, one for each worker.
+/// Opens sockets on an address, one for each worker. `ours` are the addresses listened on already.
 ///
 /// # Errors
 /// What the system says, with the address.
-pub fn open(address: &ListenAddr, number: u64, workers: usize) -> io::Result<Vec<Socket>> {
+pub fn open<'a>(
+    address: &ListenAddr,
+    ours: impl IntoIterator<Item = &'a ListenAddr>,
+    number: u64,
+    workers: usize,
+) -> io::Result<Vec<Socket>> {
     let kinds: io::Result<Vec<_>> = match address {
         ListenAddr::Tcp(address) => {
-            (0..workers).map(|_| open_tcp(*address).map(SocketKind::Tcp)).collect()
+            if !ours.into_iter().any(|other| shares_port(other, *address)) {
+                open_tcp(*address, Sharing::Alone)?;
+            }
+            let open = || open_tcp(*address, Sharing::AmongWorkers).map(SocketKind::Tcp);
+            (0..workers).map(|_| open()).collect()
         }
         ListenAddr::Unix(path) => open_unix(path).and_then(|first| {
             (0..workers).map(|_| first.try_clone().map(SocketKind::Unix)).collect()
@@ -63,24 +72,39 @@ pub fn open(address: &ListenAddr, number: u64, workers: usize) -> io::Result<Vec
     Ok(kinds?.into_iter().map(|kind| Socket { number, kind }).collect())
 }
 
+/// Whether others may listen on the same address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    /// Nobody else may: with a port that is shared, the kernel would let another program of our user
+    /// share it too, and give each a part of the connections.
+    Alone,
+    /// Each worker has a socket of its own there.
+    AmongWorkers,
+}
+
+/// Whether we listen on the port of `address` ourselves, so that trying it alone says nothing.
+fn shares_port(other: &ListenAddr, address: SocketAddr) -> bool {
+    matches!(other, ListenAddr::Tcp(other) if other.port() == address.port())
+}
+
 /// `[::]` means every address: also those of IPv4, and only those where the machine has no IPv6.
-fn open_tcp(address: SocketAddr) -> io::Result<StdTcpListener> {
+fn open_tcp(address: SocketAddr, sharing: Sharing) -> io::Result<StdTcpListener> {
     let every = address.ip() == Ipv6Addr::UNSPECIFIED;
-    match bind_tcp(address) {
+    match bind_tcp(address, sharing) {
         Err(error) if every && error.raw_os_error() == Some(NO_IPV6) => {
-            bind_tcp((Ipv4Addr::UNSPECIFIED, address.port()).into())
+            bind_tcp((Ipv4Addr::UNSPECIFIED, address.port()).into(), sharing)
         }
         other => other,
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<StdTcpListener> {
+fn bind_tcp(address: SocketAddr, sharing: Sharing) -> io::Result<StdTcpListener> {
     let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.ip() == Ipv6Addr::UNSPECIFIED {
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(sharing == Sharing::AmongWorkers)?;
     socket.set_nonblocking(true)?;
     // Accepted sockets inherit these: no delay between two pieces of an answer, and a peer that
     // vanished is noticed after a minute and a half.
@@ -89,7 +113,9 @@ fn bind_tcp(address: SocketAddr) -> io::Result<StdTcpListener> {
     let keepalive = keepalive.with_interval(Duration::from_secs(10)).with_retries(3);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    if sharing == Sharing::AmongWorkers {
+        socket.listen(BACKLOG)?;
+    }
     Ok(socket.into())
 }
 
@@ -227,4 +253,34 @@ fn admit(service: &Arc<Service>, io: Transport, facts: Arc<ConnFacts>) {
 async fn serve(service: &Service, stream: ClientStream, place: ConnectionPlace) {
     service.serve(stream).await;
     drop(place);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(address: SocketAddr) -> ListenAddr {
+        ListenAddr::Tcp(address)
+    }
+
+    #[test]
+    fn an_address_that_another_program_would_share_is_taken() {
+        let other = bind_tcp(([127, 0, 0, 1], 0).into(), Sharing::AmongWorkers).unwrap();
+        let taken = other.local_addr().unwrap();
+        let every = SocketAddr::from((Ipv4Addr::UNSPECIFIED, taken.port()));
+        for address in [taken, every] {
+            let error = open(&tcp(address), [], 0, 2).err().expect("it is taken");
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{address}");
+        }
+        drop(other);
+        assert_eq!(open(&tcp(taken), [], 0, 2).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn our_own_port_is_no_obstacle_to_a_wider_address() {
+        let one = bind_tcp(([127, 0, 0, 1], 0).into(), Sharing::AmongWorkers).unwrap();
+        let ours = one.local_addr().unwrap();
+        let every = SocketAddr::from((Ipv4Addr::UNSPECIFIED, ours.port()));
+        assert_eq!(open(&tcp(every), [&tcp(ours)], 0, 2).unwrap().len(), 2);
+    }
 }

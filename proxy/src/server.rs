@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::Context;
 use arc_swap::{ArcSwap, ArcSwapOption};
-use doorbell_config::spec::{Config, ListenAddr};
+use doorbell_config::{
+    file::{Loaded, Seen},
+    spec::{Config, ListenAddr},
+};
 use doorbell_supervisor::{Supervisor, SupervisorOptions};
 use pingora_timeout::fast_timeout::set_fast_timeout_to_tokio_threshold;
 use tokio::{
@@ -42,7 +45,8 @@ const STOP_APPS: Duration = Duration::from_secs(20);
 /// # Errors
 /// Why Doorbell cannot start; or that it could not end cleanly.
 pub fn serve(config_path: PathBuf) -> anyhow::Result<()> {
-    let config = House::read(&config_path)?;
+    let Loaded { sources, outcome } = House::read(&config_path);
+    let config = outcome?;
     logging::start(&config.server.log)?;
     rustls::crypto::ring::default_provider()
         .install_default()
@@ -56,10 +60,10 @@ pub fn serve(config_path: PathBuf) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot make a runtime")?;
-    runtime.block_on(run(config_path, config))
+    runtime.block_on(run(config_path, sources, config))
 }
 
-async fn run(config_path: PathBuf, config: Config) -> anyhow::Result<()> {
+async fn run(config_path: PathBuf, sources: Vec<Seen>, config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let options = SupervisorOptions {
         state_dir: config.server.state_dir.clone(),
@@ -76,7 +80,8 @@ async fn run(config_path: PathBuf, config: Config) -> anyhow::Result<()> {
     let addresses = config.server.admin.clone();
     let house = Arc::new(House::new(shared, supervisor, config_path, workers));
     let admin = Arc::new(Admin { house: Arc::clone(&house), ready: AtomicBool::new(false) });
-    if let Err(error) = open(&admin, &addresses, config).await {
+    let loaded = Loaded { sources, outcome: Ok(config) };
+    if let Err(error) = open(&admin, &addresses, loaded).await {
         // Apps may run already.
         house.supervisor.shutdown(STOP_APPS).await;
         return Err(error);
@@ -109,9 +114,9 @@ async fn run(config_path: PathBuf, config: Config) -> anyhow::Result<()> {
 }
 
 /// Operators first, so that a second Doorbell on the same socket starts nothing; then the doors.
-async fn open(admin: &Arc<Admin>, addresses: &[ListenAddr], config: Config) -> anyhow::Result<()> {
+async fn open(admin: &Arc<Admin>, addresses: &[ListenAddr], loaded: Loaded) -> anyhow::Result<()> {
     admin::serve(Arc::clone(admin), addresses).await?;
-    admin.house.take_over(config).await?;
+    admin.house.take_over(loaded).await?;
     Ok(())
 }
 

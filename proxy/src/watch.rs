@@ -1,17 +1,23 @@
 //! Watches the configuration's files and asks for a reload when they have come to rest.
 //!
 //! Folders are watched, not files: editors replace a file by renaming another over it, and a watch
-//! on the file would stay with the old one.
+//! on the file would stay with the old one. Links are followed, and the folders of links watched
+//! too: some replace a link (Kubernetes its `..data`), others edit what it leads to.
 
 use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    os::unix::fs::MetadataExt,
+    path::{Component, Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use doorbell_config::file::Seen;
+use notify::{
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::ModifyKind::{Data, Metadata},
+};
 use tokio::sync::Notify;
 
 use crate::house::House;
@@ -20,118 +26,241 @@ use crate::house::House;
 const REST: Duration = Duration::from_millis(200);
 /// A file that is changed all the time is read anyway after this long.
 const UNREST: Duration = Duration::from_secs(5);
+/// Links that are followed one after the other, as the kernel does: path_resolution(7).
+const MOST_LINKS: u32 = 40;
 
 /// Reloads whenever a watched file changes, until the task is dropped.
 pub async fn reload_on_change(house: Arc<House>) {
     let changed = Arc::new(Notify::new());
-    let sources = Arc::new(ArcSwap::from_pointee(house.sources().await));
-    let mut watcher = match watcher(Arc::clone(&changed), Arc::clone(&sources)) {
-        Ok(watcher) => watcher,
+    let files = Arc::new(ArcSwap::default());
+    let mut watched = match watcher(Arc::clone(&changed), Arc::clone(&files)) {
+        Ok(watcher) => Watched { watcher, folders: BTreeMap::new() },
         Err(error) => {
             tracing::warn!(%error, "cannot watch the configuration; reload by SIGHUP or `doorbell reload`");
             return;
         }
     };
-    let mut folders = BTreeSet::new();
-    let mut seen = Fingerprint::of(&sources.load());
+    let mut readings = house.sources();
     loop {
-        follow(&mut watcher, &mut folders, &sources.load());
-        changed.notified().await;
-        let deadline = tokio::time::Instant::now() + UNREST;
-        while tokio::time::timeout(REST, changed.notified()).await.is_ok()
-            && tokio::time::Instant::now() < deadline
-        {}
-        // A change may come back to what was.
-        let now = Fingerprint::of(&sources.load());
-        if now != seen {
+        let sources = Arc::clone(&readings.borrow_and_update());
+        let places = blocking(&sources, Places::of).await;
+        files.store(Arc::new(places.files));
+        // What changed before its folder was watched is seen by another look.
+        if !watched.follow(&places.folders) {
+            tokio::select! {
+                () = come_to_rest(&changed) => {}
+                read = readings.changed() => match read {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+            }
+        }
+        if blocking(&sources, |sources| !sources.iter().all(Seen::is_current)).await {
             // The outcome is logged and counted where it happens.
             drop(house.reload().await);
-            sources.store(Arc::new(house.sources().await));
-            seen = now.merge(Fingerprint::of(&sources.load()));
         }
     }
 }
 
-/// Tells of changes to the sources and to what lies in folders among them, and of nothing else: a
-/// log beside the configuration is written all the time.
+/// Waits for a change, and until nothing more changes.
+async fn come_to_rest(changed: &Notify) {
+    changed.notified().await;
+    let deadline = tokio::time::Instant::now() + UNREST;
+    while tokio::time::timeout(REST, changed.notified()).await.is_ok()
+        && tokio::time::Instant::now() < deadline
+    {}
+}
+
+/// Tells of everything that comes, goes or is renamed in a watched folder, and of writes to the
+/// files that are read: a log beside them is written all the time.
 fn watcher(
     changed: Arc<Notify>,
-    sources: Arc<ArcSwap<Vec<PathBuf>>>,
+    files: Arc<ArcSwap<HashSet<PathBuf>>>,
 ) -> notify::Result<RecommendedWatcher> {
-    notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+    notify::recommended_watcher(move |event: notify::Result<Event>| {
         let Ok(event) = event else { return };
-        let sources = sources.load();
-        let concerns = |path: &PathBuf| {
-            sources.iter().any(|source| path == source || path.parent() == Some(source))
+        let concerns = match event.kind {
+            EventKind::Access(_) => false,
+            EventKind::Modify(Data(_) | Metadata(_)) => {
+                let files = files.load();
+                event.paths.iter().any(|path| files.contains(path))
+            }
+            EventKind::Any
+            | EventKind::Create(_)
+            | EventKind::Modify(_)
+            | EventKind::Remove(_)
+            | EventKind::Other => true,
         };
-        if !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(concerns) {
+        if concerns {
             changed.notify_one();
         }
     })
 }
 
-/// Watches the folders of `sources`, and no others.
-fn follow(watcher: &mut RecommendedWatcher, folders: &mut BTreeSet<PathBuf>, sources: &[PathBuf]) {
-    let wanted: BTreeSet<PathBuf> = sources.iter().map(|source| folder_of(source)).collect();
-    for folder in folders.difference(&wanted) {
-        // A folder that is gone is not watched any more either.
-        drop(watcher.unwatch(folder));
-    }
-    folders.retain(|folder| wanted.contains(folder));
-    for folder in wanted {
-        if folders.contains(&folder) {
-            continue;
-        }
-        // What cannot be watched now is tried again after the next change.
-        match watcher.watch(&folder, RecursiveMode::NonRecursive) {
-            Ok(()) => {
-                folders.insert(folder);
+/// The folders that are watched.
+struct Watched {
+    watcher: RecommendedWatcher,
+    /// With their inodes: a watch stays with a folder that was replaced.
+    folders: BTreeMap<PathBuf, u64>,
+}
+
+impl Watched {
+    /// Watches these folders, and no others; tells whether one of them is new.
+    fn follow(&mut self, wanted: &BTreeSet<PathBuf>) -> bool {
+        let Self { watcher, folders } = self;
+        folders.retain(|folder, inode| {
+            let stays = wanted.contains(folder) && inode_of(folder) == Some(*inode);
+            if !stays {
+                // A folder that is gone is not watched any more either.
+                drop(watcher.unwatch(folder));
             }
-            Err(error) => {
-                tracing::warn!(%error, folder = %folder.display(), "cannot watch for changes");
+            stays
+        });
+        let mut is_new = false;
+        let mut failed = None;
+        for folder in wanted {
+            let Some(inode) = inode_of(folder) else { continue };
+            if folders.contains_key(folder) {
+                continue;
+            }
+            match watcher.watch(folder, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    folders.insert(folder.clone(), inode);
+                    is_new = true;
+                }
+                // What cannot be watched now is tried again after the next change.
+                Err(error) => failed = Some((folder, error)),
             }
         }
+        if let Some((folder, error)) = failed {
+            let left = wanted.len() - folders.len();
+            tracing::warn!(%error, folder = %folder.display(), left, "cannot watch for changes");
+        }
+        is_new
     }
 }
 
-fn folder_of(source: &Path) -> PathBuf {
-    if source.is_dir() {
-        return source.to_owned();
-    }
-    let parent = source.parent().filter(|parent| !parent.as_os_str().is_empty());
-    parent.map_or_else(|| PathBuf::from("."), Path::to_owned)
+fn inode_of(path: &Path) -> Option<u64> {
+    std::fs::metadata(path).ok().map(|found| found.ino())
 }
 
-/// What tells one state of the files from another.
-#[derive(Clone, PartialEq, Eq)]
-struct Fingerprint(Vec<(PathBuf, Option<Stamp>)>);
+/// Looks at the disk, which may be slow.
+async fn blocking<T: Send + 'static>(sources: &Arc<Vec<Seen>>, look: fn(&[Seen]) -> T) -> T {
+    let sources = Arc::clone(sources);
+    match tokio::task::spawn_blocking(move || look(&sources)).await {
+        Ok(seen) => seen,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
 
-/// Time of the last change, length, inode.
-type Stamp = (std::time::SystemTime, u64, u64);
+/// Where changes may happen that concern some sources. All paths are free of links.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Places {
+    /// Folders of the sources, and of links on the way to them.
+    folders: BTreeSet<PathBuf>,
+    /// Files that are read.
+    files: HashSet<PathBuf>,
+}
 
-impl Fingerprint {
-    fn of(sources: &[PathBuf]) -> Self {
-        use std::os::unix::fs::MetadataExt;
-        let of_one = |path: &Path| {
-            let metadata = std::fs::metadata(path).ok()?;
-            Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
-        };
-        Self(sources.iter().map(|path| (path.clone(), of_one(path))).collect())
+impl Places {
+    fn of(sources: &[Seen]) -> Self {
+        let mut places = Self::default();
+        let mut resolved = HashMap::new();
+        for Seen { path: source, .. } in sources {
+            let parent = source.parent().unwrap_or(Path::new("/"));
+            let folder = resolved
+                .entry(parent)
+                .or_insert_with(|| places.resolve(parent, MOST_LINKS).unwrap_or_default())
+                .clone();
+            let Some(name) = source.file_name().filter(|_| folder.is_absolute()) else { continue };
+            places.folders.insert(folder.clone());
+            places.add(folder.join(name));
+        }
+        places
     }
 
-    /// The fingerprint of a new list of files, with what was seen before for those in both: a
-    /// change during the reload must not be taken for seen.
-    fn merge(self, fresh: Self) -> Self {
-        let before: std::collections::HashMap<_, _> = self.0.into_iter().collect();
-        Self(
-            fresh
-                .0
-                .into_iter()
-                .map(|(path, now)| {
-                    let seen = before.get(&path).cloned().unwrap_or(now);
-                    (path, seen)
-                })
-                .collect(),
-        )
+    /// A source in a folder without links.
+    fn add(&mut self, source: PathBuf) {
+        let is_link = source.is_symlink();
+        let found = if is_link { self.resolve(&source, MOST_LINKS) } else { Some(source) };
+        let Some(found) = found else { return };
+        if found.is_dir() {
+            self.folders.insert(found);
+        } else {
+            self.folders.extend(found.parent().map(Path::to_owned));
+            self.files.insert(found);
+        }
+    }
+
+    /// The path without links; the folder of each link on the way is noted. `None` if they lead in
+    /// circles.
+    fn resolve(&mut self, path: &Path, links: u32) -> Option<PathBuf> {
+        let mut real = PathBuf::from("/");
+        for part in path.components() {
+            match part {
+                Component::RootDir | Component::Prefix(_) | Component::CurDir => {}
+                Component::ParentDir => _ = real.pop(),
+                Component::Normal(name) => {
+                    let next = real.join(name);
+                    real = match std::fs::read_link(&next) {
+                        Ok(target) => {
+                            let target = real.join(target);
+                            self.folders.insert(real);
+                            self.resolve(&target, links.checked_sub(1)?)?
+                        }
+                        Err(_) => next,
+                    };
+                }
+            }
+        }
+        Some(real)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    fn places(sources: &[PathBuf]) -> Places {
+        let seen = |path: &PathBuf| Seen { path: path.clone(), stamp: None };
+        Places::of(&sources.iter().map(seen).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_folders_of_links_are_watched_and_of_what_they_lead_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("etc")).unwrap();
+        fs::create_dir_all(root.join("releases/1")).unwrap();
+        fs::write(root.join("releases/1/main.toml"), "").unwrap();
+        symlink("releases/1", root.join("current")).unwrap();
+        symlink("../current/main.toml", root.join("etc/main.toml")).unwrap();
+        let places = places(&[root.join("etc/main.toml")]);
+        let folders = ["", "etc", "releases/1"].map(|name| root.join(name));
+        let folders = folders.map(|folder| folder.components().collect::<PathBuf>());
+        assert_eq!(places.folders, BTreeSet::from(folders));
+        assert_eq!(places.files, HashSet::from([root.join("releases/1/main.toml")]));
+    }
+
+    #[test]
+    fn links_in_circles_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        symlink("b", root.join("a")).unwrap();
+        symlink("a", root.join("b")).unwrap();
+        let places = places(&[root.join("a")]);
+        assert_eq!(places.folders, BTreeSet::from([root]));
+        assert!(places.files.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_waited_for_in_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let places = places(&[root.join("new.toml"), root.clone()]);
+        assert!(places.folders.contains(&root));
+        assert_eq!(places.files, HashSet::from([root.join("new.toml")]));
     }
 }

@@ -50,7 +50,8 @@ impl Worker {
     /// Starts a worker. It ends when `shutdown` is true and `drained` resolves.
     ///
     /// # Errors
-    /// If no thread or runtime can be made.
+    /// If no thread or runtime can be made, or what it serves with cannot: Pingora panics over a
+    /// bundle of trusted certificates that it cannot read.
     pub fn start(
         number: usize,
         shared: Arc<Shared>,
@@ -59,12 +60,18 @@ impl Worker {
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (orders, inbox) = mpsc::channel(ORDERS);
+        let (made, is_made) = std::sync::mpsc::channel();
         let thread =
             std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                runtime.block_on(work(service(shared, shutdown), inbox, end));
+                let service = runtime.block_on(async { service(shared, shutdown) });
+                // Whoever starts workers waits for this.
+                let _ = made.send(());
+                runtime.block_on(work(service, inbox, end));
                 // What still runs has outlived the shutdown's deadline.
                 runtime.shutdown_timeout(Duration::from_millis(100));
             })?;
+        let died = |_| io::Error::other("it panicked: can the trusted certificates be read?");
+        is_made.recv().map_err(died)?;
         Ok(Self { orders, thread: Mutex::new(Some(thread)) })
     }
 

@@ -6,6 +6,8 @@
 mod activation;
 mod command_line;
 mod deaths;
+mod h2c;
+mod house;
 mod http2;
 mod observing;
 mod pool;

@@ -28,7 +28,7 @@ use crate::{
 
 /// The config that was meant, as far as it could be made out, and what is wrong with it.
 pub(super) fn config(raw: Raw) -> (Config, (Problems, Vec<Problem>)) {
-    let Raw { sources, watched, server, server_broken, apps, mut findings } = raw;
+    let Raw { sources, server, server_broken, apps, mut findings, .. } = raw;
     let apps = without_duplicates(apps, &mut findings);
     let section = Section::new(&sources[0], 0, &server_broken, &mut findings);
     let server = server::compile(section, &server, &apps);
@@ -39,7 +39,7 @@ pub(super) fn config(raw: Raw) -> (Config, (Problems, Vec<Problem>)) {
         specs.extend(app::compile(section, raw).map(Arc::new));
     }
     claims::check(&sources, &server, &apps, &mut findings);
-    let config = Config { server, apps: specs, sources: watched, warnings: Vec::new() };
+    let config = Config { server, apps: specs, warnings: Vec::new() };
     (config, findings.into_problems(&sources))
 }
 

@@ -2,16 +2,19 @@
 
 use std::{
     collections::BTreeSet,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use super::{
     Raw,
     format::IncludePattern,
+    seen::Seen,
     source::{Finding, Place},
     text::{At, Text},
 };
 
+/// What makes a path a pattern.
+const WILD: [char; 3] = ['*', '?', '['];
 /// As a shell does: `*` neither crosses folders nor finds hidden files.
 const MATCHING: glob::MatchOptions = glob::MatchOptions {
     case_sensitive: true,
@@ -27,10 +30,10 @@ impl Raw {
         let mut known = BTreeSet::from([identity(&self.sources[0].path)]);
         for pattern in patterns {
             let text = &pattern.value.0.0;
-            let is_pattern = text.contains(['*', '?', '[']);
+            let is_pattern = text.contains(WILD);
             let full = self.full_pattern(text);
             if is_pattern {
-                self.watched.push(fixed_folder(&full));
+                self.watched.extend(folders_of(&full).into_iter().map(Seen::now));
             }
             let mut files: Vec<_> = glob::glob_with(&full, MATCHING)
                 .into_iter()
@@ -74,11 +77,18 @@ fn identity(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
-/// The longest folder of a pattern that is the same for all it matches.
-fn fixed_folder(pattern: &str) -> PathBuf {
-    let fixed: PathBuf = Path::new(pattern)
-        .components()
-        .take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']))
-        .collect();
-    if fixed.as_os_str().is_empty() { PathBuf::from("/") } else { fixed }
+/// The folders in which a file or folder would have to appear to match the pattern one day: those
+/// that all matches have in common, and every one that matches the pattern's own folders so far.
+fn folders_of(pattern: &str) -> Vec<PathBuf> {
+    let parts: Vec<_> = Path::new(pattern).components().collect();
+    let is_wild = |part: &Component<'_>| part.as_os_str().to_string_lossy().contains(WILD);
+    let fixed = parts.iter().take_while(|part| !is_wild(part)).count();
+    let prefix = |length: usize| parts[..length].iter().collect::<PathBuf>();
+    let mut folders = vec![if fixed == 0 { PathBuf::from("/") } else { prefix(fixed) }];
+    for length in fixed + 1..parts.len() {
+        let matching = glob::glob_with(&prefix(length).to_string_lossy(), MATCHING);
+        let found = matching.into_iter().flatten().filter_map(Result::ok);
+        folders.extend(found.filter(|path| path.is_dir()));
+    }
+    folders
 }

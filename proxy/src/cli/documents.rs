@@ -21,7 +21,7 @@ pub(super) const DEFAULT_SOCKET: &str = "/run/doorbell/admin.sock";
 pub(super) fn check(path: &Path) -> anyhow::Result<u8> {
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let colour = if colour { Colour::Always } else { Colour::Never };
-    match House::read(path) {
+    match House::read(path).outcome {
         Ok(config) => {
             for warning in &config.warnings {
                 write!(io::stderr(), "{}", warning.render(colour))?;
@@ -46,7 +46,7 @@ pub(super) fn admin_socket(path: &Path) -> anyhow::Result<PathBuf> {
     })?;
     let Ok(file) = text.parse::<toml::Table>() else {
         // Not TOML: let the reader say where.
-        return from_config(&House::read(path)?);
+        return from_config(&House::read(path).outcome?);
     };
     let admin = file.get("server").and_then(|server| server.get("admin"));
     let addresses = match admin {
@@ -60,7 +60,7 @@ pub(super) fn admin_socket(path: &Path) -> anyhow::Result<PathBuf> {
             let folder = path.parent().unwrap_or(Path::new("."));
             Ok(folder.join(socket))
         }
-        _ => from_config(&House::read(path)?),
+        _ => from_config(&House::read(path).outcome?),
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{End, Instance, times};
 use crate::{
     message::{Endpoint, StartTimes},
-    probe::{self, LastLook, Started},
+    probe::{self, HttpVersion, LastLook, Started},
 };
 
 impl Instance {
@@ -56,8 +56,10 @@ impl Instance {
     }
 
     async fn until_answered(&self, found: &Endpoint, http: &HttpProbe, started: &Started) {
-        let host = http.host.as_deref().unwrap_or_else(|| default_host(&self.job.app));
-        probe::until_answered(found, http, host, started, self.last_look()).await;
+        let app = &self.job.app;
+        let host = http.host.as_deref().unwrap_or_else(|| default_host(app));
+        let version = if app.http2 { HttpVersion::Two } else { HttpVersion::One };
+        probe::until_answered(found, version, http, host, started, self.last_look()).await;
     }
 
     /// Waits for `READY=1` from one of the instance's own processes.

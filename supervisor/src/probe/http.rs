@@ -1,20 +1,24 @@
-//! One GET over HTTP/1.1, on a connection of its own.
+//! One GET, on a connection of its own.
+
+use std::pin::Pin;
 
 use bytes::Bytes;
 use doorbell_config::spec::HttpProbe;
 use http_body_util::{BodyExt, Empty};
 use hyper::{
-    Request,
+    Request, Uri,
     body::Incoming,
-    client::conn::http1,
+    client::conn::{http1, http2},
     header::{CONNECTION, HOST, USER_AGENT},
 };
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::message::Endpoint;
 
 /// How much of a body is searched.
 const SEARCHED: usize = 64 * 1024;
+/// Who asks.
+const AGENT: &str = "doorbell";
 
 /// Why an app is not ready yet.
 #[derive(Debug, thiserror::Error)]
@@ -31,22 +35,60 @@ pub(super) enum Problem {
     Body,
 }
 
+/// What an app is spoken to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HttpVersion {
+    /// HTTP/1.1.
+    One,
+    /// HTTP/2 with prior knowledge (RFC 9113 section 3.3).
+    Two,
+}
+
 /// Asks once.
 pub(super) async fn look(
     endpoint: &Endpoint,
+    version: HttpVersion,
     probe: &HttpProbe,
     host: &str,
 ) -> Result<(), Problem> {
-    let stream = super::connect(endpoint).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let stream = TokioIo::new(super::connect(endpoint).await?);
+    match version {
+        HttpVersion::One => look_by_http1(stream, probe, host).await,
+        HttpVersion::Two => look_by_http2(stream, probe, host).await,
+    }
+}
+
+type Io = TokioIo<Box<dyn super::Stream>>;
+
+async fn look_by_http1(stream: Io, probe: &HttpProbe, host: &str) -> Result<(), Problem> {
     let request = Request::get(probe.path.as_str())
         .header(HOST, host)
-        .header(USER_AGENT, "doorbell")
+        .header(USER_AGENT, AGENT)
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())?;
+    let (mut sender, connection) = http1::handshake(stream).await?;
     let exchange = async { judge(probe, sender.send_request(request).await?).await };
+    drive(exchange, connection).await
+}
+
+async fn look_by_http2(stream: Io, probe: &HttpProbe, host: &str) -> Result<(), Problem> {
+    let target = Uri::builder().scheme("http").authority(host).path_and_query(probe.path.as_str());
+    let request =
+        Request::get(target.build()?).header(USER_AGENT, AGENT).body(Empty::<Bytes>::new())?;
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+    // Boxed, since the compiler does not see of the type itself that it is `Send`.
+    let connection: Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>> = Box::pin(connection);
+    let exchange = async { judge(probe, sender.send_request(request).await?).await };
+    drive(exchange, connection).await
+}
+
+/// Carries out an exchange on its connection, which is only its engine: the connection's end, good
+/// or bad, shows in the exchange.
+async fn drive<T>(
+    exchange: impl Future<Output = Result<T, Problem>>,
+    connection: impl Future,
+) -> Result<T, Problem> {
     tokio::pin!(exchange, connection);
-    // The connection is only the exchange's engine: its end, good or bad, shows in the exchange.
     tokio::select! {
         biased;
         judged = &mut exchange => judged,
@@ -102,7 +144,7 @@ mod tests {
         });
         let probe =
             HttpProbe { path: "/h?x=1".into(), status, body: body.map(Into::into), host: None };
-        let verdict = look(&endpoint, &probe, "blog.test").await;
+        let verdict = look(&endpoint, HttpVersion::One, &probe, "blog.test").await;
         let head = serve.await.unwrap();
         assert!(head.starts_with("GET /h?x=1 HTTP/1.1\r\nhost: blog.test\r\n"), "{head}");
         verdict.map_or_else(|problem| problem.to_string(), |()| "ready".into())

@@ -22,6 +22,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+pub(crate) use self::http::HttpVersion;
 use crate::message::Endpoint;
 
 /// Shortest time between two looks.
@@ -118,6 +119,7 @@ pub(crate) async fn until_connected(
 /// Waits until a GET is answered as wanted.
 pub(crate) async fn until_answered(
     endpoint: &Endpoint,
+    version: HttpVersion,
     probe: &HttpProbe,
     host: &str,
     started: &Started,
@@ -125,7 +127,7 @@ pub(crate) async fn until_answered(
 ) {
     loop {
         let begun = Instant::now();
-        let outcome = timeout(ATTEMPT, http::look(endpoint, probe, host)).await;
+        let outcome = timeout(ATTEMPT, http::look(endpoint, version, probe, host)).await;
         match outcome {
             Ok(Ok(())) => return,
             Ok(Err(problem)) => last.set(format!("GET {}: {problem}", probe.path)),
