@@ -15,6 +15,7 @@ mod processes;
 mod real_apps;
 mod reloading;
 mod routing;
+mod scripted;
 mod upstreams;
 mod watching;
 mod wire;
