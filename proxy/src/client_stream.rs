@@ -18,32 +18,27 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    sync::Semaphore,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::{
     frame_guard::FrameGuard,
     framing::{BodyError, BodyTracker},
-    head::{BodyKind, HeadError},
+    head::BodyKind,
     patience::{Pace, PaceLimits, Silence},
     transport::{ConnFacts, Transport, Trouble},
 };
 
+mod arrival;
+mod goodbye;
 mod pingora_io;
 
-/// First read of a head; most heads fit.
-const HEAD_READ: usize = 2048;
+pub use arrival::{Arrival, HeadLimits};
+pub use goodbye::close_gently;
+
 /// Most bytes read ahead while a response is awaited.
 const MAX_AHEAD: usize = 16 * 1024;
 /// Writes smaller than this are gathered.
 const GATHER: usize = 16 * 1024;
-/// How long the rest of an answer may take to send when the connection is given up.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-/// Connections that are closed gently at once; beyond it they are just closed.
-static LINGERING: Semaphore = Semaphore::const_new(1024);
-const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A client's connection with what was read ahead of it.
 pub struct ClientStream {
@@ -73,32 +68,6 @@ pub struct ClientStream {
 enum Phase {
     Request(BodyTracker),
     Http2(FrameGuard),
-}
-
-/// What came at the start of a request.
-#[derive(Debug)]
-pub enum Arrival {
-    /// A complete HTTP/1 head.
-    Head(Bytes),
-    /// The HTTP/2 connection preface, still to be read.
-    Http2,
-    /// The client closed, between requests or within a head.
-    Closed,
-    /// The head did not end in time: 408.
-    Late,
-    /// The head is refused.
-    Refused(HeadError),
-}
-
-/// Limits on reading a head.
-#[derive(Clone, Copy, Debug)]
-pub struct HeadLimits {
-    /// Bytes.
-    pub size: usize,
-    /// Bytes of the target, to tell 414 from 431.
-    pub target: usize,
-    /// From the first byte to the last.
-    pub total: Duration,
 }
 
 /// What a request may do while it is read and answered.
@@ -203,53 +172,6 @@ impl ClientStream {
             }
         })
         .await
-    }
-
-    /// Reads the next head.
-    ///
-    /// # Errors
-    /// The socket's errors.
-    pub async fn read_head(&mut self, limits: HeadLimits) -> io::Result<Arrival> {
-        match tokio::time::timeout(limits.total, self.read_whole_head(limits)).await {
-            Ok(arrival) => arrival,
-            // An empty line is no request yet.
-            Err(_) if self.ahead.is_empty() => Ok(Arrival::Closed),
-            Err(_) => Ok(Arrival::Late),
-        }
-    }
-
-    async fn read_whole_head(&mut self, limits: HeadLimits) -> io::Result<Arrival> {
-        let mut searched = 0;
-        loop {
-            self.skip_empty_lines();
-            if !self.ahead.is_empty() && is_preface_so_far(&self.ahead) {
-                if self.ahead.len() >= H2_PREFACE.len() {
-                    self.phase = Phase::Http2(FrameGuard::new(Instant::now()));
-                    return Ok(Arrival::Http2);
-                }
-            } else if let Some(end) = memchr::memmem::find(&self.ahead[searched..], b"\r\n\r\n") {
-                let length = searched + end + 4;
-                if length > limits.size {
-                    return Ok(Arrival::Refused(too_large(&self.ahead, limits.target)));
-                }
-                return Ok(Arrival::Head(self.ahead.split_to(length).freeze()));
-            } else if self.ahead.len() > limits.size {
-                return Ok(Arrival::Refused(too_large(&self.ahead, limits.target)));
-            }
-            searched = self.ahead.len().saturating_sub(3);
-            self.ahead.reserve(HEAD_READ);
-            let io = self.io.as_mut().expect("the socket is there until into_parts or drop");
-            if io.read_buf(&mut self.ahead).await? == 0 {
-                return Ok(Arrival::Closed);
-            }
-        }
-    }
-
-    /// RFC 9112 section 2.2: an empty line before a request line is ignored.
-    fn skip_empty_lines(&mut self) {
-        while self.ahead.starts_with(b"\r\n") {
-            self.ahead.advance(2);
-        }
     }
 
     /// Gives Pingora this head and the body behind it.
@@ -457,69 +379,12 @@ impl ClientStream {
     }
 }
 
-fn is_preface_so_far(bytes: &[u8]) -> bool {
-    let length = bytes.len().min(H2_PREFACE.len());
-    bytes[..length] == H2_PREFACE[..length]
-}
-
-fn too_large(head: &[u8], target_limit: usize) -> HeadError {
-    let line = memchr::memchr(b'\r', head).unwrap_or(head.len());
-    if line > target_limit { HeadError::TargetTooLong } else { HeadError::FieldsTooLarge }
-}
-
 fn refuse(facts: &ConnFacts, error: BodyError) -> io::Error {
     facts.set_trouble(match error {
         BodyError::Chunking => Trouble::Chunking,
         BodyError::TooLarge => Trouble::TooLarge,
     });
     io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-/// Says goodbye so that the client can read the last answer: a close with unread data in the socket
-/// would reset the connection under it (RFC 9112 section 9.6).
-pub async fn close_gently(mut io: Transport) {
-    const PATIENCE: Duration = Duration::from_secs(2);
-    const MOST: usize = 4 * 1024 * 1024;
-    let _place = match LINGERING.try_acquire() {
-        Ok(place) => place,
-        // Too many goodbyes at once: this one is short.
-        Err(_) => return,
-    };
-    let goodbye = async {
-        io.shutdown().await?;
-        let mut sink = BytesMut::with_capacity(16 * 1024);
-        let mut total = 0;
-        while total < MOST {
-            sink.clear();
-            match io.read_buf(&mut sink).await? {
-                0 => break,
-                n => total += n,
-            }
-        }
-        Ok::<_, io::Error>(())
-    };
-    // Either way the connection ends here; there is nobody left to tell.
-    drop(tokio::time::timeout(PATIENCE, goodbye).await);
-}
-
-impl Drop for ClientStream {
-    /// An answer given while the client still sends must not be lost to a reset, and the beginning
-    /// of one that broke off is still sent.
-    fn drop(&mut self) {
-        let unread = matches!(&self.phase, Phase::Request(body) if !body.is_done());
-        let unsent = !self.gathered.is_empty();
-        if let (true, Some(mut io)) = (unsent || (unread && self.sent > 0), self.io.take())
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let gathered = std::mem::take(&mut self.gathered);
-            runtime.spawn(async move {
-                let last = tokio::time::timeout(LAST_WORDS, io.write_all(&gathered)).await;
-                if matches!(last, Ok(Ok(()))) {
-                    close_gently(io).await;
-                }
-            });
-        }
-    }
 }
 
 impl AsyncRead for ClientStream {

@@ -9,10 +9,8 @@ use std::{any::Any, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use doorbell_config::spec::ServerSpec;
 use doorbell_supervisor::message::Endpoint;
-use futures_util::FutureExt;
-use http::{HeaderName, HeaderValue, header};
+use http::header;
 use pingora_core::{
     protocols::{Digest, http::ServerSession},
     upstreams::peer::HttpPeer,
@@ -22,20 +20,24 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::{
-    answer::{Answer, Rendered},
-    client_stream::ClientStream,
+    answer::Answer,
     exchange::{Exchange, MOST_SENT},
-    head::{BodyKind, RequestHead, Version},
-    http2::{self, Turn},
-    patience::{Pace, PaceLimits},
+    head::{RequestHead, Version},
+    http2::{self},
+    patience::Pace,
     peer::{self, Why},
-    rewrite,
     shared::Shared,
-    transport::{ConnFacts, Trouble},
+    transport::Trouble,
 };
 
-/// A request body of this size is in one piece, mostly: the app's silence can be timed from the start.
-const SHORT_BODY: u64 = 64 * 1024;
+mod client;
+mod deadlines;
+mod fields;
+
+use client::{client_stream, facts_of, has_left, left, write_answer};
+use deadlines::{answering, keeps_up, uploading};
+pub use deadlines::{pace_limits, times_silence_itself};
+use fields::{complete_head, remove_hop_by_hop, rewrite_response};
 
 /// Doorbell's side of Pingora's phases.
 pub struct Front {
@@ -362,12 +364,6 @@ impl ProxyHttp for Front {
     }
 }
 
-/// Facts about the connection, which our stream put into Pingora's digest.
-fn facts_of(session: &Session) -> Option<Arc<ConnFacts>> {
-    let digest = session.digest()?.proxy_digest.as_ref()?;
-    digest.user_data.as_ref()?.downcast_ref::<Arc<ConnFacts>>().cloned()
-}
-
 fn no_exchange() -> Box<Error> {
     Error::explain(ErrorType::InternalError, "request without exchange")
 }
@@ -396,199 +392,6 @@ fn blame(exchange: &Exchange, error: &Error) -> Answer {
         (ErrorSource::Upstream, ErrorType::InternalError) => Answer::Internal,
         (ErrorSource::Upstream, _) => Answer::BadGateway,
         (ErrorSource::Internal | ErrorSource::Unset, _) => Answer::Internal,
-    }
-}
-
-/// Tells the app of an HTTP/2 request what its head does not say. HTTP/1 heads came to Pingora with
-/// all of it ([`RequestHead::forwarded_bytes`]): adding fields here is dear, for each goes into two
-/// maps.
-fn complete_head(exchange: &Exchange, request: &mut RequestHeader) -> Result<()> {
-    let head = &exchange.head;
-    let (Some(passage), Some(matched)) = (&exchange.passage, &exchange.matched) else {
-        return Ok(());
-    };
-    for (name, _) in head.fields().filter(|(name, _)| passage.takes_out(name)) {
-        if let Ok(name) = HeaderName::from_bytes(name) {
-            request.remove_header(&name);
-        }
-    }
-    for (name, value) in passage.set() {
-        request.insert_header(name, value)?;
-    }
-    if request.headers.get_all(header::COOKIE).iter().nth(1).is_some() {
-        let crumbs: Vec<_> = head.all_fields("cookie").collect();
-        if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
-            request.insert_header(header::COOKIE, cookie)?;
-        }
-    }
-    if matched.stripped > 0 || head.raw_target() != head.target().as_bytes() {
-        request.set_raw_path(matched.sent_target(head).as_bytes())?;
-        // It went with the old target.
-        request.insert_header(header::HOST, head.authority.as_str())?;
-    }
-    Ok(())
-}
-
-/// Puts the app's own addresses back under the prefix it does not know.
-fn rewrite_response(exchange: &Exchange, response: &mut ResponseHeader) -> Result<()> {
-    let Some(matched) = &exchange.matched else { return Ok(()) };
-    let prefix = matched.stripped_prefix(&exchange.head);
-    if prefix.is_empty() {
-        return Ok(());
-    }
-    for name in [header::LOCATION, header::CONTENT_LOCATION] {
-        let rewritten = response
-            .headers
-            .get(&name)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| rewrite::location(value, prefix, &exchange.head.authority));
-        if let Some(value) = rewritten {
-            response.insert_header(name, value)?;
-        }
-    }
-    let cookies: Vec<_> = response.headers.get_all(header::SET_COOKIE).iter().cloned().collect();
-    let rewritten: Vec<_> = cookies
-        .iter()
-        .map(|cookie| cookie.to_str().ok().and_then(|text| rewrite::set_cookie(text, prefix)))
-        .collect();
-    if rewritten.iter().any(Option::is_some) {
-        response.remove_header(&header::SET_COOKIE);
-        for (old, new) in cookies.into_iter().zip(rewritten) {
-            let value = new.and_then(|new| HeaderValue::from_str(&new).ok()).unwrap_or(old);
-            response.append_header(header::SET_COOKIE, value)?;
-        }
-    }
-    Ok(())
-}
-
-async fn write_answer(
-    session: &mut Session,
-    answer: &Answer,
-    exchange: Option<&Exchange>,
-) -> Result<()> {
-    let reply = answer.reply();
-    if reply.status == 499 {
-        return Ok(());
-    }
-    let id = exchange.map(Exchange::request_id).unwrap_or_default();
-    let Rendered { status, fields, body } = reply.render(exchange.map(|e| &e.head), &id);
-    let mut response = ResponseHeader::build(status, Some(fields.len() + 3))?;
-    for (name, value) in fields {
-        response.insert_header(name, value)?;
-    }
-    if let Some(timing) = exchange.and_then(Exchange::server_timing) {
-        response.insert_header("server-timing", timing)?;
-    }
-    if status != http::StatusCode::NO_CONTENT {
-        response.insert_header(header::CONTENT_LENGTH, body.len())?;
-    }
-    let bodiless = body.is_empty() || session.req_header().method == http::Method::HEAD;
-    if reply.closes {
-        session.set_keepalive(None);
-    }
-    session.write_response_header(Box::new(response), bodiless).await?;
-    if bodiless {
-        session.downstream_session.finish_body().await?;
-    } else {
-        session.write_response_body(Some(body), true).await?;
-    }
-    Ok(())
-}
-
-/// Whether the app's silence may be timed by Pingora: only where no body is on its way up, for its
-/// read timer runs while the request is still being sent.
-#[must_use]
-pub fn times_silence_itself(exchange: &Exchange) -> bool {
-    let head = &exchange.head;
-    let is_short = matches!(head.body, BodyKind::Length(length) if length <= SHORT_BODY);
-    head.body == BodyKind::None || (head.version == Version::Http2 && is_short)
-}
-
-/// How long an HTTP/2 stream may be silent while its body comes: the client's own time, and the time
-/// in which an app that does not read is given up, for which the client is not to blame.
-fn uploading(exchange: &Exchange) -> Turn {
-    match (&exchange.matched, exchange.head.body) {
-        (None, _) | (_, BodyKind::None) => Turn::Nobodys,
-        (Some(matched), _) => {
-            let idle = exchange.table.server.timeouts.body_idle;
-            Turn::Clients(idle + matched.app.spec.timeouts.write_idle)
-        }
-    }
-}
-
-/// How long an HTTP/2 stream may be silent once the app has its whole body: the app's own time, and
-/// the time in which a client that does not read is given up, for which the app is not to blame.
-/// Longer than what Pingora times by itself, which has an answer for it.
-fn answering(exchange: &Exchange) -> Turn {
-    let matched = exchange.matched.as_ref();
-    match matched.and_then(|matched| matched.app.spec.timeouts.response_idle) {
-        None => Turn::Nobodys,
-        Some(idle) => Turn::Apps(idle + exchange.table.server.timeouts.write_idle),
-    }
-}
-
-/// The least pace of a request's body.
-#[must_use]
-pub fn pace_limits(server: &ServerSpec) -> PaceLimits {
-    PaceLimits { rate: server.limits.body_rate.0, grace: server.timeouts.body_idle }
-}
-
-/// Whether an HTTP/2 client's body comes fast enough. Only the wait for a small piece is the
-/// client's: behind a large one there was more, and it waited for the app.
-fn keeps_up(exchange: &mut Exchange, length: usize) -> bool {
-    const SMALL: usize = 4096;
-    let pace = &mut exchange.passing.pace;
-    if length >= SMALL {
-        pace.forgive();
-    }
-    let keeps_up = pace.keeps_up(length);
-    pace.wait_begins();
-    keeps_up
-}
-
-/// Takes out what concerns the app's connection alone (RFC 9110 section 7.6.1); `Connection` and
-/// `Transfer-Encoding` are the framework's.
-fn remove_hop_by_hop(response: &mut ResponseHeader) {
-    let lists: Vec<_> = response.headers.get_all(header::CONNECTION).iter().cloned().collect();
-    for list in lists {
-        for token in list.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-            let is_framing = token.eq_ignore_ascii_case(b"transfer-encoding")
-                || token.eq_ignore_ascii_case(b"content-length");
-            if let (Ok(name), false) = (HeaderName::from_bytes(token), is_framing) {
-                response.remove_header(&name);
-            }
-        }
-    }
-    for name in ["keep-alive", "proxy-connection", "upgrade"] {
-        response.remove_header(name);
-    }
-}
-
-/// The stream of an HTTP/1 client.
-fn client_stream(session: &Session) -> Option<&ClientStream> {
-    match &*session.downstream_session {
-        ServerSession::H1(h1) => (**h1.stream()).as_any().downcast_ref(),
-        _ => None,
-    }
-}
-
-/// Whether the client has left, asked without waiting.
-fn has_left(session: &mut Session) -> bool {
-    match client_stream(session) {
-        Some(stream) => stream.has_left(),
-        None => left(session).now_or_never().is_some(),
-    }
-}
-
-/// Resolves when the client has left: closed its connection, or reset its stream.
-async fn left(session: &mut Session) {
-    match &mut *session.downstream_session {
-        ServerSession::H2(h2) => drop(h2.idle().await),
-        ServerSession::H1(h1) => match (**h1.stream()).as_any().downcast_ref::<ClientStream>() {
-            Some(stream) => stream.left().await,
-            None => std::future::pending().await,
-        },
-        _ => std::future::pending().await,
     }
 }
 

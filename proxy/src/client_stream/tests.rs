@@ -1,6 +1,9 @@
 use tokio::net::UnixStream;
 
-use super::*;
+use tokio::io::AsyncWriteExt;
+
+use super::{arrival::H2_PREFACE, *};
+use crate::head::HeadError;
 
 const LIMITS: HeadLimits = HeadLimits { size: 1024, target: 512, total: Duration::from_secs(3) };
 
