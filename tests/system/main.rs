@@ -13,6 +13,7 @@ mod processes;
 mod real_apps;
 mod reloading;
 mod routing;
+mod tls;
 mod upstreams;
 mod watching;
 mod wire;
