@@ -156,6 +156,28 @@ fn hop_by_hop_fields_end_here() {
 }
 
 #[test]
+fn an_upgrade_goes_on_without_the_fields_of_the_clients_connection() {
+    let d = doorbell();
+    let response = request(
+        d.port,
+        "GET /refuse-headers HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade, X-Secret\r\n\
+         Upgrade: websocket\r\nX-Secret: s\r\nKeep-Alive: timeout=5\r\nTE: trailers\r\n\
+         Proxy-Connection: keep-alive\r\nX-Forwarded-For: 6.6.6.6\r\nX-App: other\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    let response = response.expect("an answer");
+    assert_eq!(response.status, 403);
+    let seen = headers_seen(&response);
+    for gone in ["x-secret", "keep-alive", "te", "proxy-connection", "x-app"] {
+        assert_eq!(values(&seen, gone), [""; 0], "{gone}");
+    }
+    assert_eq!(values(&seen, "upgrade"), ["websocket"]);
+    assert_eq!(values(&seen, "connection"), ["Upgrade"]);
+    assert_eq!(values(&seen, "sec-websocket-key"), ["dGhlIHNhbXBsZSBub25jZQ=="]);
+    assert_eq!(values(&seen, "x-forwarded-for"), ["127.0.0.1"]);
+}
+
+#[test]
 fn slow_heads_have_a_total_deadline() {
     let d = Setup::new(&node("app", "")).server("[server.timeouts]\nheader = \"1s\"").start();
     let mut connection = d.connect();
