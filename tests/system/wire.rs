@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use doorbell_tests::{Connection, Doorbell, Setup, WebSocket, eventually, request};
+use doorbell_tests::{Connection, Doorbell, Setup, WebSocket, eventually, request, within};
 
 use crate::node;
 
@@ -345,6 +345,23 @@ fn a_websocket_keeps_what_was_sent_ahead_of_the_101() {
         assert_eq!(socket.read().as_deref(), Some("early"));
         socket.echo("late");
     }
+}
+
+#[test]
+fn a_websocket_is_closed_when_nothing_passes_for_too_long() {
+    let d = Doorbell::with(&node("app", "timeouts = { upgraded_idle = \"2s\" }"));
+    let mut socket = WebSocket::open(d.port, "app.test", "/ws").expect("a WebSocket");
+    let begun = Instant::now();
+    let mut last = begun;
+    while begun.elapsed() < Duration::from_secs(4) {
+        // Silence, but not for so long.
+        within(Duration::from_millis(300), "it is open", || d.status("app")["in_flight"] == 1);
+        last = Instant::now();
+        socket.echo("still here");
+    }
+    assert_eq!(socket.read(), None);
+    assert!(last.elapsed() >= Duration::from_secs(2), "{:?}", last.elapsed());
+    eventually("its lease is given back", || d.status("app")["in_flight"] == 0);
 }
 
 #[test]
