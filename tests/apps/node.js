@@ -11,6 +11,12 @@ const env = process.env;
 const born = Date.now();
 if (env.STARTS_FILE) fs.appendFileSync(env.STARTS_FILE, `${env.NAME || process.pid}\n`);
 if (env.IGNORE_TERM) process.on('SIGTERM', () => {});
+for (const signal of env.SIGNALS_FILE ? ['SIGTERM', 'SIGINT', 'SIGQUIT', 'SIGUSR2'] : []) {
+  process.on(signal, () => {
+    fs.appendFileSync(env.SIGNALS_FILE, `${signal}\n`);
+    process.exit(0);
+  });
+}
 
 const seen = (request) => {
   if (env.SEEN_FILE) fs.appendFileSync(env.SEEN_FILE, `${request.method} ${request.url}\n`);
@@ -75,6 +81,10 @@ server.on('upgrade', (request, socket, head) => {
   seen(request);
   if (request.url === '/refuse') {
     return socket.end('HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nX-Why: no\r\n\r\nno');
+  }
+  if (request.url === '/refuse-headers') {
+    const body = JSON.stringify({ raw: request.rawHeaders });
+    return socket.end(`HTTP/1.1 403 Forbidden\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
   }
   const accept = crypto
     .createHash('sha1')

@@ -23,6 +23,8 @@ pub const GOAWAY: u8 = 7;
 pub const CONTINUATION: u8 = 9;
 /// The code of a frame or field against the rules (RFC 9113 section 7).
 pub const PROTOCOL_ERROR: u32 = 1;
+/// ACK, of SETTINGS and PING.
+pub const ACK: u8 = 1;
 /// END_STREAM.
 pub const END_STREAM: u8 = 1;
 /// END_HEADERS.

@@ -5,7 +5,7 @@ use std::{process::Command, time::Duration};
 use doorbell_tests::{
     Doorbell, Frames, Outcome, Setup, eventually,
     frames::{
-        CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY,
+        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY,
         PROTOCOL_ERROR, RST_STREAM, SETTINGS, fields, frame,
     },
 };
@@ -337,4 +337,45 @@ fn paths_in_other_forms_reach_apps_that_speak_http2() {
     let mut socket =
         doorbell_tests::WebSocket::open(outer.port, "app.test", "/ws").expect("a WebSocket");
     socket.echo("in HTTP/1.1");
+}
+
+#[test]
+fn server_sent_events_are_not_buffered() {
+    let d = Doorbell::with(&node("app", ""));
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let mut connection = open(&d);
+    let path = "/stream?count=1000&ms=50";
+    connection.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &head("GET", path, &[])));
+    connection.set_patience(SOON);
+    assert_eq!(connection.outcome(1), Outcome::Status(200));
+    // The whole stream would take 50 seconds.
+    for _ in 0..3 {
+        let event = connection.read_until(|kind, stream| kind == DATA && stream == 1);
+        assert!(event.is_some_and(|data| data.starts_with(b"data: ")));
+    }
+}
+
+#[test]
+fn a_stream_that_runs_at_the_shutdown_is_served_to_its_end() {
+    let d = Doorbell::with(&node("app", ""));
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let mut connection = open(&d);
+    let block = head("GET", "/slow?ms=1500", &[]);
+    connection.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &block));
+    eventually("it runs", || d.status("app")["in_flight"] == 1);
+    d.signal(rustix::process::Signal::TERM);
+    connection.set_patience(SOON);
+    let (mut body, mut said_goodbye) = (Vec::new(), false);
+    while let Some((kind, stream, payload)) = connection.read() {
+        match (kind, stream) {
+            (DATA, 1) => body.extend(payload),
+            (GOAWAY, _) => said_goodbye = true,
+            // The server may wait for it, to know that its goodbye has come.
+            (PING, _) => connection.send(frame(PING, ACK, 0, &payload)),
+            _ => {}
+        }
+    }
+    assert_eq!(body, b"slow");
+    assert!(said_goodbye, "the client was not told that no more streams are taken");
+    d.stop();
 }

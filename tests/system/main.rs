@@ -16,6 +16,7 @@ mod real_apps;
 mod reloading;
 mod routing;
 mod scripted;
+mod tls;
 mod upstreams;
 mod watching;
 mod wire;

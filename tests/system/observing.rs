@@ -188,3 +188,26 @@ fn health_and_readiness_are_told() {
     assert_eq!(get(d.metrics_port, "localhost", "/healthz").status, 200);
     assert_eq!(slow.read().text(), "slow");
 }
+
+#[test]
+fn the_service_manager_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("notify.sock");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
+    manager.set_read_timeout(Some(std::time::Duration::from_secs(30))).expect("a timeout");
+    let told = || {
+        let mut message = [0; 1024];
+        let length = manager.recv(&mut message).expect("a message");
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    };
+    let d = Setup::new(&node("app", "")).env("NOTIFY_SOCKET", &path.to_string_lossy()).start();
+    let ready = told();
+    assert_eq!(ready.lines().next(), Some("READY=1"), "{ready}");
+    assert_eq!(d.get("app.test", "/").status, 200);
+    d.signal(rustix::process::Signal::HUP);
+    let reloading = told();
+    assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+    assert_eq!(told(), "READY=1");
+    d.stop();
+    assert_eq!(told(), "STOPPING=1");
+}

@@ -156,6 +156,18 @@ fn an_app_that_ignores_sigterm_is_killed_after_its_grace() {
 }
 
 #[test]
+fn an_app_is_stopped_by_the_signal_it_asks_for() {
+    for (stop, signal) in [("", "SIGTERM\n"), ("stop = { signal = \"SIGINT\" }", "SIGINT\n")] {
+        let env = "env = { SIGNALS_FILE = \"{dir}/signals\" }";
+        let d = Doorbell::with(&node("app", &format!("{env}\n{stop}")));
+        assert_eq!(d.get("app.test", "/").status, 200);
+        d.ok(&["stop", "app"]);
+        let got = std::fs::read_to_string(d.dir.path().join("signals")).expect("the app's list");
+        assert_eq!(got, signal);
+    }
+}
+
+#[test]
 fn a_shell_wrapper_as_npm_makes_them_is_stopped_as_a_whole() {
     let apps = "[app.app]\nhosts = [\"app.test\"]\ndirectory = \"{apps}\"\n\
                 command = [\"sh\", \"-c\", \"node node.js & wait\"]\n";

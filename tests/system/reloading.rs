@@ -5,10 +5,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use doorbell_tests::{Connection, Doorbell, WebSocket, eventually, free_port, within};
+use doorbell_tests::{Connection, Doorbell, Setup, WebSocket, eventually, free_port, within};
 
 use crate::node;
 
@@ -215,6 +215,27 @@ fn listeners_come_and_go_without_a_restart() {
 }
 
 #[test]
+fn every_form_of_address_is_listened_on() {
+    let d = Doorbell::with(&node("app", ""));
+    let pid = d.get("app.test", "/pid").text();
+    let ask = |address: &str, port: u16| {
+        let url = format!("http://{address}:{port}/pid");
+        let output = std::process::Command::new("curl")
+            .args(["-s", "-H", "Host: app.test", &url])
+            .output()
+            .expect("curl");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let (six, every) = (free_port(), free_port());
+    let text = std::fs::read_to_string(d.config_path()).expect("the file");
+    let more = format!("listen = [\"[::1]:{six}\", \":{every}\", ");
+    std::fs::write(d.config_path(), text.replace("listen = [", &more)).expect("to write");
+    d.ok(&["reload"]);
+    assert_eq!([ask("[::1]", six), ask("127.0.0.1", six)], [pid.as_str(), ""]);
+    assert_eq!([ask("[::1]", every), ask("127.0.0.1", every)], [pid.as_str(), pid.as_str()]);
+}
+
+#[test]
 fn an_address_in_use_keeps_the_old_configuration() {
     let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = other.local_addr().expect("an address");
@@ -242,6 +263,50 @@ fn sigterm_lets_running_requests_finish() {
     assert_eq!(slow.read().text(), "slow");
     d.stop();
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "the app is gone too");
+}
+
+#[test]
+fn a_websocket_at_the_shutdown_goes_on_until_its_deadline() {
+    let d = Setup::new(&node("app", "")).server("[server.timeouts]\nshutdown = \"2s\"").start();
+    let mut socket = WebSocket::open(d.port, "app.test", "/ws").expect("a WebSocket");
+    let since = Instant::now();
+    d.signal(rustix::process::Signal::TERM);
+    eventually("nobody listens", || Connection::try_open(d.port).is_err());
+    socket.echo("still open");
+    assert_eq!(socket.read(), None);
+    assert!(since.elapsed() >= Duration::from_secs(2), "{:?}", since.elapsed());
+    d.stop();
+}
+
+#[test]
+fn limits_and_deadlines_of_the_server_change_without_a_restart() {
+    let mut d = Doorbell::with(&node("app", ""));
+    let pid = d.get("app.test", "/pid").text();
+    let mut old = d.connect();
+    let long = format!("/{}", "a".repeat(2000));
+    assert_eq!(old.get("app.test", &long).status, 200);
+    d.rewrite_all(
+        "[server.limits]\nuri = \"1KiB\"\nconnections = 2\n[server.timeouts]\nheader = \"300ms\"",
+        &node("app", ""),
+    );
+    d.ok(&["reload"]);
+    assert_eq!(d.get("app.test", &long).status, 414);
+    assert_eq!(old.get("app.test", &long).status, 414, "on a connection from before too");
+    let mut new = d.connect();
+    new.send("GET / HTTP/1.1\r\n");
+    assert_eq!(new.read().status, 408);
+    // A refused target ends its connection, as a late head does: there is room for two.
+    let mut kept = [(); 2].map(|()| {
+        let mut client = None;
+        eventually("there is room", || {
+            drop(client.take());
+            let client = client.insert(d.connect());
+            client.get("app.test", "/pid").text() == pid
+        });
+        client.expect("a connection")
+    });
+    assert_eq!(d.get("app.test", "/pid").status, 503, "the cap holds");
+    assert!(kept.iter_mut().all(|client| client.get("app.test", "/pid").text() == pid));
 }
 
 #[test]

@@ -21,7 +21,11 @@ struct Server {
 
 impl Server {
     fn start(name: &'static str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self::start_on(0, name)
+    }
+
+    fn start_on(port: u16, name: &'static str) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let (well, asked) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
         let server = Self { port, well: Arc::clone(&well), asked: Arc::clone(&asked) };
@@ -91,6 +95,27 @@ fn a_server_that_refuses_is_passed_over_and_its_requests_are_not_lost() {
     }
     let post = doorbell_tests::post(d.port, "app.test", "/", b"body");
     assert_eq!(post.status, 200, "nothing was sent, so a POST may go to the next one too");
+}
+
+#[test]
+fn a_server_that_failed_is_left_out_for_its_time_and_then_asked_again() {
+    let (good, port) = (Server::start("good"), free_port());
+    let servers = format!("[\"http://127.0.0.1:{port}\", {}]", good.url());
+    let (left_out, more) = (Duration::from_secs(2), "max_fails = 2, fail_timeout = \"2s\"");
+    let d = Doorbell::with(&app(&format!("{{ servers = {servers}, {more} }}")));
+    let before = Instant::now();
+    for _ in 0..4 {
+        // By turns: two of them go to nobody first.
+        assert_eq!(d.get("app.test", "/").text(), "good");
+    }
+    let back = Server::start_on(port, "back");
+    let asked = || back.asked.load(Ordering::Relaxed) > 0;
+    for _ in 0..10 {
+        let answer = d.get("app.test", "/").text();
+        assert!(answer == "good" || before.elapsed() >= left_out, "asked too early");
+    }
+    eventually("it is asked again", || d.get("app.test", "/").status == 200 && asked());
+    assert!(before.elapsed() >= left_out, "{:?}", before.elapsed());
 }
 
 #[test]

@@ -16,6 +16,19 @@ fn answers(d: &Doorbell, id: &str, number: u32) -> bool {
     d.get(&format!("{id}.test"), "/version").text() == number.to_string()
 }
 
+/// Starts a doorbell and waits until it watches: inotify(7) tells so in proc(5).
+fn start(setup: Setup) -> Doorbell {
+    let d = setup.start();
+    let watches = |info: fs::DirEntry| {
+        fs::read_to_string(info.path()).is_ok_and(|text| text.contains("inotify wd:"))
+    };
+    eventually("it watches", || {
+        let mut infos = fs::read_dir(format!("/proc/{}/fdinfo", d.pid())).expect("descriptors");
+        infos.any(|info| info.is_ok_and(watches))
+    });
+    d
+}
+
 /// Times that a configuration was taken over.
 fn loaded(d: &Doorbell) -> usize {
     d.log().matches("configuration loaded").count()
@@ -28,7 +41,7 @@ fn refused(d: &Doorbell) -> usize {
 
 #[test]
 fn a_file_that_is_replaced_or_written_in_place_is_seen() {
-    let d = Doorbell::with(&version("app", 1));
+    let d = start(Setup::new(&version("app", 1)));
     assert!(answers(&d, "app", 1));
     d.rewrite(&version("app", 2));
     eventually("the change is seen", || answers(&d, "app", 2));
@@ -41,10 +54,10 @@ fn a_file_that_is_replaced_or_written_in_place_is_seen() {
 
 #[test]
 fn included_files_that_come_change_and_go_are_seen() {
-    let d = Setup::new(&node("main", ""))
+    let setup = Setup::new(&node("main", ""))
         .include(&["apps/*.toml"])
-        .file("apps/one.toml", &version("one", 1))
-        .start();
+        .file("apps/one.toml", &version("one", 1));
+    let d = start(setup);
     assert!(answers(&d, "one", 1));
     assert_eq!(d.get("two.test", "/version").status, 404);
     d.write_file("apps/two.toml", &version("two", 1));
@@ -61,10 +74,10 @@ fn included_files_that_come_change_and_go_are_seen() {
 
 #[test]
 fn a_bad_file_changes_nothing_until_it_is_mended() {
-    let d = Setup::new(&version("app", 1))
+    let setup = Setup::new(&version("app", 1))
         .include(&["apps/*.toml"])
-        .file("apps/one.toml", &version("one", 1))
-        .start();
+        .file("apps/one.toml", &version("one", 1));
+    let d = start(setup);
     let refused_for = |what: &str| {
         eventually("it is refused", || d.metric(GOOD) == Some(0.0));
         assert!(d.log().contains(what), "{}", d.log());
@@ -85,7 +98,7 @@ fn a_bad_file_changes_nothing_until_it_is_mended() {
 
 #[test]
 fn a_bad_file_is_told_at_each_sighup() {
-    let d = Doorbell::with(&version("app", 1));
+    let d = start(Setup::new(&version("app", 1)));
     d.rewrite(&(version("app", 2) + "hots = []\n"));
     eventually("it is refused", || refused(&d) == 1);
     d.signal(rustix::process::Signal::HUP);
@@ -96,7 +109,7 @@ fn a_bad_file_is_told_at_each_sighup() {
 
 #[test]
 fn an_editors_haste_is_not_many_reloads() {
-    let d = Doorbell::with(&version("app", 1));
+    let d = start(Setup::new(&version("app", 1)));
     let before = loaded(&d);
     for number in 2..=20 {
         d.rewrite(&version("app", number));
@@ -107,7 +120,7 @@ fn an_editors_haste_is_not_many_reloads() {
 
 #[test]
 fn files_that_are_no_configuration_are_no_reason_to_reload() {
-    let d = Doorbell::with(&version("app", 1));
+    let d = start(Setup::new(&version("app", 1)));
     let before = loaded(&d);
     d.write_file("other.toml", "no configuration");
     within(Duration::from_secs(1), "nothing is loaded", || loaded(&d) + refused(&d) == before);

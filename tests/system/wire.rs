@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use doorbell_tests::{Connection, Doorbell, Setup, WebSocket, eventually, request};
+use doorbell_tests::{Connection, Doorbell, Setup, WebSocket, eventually, request, within};
 
 use crate::node;
 
@@ -153,6 +153,28 @@ fn hop_by_hop_fields_end_here() {
     for gone in ["x-secret", "keep-alive", "te", "upgrade", "proxy-connection"] {
         assert_eq!(values(&seen, gone), [""; 0], "{gone}");
     }
+}
+
+#[test]
+fn an_upgrade_goes_on_without_the_fields_of_the_clients_connection() {
+    let d = doorbell();
+    let response = request(
+        d.port,
+        "GET /refuse-headers HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade, X-Secret\r\n\
+         Upgrade: websocket\r\nX-Secret: s\r\nKeep-Alive: timeout=5\r\nTE: trailers\r\n\
+         Proxy-Connection: keep-alive\r\nX-Forwarded-For: 6.6.6.6\r\nX-App: other\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    let response = response.expect("an answer");
+    assert_eq!(response.status, 403);
+    let seen = headers_seen(&response);
+    for gone in ["x-secret", "keep-alive", "te", "proxy-connection", "x-app"] {
+        assert_eq!(values(&seen, gone), [""; 0], "{gone}");
+    }
+    assert_eq!(values(&seen, "upgrade"), ["websocket"]);
+    assert_eq!(values(&seen, "connection"), ["Upgrade"]);
+    assert_eq!(values(&seen, "sec-websocket-key"), ["dGhlIHNhbXBsZSBub25jZQ=="]);
+    assert_eq!(values(&seen, "x-forwarded-for"), ["127.0.0.1"]);
 }
 
 #[test]
@@ -323,6 +345,23 @@ fn a_websocket_keeps_what_was_sent_ahead_of_the_101() {
         assert_eq!(socket.read().as_deref(), Some("early"));
         socket.echo("late");
     }
+}
+
+#[test]
+fn a_websocket_is_closed_when_nothing_passes_for_too_long() {
+    let d = Doorbell::with(&node("app", "timeouts = { upgraded_idle = \"2s\" }"));
+    let mut socket = WebSocket::open(d.port, "app.test", "/ws").expect("a WebSocket");
+    let begun = Instant::now();
+    let mut last = begun;
+    while begun.elapsed() < Duration::from_secs(4) {
+        // Silence, but not for so long.
+        within(Duration::from_millis(300), "it is open", || d.status("app")["in_flight"] == 1);
+        last = Instant::now();
+        socket.echo("still here");
+    }
+    assert_eq!(socket.read(), None);
+    assert!(last.elapsed() >= Duration::from_secs(2), "{:?}", last.elapsed());
+    eventually("its lease is given back", || d.status("app")["in_flight"] == 0);
 }
 
 #[test]
