@@ -51,7 +51,7 @@ pub fn serve(config_path: PathBuf) -> anyhow::Result<()> {
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
-    raise_descriptor_limit();
+    let open_files = raise_descriptor_limit();
     // Pingora's own clock is a thread that wakes a hundred times a second once it was used.
     set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -60,15 +60,21 @@ pub fn serve(config_path: PathBuf) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot make a runtime")?;
-    runtime.block_on(run(config_path, sources, config))
+    runtime.block_on(run(config_path, sources, config, open_files))
 }
 
-async fn run(config_path: PathBuf, sources: Vec<Seen>, config: Config) -> anyhow::Result<()> {
+async fn run(
+    config_path: PathBuf,
+    sources: Vec<Seen>,
+    config: Config,
+    open_files: Option<u64>,
+) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let options = SupervisorOptions {
         state_dir: config.server.state_dir.clone(),
         log_dir: config.server.log_dir.clone(),
         parallel_starts: config.server.limits.parallel_starts,
+        open_files,
     };
     let (supervisor, orders) = Supervisor::start(options)?;
     let shared = Arc::new(shared(&config, &supervisor));
@@ -184,14 +190,15 @@ fn start_workers(
         .context("cannot start a worker")
 }
 
-/// As many descriptors as we may have: two per proxied connection.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+/// As many descriptors as we may have: two per proxied connection. Gives the limit from before.
+fn raise_descriptor_limit() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: before.maximum, ..before };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "cannot raise the limit on open files");
     }
+    before.current
 }
 
 /// What a signal asks for.
