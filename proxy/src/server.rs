@@ -37,6 +37,8 @@ use crate::{
 
 /// Looks at open connections this often while they drain.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
+/// Time for what still runs beside the workers when all is over.
+const LAST_TASKS: Duration = Duration::from_millis(500);
 /// Time for stopping apps whatever their own grace, after running requests had theirs.
 const STOP_APPS: Duration = Duration::from_secs(20);
 
@@ -60,7 +62,10 @@ pub fn serve(config_path: PathBuf) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot make a runtime")?;
-    runtime.block_on(run(config_path, sources, config, open_files))
+    let outcome = runtime.block_on(run(config_path, sources, config, open_files));
+    // A disk that hangs holds threads of the runtime, which would be waited for without end.
+    runtime.shutdown_timeout(LAST_TASKS);
+    outcome
 }
 
 async fn run(
@@ -109,7 +114,15 @@ async fn run(
     admin.ready.store(false, Ordering::Relaxed);
     watcher.abort();
     shut_down(&house, &shutdown, &end, &mut signals).await;
-    tokio::task::spawn_blocking(move || house.join_workers()).await.context("a worker panicked")?;
+    tokio::task::spawn_blocking(move || {
+        // What workers cut off is logged too.
+        house.join_workers();
+        if let Some(log) = house.shared.access_log.swap(None) {
+            log.close();
+        }
+    })
+    .await
+    .context("the last lines of the access log")?;
     for address in &addresses {
         if let ListenAddr::Unix(path) = address {
             // Somebody else may have removed it already.
@@ -158,9 +171,6 @@ async fn shut_down(
     tracing::info!(stopped = report.stopped, killed = report.killed, "apps stopped");
     if report.left > 0 {
         tracing::error!(left = report.left, "processes could not be ended");
-    }
-    if let Some(log) = house.shared.access_log.swap(None) {
-        log.close();
     }
 }
 

@@ -11,6 +11,7 @@ mod http2;
 mod observing;
 mod processes;
 mod real_apps;
+mod records;
 mod reloading;
 mod routing;
 mod upstreams;
