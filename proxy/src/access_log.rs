@@ -24,6 +24,7 @@ use tracing::{error, info};
 use crate::metrics::ServerMetrics;
 
 mod line;
+mod user;
 
 pub use line::AccessRecord;
 

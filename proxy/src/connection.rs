@@ -80,8 +80,8 @@ impl Service {
                     self.http2.process_new(stream, &self.shutdown).await;
                     return;
                 }
-                Ok(Arrival::Late) => self.refuse(stream, &Answer::HeadTooSlow).await,
-                Ok(Arrival::Refused(error)) => self.refuse(stream, &Answer::Head(error)).await,
+                Ok(Arrival::Late) => self.refuse(stream, &Answer::HeadTooSlow, b"").await,
+                Ok(Arrival::Refused(error)) => self.refuse(stream, &Answer::Head(error), b"").await,
                 Ok(Arrival::Closed) | Err(_) => return,
             };
             match next {
@@ -93,7 +93,7 @@ impl Service {
 
     /// Answers a connection that is one too many, whatever it asks.
     pub async fn turn_away(&self, stream: ClientStream) {
-        self.refuse(Box::new(stream), &Answer::Crowded).await;
+        self.refuse(Box::new(stream), &Answer::Crowded, b"").await;
     }
 
     fn head_limits(&self) -> HeadLimits {
@@ -109,9 +109,9 @@ impl Service {
 
     async fn request(&self, mut stream: Box<ClientStream>, bytes: Bytes) -> Next {
         let uri_limit = self.shared.table.load().server.limits.uri.0;
-        let head = match RequestHead::parse(bytes, uri_limit) {
+        let head = match RequestHead::parse(bytes.clone(), uri_limit) {
             Ok(head) => head,
-            Err(error) => return self.refuse(stream, &Answer::Head(error)).await,
+            Err(error) => return self.refuse(stream, &Answer::Head(error), &bytes).await,
         };
         let mut exchange =
             Box::new(Exchange::begin(&self.shared, Arc::clone(stream.facts()), head));
@@ -178,14 +178,14 @@ impl Service {
     }
 
     /// Answers what could not be read as a request.
-    async fn refuse(&self, mut stream: Box<ClientStream>, answer: &Answer) -> Next {
+    async fn refuse(&self, mut stream: Box<ClientStream>, answer: &Answer, read: &[u8]) -> Next {
         let reply = answer.reply();
         let request_id = new_request_id();
         let rendered = reply.render(None, &request_id);
         let bytes = clock::with_second(|second| rendered.to_http1(true, false, &second.http_date));
         send(&mut stream, &bytes).await;
         let sent_bytes = rendered.body.len() as u64;
-        self.shared.refused(Some(stream.facts()), &reply, &request_id, sent_bytes);
+        self.shared.refused(Some(stream.facts()), read, &reply, &request_id, sent_bytes);
         close_gently(stream.into_parts().0).await;
         Next::Nothing
     }

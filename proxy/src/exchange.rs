@@ -292,6 +292,7 @@ impl Exchange {
             let passage = self.passage.as_ref();
             log.record(&AccessRecord {
                 client: passage.map_or_else(|| self.facts.peer_ip(), |passage| passage.client),
+                authorization: self.head.field("authorization"),
                 method: self.head.method.as_str(),
                 target: self.head.raw_target(),
                 version: self.head.version.as_str(),

@@ -82,18 +82,8 @@ impl Passage {
             client_app_headers: rules.client_app_headers,
         };
         passage.tell_way(head, facts);
+        passage.tell_front(head, facts);
         let kept = |name: &str| kept(head, facts, name);
-        let scheme = if facts.tls { "https" } else { "http" };
-        passage.put("x-forwarded-proto", kept("x-forwarded-proto").unwrap_or(scheme));
-        passage.put("x-forwarded-host", kept("x-forwarded-host").unwrap_or(&head.authority));
-        match kept("x-forwarded-port") {
-            Some(port) => passage.put("x-forwarded-port", port),
-            None if facts.port_text.is_empty() => {
-                let port = head.authority_port().unwrap_or(if facts.tls { 443 } else { 80 });
-                passage.put("x-forwarded-port", &port.to_string());
-            }
-            None => passage.put("x-forwarded-port", &facts.port_text),
-        }
         let outer = kept("x-forwarded-prefix").unwrap_or_default();
         if rules.stripped_prefix.is_empty() {
             passage.put("x-forwarded-prefix", outer);
@@ -112,6 +102,27 @@ impl Passage {
         passage
     }
 
+    /// What the client connected to: `X-Forwarded-Proto`, `X-Forwarded-Host`, `X-Forwarded-Port`.
+    fn tell_front(&mut self, head: &RequestHead, facts: &ConnFacts) {
+        let kept = |name: &str| kept(head, facts, name);
+        let (proto, host) = (kept("x-forwarded-proto"), kept("x-forwarded-host"));
+        let scheme = proto.unwrap_or(if facts.tls { "https" } else { "http" });
+        self.put("x-forwarded-proto", scheme);
+        self.put("x-forwarded-host", host.unwrap_or(&head.authority));
+        let theirs = host.and_then(port_of).or_else(|| proto.map(|_| default_port(scheme)));
+        if let Some(port) = kept("x-forwarded-port") {
+            self.put("x-forwarded-port", port);
+        } else if let Some(port) = theirs {
+            // A proxy that ends TLS has a port of its own: ours would make redirects go astray.
+            self.put("x-forwarded-port", port);
+        } else if facts.port_text.is_empty() {
+            let port = head.authority_port().map(|port| port.to_string());
+            self.put("x-forwarded-port", port.as_deref().unwrap_or(default_port(scheme)));
+        } else {
+            self.put("x-forwarded-port", &facts.port_text);
+        }
+    }
+
     /// `X-Forwarded-For`, `X-Real-IP` and `Forwarded` (RFC 7239).
     fn tell_way(&mut self, head: &RequestHead, facts: &ConnFacts) {
         let earlier = |name| -> Vec<&str> {
@@ -121,17 +132,18 @@ impl Passage {
             let values = head.all_fields(name).filter_map(|value| std::str::from_utf8(value).ok());
             values.flat_map(|value| [value, ", "]).collect()
         };
+        let client = self.client.filter(|client| Some(*client) != facts.peer_ip());
+        let client = client.map(|client| client.to_string());
         let mut list = earlier("x-forwarded-for");
+        if let Some(client) = client.as_deref().filter(|_| list.is_empty()) {
+            list.extend([client, ", "]);
+        }
         if facts.peer_text.is_empty() {
             list.pop();
         }
         list.push(&facts.peer_text);
         self.add("x-forwarded-for", &list);
-        if self.client == facts.peer_ip() {
-            self.put("x-real-ip", &facts.peer_text);
-        } else if let Some(client) = self.client {
-            self.put("x-real-ip", &client.to_string());
-        }
+        self.put("x-real-ip", client.as_deref().unwrap_or(&facts.peer_text));
         let scheme = if facts.tls { ";proto=https" } else { ";proto=http" };
         let mut list = earlier("forwarded");
         list.extend(["for=", &facts.peer_node]);
@@ -193,23 +205,77 @@ pub fn new_request_id() -> String {
     Uuid::now_v7().to_string()
 }
 
-/// The rightmost address in `X-Forwarded-For` that is not one of the trusted proxies'.
+/// The port at the end of an authority, in digits.
+fn port_of(host: &str) -> Option<&str> {
+    let (name, port) = host.rsplit_once(':')?;
+    // The colons of a bare IPv6 address lead to no port.
+    let is_port = port.parse::<u16>().is_ok() && (!name.contains(':') || name.ends_with(']'));
+    is_port.then_some(port)
+}
+
+/// The port that clients leave out; of several schemes one behind the other the first counts.
+fn default_port(scheme: &str) -> &'static str {
+    let first = scheme.split(',').next().unwrap_or_default().trim();
+    let is_tls = first.eq_ignore_ascii_case("https") || first.eq_ignore_ascii_case("wss");
+    if is_tls { "443" } else { "80" }
+}
+
+/// The client as trusted proxies tell it: by `X-Forwarded-For`, else `Forwarded`, else `X-Real-IP`.
 fn client_behind_proxies(
     head: &RequestHead,
     peer: Option<IpAddr>,
     trusted: &[IpNet],
 ) -> Option<IpAddr> {
+    if head.field("x-forwarded-for").is_some() {
+        let lists = head.all_fields("x-forwarded-for").rev();
+        return outermost(lists.flat_map(|list| list.rsplit(|b| *b == b',')), peer, trusted);
+    }
+    if head.field("forwarded").is_some() {
+        let lists = head.all_fields("forwarded").rev();
+        return outermost(lists.flat_map(|list| forwarded_for(list).into_iter()), peer, trusted);
+    }
+    head.field("x-real-ip").and_then(|text| address(text.trim_ascii())).or(peer)
+}
+
+/// Of hops from the nearest on, the first address that is not one of the trusted proxies'. What is
+/// no address ends the way.
+fn outermost<'h>(
+    hops: impl Iterator<Item = &'h [u8]>,
+    peer: Option<IpAddr>,
+    trusted: &[IpNet],
+) -> Option<IpAddr> {
     let mut client = peer;
-    for list in head.all_fields("x-forwarded-for").rev() {
-        for hop in list.rsplit(|b| *b == b',') {
-            let Some(ip) = address(hop.trim_ascii()) else { return client };
-            client = Some(ip);
-            if !trusted.iter().any(|net| net.contains(&ip)) {
-                return client;
-            }
+    for hop in hops {
+        let Some(ip) = address(hop.trim_ascii()) else { return client };
+        client = Some(ip);
+        if !trusted.iter().any(|net| net.contains(&ip)) {
+            return client;
         }
     }
     client
+}
+
+/// The `for` of each element of a `Forwarded` field (RFC 7239 section 4), the last one first, and
+/// empty where an element has none. Quotes hold addresses, which need no escapes.
+fn forwarded_for(list: &[u8]) -> Vec<&[u8]> {
+    let mut quoted = false;
+    let elements = list.split(|byte| {
+        quoted ^= *byte == b'"';
+        *byte == b',' && !quoted
+    });
+    let mut found: Vec<&[u8]> = elements
+        .map(|element| {
+            let pairs = element.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+            let node = pairs.filter(|pair| pair.len() > 4).find_map(|pair| {
+                let (name, value) = pair.split_at(4);
+                name.eq_ignore_ascii_case(b"for=").then_some(value)
+            });
+            let node = node.unwrap_or_default();
+            node.strip_prefix(b"\"").and_then(|node| node.strip_suffix(b"\"")).unwrap_or(node)
+        })
+        .collect();
+    found.reverse();
+    found
 }
 
 /// An address as proxies write it: with or without port, IPv6 with or without brackets.

@@ -128,7 +128,7 @@ impl ProxyHttp for Front {
             }
             Err(answer) => {
                 let answer = answer.unwrap_or(Answer::Internal);
-                self.shared.refused(facts_of(session).as_deref(), &answer.reply(), "", 0);
+                self.shared.refused(facts_of(session).as_deref(), b"", &answer.reply(), "", 0);
                 answer
             }
         };

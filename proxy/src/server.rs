@@ -37,6 +37,8 @@ use crate::{
 
 /// Looks at open connections this often while they drain.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
+/// Time for what still runs beside the workers when all is over.
+const LAST_TASKS: Duration = Duration::from_millis(500);
 /// Time for stopping apps whatever their own grace, after running requests had theirs.
 const STOP_APPS: Duration = Duration::from_secs(20);
 
@@ -51,7 +53,7 @@ pub fn serve(config_path: PathBuf) -> anyhow::Result<()> {
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
-    raise_descriptor_limit();
+    let open_files = raise_descriptor_limit();
     // Pingora's own clock is a thread that wakes a hundred times a second once it was used.
     set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -60,15 +62,24 @@ pub fn serve(config_path: PathBuf) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot make a runtime")?;
-    runtime.block_on(run(config_path, sources, config))
+    let outcome = runtime.block_on(run(config_path, sources, config, open_files));
+    // A disk that hangs holds threads of the runtime, which would be waited for without end.
+    runtime.shutdown_timeout(LAST_TASKS);
+    outcome
 }
 
-async fn run(config_path: PathBuf, sources: Vec<Seen>, config: Config) -> anyhow::Result<()> {
+async fn run(
+    config_path: PathBuf,
+    sources: Vec<Seen>,
+    config: Config,
+    open_files: Option<u64>,
+) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let options = SupervisorOptions {
         state_dir: config.server.state_dir.clone(),
         log_dir: config.server.log_dir.clone(),
         parallel_starts: config.server.limits.parallel_starts,
+        open_files,
     };
     let (supervisor, orders) = Supervisor::start(options)?;
     let shared = Arc::new(shared(&config, &supervisor));
@@ -103,7 +114,15 @@ async fn run(config_path: PathBuf, sources: Vec<Seen>, config: Config) -> anyhow
     admin.ready.store(false, Ordering::Relaxed);
     watcher.abort();
     shut_down(&house, &shutdown, &end, &mut signals).await;
-    tokio::task::spawn_blocking(move || house.join_workers()).await.context("a worker panicked")?;
+    tokio::task::spawn_blocking(move || {
+        // What workers cut off is logged too.
+        house.join_workers();
+        if let Some(log) = house.shared.access_log.swap(None) {
+            log.close();
+        }
+    })
+    .await
+    .context("the last lines of the access log")?;
     for address in &addresses {
         if let ListenAddr::Unix(path) = address {
             // Somebody else may have removed it already.
@@ -153,9 +172,6 @@ async fn shut_down(
     if report.left > 0 {
         tracing::error!(left = report.left, "processes could not be ended");
     }
-    if let Some(log) = house.shared.access_log.swap(None) {
-        log.close();
-    }
 }
 
 fn shared(config: &Config, supervisor: &Supervisor) -> Shared {
@@ -184,14 +200,15 @@ fn start_workers(
         .context("cannot start a worker")
 }
 
-/// As many descriptors as we may have: two per proxied connection.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+/// As many descriptors as we may have: two per proxied connection. Gives the limit from before.
+fn raise_descriptor_limit() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: before.maximum, ..before };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "cannot raise the limit on open files");
     }
+    before.current
 }
 
 /// What a signal asks for.

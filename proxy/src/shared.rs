@@ -15,6 +15,9 @@ use crate::{
     transport::ConnFacts,
 };
 
+/// Bytes of a refused head's line that are logged.
+const MOST_LOGGED: usize = 1024;
+
 /// State of the data path. The table is swapped as a whole; everything else lives as long as
 /// Doorbell.
 pub struct Shared {
@@ -50,28 +53,38 @@ impl Shared {
 }
 
 impl Shared {
-    /// Counts and logs a request whose head was refused, before it became an exchange.
-    pub fn refused(&self, facts: Option<&ConnFacts>, reply: &Reply, request_id: &str, sent: u64) {
-        let method = http::Method::default();
+    /// Counts and logs a request whose head was refused, before it became an exchange. Of the head
+    /// there is what was `read`, which may be nothing.
+    pub fn refused(
+        &self,
+        facts: Option<&ConnFacts>,
+        read: &[u8],
+        reply: &Reply,
+        request_id: &str,
+        sent: u64,
+    ) {
+        let head = ReadHead::of(read);
         self.other.finish(&RequestFigures {
-            method: &method,
+            method: &head.method,
             status: reply.status,
             took: Duration::ZERO,
             received_bytes: 0,
             sent_bytes: sent,
         });
         let Some(log) = self.access_log.load_full() else { return };
+        let (method, target, version) = head.line;
         log.record(&AccessRecord {
             client: facts.and_then(ConnFacts::peer_ip),
-            method: "",
-            target: b"",
-            version: "",
+            authorization: None,
+            method,
+            target,
+            version,
             host: "",
             status: reply.status,
             sent_bytes: sent,
             received_bytes: 0,
-            referer: None,
-            user_agent: None,
+            referer: field(read, b"referer"),
+            user_agent: field(read, b"user-agent"),
             took: Duration::ZERO,
             held: Duration::ZERO,
             app: None,
@@ -80,8 +93,81 @@ impl Shared {
     }
 }
 
+/// What can be told of a head that is not what a head should be. For the log alone.
+struct ReadHead<'h> {
+    method: http::Method,
+    /// Method, target and version; the line alone as target where it is not made of these.
+    line: (&'h str, &'h [u8], &'h str),
+}
+
+impl<'h> ReadHead<'h> {
+    fn of(read: &'h [u8]) -> Self {
+        let line = lines(read).next().unwrap_or_default();
+        let text = |part: Option<&'h [u8]>| std::str::from_utf8(part?).ok();
+        let mut parts = line.splitn(2, |byte| *byte == b' ');
+        let (method, rest) = (text(parts.next()).unwrap_or_default(), parts.next());
+        let mut parts = rest.unwrap_or_default().rsplitn(2, |byte| *byte == b' ');
+        let version = text(parts.next()).filter(|version| version.starts_with("HTTP/"));
+        let line = match (http::Method::from_bytes(method.as_bytes()), version, parts.next()) {
+            (Ok(_), Some(version), Some(target)) => (method, target, version),
+            _ => ("", line, ""),
+        };
+        // A method that is not known is counted as one that we do not serve.
+        let method = http::Method::from_bytes(method.as_bytes()).unwrap_or(http::Method::TRACE);
+        Self { method, line }
+    }
+}
+
+/// A field's value, the first of its name.
+fn field<'h>(read: &'h [u8], name: &[u8]) -> Option<&'h [u8]> {
+    lines(read).skip(1).find_map(|line| {
+        let (have, value) = line.split_at_checked(name.len())?;
+        let value = value.strip_prefix(b":").filter(|_| have.eq_ignore_ascii_case(name))?;
+        Some(value.trim_ascii())
+    })
+}
+
+/// The head's lines, cut where they are longer than anybody wants to read.
+fn lines(read: &[u8]) -> impl Iterator<Item = &[u8]> {
+    read.split(|byte| *byte == b'\n').map(|line| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        &line[..line.len().min(MOST_LOGGED)]
+    })
+}
+
 impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_of_a_refused_head_is_told() {
+        let head = b"POST /a b HTTP/1.1\r\nUser-Agent:  x \r\nReferer: r\r\n\r\n";
+        let read = ReadHead::of(head);
+        assert_eq!(read.method, http::Method::POST);
+        assert_eq!(read.line, ("POST", &b"/a b"[..], "HTTP/1.1"));
+        assert_eq!(field(head, b"user-agent"), Some(&b"x"[..]));
+        assert_eq!(field(head, b"host"), None);
+    }
+
+    #[test]
+    fn a_line_that_is_none_is_told_as_it_is() {
+        assert_eq!(
+            ReadHead::of(b"\x16\x03\x01 junk\r\n").line,
+            ("", &b"\x16\x03\x01 junk"[..], "")
+        );
+        assert_eq!(ReadHead::of(b"").line, ("", &b""[..], ""));
+        let long = [b'a'; 5000];
+        assert_eq!(ReadHead::of(&long).line.1.len(), MOST_LOGGED);
+    }
+
+    #[test]
+    fn a_head_that_was_not_read_is_no_get() {
+        assert_ne!(ReadHead::of(b"").method, http::Method::GET);
     }
 }

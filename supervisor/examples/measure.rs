@@ -65,6 +65,7 @@ async fn measure() -> Result<()> {
         state_dir: folder.path().join("state"),
         log_dir: folder.path().join("log"),
         parallel_starts: 4,
+        open_files: None,
     })?;
     let (open, opened) = mpsc::channel(8);
     let gate = supervisor.clone();

@@ -64,7 +64,8 @@ pub enum GateOrder {
         generation: Generation,
         /// Where it listens.
         endpoint: Endpoint,
-        /// How the start went; `None` for static upstreams.
+        /// How a cold start went; `None` for one that no request waited for, and for static
+        /// upstreams.
         started: Option<StartTimes>,
     },
     /// No new leases on this instance; answer [`GateReport::Drained`] when the last
@@ -240,6 +241,11 @@ pub struct StartCounts {
     pub ready: u64,
     /// Exited, could not be spawned, or passed the deadline.
     pub failed: u64,
+    /// Of those that became ready, the cold ones: a request waited for them. Replacements of an
+    /// instance that served, and starts that nobody waited for, are not.
+    pub cold_ready: u64,
+    /// Of those that failed, the cold ones.
+    pub cold_failed: u64,
 }
 
 /// What we want of an app, for outsiders.

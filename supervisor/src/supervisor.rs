@@ -30,6 +30,9 @@ pub struct SupervisorOptions {
     pub log_dir: PathBuf,
     /// Apps that may be starting at once; the rest wait in a fair line. At least 1.
     pub parallel_starts: usize,
+    /// Soft limit on open files that apps get; `None` where it is ours. Programs that close or
+    /// count all descriptors they may have are slow with the many that we need.
+    pub open_files: Option<u64>,
 }
 
 /// Why there is no supervisor.

@@ -13,6 +13,7 @@ mod observing;
 mod pool;
 mod processes;
 mod real_apps;
+mod records;
 mod reloading;
 mod routing;
 mod scripted;

@@ -8,6 +8,7 @@ use std::{
 
 use doorbell_config::spec::AccessLogFormat;
 
+use super::user;
 use crate::clock;
 
 /// What one line tells.
@@ -15,9 +16,11 @@ use crate::clock;
 pub struct AccessRecord<'a> {
     /// The client, behind trusted proxies; `None` on a Unix socket.
     pub client: Option<IpAddr>,
-    /// Method.
+    /// `Authorization`, of which only the user's name is told.
+    pub authorization: Option<&'a [u8]>,
+    /// Method; empty where a request line was refused that has none.
     pub method: &'a str,
-    /// Target as the client sent it.
+    /// Target as the client sent it; without a method the request line, as far as it was read.
     pub target: &'a [u8],
     /// `HTTP/1.1`.
     pub version: &'a str,
@@ -59,18 +62,27 @@ impl AccessRecord<'_> {
             Some(ip) => drop(write!(out, "{ip}")),
             None => out.extend_from_slice(b"unix:"),
         }
-        clock::with_second(|second| drop(write!(out, " - - [{}] \"", second.log_local)));
-        if !self.method.is_empty() {
+        out.extend_from_slice(b" - ");
+        escape_nginx(self.user().as_deref().unwrap_or(b"-"), out);
+        clock::with_second(|second| drop(write!(out, " [{}] \"", second.log_local)));
+        if self.method.is_empty() {
+            escape_nginx(self.target, out);
+        } else {
             escape_nginx(self.method.as_bytes(), out);
             out.push(b' ');
             escape_nginx(self.target, out);
-            drop(write!(out, " {}", self.version));
+            out.push(b' ');
+            escape_nginx(self.version.as_bytes(), out);
         }
         drop(write!(out, "\" {} {} \"", self.status, self.sent_bytes));
         escape_nginx(self.referer.unwrap_or(b"-"), out);
         out.extend_from_slice(b"\" \"");
         escape_nginx(self.user_agent.unwrap_or(b"-"), out);
         out.extend_from_slice(b"\"\n");
+    }
+
+    fn user(&self) -> Option<Vec<u8>> {
+        user::of(self.authorization?)
     }
 
     /// Caddy's keys, and ours under `doorbell`.
@@ -98,6 +110,7 @@ impl AccessRecord<'_> {
                 "uri": text(self.target),
                 "headers": headers,
             },
+            "user_id": self.user().map_or_else(String::new, |user| text(&user)),
             "bytes_read": self.received_bytes,
             "duration": self.took.as_secs_f64(),
             "size": self.sent_bytes,

@@ -3,6 +3,7 @@ use super::*;
 fn record() -> AccessRecord<'static> {
     AccessRecord {
         client: Some([192, 0, 2, 7].into()),
+        authorization: None,
         method: "GET",
         target: b"/a?b=\"\x1b",
         version: "HTTP/1.1",
@@ -32,6 +33,19 @@ fn combined_is_nginx_byte_for_byte() {
     let (_, end) = rest.split_once(']').unwrap();
     assert_eq!(start, "192.0.2.7 - - ");
     assert_eq!(end, " \"GET /a?b=\\x22\\x1B HTTP/1.1\" 200 12 \"-\" \"curl/8\"\n");
+}
+
+#[test]
+fn the_user_is_told_escaped_and_the_password_is_not() {
+    let mut out = Vec::new();
+    // `al"ice:secret`
+    let record = AccessRecord { authorization: Some(b"Basic YWwiaWNlOnNlY3JldA=="), ..record() };
+    record.write(AccessLogFormat::Combined, &mut out);
+    record.write(AccessLogFormat::Json, &mut out);
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.starts_with("192.0.2.7 - al\\x22ice ["), "{text}");
+    assert!(text.contains(r#""user_id":"al\"ice""#), "{text}");
+    assert!(!text.contains("secret"), "{text}");
 }
 
 #[test]

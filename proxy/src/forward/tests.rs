@@ -123,3 +123,40 @@ fn a_stripped_prefix_is_told_behind_the_outer_one() {
     s.prefix = "/blog";
     assert_eq!(s.set("x-forwarded-prefix").unwrap(), "/blog");
 }
+
+#[test]
+fn the_port_is_that_of_the_proxy_which_ends_tls() {
+    let port = |fields: &str| from("10.0.0.1", fields).trusted().set("x-forwarded-port").unwrap();
+    assert_eq!(port("X-Forwarded-Proto: https\r\n"), "443");
+    assert_eq!(port("X-Forwarded-Proto: http\r\n"), "80");
+    assert_eq!(port("X-Forwarded-Proto: https, http\r\n"), "443");
+    let with_host = "X-Forwarded-Proto: https\r\nX-Forwarded-Host: shop.example:8443\r\n";
+    assert_eq!(port(with_host), "8443");
+    assert_eq!(port("X-Forwarded-Proto: https\r\nX-Forwarded-Host: [2001:db8::1]\r\n"), "443");
+    assert_eq!(port("X-Forwarded-Proto: https\r\nX-Forwarded-Port: 444\r\n"), "444");
+    assert_eq!(port(""), "80", "our own");
+    let stranger = from("192.0.2.1", "X-Forwarded-Proto: https\r\n");
+    assert_eq!(stranger.set("x-forwarded-port").unwrap(), "80");
+}
+
+#[test]
+fn a_trusted_proxy_may_tell_the_client_in_other_words() {
+    let client = |fields: &str| {
+        let s = from("10.0.0.1", fields).trusted();
+        assert_eq!(s.set("x-real-ip"), s.passage().client.map(|ip| ip.to_string()));
+        s.set("x-real-ip").unwrap()
+    };
+    assert_eq!(client("Forwarded: for=198.51.100.9;proto=https\r\n"), "198.51.100.9");
+    let list = "Forwarded: for=6.6.6.6, for=\"[2001:db8::1]:47\";host=a, For=10.0.0.7\r\n";
+    assert_eq!(client(list), "2001:db8::1");
+    assert_eq!(client("Forwarded: for=6.6.6.6, for=unknown\r\n"), "10.0.0.1");
+    assert_eq!(client("Forwarded: proto=https\r\n"), "10.0.0.1");
+    assert_eq!(client("X-Real-IP: 198.51.100.9\r\n"), "198.51.100.9");
+    assert_eq!(client("X-Real-IP: nonsense\r\n"), "10.0.0.1");
+    let both = "X-Forwarded-For: 198.51.100.9\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 7.7.7.7\r\n";
+    assert_eq!(client(both), "198.51.100.9");
+    let s = from("10.0.0.1", "X-Real-IP: 198.51.100.9\r\n").trusted();
+    assert_eq!(s.set("x-forwarded-for").unwrap(), "198.51.100.9, 10.0.0.1");
+    let stranger = from("192.0.2.1", "X-Real-IP: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\n");
+    assert_eq!(stranger.set("x-real-ip").unwrap(), "192.0.2.1");
+}

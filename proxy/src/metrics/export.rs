@@ -168,11 +168,11 @@ impl Page {
 
     fn state(&mut self, app: &str, snapshot: &Snapshot) {
         let counts = snapshot.starts;
-        if counts.ready + counts.failed > 0 {
-            for (result, value) in [("ready", counts.ready), ("failed", counts.failed)] {
+        if counts.cold_ready + counts.cold_failed > 0 {
+            for (result, value) in [("ready", counts.cold_ready), ("failed", counts.cold_failed)] {
                 self.counter(
                     "doorbell_app_cold_starts_total",
-                    "Starts of the app by their result.",
+                    "Starts of the app that a request waited for, by their result.",
                     &[("app", app), ("result", result)],
                     count(value),
                 );

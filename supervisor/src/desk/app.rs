@@ -32,6 +32,8 @@ pub(super) struct App {
     pub(super) since_unix_seconds: u64,
     pub(super) waiters: Vec<Waiter>,
     pub(super) starts: StartCounts,
+    /// Whether a request waits for the next start, which is a cold one then.
+    pub(super) is_visited: bool,
     /// What most apps never have.
     pub(super) past: Option<Box<Past>>,
 }
@@ -81,6 +83,7 @@ impl App {
             since_unix_seconds: unix_seconds(),
             waiters: Vec::new(),
             starts: StartCounts::default(),
+            is_visited: false,
             past: None,
         }
     }
@@ -104,6 +107,11 @@ impl App {
 
     pub(super) fn past(&mut self) -> &mut Past {
         self.past.get_or_insert_default()
+    }
+
+    pub(super) fn start_failed(&mut self) {
+        self.starts.failed += 1;
+        self.starts.cold_failed += u64::from(std::mem::take(&mut self.is_visited));
     }
 
     pub(super) fn instance(&self, generation: Generation) -> Option<&Instance> {

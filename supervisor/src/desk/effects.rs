@@ -58,7 +58,12 @@ impl Desk {
                 }
                 self.line.join(id.clone());
             }
-            Effect::Withdraw => self.line.leave(id),
+            Effect::Withdraw => {
+                self.line.leave(id);
+                if let Some(app) = self.apps.get_mut(id) {
+                    app.is_visited = false;
+                }
+            }
             Effect::Spawn(generation) => self.spawn(id, generation),
             Effect::EndStart(generation, outcome) => self.end_start(id, generation, outcome),
             Effect::Signal(generation) => self.signal(id, generation),
@@ -114,9 +119,9 @@ impl Desk {
         let Some(app) = self.apps.get_mut(id) else { return };
         match outcome {
             StartOutcome::Ready => self.start_succeeded(id, generation),
-            StartOutcome::Failed => app.starts.failed += 1,
+            StartOutcome::Failed => app.start_failed(),
             StartOutcome::TooLate => {
-                app.starts.failed += 1;
+                app.start_failed();
                 let deadline = app.terms().map(|terms| terms.start_deadline).unwrap_or_default();
                 let handle = app.instance(generation).map(|instance| &instance.handle);
                 let look = handle.and_then(|handle| handle.last_look()).unwrap_or_default();
@@ -127,7 +132,7 @@ impl Desk {
                 past.reason = Some(reason);
                 past.last_output = output;
             }
-            StartOutcome::Abandoned => {}
+            StartOutcome::Abandoned => app.is_visited = false,
         }
     }
 
@@ -162,10 +167,18 @@ impl Desk {
             .and_then(|instance| instance.ready.clone());
         let Some((endpoint, times)) = ready else { return };
         let started = match opening {
-            Opening::First => Some(times),
+            Opening::First => self.end_cold_start(id).then_some(times),
             Opening::Again => None,
         };
         self.order(GateOrder::Open { app: id.clone(), generation, endpoint, started });
+    }
+
+    /// Counts a start as a cold one if somebody waited for it.
+    fn end_cold_start(&mut self, id: &AppId) -> bool {
+        let Some(app) = self.apps.get_mut(id) else { return false };
+        let is_cold = std::mem::take(&mut app.is_visited);
+        app.starts.cold_ready += u64::from(is_cold);
+        is_cold
     }
 
     /// Shows outsiders what is now, and tells those who wait for it.

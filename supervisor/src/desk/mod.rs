@@ -114,7 +114,8 @@ impl Desk {
         let state_dir = StateDir::open(&options.state_dir)?;
         driver::adopt_strays()
             .map_err(|source| SupervisorError::System { what: "adopt stray processes", source })?;
-        let driver = Arc::new(Driver::new(state_dir.path().to_owned(), options.log_dir));
+        let (state, log) = (state_dir.path().to_owned(), options.log_dir);
+        let driver = Arc::new(Driver::new(state, log, options.open_files));
         let run_dir = driver.run_dir();
         driver::create_private(&run_dir)
             .map_err(|source| SupervisorError::Folder { path: run_dir, source })?;

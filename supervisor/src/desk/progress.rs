@@ -105,14 +105,18 @@ impl Desk {
 
     /// Somebody waits at a gate that the desk may know nothing of, or think open.
     fn wanted(&mut self, id: &AppId) {
-        match self.apps.get(id) {
+        match self.apps.get_mut(id) {
             // The gate of an app that was removed outlives it for a moment.
             None => self.refuse(id, crate::lifecycle::Off::Removed),
             Some(app) if app.start_mode().is_none() => match app.upstream {
                 Some(generation) => self.reopen_upstream(id, generation),
                 None => self.refuse(id, crate::lifecycle::Off::Operator),
             },
-            Some(_) => self.play(id, Event::Wanted),
+            Some(app) => {
+                // A gate that asks though an instance is ready only missed its opening.
+                app.is_visited |= !matches!(app.life.state, State::Ready(_));
+                self.play(id, Event::Wanted);
+            }
         }
     }
 

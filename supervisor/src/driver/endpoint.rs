@@ -22,6 +22,9 @@ use crate::message::{Endpoint, Generation};
 
 /// Longest path of a Unix socket, unix(7): 108 bytes with the final NUL.
 const SUN_PATH: usize = 107;
+/// Connections that may wait for an app that inherits its listener: all that come while it starts.
+/// The kernel caps it at net.core.somaxconn.
+const BACKLOG: i32 = 4096;
 /// Ports tried before giving up.
 const TRIES: usize = 2048;
 
@@ -102,7 +105,7 @@ impl Place {
 
     fn any_port(ports: &Arc<Ports>, listens: bool) -> Result<Self, EndpointError> {
         let (port, socket) = ports.lend().ok_or(EndpointError::NoPort)?;
-        Ok(Self::on_port(ports, port, socket, listens))
+        Self::on_port(ports, port, socket, listens)
     }
 
     fn fixed_port(ports: &Arc<Ports>, port: u16, listens: bool) -> Result<Self, EndpointError> {
@@ -114,7 +117,7 @@ impl Place {
         match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
             Ok(socket) => {
                 ports.note(port);
-                Ok(Self::on_port(ports, port, socket, listens))
+                Self::on_port(ports, port, socket, listens)
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 Err(EndpointError::Taken { port, holder: holder(&taken) })
@@ -123,12 +126,18 @@ impl Place {
         }
     }
 
-    fn on_port(ports: &Arc<Ports>, port: u16, socket: TcpListener, listens: bool) -> Self {
-        Self {
-            endpoint: Endpoint::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
-            listener: listens.then(|| socket.into()),
-            lease: Lease::Port(port, ports.clone()),
-        }
+    fn on_port(
+        ports: &Arc<Ports>,
+        port: u16,
+        socket: TcpListener,
+        listens: bool,
+    ) -> Result<Self, EndpointError> {
+        let lease = Lease::Port(port, ports.clone());
+        let failed = |source| EndpointError::System { what: format!("port {port}"), source };
+        let listener =
+            listens.then(|| lengthen_queue(socket.into())).transpose().map_err(failed)?;
+        let endpoint = Endpoint::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        Ok(Self { endpoint, listener, lease })
     }
 
     fn socket(folder: &Path, generation: Generation, listens: bool) -> Result<Self, EndpointError> {
@@ -140,7 +149,7 @@ impl Place {
         create_private(folder).map_err(failed)?;
         remove_if_there(&path).map_err(failed)?;
         let listener = listens
-            .then(|| UnixListener::bind(&path).map(Into::into))
+            .then(|| lengthen_queue(UnixListener::bind(&path)?.into()))
             .transpose()
             .map_err(failed)?;
         let endpoint = Endpoint::Unix(path.clone());
@@ -159,6 +168,12 @@ impl Drop for Lease {
             }
         }
     }
+}
+
+/// Listens again, with room for more: listen(2).
+fn lengthen_queue(listener: OwnedFd) -> io::Result<OwnedFd> {
+    rustix::net::listen(&listener, BACKLOG)?;
+    Ok(listener)
 }
 
 /// Where the sockets of one app stand.
@@ -249,6 +264,8 @@ fn seed() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -289,6 +306,15 @@ mod tests {
         assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
         drop(place);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn many_may_wait_at_a_listener_that_is_handed_over() {
+        let place = Place::any_port(&Arc::new(Ports::new()), true).unwrap();
+        let Endpoint::Tcp(address) = place.endpoint else { panic!("{place:?}") };
+        let connect = |_| std::net::TcpStream::connect_timeout(&address, Duration::from_secs(5));
+        let waiting: Vec<_> = (0..500).map(connect).collect::<Result<_, _>>().unwrap();
+        assert_eq!(waiting.len(), 500);
     }
 
     #[test]

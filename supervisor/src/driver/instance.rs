@@ -323,8 +323,10 @@ fn spawn_blocking(
         Place::prepare(process.endpoint, probe, &driver.ports, &sockets, job.generation)?;
     let around = Surroundings { place: &place, notify_socket, state_dir: &driver.state_dir };
     let launch = Launch::of(&job.app, process, job.generation, &around)?;
-    let spawned = spawn::spawn(&launch, place.listener.take()).map_err(|source| {
-        SpawnError::Execute { program: launch.program.display().to_string(), source }
+    let spawned = spawn::spawn(&launch, place.listener.take(), driver.open_files);
+    let spawned = spawned.map_err(|source| SpawnError::Execute {
+        program: launch.program.display().to_string(),
+        source,
     })?;
     Ok((place, launch.marker, spawned))
 }

@@ -62,6 +62,8 @@ pub(crate) struct Driver {
     scanner: Arc<Scanner>,
     pace: Pace,
     logs: Logs,
+    /// Soft limit on open files that instances get, if not ours.
+    open_files: Option<u64>,
 }
 
 /// One instance to be run.
@@ -126,13 +128,14 @@ pub(crate) struct Witness {
 }
 
 impl Driver {
-    pub(crate) fn new(state_dir: PathBuf, log_dir: PathBuf) -> Self {
+    pub(crate) fn new(state_dir: PathBuf, log_dir: PathBuf, open_files: Option<u64>) -> Self {
         Self {
             state_dir,
             ports: Arc::new(Ports::new()),
             scanner: Arc::default(),
             pace: Pace::default(),
             logs: Logs::new(log_dir),
+            open_files,
         }
     }
 

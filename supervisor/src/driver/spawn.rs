@@ -4,14 +4,12 @@
 use std::{
     fs::File,
     io::{self, PipeReader},
-    os::{
-        fd::OwnedFd,
-        unix::{fs::MetadataExt, process::CommandExt},
-    },
-    process::{Child, Command, Stdio},
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
 };
 
-use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::process::{
+    PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid,
+};
 
 use super::{children, launch::Launch, procfs::Pid, sys};
 
@@ -26,38 +24,30 @@ pub(super) struct Spawned {
     pub(super) output_inode: u64,
 }
 
-/// Spawns. Blocks until the program is executed or failed to be.
-pub(super) fn spawn(launch: &Launch, listener: Option<OwnedFd>) -> io::Result<Spawned> {
+/// Spawns, with a soft limit on open files if it is not to be ours. Blocks until the program is
+/// executed or failed to be.
+pub(super) fn spawn(
+    launch: &Launch,
+    listener: Option<OwnedFd>,
+    open_files: Option<u64>,
+) -> io::Result<Spawned> {
     let (output, writer) = io::pipe()?;
-    let output_inode = File::from(OwnedFd::from(writer.try_clone()?)).metadata()?.ino();
-    let mut command = Command::new(&launch.program);
-    if let Some((name, arguments)) = launch.arguments.split_first() {
-        command.arg0(name).args(arguments);
-    }
-    command
-        .env_clear()
-        .current_dir(&launch.directory)
-        .process_group(0)
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone()?)
-        .stderr(writer);
-    match listener {
-        Some(listener) => sys::hand_over(&mut command, launch, listener)?,
-        None => _ = command.envs(&launch.environment),
-    }
+    let writer = File::from(OwnedFd::from(writer));
+    let output_inode = writer.metadata()?.ino();
+    let legacy = sys::Legacy { output: writer.into(), listener, open_files };
     let (pid, pidfd) = children::spawn_registered(|| {
-        let mut child = command.spawn()?;
-        open(&child).map(|pidfd| (child.id(), pidfd)).inspect_err(|_| {
-            // Errors mean that it ended by itself.
-            let _ = child.kill();
-            let _ = child.wait();
-        })
+        let pid = sys::spawn(launch, legacy)?;
+        open(pid).map(|pidfd| (pid, pidfd))
     })?;
     Ok(Spawned { pid, pidfd, output, output_inode })
 }
 
 /// Nobody has waited for the child yet, so the pid is still its own.
-fn open(child: &Child) -> io::Result<OwnedFd> {
-    let pid = children::to_rustix(child.id()).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
+fn open(pid: Pid) -> io::Result<OwnedFd> {
+    let pid = children::to_rustix(pid).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(pidfd_open(pid, PidfdFlags::NONBLOCK).inspect_err(|_| {
+        // Errors mean that it ended by itself.
+        let _ = kill_process(pid, Signal::KILL);
+        let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+    })?)
 }

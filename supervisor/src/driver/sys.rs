@@ -1,47 +1,61 @@
-//! The one place with unsafe code: exec(3) with the child's own pid in its environment, and the
-//! registration of descriptors that we own.
+//! The one place with unsafe code: a program's start, and the registration of descriptors that we
+//! own.
 //!
-//! `sd_listen_fds(3)` wants `LISTEN_PID` to be the pid of the process that inherits the sockets, and
-//! that is known only in the child, between fork and exec. All other spawning goes the safe way
-//! (and through `posix_spawn`, which does not copy our page tables).
+//! A program is started as posix_spawn(3) does it: the child borrows our memory until it executes
+//! (clone(2) with `CLONE_VM | CLONE_VFORK`), so that nothing is copied however large we are.
+//! posix_spawn itself cannot say `LISTEN_PID`, which `sd_listen_fds(3)` wants to be the child's own
+//! pid, nor take back our limit on open files.
 #![allow(unsafe_code)]
 
 use std::{
-    ffi::{CString, NulError, OsStr, c_char},
-    io,
+    ffi::{CString, NulError, OsStr, c_char, c_int, c_void},
+    fs::File,
+    io, mem,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::{ffi::OsStrExt, process::CommandExt},
+        unix::ffi::OsStrExt,
     },
-    process::Command,
+    ptr,
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::launch::Launch;
+use super::{launch::Launch, procfs::Pid};
 
 /// The first descriptor that `sd_listen_fds(3)` looks at.
 const LISTEN_FDS_START: i32 = 3;
 /// Room for any pid.
 const LISTEN_PID: &[u8] = b"LISTEN_PID=0000000000";
 const DIGITS_AT: usize = 11;
+/// Stack of the child until it executes: far more than its few calls need.
+const STACK: usize = 64 * 1024;
+/// Signals there are, and one.
+const SIGNALS: c_int = 65;
 
-/// What is executed in the child, complete before the fork: nothing may be allocated after it.
+/// What the program inherits from us.
+pub(super) struct Legacy {
+    /// Standard output and standard error.
+    pub(super) output: OwnedFd,
+    /// Becomes descriptor 3, in the way of `sd_listen_fds(3)`.
+    pub(super) listener: Option<OwnedFd>,
+    /// Soft limit on open files, if not ours.
+    pub(super) open_files: Option<u64>,
+}
+
+/// What is executed in the child, complete before it begins: there, nothing may be allocated.
 struct Image {
     program: CString,
+    directory: CString,
     _arguments: Vec<CString>,
     _variables: Vec<CString>,
     listen_pid: Vec<u8>,
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
-    listener: OwnedFd,
+    input: File,
+    legacy: Legacy,
+    /// Why the program was not executed, errno(3); 0 if it was.
+    error: c_int,
 }
-
-// SAFETY: the pointers point into the heap buffers of the `CString`s and of `listen_pid` of the same
-// value, which stay where they are when the value moves, and are never changed while pointed to.
-unsafe impl Send for Image {}
-// SAFETY: as above; there is no access through `&self`.
-unsafe impl Sync for Image {}
 
 /// Makes readiness of a descriptor awaitable.
 pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
@@ -51,25 +65,53 @@ pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
         .map_err(|error| error.into_parts().1)
 }
 
-/// Makes `command` inherit the listening socket as descriptor 3, in the way of `sd_listen_fds(3)`.
-/// Program, arguments and environment are those of `launch`.
-pub(super) fn hand_over(
-    command: &mut Command,
-    launch: &Launch,
-    listener: OwnedFd,
-) -> io::Result<()> {
-    let mut image = Image::build(launch, listener)?;
-    // SAFETY: `exec` calls only async-signal-safe functions (dup2, fcntl, getpid, execve) and does
-    // not allocate, as pre_exec demands of a child of a process with threads.
-    unsafe {
-        command.pre_exec(move || Err(image.exec()));
+/// Starts the program in a process group of its own, with standard input from nowhere and no
+/// descriptor of ours but those of `legacy`. Returns when it is executed, or failed to be.
+pub(super) fn spawn(launch: &Launch, legacy: Legacy) -> io::Result<Pid> {
+    let mut image = Image::build(launch, legacy)?;
+    let mut stack = vec![0_u128; STACK / size_of::<u128>()];
+    let image_at: *mut Image = &raw mut image;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the child runs `begin` on a stack of its own, which grows down from its aligned end,
+    // and touches nothing of ours but `image`. `CLONE_VFORK` stops this thread until the child has
+    // executed or exited, so that both outlive its use. All signals are blocked meanwhile, so that
+    // none of our handlers runs in the child. The mask is restored to what it was.
+    let pid = unsafe {
+        let (mut all, mut before) = (mem::zeroed(), mem::zeroed());
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+        let top = stack.as_mut_ptr_range().end.cast::<c_void>();
+        let pid = libc::clone(begin, top, flags, image_at.cast::<c_void>());
+        let failed = io::Error::last_os_error();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut());
+        if pid < 0 {
+            return Err(failed);
+        }
+        pid
+    };
+    // SAFETY: `image` is alive. The child wrote through the pointer, unseen by the compiler.
+    let error = unsafe { ptr::read_volatile(&raw const (*image_at).error) };
+    if error == 0 {
+        return Pid::try_from(pid).map_err(io::Error::other);
     }
-    Ok(())
+    // SAFETY: waitpid takes a null status. The child is ours, and nobody else knows of it.
+    unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
+    Err(io::Error::from_raw_os_error(error))
+}
+
+/// Where the child begins.
+extern "C" fn begin(image: *mut c_void) -> c_int {
+    // SAFETY: `spawn` passes an `Image` that nobody else uses until we have executed or exited.
+    // _exit runs none of our exit handlers.
+    unsafe {
+        let image = image.cast::<Image>();
+        (*image).error = (*image).execute();
+        libc::_exit(127)
+    }
 }
 
 impl Image {
-    fn build(launch: &Launch, listener: OwnedFd) -> io::Result<Self> {
-        let program = c_string(launch.program.as_os_str())?;
+    fn build(launch: &Launch, legacy: Legacy) -> io::Result<Self> {
         let arguments = launch
             .arguments
             .iter()
@@ -87,44 +129,84 @@ impl Image {
             .collect::<Result<Vec<_>, _>>()?;
         let mut listen_pid = LISTEN_PID.to_vec();
         listen_pid.push(0);
-        let end = [std::ptr::null()];
-        let argv = arguments.iter().map(|a| a.as_ptr()).chain(end).collect();
-        // The first place is for `listen_pid`.
-        let envp = end.into_iter().chain(variables.iter().map(|v| v.as_ptr())).chain(end).collect();
+        let end = [ptr::null()];
+        // The first place is for `listen_pid`, where a listener is handed over.
+        let first = legacy.listener.as_ref().map(|_| ptr::null());
+        let variables_at = variables.iter().map(|v| v.as_ptr());
         Ok(Self {
-            program,
+            program: c_string(launch.program.as_os_str())?,
+            directory: c_string(launch.directory.as_os_str())?,
+            argv: arguments.iter().map(|a| a.as_ptr()).chain(end).collect(),
+            envp: first.into_iter().chain(variables_at).chain(end).collect(),
             _arguments: arguments,
             _variables: variables,
             listen_pid,
-            argv,
-            envp,
-            listener,
+            input: File::open("/dev/null")?,
+            legacy,
+            error: 0,
         })
     }
 
-    /// Becomes the program; returns only if that fails.
-    fn exec(&mut self) -> io::Error {
-        let fd = self.listener.as_raw_fd();
-        // SAFETY: `fd` is open. dup2 clears close-on-exec on the new descriptor, but does nothing
-        // for equal ones, hence fcntl.
-        let moved = unsafe {
-            if fd == LISTEN_FDS_START {
-                libc::fcntl(fd, libc::F_SETFD, 0)
-            } else {
-                libc::dup2(fd, LISTEN_FDS_START)
+    /// Becomes the program; returns only if that fails, and says why. Called in the child: only
+    /// async-signal-safe functions (signal-safety(7)), no allocation, no panic.
+    fn execute(&mut self) -> c_int {
+        if self.legacy.listener.is_some() {
+            self.write_pid(std::process::id());
+            if let Some(first) = self.envp.first_mut() {
+                *first = self.listen_pid.as_ptr().cast();
             }
-        };
-        if moved < 0 {
-            return io::Error::last_os_error();
         }
-        self.write_pid(std::process::id());
-        self.envp[0] = self.listen_pid.as_ptr().cast();
-        // SAFETY: the path and both arrays are NUL-terminated strings and null-terminated arrays of
-        // them, alive as long as `self`.
+        // SAFETY: the descriptors are open, the paths NUL-terminated, both arrays null-terminated
+        // arrays of such strings, all alive as long as `self`. What is changed is the child's own:
+        // it shares our memory, but neither handlers nor descriptors nor limits.
         unsafe {
-            libc::execve(self.program.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr());
+            forget_handlers();
+            if libc::setpgid(0, 0) == 0
+                && libc::chdir(self.directory.as_ptr()) == 0
+                && self.take_descriptors()
+                && self.take_limit()
+            {
+                let mut none = mem::zeroed();
+                libc::sigemptyset(&raw mut none);
+                libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+                libc::execve(self.program.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr());
+            }
+            *libc::__errno_location()
         }
-        io::Error::last_os_error()
+    }
+
+    /// # Safety
+    /// Changes the calling process's standard descriptors, and the third.
+    unsafe fn take_descriptors(&self) -> bool {
+        let output = self.legacy.output.as_raw_fd();
+        let pairs = [(self.input.as_raw_fd(), 0), (output, 1), (output, 2)];
+        let listener = self.legacy.listener.as_ref().map(|fd| (fd.as_raw_fd(), LISTEN_FDS_START));
+        pairs.into_iter().chain(listener).all(|(from, to)| {
+            // SAFETY: both are descriptors. dup2 clears close-on-exec on the new one, but does
+            // nothing for equal ones, hence fcntl.
+            unsafe {
+                if from == to {
+                    libc::fcntl(from, libc::F_SETFD, 0) >= 0
+                } else {
+                    libc::dup2(from, to) >= 0
+                }
+            }
+        })
+    }
+
+    /// # Safety
+    /// Changes the calling process's limit.
+    unsafe fn take_limit(&self) -> bool {
+        let Some(soft) = self.legacy.open_files else { return true };
+        // SAFETY: both calls take a pointer to a limit on the stack.
+        unsafe {
+            let mut limit: libc::rlimit = mem::zeroed();
+            if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 {
+                return false;
+            }
+            limit.rlim_cur = soft.min(limit.rlim_max);
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
     }
 
     /// `sd_listen_fds(3)` parses with leading zeros forbidden by nobody but some imitators, so the
@@ -146,6 +228,27 @@ impl Image {
             self.listen_pid[DIGITS_AT + place] = *digit;
         }
         self.listen_pid[DIGITS_AT + count] = 0;
+    }
+}
+
+/// Signals that we handle do what they do by default, as after execve(2), and so does SIGPIPE, which
+/// Rust ignores: what is blocked until then must not reach a handler of ours.
+///
+/// # Safety
+/// For a process that shares no handlers with another.
+unsafe fn forget_handlers() {
+    for signal in 1..SIGNALS {
+        // SAFETY: both calls take pointers to actions on the stack; they refuse what is no signal.
+        unsafe {
+            let mut action: libc::sigaction = mem::zeroed();
+            if libc::sigaction(signal, ptr::null(), &raw mut action) != 0 {
+                continue;
+            }
+            if action.sa_sigaction != libc::SIG_IGN || signal == libc::SIGPIPE {
+                let default: libc::sigaction = mem::zeroed();
+                libc::sigaction(signal, &raw const default, ptr::null_mut());
+            }
+        }
     }
 }
 

@@ -29,6 +29,9 @@ use crate::gate::Gate;
 /// Longer than anything takes, even on a loaded machine.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
+/// Soft limit on open files of apps.
+pub(crate) const OPEN_FILES: u64 = 345;
+
 /// A supervisor, its folders and its gate.
 pub(crate) struct House {
     pub(crate) supervisor: Supervisor,
@@ -51,6 +54,7 @@ impl House {
             state_dir: folder.path().join("state"),
             log_dir: folder.path().join("log"),
             parallel_starts,
+            open_files: Some(OPEN_FILES),
         })
         .unwrap();
         let gate = Gate::new(supervisor.clone());

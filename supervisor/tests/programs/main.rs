@@ -7,6 +7,7 @@ mod crowd;
 mod endings;
 mod gate;
 mod house;
+mod legacy;
 mod namespaces;
 mod operators;
 mod output;
