@@ -318,6 +318,8 @@ impl Gate {
             door.retired = Some(generation);
             door.instances.retain(|old| !old.is_spent());
             (self.reports)(GateReport::Retired { app, generation });
+            // Who still waited to be let in waits for the next instance.
+            self.want(&mut door);
         } else {
             (self.reports)(GateReport::Busy { app, generation, idle_for });
         }
@@ -350,6 +352,8 @@ impl Gate {
                 app: self.app.clone(),
                 generation: instance.generation,
             });
+            // Who still waited to be let in waits for what comes of it.
+            self.want(&mut door);
         }
     }
 

@@ -196,7 +196,13 @@ async fn accept_tcp(listener: TcpListener, service: Arc<Service>, stop: Cancella
                 let facts = ConnFacts::new(Some(peer), local_port, trusted);
                 admit(&service, Transport::Tcp(stream), facts);
             }
-            Err(error) => accept_failed(&error).await,
+            Err(error) => {
+                accept_failed(&error).await;
+                // The next try may fail as well: with full hands nobody can be let in any more.
+                if stop.is_cancelled() {
+                    return;
+                }
+            }
         }
     }
 }
@@ -213,7 +219,13 @@ async fn accept_unix(listener: UnixListener, service: Arc<Service>, stop: Cancel
                 let facts = ConnFacts::new(None, None, true);
                 admit(&service, Transport::Unix(stream), facts);
             }
-            Err(error) => accept_failed(&error).await,
+            Err(error) => {
+                accept_failed(&error).await;
+                // The next try may fail as well: with full hands nobody can be let in any more.
+                if stop.is_cancelled() {
+                    return;
+                }
+            }
         }
     }
 }

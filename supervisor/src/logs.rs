@@ -135,10 +135,9 @@ impl Open {
         let read = self.file.read_at(&mut block, self.at)?;
         self.at += read as u64;
         self.unfinished.extend_from_slice(block.get(..read).unwrap_or_default());
-        while let Some(end) = self.unfinished.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.unfinished.drain(..=end).collect();
-            lines.push_back(as_text(&line));
-        }
+        let whole = self.unfinished.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        lines.extend(self.unfinished[..whole].split_inclusive(|byte| *byte == b'\n').map(as_text));
+        self.unfinished.drain(..whole);
         Ok(read > 0)
     }
 }

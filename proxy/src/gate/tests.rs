@@ -194,6 +194,18 @@ async fn an_unreachable_instance_is_reported_once_and_holds() {
     assert_eq!(s.take_reports(), [GateReport::Drained { app: app(), generation: Generation(1) }]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_still_waits_when_the_gate_closes_wants_the_next_instance() {
+    let s = scene_with(1000, 1000);
+    let places: Vec<_> = (0..100).map(|_| s.place()).collect();
+    let instance = s.open(1);
+    s.take_reports();
+    s.gate.unreachable(&instance);
+    let reports = s.take_reports();
+    assert!(reports.iter().any(|r| matches!(r, GateReport::Wanted { .. })), "{reports:?}");
+    drop(places);
+}
+
 #[tokio::test]
 async fn an_order_to_open_what_was_just_retired_comes_too_late() {
     let s = scene();

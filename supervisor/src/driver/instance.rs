@@ -180,7 +180,8 @@ impl Instance {
                 }
             };
             let ended = self.ended(Some(&endpoint));
-            tokio::pin!(inspection, checked, ended);
+            let listening = self.hear_out();
+            tokio::pin!(inspection, checked, ended, listening);
             let mut is_inspected = false;
             loop {
                 tokio::select! {
@@ -188,6 +189,7 @@ impl Instance {
                     order = ordered(&mut inbox) => return order,
                     end = &mut ended => break end,
                     () = &mut checked => break End::stopped_listening(),
+                    () = &mut listening => {}
                     warning = &mut inspection, if !is_inspected => {
                         is_inspected = true;
                         if let Some(warning) = warning {
@@ -199,6 +201,18 @@ impl Instance {
         };
         self.tell_end(warning, "").await;
         Order::Stop(self.stop)
+    }
+
+    /// Reads what the app goes on to say of itself, for ever: somebody must, or it would wait in
+    /// sendmsg(2) as soon as the socket is full.
+    async fn hear_out(&self) {
+        let Some(notify) = &self.notify else { return std::future::pending().await };
+        while let Ok(message) = notify.receive().await {
+            if let Some(status) = message.status {
+                tracing::debug!(app = %self.job.app.id, status, "an app tells its status");
+            }
+        }
+        std::future::pending().await
     }
 
     /// Waits until the instance has ended by itself. A first process that leaves others behind is
@@ -228,7 +242,7 @@ impl Instance {
     /// Whether nobody accepts connections any more.
     async fn refuses(&self, endpoint: &Endpoint) -> bool {
         for _ in 0..CHECKS {
-            if probe::accepts(endpoint).await {
+            if !probe::refuses(endpoint).await {
                 return false;
             }
             sleep(CHECK_PACE).await;

@@ -24,6 +24,9 @@ const LONGEST: usize = 64 * 1024;
 const CONTINUED: &[u8] = b" [doorbell: line continues]\n";
 /// Bytes read at once.
 const CHUNK: usize = 16 * 1024;
+/// Most bytes that are taken out of a pipe at one look: what it can hold (pipe(7)). Who goes on writing
+/// must not keep us there.
+const MOST_IN_PIPE: usize = 1024 * 1024;
 /// How long an app waits for the disk before its lines are dropped.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the end of a capture waits for the disk.
@@ -202,17 +205,18 @@ impl Reader {
 
     /// Reads what is in the pipe now.
     fn read_rest(&mut self) {
-        while let Some(pipe) = &mut self.pipe {
+        let mut taken = 0;
+        while let Some(pipe) = &mut self.pipe
+            && taken < MOST_IN_PIPE
+        {
+            self.unfinished.reserve(CHUNK);
             match pipe.try_read_buf(&mut self.unfinished) {
                 Ok(0) => self.pipe = None,
-                Ok(_) => {}
+                Ok(bytes) => taken += bytes,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(_) => break,
             }
             self.split();
-            if self.waiting.len() >= 2 * WAITING {
-                break;
-            }
         }
         self.split();
     }

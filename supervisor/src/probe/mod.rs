@@ -144,6 +144,16 @@ pub(crate) async fn accepts(endpoint: &Endpoint) -> bool {
     matches!(timeout(ATTEMPT, connect(endpoint)).await, Ok(Ok(_)))
 }
 
+/// Whether nobody listens at the endpoint. One that takes its time is no such case: an app that works
+/// hard may let its line fill up.
+pub(crate) async fn refuses(endpoint: &Endpoint) -> bool {
+    use io::ErrorKind::{ConnectionRefused, NotFound};
+    match timeout(ATTEMPT, connect(endpoint)).await {
+        Ok(Err(error)) => matches!(error.kind(), ConnectionRefused | NotFound),
+        Ok(Ok(_)) | Err(_) => false,
+    }
+}
+
 /// A connection to an app.
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}

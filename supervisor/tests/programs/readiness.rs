@@ -5,8 +5,10 @@ use std::time::Duration;
 use doorbell_config::spec::{EndpointSpec, HttpProbe, Probe, Template};
 use doorbell_supervisor::message::{Endpoint, RefusalReason, StateName};
 
+use crate::gate::Lease;
 use crate::house::{
-    House, LONG, SERVER, app, free_port, on_socket, probed, python, server, sh, survivors, with,
+    House, LONG, SERVER, app, eventually, free_port, on_socket, probed, python, server, sh,
+    survivors, with,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,6 +91,30 @@ s.send(b"READY=1\nMAINPID=%d" % os.getpid())
     let lease = house.gate.visit(&app).await;
     assert!(house.gate.started(&app).listen >= Duration::from_millis(200));
     drop(lease);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_may_go_on_to_say_things_of_itself() {
+    let script = format!(
+        r#"
+import os, socket, threading
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.connect(os.environ["NOTIFY_SOCKET"])
+s.send(b"READY=1")
+for n in range(1000):
+    s.send(b"STATUS=%d" % n)
+{SERVER}"#
+    );
+    let house = House::new();
+    let app = house.define(probed(python("talks", &script), Probe::Notify)).await;
+    let lease = house.gate.visit(&app).await;
+    // It listens only when all of it has been taken.
+    eventually("it answers", || lease_answers(&lease)).await;
+}
+
+fn lease_answers(lease: &Lease) -> bool {
+    let Endpoint::Tcp(address) = lease.endpoint else { panic!("no port") };
+    std::net::TcpStream::connect(address).is_ok()
 }
 
 #[tokio::test(flavor = "multi_thread")]
