@@ -100,8 +100,15 @@ impl Desk {
         process: &ProcessSpec,
         old: Option<&Arc<AppSpec>>,
     ) {
-        let goal = self.goal_of(id, process.start);
         let old_mode = old.and_then(|old| start_mode(old));
+        let is_new_mode = old_mode.is_some_and(|mode| mode != process.start);
+        if is_new_mode && process.start == StartMode::Disabled && self.switches.disabled_anew(id) {
+            self.keep_switches();
+        }
+        if old.is_some() {
+            self.driver.logs_are(id, process.logs);
+        }
+        let goal = self.goal_of(id, process.start);
         let Some(app) = self.apps.get_mut(id) else { return };
         let program = app.program.replace(new.clone());
         let was_removed = app.goal == Goal::Disabled(Off::Removed);
@@ -125,6 +132,16 @@ impl Desk {
         if mode_changed && process.start == StartMode::WithServer && goal == Goal::Down {
             self.play(id, Event::Start);
         }
+    }
+
+    /// Writes down what operators switched, in its own time.
+    fn keep_switches(&mut self) {
+        let saved = self.switch_file.save(&self.switches);
+        self.errands.spawn(async move {
+            if let Err(error) = saved.await {
+                tracing::error!(%error, "cannot keep which apps are disabled");
+            }
+        });
     }
 
     /// Opens the gate of a static upstream; a program that served before drains and stops.

@@ -138,7 +138,7 @@ impl Desk {
                 self.play(id, Event::Stop);
             }
             Verb::Enable => {
-                self.switches.enable(id);
+                self.switches.enable(id, Some(mode));
                 if self.is_disabled(id) {
                     self.set_goal(id, Goal::of(mode));
                     self.play(id, Event::GoalChanged);
@@ -163,7 +163,7 @@ impl Desk {
             Verb::Start => {}
             Verb::Stop | Verb::Restart => return Err(OperateError::NoProcess(id.clone())),
             Verb::Enable => {
-                self.switches.enable(id);
+                self.switches.enable(id, None);
                 self.set_up_upstream(id, true);
             }
             Verb::Disable => {

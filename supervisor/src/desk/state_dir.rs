@@ -135,9 +135,18 @@ impl Switches {
         }
     }
 
-    pub(super) fn enable(&mut self, app: &AppId) {
+    /// Lets an app run. That is worth a note only against a start mode that says otherwise.
+    pub(super) fn enable(&mut self, app: &AppId, mode: Option<StartMode>) {
         self.disabled.remove(app);
-        self.enabled.insert(app.clone());
+        if mode == Some(StartMode::Disabled) {
+            self.enabled.insert(app.clone());
+        }
+    }
+
+    /// The definition says anew that the app is not to run: what was said before is over. Tells
+    /// whether there was anything.
+    pub(super) fn disabled_anew(&mut self, app: &AppId) -> bool {
+        self.enabled.remove(app)
     }
 
     pub(super) fn disable(&mut self, app: &AppId) {
@@ -204,13 +213,17 @@ mod tests {
             let mut file = state.switch_file();
             switches.disable(&app("a"));
             let older = file.save(&switches);
-            switches.enable(&app("b"));
+            switches.enable(&app("b"), Some(StartMode::Disabled));
+            switches.enable(&app("c"), Some(StartMode::OnDemand));
             file.save(&switches).await.unwrap();
             older.await.unwrap();
         }
-        let switches = StateDir::open(folder.path()).unwrap().switches();
+        let mut switches = StateDir::open(folder.path()).unwrap().switches();
         assert!(switches.is_disabled(&app("a"), Some(StartMode::OnDemand)));
         assert!(!switches.is_disabled(&app("b"), Some(StartMode::Disabled)));
+        assert!(switches.is_disabled(&app("c"), Some(StartMode::Disabled)));
+        assert!(switches.disabled_anew(&app("b")));
+        assert!(switches.is_disabled(&app("b"), Some(StartMode::Disabled)));
     }
 
     #[test]

@@ -32,7 +32,7 @@ use std::{
 
 use doorbell_config::{
     name::AppId,
-    spec::{AppSpec, Backend, ProcessSpec, StopSpec},
+    spec::{AppSpec, Backend, OutputSpec, ProcessSpec, StopSpec},
 };
 use tokio::{
     sync::{Notify, mpsc, watch as channel},
@@ -141,6 +141,11 @@ impl Driver {
 
     pub(crate) fn scanner(&self) -> Arc<Scanner> {
         self.scanner.clone()
+    }
+
+    /// The output of an app's instances is kept like this from here on.
+    pub(crate) fn logs_are(&self, app: &AppId, spec: OutputSpec) {
+        self.logs.change(app, spec);
     }
 
     /// Folder of the sockets of all apps.

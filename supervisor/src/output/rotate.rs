@@ -60,6 +60,14 @@ impl Logs {
         Self { folder, open: Mutex::default() }
     }
 
+    /// Keeps the log of an app as `spec` says from here on, if it is being written.
+    pub(crate) fn change(&self, app: &AppId, spec: OutputSpec) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(log) = open.get(app).and_then(Weak::upgrade) {
+            *log.spec.lock().unwrap_or_else(PoisonError::into_inner) = spec;
+        }
+    }
+
     /// The log of an app, kept as `spec` says from here on.
     pub(crate) fn open(&self, app: &AppId, spec: OutputSpec) -> Arc<AppLog> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
