@@ -1,8 +1,8 @@
-//! The stream that Pingora reads a client through.
+//! The stream that a client is read through, by the relay or by Pingora.
 //!
-//! Doorbell reads and vets each request's head itself; Pingora is then given exactly that head and
-//! exactly that body, and nothing of what follows. In between this stream counts, limits and
-//! buffers: small reads ahead, small writes gathered into one, no buffer kept while idle.
+//! Doorbell reads and vets each request's head itself; who carries the request is then given exactly
+//! its body (Pingora the head as well), and nothing of what follows. In between this stream counts,
+//! limits and buffers: small reads ahead, small writes gathered into one, no buffer kept while idle.
 //!
 //! Invariant: bytes behind a request's body stay here until the next [`ClientStream::read_head`]
 //! (test `a_pipelined_request_stays_out_of_the_body`).
@@ -60,9 +60,19 @@ pub struct ClientStream {
     idle: Option<Silence>,
     /// Watches a body that does not come; there only while one does not.
     late: Option<Silence>,
+    owes: Owes,
     /// Watches a write that does not go on; there only while one does not.
     stuck: Option<Silence>,
     write_idle: Duration,
+}
+
+/// Whether a client should send its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owes {
+    /// It should, and not too slowly.
+    Now,
+    /// It waits for us to ask, or nobody wants the rest.
+    NotNow,
 }
 
 enum Phase {
@@ -99,6 +109,7 @@ impl ClientStream {
             silence: None,
             idle: None,
             late: None,
+            owes: Owes::Now,
             stuck: None,
             write_idle,
         }
@@ -174,13 +185,14 @@ impl ClientStream {
         .await
     }
 
-    /// Gives Pingora this head and the body behind it.
+    /// Gives whoever reads from here on this head, if any, and the body behind it.
     pub fn begin(&mut self, head: Bytes, kind: BodyKind, limits: BodyLimits) {
         self.head = head;
         self.phase = Phase::Request(BodyTracker::new(kind, limits.size));
         self.pace = Pace::of(limits.pace);
         self.silence = limits.silence.map(Silence::of);
         self.late = None;
+        self.owes = Owes::Now;
         self.facts.set_trouble(Trouble::None);
     }
 
@@ -215,7 +227,7 @@ impl ClientStream {
 
     /// Sends what the socket takes now, gathers the rest. To be drained before more is given.
     pub(crate) fn give(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
-        while self.gathered.len() + bytes.len() > GATHER {
+        while !bytes.is_empty() && self.gathered.len() + bytes.len() > GATHER {
             match Pin::new(&mut *self).poll_write(cx, bytes) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(n)) => bytes = &bytes[n..],
@@ -278,7 +290,7 @@ impl ClientStream {
         }
         self.late = None;
         let came = &buf.filled()[before..];
-        if !self.pace.keeps_up(came.len()) {
+        if !self.pace.keeps_up(came.len()) && self.owes == Owes::Now {
             self.facts.set_trouble(Trouble::TooSlow);
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "body too slow")));
         }
@@ -328,7 +340,7 @@ impl ClientStream {
     /// A client that sends nothing of a body for too long is given up.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let limit = self.pace.limits().grace;
-        if limit.is_zero() {
+        if limit.is_zero() || self.owes == Owes::NotNow {
             return Poll::Pending;
         }
         ready!(self.late.get_or_insert_with(|| Silence::of(limit)).poll_passed(cx));
@@ -357,6 +369,22 @@ impl ClientStream {
                 .map_err(|flood| io::Error::new(io::ErrorKind::InvalidData, flood))?;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// An HTTP/2 client that gets data has reasons to ask how the way is.
+    fn wrote(&mut self, bytes: usize) {
+        if let Phase::Http2(guard) = &mut self.phase {
+            guard.wrote(bytes);
+        }
+    }
+
+    /// Whether the client owes us its body now; while it does not, it is not timed.
+    pub(crate) fn owes_body(&mut self, owes: Owes) {
+        if owes == Owes::Now && self.owes != Owes::Now {
+            self.pace.forgive();
+        }
+        self.owes = owes;
+        self.late = None;
     }
 
     /// Sends what was gathered.
@@ -417,11 +445,9 @@ impl AsyncWrite for ClientStream {
         if let Some(silence) = &mut this.silence {
             silence.heard();
         }
-        if let Phase::Http2(guard) = &mut this.phase {
-            guard.wrote(buf.len());
-        }
         if this.gathered.len() + buf.len() <= GATHER {
             this.gathered.extend_from_slice(buf);
+            this.wrote(buf.len());
             return Poll::Ready(Ok(buf.len()));
         }
         loop {
@@ -436,6 +462,7 @@ impl AsyncWrite for ClientStream {
             let old = n.min(this.gathered.len());
             this.gathered.advance(old);
             if n > old || n == 0 {
+                this.wrote(n - old);
                 return Poll::Ready(Ok(n - old));
             }
         }

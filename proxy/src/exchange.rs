@@ -5,6 +5,7 @@
 //! while the app starts), a forwarder uses it, [`Exchange::finish`] counts and logs.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -67,8 +68,12 @@ pub struct Passing {
     pub tried: u64,
     /// The upstream server in use.
     pub server: Option<usize>,
+    /// Its address in use, if it is not a socket's file.
+    pub address: Option<SocketAddr>,
     /// Addresses of that server that did not take a connection.
     pub addresses_tried: usize,
+    /// Servers that failed.
+    pub servers_failed: usize,
     /// Connects that failed.
     pub failed_connects: u32,
     /// Times it was sent.

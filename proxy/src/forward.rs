@@ -5,7 +5,8 @@
 //! go, whoever sent them. Hop-by-hop fields (RFC 9110 section 7.6.1) and those that `Connection`
 //! nominates are taken out by the sender of the request.
 //!
-//! Pure: facts in, [`Passage`] out. [`crate::front`] and [`crate::tunnel`] apply it.
+//! Pure: facts in, [`Passage`] out. [`RequestHead::forwarded_bytes`] applies it, and for HTTP/2
+//! [`crate::front`].
 
 use std::{net::IpAddr, ops::Range};
 
@@ -175,14 +176,12 @@ impl Passage {
     /// one that is.
     #[must_use]
     pub fn takes_out(&self, name: &[u8]) -> bool {
-        let first = name.first().map(u8::to_ascii_lowercase);
-        if !matches!(first, Some(b'x' | b'f' | b'p')) {
+        if !is_ours(name) {
             return false;
         }
-        let is_ours = OURS.iter().any(|ours| same_name(name, ours)) || same_name(name, PROXY);
         let allowed = self.client_app_headers
             && ["x-app", "x-hostname"].iter().any(|app| name.eq_ignore_ascii_case(app.as_bytes()));
-        is_ours && !allowed
+        !allowed
     }
 
     /// The request's id.
@@ -190,6 +189,14 @@ impl Passage {
     pub fn request_id(&self) -> &str {
         &self.text[self.request_id.clone()]
     }
+}
+
+/// Whether an app could take a field for one that only we may set.
+#[must_use]
+pub fn is_ours(name: &[u8]) -> bool {
+    let first = name.first().map(u8::to_ascii_lowercase);
+    matches!(first, Some(b'x' | b'f' | b'p'))
+        && (OURS.iter().any(|ours| same_name(name, ours)) || same_name(name, PROXY))
 }
 
 /// A trusted proxy's field, if it is text.

@@ -4,12 +4,18 @@
 //! before an app sees it (RFC 9112 section 7.1), the size limit counts content and not framing, and
 //! the next pipelined request never ends up in this one's body.
 
-use crate::head::BodyKind;
+use crate::{
+    forward::is_ours,
+    head::{BodyKind, same_name},
+};
 
 /// Longest chunk-size line, extensions included.
 const MAX_SIZE_LINE: u32 = 4096;
 /// Most bytes of trailer fields.
 const MAX_TRAILERS: u32 = 16 * 1024;
+
+/// Longest name of a field that is refused as a trailer.
+const LONGEST_NAME: usize = 24;
 
 /// What is wrong with a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +34,19 @@ pub struct BodyTracker {
     state: State,
     content: u64,
     limit: u64,
+    trailers: Trailers,
+}
+
+/// Fields behind the last chunk (RFC 9110 section 6.5). An app that does not know them would read
+/// what is no field as its next request, and must not read there what we took out of the head.
+#[derive(Debug, Default)]
+struct Trailers {
+    /// Bytes so far, and bytes in this line.
+    total: u32,
+    line: u32,
+    /// The beginning of this line, up to its colon.
+    name: [u8; LONGEST_NAME],
+    is_named: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,15 +70,9 @@ enum State {
     /// CR, then LF, behind a chunk's data.
     DataCr,
     DataLf,
-    /// In the trailer section: bytes so far, and bytes in this line.
-    Trailer {
-        total: u32,
-        line: u32,
-    },
-    TrailerLf {
-        total: u32,
-        line: u32,
-    },
+    /// In the trailer section, then behind a CR in it.
+    Trailer,
+    TrailerLf,
 }
 
 impl BodyTracker {
@@ -71,7 +84,7 @@ impl BodyTracker {
             BodyKind::Length(length) => State::Length(length),
             BodyKind::UntilEnd => State::SIZE,
         };
-        Self { state, content: 0, limit: limit.unwrap_or(u64::MAX) }
+        Self { state, content: 0, limit: limit.unwrap_or(u64::MAX), trailers: Trailers::default() }
     }
 
     /// Whether the body has ended.
@@ -123,22 +136,69 @@ impl BodyTracker {
             (State::Size { value, digits, length, extension }, _) => {
                 size_byte(value, digits, length, extension, byte)?
             }
-            (State::SizeLf { value: 0 }, b'\n') => State::Trailer { total: 0, line: 0 },
+            (State::SizeLf { value: 0 }, b'\n') => State::Trailer,
             (State::SizeLf { value }, b'\n') => State::Data(value),
             (State::DataCr, b'\r') => State::DataLf,
             (State::DataLf, b'\n') => State::SIZE,
-            (State::Trailer { total, line }, b'\r') => State::TrailerLf { total, line },
-            (State::TrailerLf { line: 0, .. }, b'\n') => State::Done,
-            (State::TrailerLf { total, .. }, b'\n') => State::Trailer { total, line: 0 },
-            (State::Trailer { total, line }, byte)
-                if total < MAX_TRAILERS && byte != b'\n' && byte != 0 =>
-            {
-                State::Trailer { total: total + 1, line: line + 1 }
+            (State::Trailer, b'\r') => self.trailers.line_ends().map(|()| State::TrailerLf)?,
+            (State::TrailerLf, b'\n') if self.trailers.are_over() => State::Done,
+            (State::TrailerLf, b'\n') => {
+                self.trailers.next_line();
+                State::Trailer
             }
+            (State::Trailer, byte) => self.trailers.take(byte).map(|()| State::Trailer)?,
             _ => return Err(BodyError::Chunking),
         };
         Ok(1)
     }
+}
+
+impl Trailers {
+    fn take(&mut self, byte: u8) -> Result<(), BodyError> {
+        let at = self.line as usize;
+        let is_good = match byte {
+            b'\n' | 0 => false,
+            _ if self.is_named => true,
+            b':' => {
+                self.is_named = at > 0 && !is_refused(self.name.get(..at).unwrap_or_default());
+                self.is_named
+            }
+            _ => is_token_byte(byte),
+        };
+        if !is_good || self.total >= MAX_TRAILERS {
+            return Err(BodyError::Chunking);
+        }
+        if let Some(place) = self.name.get_mut(at) {
+            *place = byte;
+        }
+        self.total += 1;
+        self.line += 1;
+        Ok(())
+    }
+
+    fn line_ends(&self) -> Result<(), BodyError> {
+        if self.are_over() || self.is_named { Ok(()) } else { Err(BodyError::Chunking) }
+    }
+
+    /// Whether this line is empty.
+    fn are_over(&self) -> bool {
+        self.line == 0
+    }
+
+    fn next_line(&mut self) {
+        self.line = 0;
+        self.is_named = false;
+    }
+}
+
+fn is_refused(name: &[u8]) -> bool {
+    let framing = ["content-length", "transfer-encoding", "host", "connection"];
+    is_ours(name) || framing.iter().any(|framing| same_name(name, framing))
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 impl State {
@@ -226,6 +286,13 @@ mod tests {
             b"0\r\nT: v\n\r\n",
             b";x\r\n",
             b"5\rX",
+            b"0\r\nGET /admin HTTP/1.1\r\n",
+            b"0\r\n: v\r\n",
+            b"0\r\n folded: v\r\n",
+            b"0\r\nX-Real-IP: v\r\n",
+            b"0\r\nx_forwarded_for: v\r\n",
+            b"0\r\nContent-Length: 5\r\n",
+            b"0\r\nT: v\r\nHost: h\r\n",
         ] {
             assert_eq!(chunked().advance(wire), Err(BodyError::Chunking), "{wire:?}");
         }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -37,6 +38,8 @@ type SharedConnector = Arc<OnceLock<Connector>>;
 
 struct Check {
     upstreams: Arc<Upstreams>,
+    /// The `Host` it asks for.
+    host: String,
     task: JoinHandle<()>,
 }
 
@@ -54,13 +57,18 @@ impl HealthChecks {
             let Some(upstreams) = &app.upstreams else { continue };
             let Some(health) = upstreams.spec().health.clone() else { continue };
             let id = app.spec.id.clone();
-            let same = before.remove(&id).filter(|check| Arc::ptr_eq(&check.upstreams, upstreams));
+            let host = health.probe.host.clone().unwrap_or_else(|| first_host(app));
+            let same = before
+                .remove(&id)
+                .filter(|check| Arc::ptr_eq(&check.upstreams, upstreams) && check.host == host);
             let check = same.unwrap_or_else(|| Check {
                 upstreams: Arc::clone(upstreams),
+                host: host.clone(),
                 task: tokio::spawn(check_all(
                     Arc::clone(app),
                     Arc::clone(upstreams),
                     health,
+                    host,
                     Arc::clone(&self.connector),
                 )),
             });
@@ -73,22 +81,26 @@ async fn check_all(
     app: Arc<App>,
     upstreams: Arc<Upstreams>,
     health: HealthSpec,
+    host: String,
     connector: SharedConnector,
 ) {
     let connector = connector.get_or_init(|| Connector::new(None));
     let version = if app.spec.http2 { HttpVersion::Two } else { HttpVersion::One };
-    let host = health.probe.host.clone().unwrap_or_else(|| first_host(&app));
     let mut ticks = tokio::time::interval(health.interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let checks = upstreams.servers().iter().map(|server| async {
-            let check = check(connector, server, version, &health.probe, &host);
-            let outcome = match tokio::time::timeout(health.timeout, check).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(format!("no answer within {:?}", health.timeout)),
-            };
-            tell(&app, server, outcome);
+        let checks = upstreams.servers().iter().enumerate().map(|(index, server)| {
+            let (upstreams, probe, host) = (&upstreams, &health.probe, &host);
+            let app = &app;
+            async move {
+                let check = check(connector, upstreams, index, version, probe, host);
+                let outcome = match tokio::time::timeout(health.timeout, check).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Err(format!("no answer within {:?}", health.timeout)),
+                };
+                tell(app, server, outcome);
+            }
         });
         join_all(checks).await;
     }
@@ -124,18 +136,13 @@ enum HttpVersion {
 
 async fn check(
     connector: &Connector,
-    server: &Server,
+    upstreams: &Arc<Upstreams>,
+    index: usize,
     version: HttpVersion,
     probe: &HttpProbe,
     host: &str,
 ) -> Result<(), String> {
-    let mut peer = peer(server).await?;
-    if version == HttpVersion::Two {
-        // One stream per connection: each check makes its own.
-        peer.options.set_http_version(2, 2);
-    }
-    let (mut session, _) =
-        connector.get_http_session(&peer).await.map_err(|error| error.to_string())?;
+    let mut session = connect(connector, upstreams, index, version).await?;
     let (status, body) = ask(&mut session, probe, host).await.map_err(|error| error.to_string())?;
     let good = probe.status.map_or((200..400).contains(&status), |wanted| wanted == status);
     if !good {
@@ -149,22 +156,53 @@ async fn check(
     }
 }
 
-async fn peer(server: &Server) -> Result<HttpPeer, String> {
-    let resolve = |host: &str, port| {
-        let host = host.to_owned();
-        async move { server.resolve(&host, port).await.map_err(|error| error.to_string()) }
-    };
-    let mut peer = match &server.address {
-        UpstreamServer::Http { host, port } => {
-            HttpPeer::new(resolve(host, *port).await?, false, String::new())
+/// A connection to a server, at any of its addresses.
+async fn connect(
+    connector: &Connector,
+    upstreams: &Arc<Upstreams>,
+    index: usize,
+    version: HttpVersion,
+) -> Result<HttpSession, String> {
+    let server = &upstreams.servers()[index];
+    let mut tried = 0;
+    loop {
+        let address = match &server.address {
+            UpstreamServer::Unix(_) => None,
+            UpstreamServer::Http { .. } | UpstreamServer::Https { .. } => {
+                Some(upstreams.resolve(index).await.map_err(|error| error.to_string())?)
+            }
+        };
+        let mut peer = peer(&server.address, address)?;
+        if version == HttpVersion::Two {
+            // One stream per connection: each check makes its own.
+            peer.options.set_http_version(2, 2);
         }
-        UpstreamServer::Https { host, port } => {
-            HttpPeer::new(resolve(host, *port).await?, true, host.clone())
+        match connector.get_http_session(&peer).await {
+            Ok((session, _)) => return Ok(session),
+            Err(error) => {
+                tried += 1;
+                let has_more = server.addresses() > tried;
+                if !has_more || !address.is_some_and(|address| server.turn_away(address)) {
+                    return Err(error.to_string());
+                }
+            }
         }
-        UpstreamServer::Unix(path) => {
+    }
+}
+
+fn peer(server: &UpstreamServer, address: Option<SocketAddr>) -> Result<HttpPeer, String> {
+    let mut peer = match (server, address) {
+        (UpstreamServer::Https { host, .. }, Some(address)) => {
+            HttpPeer::new(address, true, host.clone())
+        }
+        (UpstreamServer::Http { .. }, Some(address)) => {
+            HttpPeer::new(address, false, String::new())
+        }
+        (UpstreamServer::Unix(path), _) => {
             HttpPeer::new_uds(&path.to_string_lossy(), false, String::new())
                 .map_err(|error| error.to_string())?
         }
+        (_, None) => return Err("no address".to_owned()),
     };
     peer.options.idle_timeout = Some(Duration::from_secs(1));
     Ok(peer)

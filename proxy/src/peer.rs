@@ -1,6 +1,12 @@
 //! Where a lease leads, and what a failed connect means for it.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use doorbell_config::spec::UpstreamServer;
 use doorbell_supervisor::message::Endpoint;
@@ -30,7 +36,7 @@ pub struct Destination {
 }
 
 /// Where an app listens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Address {
     /// A port.
     Tcp(SocketAddr),
@@ -40,11 +46,20 @@ pub enum Address {
     Tls(SocketAddr, String),
 }
 
-/// Connections to one run of an app, and to one of its servers, are never used for another.
+/// Connections to one run of an app, and to one address, are never used for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PoolKey {
     run: u64,
-    server: usize,
+    /// Hash of the address.
+    place: u64,
+}
+
+impl PoolKey {
+    fn new(run: u64, address: &Address) -> Self {
+        let mut hasher = DefaultHasher::new();
+        address.hash(&mut hasher);
+        Self { run, place: hasher.finish() }
+    }
 }
 
 /// Where to send an exchange that has a lease.
@@ -56,25 +71,35 @@ pub async fn destination(exchange: &mut Exchange) -> Result<Destination, Answer>
         return Err(Answer::Internal);
     };
     let run = lease.instance().pool_key;
-    let (address, server) = match &lease.instance().endpoint {
-        Endpoint::Tcp(address) => (Address::Tcp(*address), 0),
-        Endpoint::Unix(path) => (Address::Unix(path.clone()), 0),
+    let address = match &lease.instance().endpoint {
+        Endpoint::Tcp(address) => Address::Tcp(*address),
+        Endpoint::Unix(path) => Address::Unix(path.clone()),
         Endpoint::Upstream => {
             let (address, server) = {
                 let upstreams = exchange.upstreams()?;
                 upstream(&matched.app, &upstreams, &exchange.passing).await?
             };
             exchange.passing.server = Some(server);
-            (address, server)
+            exchange.passing.address = address.tcp();
+            address
         }
     };
-    Ok(Destination { address, key: PoolKey { run, server } })
+    Ok(Destination { key: PoolKey::new(run, &address), address })
+}
+
+impl Address {
+    fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) | Self::Tls(address, _) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
 }
 
 /// The server in use, or the next one that is well and whose name resolves.
 async fn upstream(
     app: &App,
-    upstreams: &Upstreams,
+    upstreams: &Arc<Upstreams>,
     passing: &Passing,
 ) -> Result<(Address, usize), Answer> {
     let patience = app.spec.timeouts.connect;
@@ -82,16 +107,17 @@ async fn upstream(
     let mut in_use = passing.server;
     loop {
         let index = in_use.take().or_else(|| upstreams.pick(tried)).ok_or(Answer::BadGateway)?;
-        let server = &upstreams.servers()[index];
-        let resolve = async |host: &str, port| {
-            let address = tokio::time::timeout(patience, server.resolve(host, port)).await;
+        // The servers may have changed since.
+        let Some(server) = upstreams.servers().get(index) else { continue };
+        let resolve = async {
+            let address = tokio::time::timeout(patience, upstreams.resolve(index)).await;
             address.ok().and_then(Result::ok)
         };
         let resolved = match &server.address {
             UpstreamServer::Unix(path) => Some(Address::Unix(path.clone())),
-            UpstreamServer::Http { host, port } => resolve(host, *port).await.map(Address::Tcp),
-            UpstreamServer::Https { host, port } => {
-                resolve(host, *port).await.map(|address| Address::Tls(address, host.clone()))
+            UpstreamServer::Http { .. } => resolve.await.map(Address::Tcp),
+            UpstreamServer::Https { host, .. } => {
+                resolve.await.map(|address| Address::Tls(address, host.clone()))
             }
         };
         if let Some(address) = resolved {
@@ -214,8 +240,9 @@ fn next_address(exchange: &mut Exchange) -> bool {
         return false;
     };
     let Some(server) = upstreams.servers().get(index) else { return false };
+    let Some(failed) = exchange.passing.address else { return false };
     exchange.passing.addresses_tried += 1;
-    server.addresses() > exchange.passing.addresses_tried && server.turn_away()
+    server.addresses() > exchange.passing.addresses_tried && server.turn_away(failed)
 }
 
 /// A fresh connection did not lead to an answer. A server is marked for it; an instance is looked
@@ -241,5 +268,7 @@ fn next_server(exchange: &mut Exchange) -> bool {
     if index < 64 {
         exchange.passing.tried |= 1 << index;
     }
-    upstreams.servers().len() > exchange.passing.tried.count_ones() as usize
+    exchange.passing.servers_failed += 1;
+    let untried = upstreams.servers().len() > exchange.passing.tried.count_ones() as usize;
+    untried && exchange.passing.servers_failed < upstreams.servers().len()
 }

@@ -5,9 +5,9 @@
 //! answer back, and [`settle`] what to do when that fails. Bodies pass with the framing they came
 //! with, watched byte by byte.
 //!
-//! What is sent twice: a request whose first bytes met a connection that the app had just closed, or
-//! an instance that died, if its method is idempotent (RFC 9110 section 9.2.2), its body is at hand,
-//! and nothing of an answer came.
+//! What is sent again: a request that met a connection which the app had just closed, or an instance
+//! that died, if nothing of an answer came, and either nothing of it had left or its method is
+//! idempotent (RFC 9110 section 9.2.2) and its body is at hand.
 
 use std::{future::poll_fn, time::Duration};
 
@@ -31,11 +31,15 @@ use crate::{
 mod answer_head;
 mod app_stream;
 mod carriage;
+mod delivered;
+mod letter;
 
 pub use app_stream::{AppStream, Pool};
 
 use app_stream::{Care, Io};
-use carriage::{Carriage, Delivered, Failure, Letter, Terms};
+use carriage::{Carriage, Failure, Terms};
+use delivered::Delivered;
+use letter::{Letter, Repeatable};
 
 /// Whether a request goes this way.
 #[must_use]
@@ -51,8 +55,9 @@ pub async fn run(
     mut stream: Box<ClientStream>,
     mut exchange: Box<Exchange>,
 ) -> Next {
-    let head = exchange.forwarded_bytes(Reader::App);
-    let mut letter = Letter::new(head, exchange.head.method.is_idempotent());
+    let is_idempotent = exchange.head.method.is_idempotent();
+    let repeatable = if is_idempotent { Repeatable::Always } else { Repeatable::Unsent };
+    let mut letter = Letter::new(exchange.forwarded_bytes(Reader::App), repeatable);
     loop {
         let mut app = match open(service, &stream, &mut exchange).await {
             Ok(app) => app,
@@ -62,6 +67,7 @@ pub async fn run(
         let terms = terms(service, &exchange);
         let mut carriage = Carriage::new(&mut stream, &mut app, &mut exchange, &mut letter, terms);
         let carried = poll_fn(|cx| carriage.poll(cx)).await;
+        let has_begun = carriage.has_begun;
         let reusable = carriage.app_is_reusable();
         let (answer, surplus) = (carriage.answer.take(), std::mem::take(&mut carriage.surplus));
         exchange.passing.received = stream.received();
@@ -72,23 +78,32 @@ pub async fn run(
                 return Next::Nothing;
             }
             (Ok(()), Some(answer)) => {
-                if reusable {
-                    service.pool.put(app);
-                }
+                give_back(service, app, reusable, &exchange);
                 return finish(stream, &mut exchange, &answer).await;
             }
             (Err(failure), Some(answer)) => {
+                drop(app);
                 cut(stream, &mut exchange, &failure, &answer).await;
                 return Next::Nothing;
             }
             (Err(failure), None) => {
-                let is_kept = letter.is_kept();
-                if let Err(answer) = settle(&mut exchange, &failure, app.reused, is_kept) {
+                let reused = app.reused;
+                // Whatever is said to the client now, the app is not to wait for it.
+                drop(app);
+                let again = !has_begun && letter.is_kept();
+                if let Err(answer) = settle(&mut exchange, &failure, reused, again) {
                     return service.answer(stream, exchange, answer).await;
                 }
             }
             (Ok(()), None) => return service.answer(stream, exchange, Answer::Internal).await,
         }
+    }
+}
+
+/// Keeps the app's connection for the next request, or closes it.
+fn give_back(service: &Service, app: AppStream, reusable: bool, exchange: &Exchange) {
+    if let (true, Some(matched)) = (reusable, &exchange.matched) {
+        service.pool.put(app, matched.app.spec.timeouts.keep_alive);
     }
 }
 
@@ -122,7 +137,11 @@ async fn cut(
     answer: &Delivered,
 ) {
     tracing::debug!(app = exchange.app_id(), ?failure, "an answer broke off");
-    let status = if matches!(failure, Failure::Client) { 499 } else { answer.status };
+    let status = match (failure, exchange.facts.trouble()) {
+        (Failure::Client, Trouble::None) => 499,
+        (Failure::Client, trouble) => Answer::Body(trouble).reply().status,
+        _ => answer.status,
+    };
     exchange.finish(status, answer.content());
     if answer.ends_with_connection() {
         // What is there is sent; then the end must not look like one.
@@ -200,7 +219,7 @@ async fn connect(
         }
     };
     let io = timeout(timeouts.connect, connecting).await.map_err(|_| Why::Late)??;
-    Ok(AppStream::new(io, destination.key, lease.instance(), timeouts.keep_alive))
+    Ok(AppStream::new(io, destination.key, lease.instance()))
 }
 
 /// Nothing of an answer came. What now: once more, or an answer of ours?
@@ -208,7 +227,7 @@ fn settle(
     exchange: &mut Exchange,
     failure: &Failure,
     reused: bool,
-    is_kept: bool,
+    may_repeat: bool,
 ) -> Result<(), Answer> {
     let answer = match failure {
         Failure::Client => match exchange.facts.trouble() {
@@ -224,5 +243,5 @@ fn settle(
     }
     // A few times: what dies may take connections to its end, and a request that kills the app must
     // not kill it for ever.
-    if died && is_kept && exchange.passing.sent < MOST_SENT { Ok(()) } else { Err(answer) }
+    if died && may_repeat && exchange.passing.sent < MOST_SENT { Ok(()) } else { Err(answer) }
 }

@@ -7,7 +7,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -36,6 +36,8 @@ pub struct Server {
     /// Milliseconds since `epoch` until which it is left out.
     out_until: AtomicU64,
     failing_checks: AtomicBool,
+    /// The address, where no name is to be looked up.
+    fixed: Option<SocketAddr>,
     resolved: Mutex<Resolved>,
 }
 
@@ -55,6 +57,7 @@ impl Upstreams {
     pub fn new(spec: &UpstreamSpec) -> Self {
         let servers = spec.servers.iter().map(|address| Server {
             address: address.clone(),
+            fixed: fixed(address),
             fails: AtomicU32::new(0),
             out_until: AtomicU64::new(0),
             failing_checks: AtomicBool::new(false),
@@ -119,8 +122,49 @@ impl Upstreams {
         }
     }
 
+    /// The address of a server, for one that has host and port. A name is looked up again when what
+    /// is known is older than ten seconds, beside the requests, which go on with what is known.
+    ///
+    /// # Errors
+    /// When the name never resolved.
+    pub async fn resolve(self: &Arc<Self>, index: usize) -> std::io::Result<SocketAddr> {
+        let server = self.servers.get(index).ok_or(std::io::ErrorKind::NotFound)?;
+        let (host, port) = match &server.address {
+            UpstreamServer::Http { host, port } | UpstreamServer::Https { host, port } => {
+                (host.trim_start_matches('[').trim_end_matches(']'), *port)
+            }
+            UpstreamServer::Unix(_) => return Err(std::io::ErrorKind::Unsupported.into()),
+        };
+        if let Some(address) = server.fixed {
+            return Ok(address);
+        }
+        match server.known() {
+            (Some(address), false) => Ok(address),
+            (Some(address), true) => {
+                let (all, host) = (Arc::clone(self), host.to_owned());
+                tokio::spawn(async move {
+                    if let Err(error) = all.servers[index].look_up(&host, port).await {
+                        tracing::warn!(host, %error, "a name is not found any more; its last address is kept");
+                    }
+                });
+                Ok(address)
+            }
+            (None, _) => server.look_up(host, port).await,
+        }
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+fn fixed(address: &UpstreamServer) -> Option<SocketAddr> {
+    match address {
+        UpstreamServer::Http { host, port } | UpstreamServer::Https { host, port } => {
+            let ip = host.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
+            Some(SocketAddr::new(ip, *port))
+        }
+        UpstreamServer::Unix(_) => None,
     }
 }
 
@@ -135,47 +179,27 @@ impl Server {
         self.failing_checks.swap(!well, Ordering::Relaxed) == well
     }
 
-    /// The address to connect to: looked up anew when what is known is older than ten seconds, and
-    /// kept when the look-up fails. Meanwhile everybody else goes on with what is known.
-    ///
-    /// # Errors
-    /// When the name never resolved.
-    pub async fn resolve(&self, host: &str, port: u16) -> std::io::Result<SocketAddr> {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        if let Ok(ip) = bare.parse() {
-            return Ok(SocketAddr::new(ip, port));
-        }
-        if let Some(address) = self.known() {
-            return Ok(address);
-        }
-        let found = tokio::net::lookup_host((bare, port)).await.map(Vec::from_iter);
+    /// What is known of the address, and whether it should be looked up: by whoever is told so first.
+    fn known(&self) -> (Option<SocketAddr>, bool) {
         let mut resolved = self.resolved();
-        match found {
-            Ok(addresses) if !addresses.is_empty() => {
-                let current = resolved
-                    .current()
-                    .and_then(|old| addresses.iter().position(|address| *address == old));
-                *resolved =
-                    Resolved { at: Some(Instant::now()), addresses, current: current.unwrap_or(0) };
-            }
-            Ok(_) if resolved.addresses.is_empty() => {
-                return Err(std::io::Error::other("the name has no address"));
-            }
-            Err(error) if resolved.addresses.is_empty() => return Err(error),
-            Ok(_) | Err(_) => {}
+        let is_due = resolved.at.is_none_or(|at| at.elapsed() >= NAME_LIFE);
+        if is_due && resolved.current().is_some() {
+            resolved.at = Some(Instant::now());
         }
-        resolved.current().ok_or_else(|| std::io::Error::other("the name has no address"))
+        (resolved.current(), is_due)
     }
 
-    /// What is known and not too old. Who finds it too old is the one to look it up.
-    fn known(&self) -> Option<SocketAddr> {
+    async fn look_up(&self, host: &str, port: u16) -> std::io::Result<SocketAddr> {
+        let addresses = Vec::from_iter(tokio::net::lookup_host((host, port)).await?);
         let mut resolved = self.resolved();
-        let at = resolved.at?;
-        if at.elapsed() >= NAME_LIFE {
-            resolved.at = Some(Instant::now());
-            return None;
+        let nobody = || std::io::Error::other("the name has no address");
+        if addresses.is_empty() {
+            return resolved.current().ok_or_else(nobody);
         }
-        resolved.current()
+        let kept = |old| addresses.iter().position(|address| *address == old);
+        let current = resolved.current().and_then(kept).unwrap_or(0);
+        *resolved = Resolved { at: Some(Instant::now()), addresses, current };
+        resolved.current().ok_or_else(nobody)
     }
 
     /// How many addresses the name has, as far as is known.
@@ -184,11 +208,12 @@ impl Server {
         self.resolved().addresses.len()
     }
 
-    /// Turns to the next address of the name; false if there is no other.
-    pub fn turn_away(&self) -> bool {
+    /// Turns to the next address of the name, unless somebody did already; false if there is no
+    /// other.
+    pub fn turn_away(&self, failed: SocketAddr) -> bool {
         let mut resolved = self.resolved();
         let count = resolved.addresses.len();
-        if count > 1 {
+        if count > 1 && resolved.current() == Some(failed) {
             resolved.current = (resolved.current + 1) % count;
         }
         count > 1
@@ -242,6 +267,17 @@ mod tests {
         all.succeeded(0);
         all.failed(0);
         assert!((0..4).any(|_| all.pick(0) == Some(0)));
+    }
+
+    #[test]
+    fn who_fails_on_an_address_that_others_left_does_not_bring_it_back() {
+        let all = upstreams(1, 1, Duration::from_secs(10));
+        let server = &all.servers()[0];
+        let [a, b] = ["192.0.2.1:80", "192.0.2.2:80"].map(|text| text.parse().unwrap());
+        *server.resolved() = Resolved { at: None, addresses: vec![a, b], current: 0 };
+        assert!(server.turn_away(a));
+        assert!(server.turn_away(a));
+        assert_eq!(server.resolved().current(), Some(b));
     }
 
     #[test]

@@ -175,6 +175,88 @@ fn head_and_not_modified_have_a_length_and_no_body() {
 }
 
 #[test]
+fn a_long_head_needs_no_body() {
+    let app = App::start();
+    let d = app.doorbell("");
+    let mut client = d.connect();
+    let cookies = format!("Set-Cookie: a={}\r\n", "x".repeat(1000)).repeat(40);
+    for (method, status) in [("GET", "302 Found"), ("HEAD", "200 OK"), ("GET", "304 Not Modified")]
+    {
+        client.send(format!("{method} / HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n"));
+        let mut talk = app.accept();
+        talk.read_head();
+        talk.say(&format!(
+            "HTTP/1.1 {status}\r\n{cookies}Content-Length: 0\r\nConnection: close\r\n\r\n"
+        ));
+        let head = client.read_head().expect("a head");
+        assert_eq!(head.fields.iter().filter(|(name, _)| name == "set-cookie").count(), 40);
+        assert!(client.is_closed());
+        client = d.connect();
+    }
+}
+
+#[test]
+fn a_head_may_come_in_pieces() {
+    let app = App::start();
+    let d = app.doorbell("");
+    let mut client = d.connect();
+    client.send(GET);
+    let mut talk = app.accept();
+    talk.read_head();
+    for piece in ["HTTP/1.1 2", "00 OK\r", "\nContent-Le", "ngth: 2\r\n\r", "\nh", "i"] {
+        talk.say(piece);
+    }
+    assert_eq!(client.read().text(), "hi");
+}
+
+#[test]
+fn what_looks_like_a_request_behind_the_last_chunk_is_refused() {
+    let app = App::start();
+    let d = app.doorbell("");
+    for trailer in ["GET /admin HTTP/1.1\r\nHost: x\r\n", "X-Real-IP: 6.6.6.6\r\n", " x: y\r\n"] {
+        let mut client = d.connect();
+        client.send(format!(
+            "POST / HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n\
+             0\r\n{trailer}\r\n"
+        ));
+        assert_eq!(client.read().status, 400, "{trailer:?}");
+    }
+}
+
+#[test]
+fn a_client_that_waits_to_be_asked_is_not_blamed_for_a_silent_app() {
+    let app = App::start();
+    let d = Setup::new(&format!(
+        "[app.app]\nhosts = [\"app.test\"]\nupstream = \"http://127.0.0.1:{}\"\n\
+         timeouts = {{ response_idle = \"2s\" }}\n",
+        app.port
+    ))
+    .server("[server.timeouts]\nbody_idle = \"1s\"")
+    .start();
+    let mut client = d.connect();
+    client.send(
+        "POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n",
+    );
+    let mut talk = app.accept();
+    talk.read_head();
+    assert_eq!(client.read().status, 504);
+}
+
+#[test]
+fn an_app_is_not_held_while_a_refused_client_is_talked_to() {
+    let app = App::start();
+    let d = app.doorbell("limits = { body = \"1KiB\" }\n");
+    let mut client = d.connect();
+    client
+        .send("POST / HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n");
+    let mut talk = app.accept();
+    talk.read_to("1\r\na\r\n");
+    client.send(format!("800\r\n{}", "b".repeat(0x800)));
+    assert!(talk.is_closed(), "before the client has taken its answer");
+    assert_eq!(client.read().status, 413);
+}
+
+#[test]
 fn a_body_up_to_the_connections_end_ends_the_clients_too() {
     let app = App::start();
     let d = app.doorbell("");

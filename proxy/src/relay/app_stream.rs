@@ -6,7 +6,7 @@ use std::{
     mem::MaybeUninit,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -47,7 +47,7 @@ pub(super) enum Io {
 }
 
 impl AppStream {
-    pub(super) fn new(io: Io, key: PoolKey, run: &Arc<gate::Instance>, keep: Duration) -> Self {
+    pub(super) fn new(io: Io, key: PoolKey, run: &Arc<gate::Instance>) -> Self {
         Self {
             io,
             key,
@@ -55,19 +55,22 @@ impl AppStream {
             reused: false,
             silence: None,
             idle_since: Instant::now(),
-            keep,
+            keep: Duration::ZERO,
         }
     }
 
     /// Whether the app has closed it, or has sent what nobody asked for. An event that the runtime
     /// has not seen yet is missed.
-    fn is_stale(&self) -> bool {
+    fn is_stale(&mut self) -> bool {
         let mut byte = [0];
-        let read = match &self.io {
+        let read = match &mut self.io {
             Io::Tcp(tcp) => tcp.try_read(&mut byte),
             Io::Unix(unix) => unix.try_read(&mut byte),
-            // Kept to the app's word.
-            Io::Tls(_) => return false,
+            Io::Tls(tls) => {
+                // Nobody waits for it: whoever takes the connection asks anew.
+                let mut cx = Context::from_waker(Waker::noop());
+                return Pin::new(tls).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_ready();
+            }
         };
         !matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -79,9 +82,15 @@ impl AppStream {
         let peeked = match &self.io {
             Io::Tcp(tcp) => rustix::net::recv(tcp, &mut byte, flags),
             Io::Unix(unix) => rustix::net::recv(unix, &mut byte, flags),
+            // What lies there may be about the connection alone.
             Io::Tls(_) => return false,
         };
         !matches!(peeked, Err(rustix::io::Errno::AGAIN))
+    }
+
+    /// Whether its run of the app takes requests.
+    fn is_wanted(&self) -> bool {
+        self.run.upgrade().is_some_and(|run| !run.is_shut())
     }
 }
 
@@ -174,10 +183,11 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request, for as long as its app is said to keep it.
-    pub(super) fn put(&self, mut stream: AppStream) {
-        if stream.keep.is_zero() {
+    pub(super) fn put(&self, mut stream: AppStream, keep: Duration) {
+        if keep.is_zero() || !stream.is_wanted() {
             return;
         }
+        stream.keep = keep;
         stream.idle_since = Instant::now();
         let mut waiting = self.lock();
         if waiting.count >= MOST {
@@ -206,8 +216,8 @@ impl Pool {
         let mut waiting = self.lock();
         let mut count = 0;
         waiting.by_key.retain(|_, line| {
-            line.retain(|stream| {
-                stream.run.upgrade().is_some_and(|run| !run.is_shut())
+            line.retain_mut(|stream| {
+                stream.is_wanted()
                     && stream.idle_since.elapsed() < stream.keep
                     && !stream.is_stale()
             });

@@ -17,18 +17,23 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    answer_head::{Additions, AnswerHead, Delimiter, MAX_FIELDS},
+    answer_head::{Additions, AnswerHead, Delimiter, MAX_FIELDS, MAX_HEAD},
     app_stream::AppStream,
+    delivered::{Delivered, Flow},
+    letter::Letter,
 };
 use crate::{
-    client_stream::ClientStream, clock, exchange::Exchange, framing::BodyTracker, head::BodyKind,
-    patience::Silence, rewrite,
+    client_stream::{ClientStream, Owes},
+    clock,
+    exchange::Exchange,
+    framing::BodyTracker,
+    head::BodyKind,
+    patience::Silence,
+    rewrite,
 };
 
 /// Most bytes read at once.
 const PIECE: usize = 64 * 1024;
-/// Most bytes of a request's body that are kept to send it again.
-const MOST_KEPT: usize = 64 * 1024;
 /// Most bytes for the app that are gathered before they are sent.
 const GATHER: usize = 16 * 1024;
 
@@ -50,70 +55,6 @@ pub(super) enum Failure {
     Silent,
     /// The app took nothing for too long.
     Stuck,
-}
-
-/// A request as it is sent, and sent again.
-pub(super) struct Letter {
-    head: Bytes,
-    /// What the app got of the body; `None` once that is too much to be kept, or of no use.
-    kept: Option<BytesMut>,
-}
-
-impl Letter {
-    /// A request with this head, to be kept for another try or not.
-    pub(super) fn new(head: Bytes, is_kept: bool) -> Self {
-        Self { head, kept: is_kept.then(BytesMut::new) }
-    }
-
-    /// Whether it can be sent again.
-    pub(super) fn is_kept(&self) -> bool {
-        self.kept.is_some()
-    }
-
-    fn keep(&mut self, piece: &[u8]) {
-        match &mut self.kept {
-            Some(kept) if kept.len() + piece.len() <= MOST_KEPT => kept.extend_from_slice(piece),
-            kept => *kept = None,
-        }
-    }
-}
-
-/// An answer whose head has gone to the client.
-pub(super) struct Delivered {
-    pub(super) status: u16,
-    /// Whether the client was told that its connection ends.
-    pub(super) closes: bool,
-    /// Whether the connection is no longer HTTP.
-    pub(super) switched: bool,
-    body: Flow,
-    app_keeps: bool,
-}
-
-enum Flow {
-    Tracked(BodyTracker),
-    UntilClose { bytes: u64, ended: bool },
-}
-
-impl Delivered {
-    /// Content bytes so far.
-    pub(super) fn content(&self) -> u64 {
-        match &self.body {
-            Flow::Tracked(body) => body.content(),
-            Flow::UntilClose { bytes, .. } => *bytes,
-        }
-    }
-
-    /// Whether only the connection's end tells the client that the answer is complete.
-    pub(super) fn ends_with_connection(&self) -> bool {
-        matches!(self.body, Flow::UntilClose { .. })
-    }
-
-    fn is_complete(&self) -> bool {
-        match &self.body {
-            Flow::Tracked(body) => body.is_done(),
-            Flow::UntilClose { ended, .. } => *ended,
-        }
-    }
 }
 
 /// What the answer's side of an exchange is bound by.
@@ -140,6 +81,10 @@ pub(super) struct Carriage<'a> {
     stuck: Option<Silence>,
     /// The app does not take the rest, but may still answer.
     broken: bool,
+    /// The client waits to be asked for its body (RFC 9110 section 10.1.1).
+    expects: bool,
+    /// Something of an answer came.
+    pub(super) has_begun: bool,
     /// An answer's head so far.
     partial: BytesMut,
     pub(super) answer: Option<Delivered>,
@@ -163,6 +108,8 @@ impl<'a> Carriage<'a> {
             (Some(silence), Some(limit)) if silence.limit() == limit => silence.heard(),
             (silence, limit) => *silence = limit.map(Silence::of),
         }
+        let expects = !client.body_done() && exchange.head.field("expect").is_some();
+        client.owes_body(if expects { Owes::NotNow } else { Owes::Now });
         Self {
             client,
             app,
@@ -172,6 +119,8 @@ impl<'a> Carriage<'a> {
             out,
             stuck: None,
             broken: false,
+            expects,
+            has_begun: false,
             partial: BytesMut::new(),
             answer: None,
             surplus: BytesMut::new(),
@@ -228,9 +177,11 @@ impl<'a> Carriage<'a> {
             }
             self.letter.keep(piece);
             self.heard();
+            self.asked_for();
             if self.out.is_empty()
                 && let Poll::Ready(Ok(taken)) = Pin::new(&mut *self.app).poll_write(cx, piece)
             {
+                self.letter.has_left();
                 piece = &piece[taken..];
             }
             self.out.extend_from_slice(piece);
@@ -243,27 +194,52 @@ impl<'a> Carriage<'a> {
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         while !self.out.is_empty() {
             let Poll::Ready(written) = Pin::new(&mut *self.app).poll_write(cx, &self.out) else {
-                let limit = self.terms.stuck;
-                let stuck = self.stuck.get_or_insert_with(|| Silence::of(limit));
-                return stuck.poll_passed(cx).map(|()| Err(Failure::Stuck));
+                return self.poll_stuck(cx);
             };
             self.stuck = None;
             match written {
-                Ok(taken) if taken > 0 => self.out.advance(taken),
-                Ok(_) | Err(_) => {
-                    self.broken = true;
-                    self.out.clear();
+                Ok(taken) if taken > 0 => {
+                    self.letter.has_left();
+                    self.out.advance(taken);
                 }
+                Ok(_) | Err(_) => self.breaks(),
             }
         }
         if self.out.capacity() > 0 {
             self.out = BytesMut::new();
         }
         // TLS keeps what it has written until it is told.
-        if Pin::new(&mut *self.app).poll_flush(cx).is_pending() {
-            return Poll::Pending;
+        match Pin::new(&mut *self.app).poll_flush(cx) {
+            Poll::Pending => return self.poll_stuck(cx),
+            Poll::Ready(Ok(())) => self.stuck = None,
+            Poll::Ready(Err(_)) => self.breaks(),
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// The app takes no more.
+    fn breaks(&mut self) {
+        self.broken = true;
+        self.out.clear();
+    }
+
+    /// An app that takes nothing for too long is given up, unless it waits itself for a client that
+    /// does not read.
+    fn poll_stuck(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        let limit = self.terms.stuck;
+        let stuck = self.stuck.get_or_insert_with(|| Silence::of(limit));
+        if !self.client.gathered().is_empty() {
+            stuck.heard();
+        }
+        stuck.poll_passed(cx).map(|()| Err(Failure::Stuck))
+    }
+
+    /// The client was asked for its body, or sends it unasked.
+    fn asked_for(&mut self) {
+        if self.expects {
+            self.expects = false;
+            self.client.owes_body(Owes::Now);
+        }
     }
 
     /// Behind its body a client has nothing to say but that it leaves.
@@ -313,15 +289,22 @@ impl<'a> Carriage<'a> {
 
     /// Takes a piece of what the app sends.
     fn take(&mut self, cx: &mut Context<'_>, piece: &[u8]) -> Result<(), Failure> {
-        self.heard();
+        self.has_begun = true;
         if self.answer.is_some() {
+            self.heard();
             return self.take_body(cx, piece);
         }
         if self.partial.is_empty() {
+            self.heard();
             let used = self.take_heads(piece)?;
             return self.take_rest(cx, &piece[used..]);
         }
+        // A head that comes in drips is read when it is whole, and its drips are no signs of life.
+        let searched = self.partial.len().saturating_sub(3);
         self.partial.extend_from_slice(piece);
+        if !ends_head(&self.partial[searched..]) && self.partial.len() < MAX_HEAD {
+            return Ok(());
+        }
         let whole = std::mem::take(&mut self.partial);
         let used = self.take_heads(&whole)?;
         self.take_rest(cx, &whole[used..])
@@ -350,6 +333,7 @@ impl<'a> Carriage<'a> {
             let Some(head) = head else { break };
             used += head.length;
             if head.is_interim() {
+                self.asked_for();
                 head.write(self.client.gathered(), Additions::default());
             } else {
                 self.answer = Some(self.deliver(&head)?);
@@ -368,6 +352,10 @@ impl<'a> Carriage<'a> {
         self.exchange.answer_begins();
         // A body that the app did not wait for is of no use to it; what follows cannot be found.
         let closes = self.terms.closes || head.body == Delimiter::Close || !self.client.body_done();
+        // Nothing is sent again from here on, and a client need not hurry with what is left.
+        self.letter.kept = None;
+        self.letter.head = Bytes::new();
+        self.client.owes_body(Owes::NotNow);
         let timing = self.exchange.server_timing();
         let prefix = self.exchange.stripped_prefix();
         let authority = &self.exchange.head.authority;
@@ -415,9 +403,9 @@ impl<'a> Carriage<'a> {
     /// An app that has the whole request is waited for so long and no longer. While the client does
     /// not take what there is, nobody waits for the app.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        let waits = (self.broken || self.client.body_done())
-            && self.out.is_empty()
-            && self.client.gathered().is_empty();
+        let is_apps_turn =
+            self.broken || self.expects || self.answer.is_some() || self.client.body_done();
+        let waits = is_apps_turn && self.out.is_empty() && self.client.gathered().is_empty();
         match &mut self.app.silence {
             Some(silence) if waits => silence.poll_passed(cx).map(|()| Err(Failure::Silent)),
             Some(silence) => {
@@ -427,4 +415,9 @@ impl<'a> Carriage<'a> {
             None => Poll::Pending,
         }
     }
+}
+
+/// Whether the end of a head is among these bytes.
+fn ends_head(bytes: &[u8]) -> bool {
+    [&b"\n\r\n"[..], b"\n\n"].iter().any(|end| memchr::memmem::find(bytes, end).is_some())
 }
