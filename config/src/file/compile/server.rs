@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use super::{RawApp, Section, resolve};
+use super::{Section, resolve};
 use crate::{
     file::{
         check::closest,
@@ -20,7 +20,7 @@ use crate::{
 
 type Addresses = At<OneOrMany<ListenAddr>>;
 
-pub(super) fn compile(mut section: Section<'_>, keys: &ServerKeys, apps: &[RawApp]) -> ServerSpec {
+pub(super) fn compile(mut section: Section<'_>, keys: &ServerKeys, apps: &[&AppId]) -> ServerSpec {
     let section = &mut section;
     let (listen, admin) = addresses(section, keys);
     limits_agree(section, keys);
@@ -154,13 +154,13 @@ fn access_log(section: &Section<'_>, keys: &AccessLogKeys) -> AccessLogSpec {
     }
 }
 
-fn default_app(section: &mut Section<'_>, keys: &ServerKeys, apps: &[RawApp]) -> Option<AppId> {
+fn default_app(section: &mut Section<'_>, keys: &ServerKeys, apps: &[&AppId]) -> Option<AppId> {
     let wanted = keys.default_app.as_ref()?;
     let id = &wanted.value.0;
-    if apps.iter().any(|app| app.id == *id) {
+    if apps.contains(&id) {
         return Some(id.clone());
     }
-    let help = match closest(id.as_str(), apps.iter().map(|app| app.id.as_str())) {
+    let help = match closest(id.as_str(), apps.iter().map(|app| app.as_str())) {
         Some(known) => format!("did you mean \"{known}\"?"),
         None => "write the id of an app, the part after `app.`".to_owned(),
     };
