@@ -78,7 +78,6 @@ fn requests_take_turns() {
         assert_eq!(d.get("app.test", "/").status, 200);
     }
     let (a, b) = (a.asked.load(Ordering::Relaxed), b.asked.load(Ordering::Relaxed));
-    // Each worker counts its own turns.
     assert_eq!(a + b, 20);
     assert!(a.abs_diff(b) <= 4, "{a} and {b}");
 }

@@ -12,7 +12,7 @@ use doorbell_config::{
     file::Archive,
     problem::{Colour, Problems},
     schema,
-    spec::{Config, ListenAddr},
+    spec::{AppSpec, Backend, Config, ListenAddr},
 };
 
 use crate::house::House;
@@ -27,6 +27,9 @@ pub(super) fn check(path: &Path) -> anyhow::Result<u8> {
         Ok(config) => {
             for warning in &config.warnings {
                 write!(io::stderr(), "{}", warning.render(colour))?;
+            }
+            for missing in config.apps.iter().filter_map(|app| missing(app)) {
+                writeln!(io::stderr(), "warning: {missing}")?;
             }
             let apps = config.apps.len();
             let plural = if apps == 1 { "" } else { "s" };
@@ -64,6 +67,22 @@ pub(super) fn admin_socket(path: &Path) -> anyhow::Result<PathBuf> {
         }
         _ => from_config(&read(path)?),
     }
+}
+
+/// What an app needs to start and this machine does not have; it may be meant for another.
+fn missing(app: &AppSpec) -> Option<String> {
+    let Backend::Process(process) = &app.backend else { return None };
+    let id = &app.id;
+    if !process.directory.is_dir() {
+        return Some(format!(
+            "app \"{id}\": folder {} does not exist",
+            process.directory.display()
+        ));
+    }
+    let program = process.command.first()?.to_string();
+    // Others are looked for in the `PATH` that the app will have.
+    let is_missing = program.contains('/') && !process.directory.join(&program).is_file();
+    is_missing.then(|| format!("app \"{id}\": command {program} does not exist"))
 }
 
 fn read(path: &Path) -> Result<Config, Problems> {

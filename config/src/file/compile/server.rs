@@ -61,6 +61,18 @@ fn addresses(section: &mut Section<'_>, keys: &ServerKeys) -> (Vec<ListenAddr>, 
             "add `unix:/run/doorbell/admin.sock` to the list",
         );
     }
+    for (address, span) in keys.admin.each() {
+        if let ListenAddr::Tcp(address) = address
+            && !address.ip().is_loopback()
+        {
+            let place = section.place(&span);
+            let message = "metrics and health can be read from other machines";
+            let finding = Finding::warning(place, message);
+            let help = "write a loopback address such as `127.0.0.1:9911`, unless a firewall stands \
+                        before it";
+            section.findings.push(finding.help(help));
+        }
+    }
     (listen, admin)
 }
 
