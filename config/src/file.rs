@@ -6,7 +6,7 @@
 //! [`crate::spec`] and looks for what contradicts itself or another app. A broken section hides no
 //! problem of another.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use crate::{
     name::AppId,
@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod address;
+mod archive;
 mod check;
 mod compile;
 mod environment;
@@ -27,12 +28,15 @@ mod shape;
 mod source;
 mod text;
 
+pub use archive::Archive;
 pub use environment::Environment;
 pub(crate) use format::FORMATS;
 pub use seen::{Seen, Stamp};
 pub use text::{At, FromText, Text};
 
+use archive::Part;
 use check::Broken;
+use compile::Compiled;
 use keys::{AppKeys, ServerKeys};
 use source::{Findings, Place, Source};
 
@@ -44,6 +48,18 @@ pub struct Loaded {
     pub sources: Vec<Seen>,
     /// The config, or every problem in the order of the files.
     pub outcome: Result<Config, Problems>,
+}
+
+/// What was looked at, and what is wrong with it.
+struct Wrong {
+    sources: Vec<Seen>,
+    problems: Problems,
+}
+
+impl From<Wrong> for Loaded {
+    fn from(wrong: Wrong) -> Self {
+        Self { sources: wrong.sources, outcome: Err(wrong.problems) }
+    }
 }
 
 /// Reads the file and all it includes.
@@ -58,11 +74,19 @@ pub fn load(path: &Path, environment: &Environment<'_>) -> Result<Config, Proble
 
 /// [`load`], and what to watch.
 pub fn load_watched(path: &Path, environment: &Environment<'_>) -> Loaded {
+    match open(path) {
+        Ok((main, seen)) => load_source(main, seen, environment),
+        Err(wrong) => wrong.into(),
+    }
+}
+
+/// The main file's text, and its stamp from before.
+fn open(path: &Path) -> Result<(Source, Seen), Wrong> {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let seen = Seen::now(path.clone());
     match read::text_of(&path) {
-        Ok(text) => load_source(Source { path, text }, seen, environment),
-        Err(problem) => Loaded { sources: vec![seen], outcome: Err(Problems(vec![*problem])) },
+        Ok(text) => Ok((Source { path, text }, seen)),
+        Err(problem) => Err(Wrong { sources: vec![seen], problems: Problems(vec![*problem]) }),
     }
 }
 
@@ -105,6 +129,21 @@ struct Raw {
 }
 
 fn load_source(main: Source, seen: Seen, environment: &Environment<'_>) -> Loaded {
+    let (mut raw, _) = load_raw(main, seen, environment, |_, _| false);
+    let sources = std::mem::take(&mut raw.watched);
+    let Compiled { server, apps, problems, warnings, .. } = compile::config(raw, &[]);
+    let apps = apps.into_iter().map(|(_, app)| Arc::new(app)).collect();
+    let good = problems.0.is_empty().then_some(Config { server, apps, warnings });
+    Loaded { sources, outcome: good.ok_or(problems) }
+}
+
+/// Reads everything but the included files that are known.
+fn load_raw(
+    main: Source,
+    seen: Seen,
+    environment: &Environment<'_>,
+    is_known: impl Fn(&Path, Option<Stamp>) -> bool,
+) -> (Raw, Vec<Part>) {
     let mut raw = Raw {
         watched: vec![seen],
         sources: vec![main],
@@ -113,22 +152,25 @@ fn load_source(main: Source, seen: Seen, environment: &Environment<'_>) -> Loade
         apps: Vec::new(),
         findings: Findings::default(),
     };
+    let mut parts = vec![Part::Fresh(0)];
     let patterns = raw.read_main(environment);
-    for path in raw.find_included(&patterns) {
-        raw.watched.push(Seen::now(path.clone()));
+    for seen in raw.find_included(&patterns) {
+        let (path, stamp) = (seen.path.clone(), seen.stamp);
+        raw.watched.push(seen);
+        if is_known(&path, stamp) {
+            parts.push(Part::Known(path));
+            continue;
+        }
         match read::text_of(&path) {
             Ok(text) => {
+                parts.push(Part::Fresh(raw.sources.len()));
                 raw.sources.push(Source { path, text });
                 raw.read_included(environment);
             }
             Err(problem) => raw.findings.push_of_file(*problem),
         }
     }
-    let sources = std::mem::take(&mut raw.watched);
-    let (mut config, (problems, warnings)) = compile::config(raw);
-    config.warnings = warnings;
-    let outcome = if problems.0.is_empty() { Ok(config) } else { Err(problems) };
-    Loaded { sources, outcome }
+    (raw, parts)
 }
 
 /// A file that cannot be read, as a problem.

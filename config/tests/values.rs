@@ -235,3 +235,14 @@ fn oddities_are_warnings() {
     ];
     assert_eq!(messages, expected);
 }
+
+#[test]
+fn an_admin_address_beyond_loopback_is_warned_of() {
+    let warnings = |address: &str| {
+        text(&format!("[server]\nadmin = [\"unix:a.sock\", \"{address}\"]\n")).warnings
+    };
+    assert_eq!(warnings("127.0.0.1:9911"), []);
+    assert_eq!(warnings("[::1]:9911"), []);
+    let told = warnings("0.0.0.0:9911");
+    assert!(told[0].message.contains("can be read from other machines"), "{told:?}");
+}

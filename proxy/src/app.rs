@@ -12,10 +12,11 @@ use std::{
 use doorbell_config::{
     name::AppId,
     route::{Change, Conflict, PathAccess, RouteTable},
-    spec::{AppSpec, Backend, Config, ServerSpec},
+    spec::{AppSpec, Backend, ServerSpec},
 };
 
 use crate::{
+    difference::Difference,
     gate::{Gate, HeldTotal, ReportSink},
     metrics::AppMetrics,
     upstreams::Upstreams,
@@ -44,6 +45,8 @@ pub struct Table {
 /// The gates of all apps, those that were removed and still drain included.
 pub struct Gates {
     gates: Mutex<HashMap<AppId, Arc<Gate>>>,
+    /// Apps that were removed, and whose gates are still there.
+    leaving: Mutex<HashSet<AppId>>,
     total: Arc<HeldTotal>,
     reports: ReportSink,
 }
@@ -52,7 +55,12 @@ impl Gates {
     /// No gates yet.
     #[must_use]
     pub fn new(held_cap: usize, reports: ReportSink) -> Self {
-        Self { gates: Mutex::default(), total: HeldTotal::new(held_cap), reports }
+        Self {
+            gates: Mutex::default(),
+            leaving: Mutex::default(),
+            total: HeldTotal::new(held_cap),
+            reports,
+        }
     }
 
     /// The gate of an app.
@@ -79,16 +87,24 @@ impl Gates {
         self.total.set_cap(cap);
     }
 
-    /// Forgets gates that no app of `table` has and that nothing uses any more.
-    pub fn prune(&self, table: &Table) {
+    /// Forgets the gates of apps that have gone, once nothing uses them any more: those of earlier
+    /// changes too.
+    pub fn prune(&self, table: &Table, gone: &[AppId]) {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.extend(gone.iter().cloned());
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        gates.retain(|app, gate| {
-            let configured = table.routes.app(app.as_str()).is_some();
-            if !configured {
-                // A request that began with the old table may still line up.
-                gate.remove();
+        leaving.retain(|app| {
+            if table.routes.app(app.as_str()).is_some() {
+                return false;
             }
-            configured || gate.is_in_use()
+            let Some(gate) = gates.get(app) else { return false };
+            // A request that began with the old table may still line up.
+            gate.remove();
+            let is_in_use = gate.is_in_use();
+            if !is_in_use {
+                gates.remove(app);
+            }
+            is_in_use
         });
     }
 }
@@ -100,21 +116,20 @@ impl Table {
         Self { server: Arc::new(server), routes: RouteTable::new() }
     }
 
-    /// The table for a new configuration. Unchanged apps are taken over as they are; the work is by
-    /// what changed.
+    /// The table after a change. The work is by what changed.
     #[must_use]
-    pub fn next(&self, config: &Config, gates: &Gates) -> (Self, Vec<Conflict>) {
-        let access = if config.server.path_access { PathAccess::On } else { PathAccess::Off };
-        let kept: HashSet<_> = config.apps.iter().map(|spec| &spec.id).collect();
-        let removals = self
-            .routes
-            .targets()
-            .filter(|app| !kept.contains(&app.spec.id))
-            .map(|app| Change::Remove(app.spec.id.clone()));
-        let puts = config.apps.iter().filter_map(|spec| self.put(spec, gates));
+    pub fn next(
+        &self,
+        server: &ServerSpec,
+        difference: &Difference,
+        gates: &Gates,
+    ) -> (Self, Vec<Conflict>) {
+        let access = if server.path_access { PathAccess::On } else { PathAccess::Off };
+        let removals = difference.gone.iter().cloned().map(Change::Remove);
+        let puts = difference.put.iter().filter_map(|spec| self.put(spec, gates));
         let (routes, conflicts) = self.routes.with(removals.chain(puts));
-        let routes = routes.with_settings(access, config.server.default_app.clone());
-        (Self { server: Arc::new(config.server.clone()), routes }, conflicts)
+        let routes = routes.with_settings(access, server.default_app.clone());
+        (Self { server: Arc::new(server.clone()), routes }, conflicts)
     }
 
     fn put(&self, spec: &Arc<AppSpec>, gates: &Gates) -> Option<Change<Arc<App>>> {

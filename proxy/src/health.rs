@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     app::{App, Table},
+    difference::Difference,
     upstreams::{Server, Upstreams},
 };
 
@@ -37,6 +38,7 @@ pub struct HealthChecks {
 type SharedConnector = Arc<OnceLock<Connector>>;
 
 struct Check {
+    app: Arc<App>,
     upstreams: Arc<Upstreams>,
     /// The `Host` it asks for.
     host: String,
@@ -50,18 +52,25 @@ impl Drop for Check {
 }
 
 impl HealthChecks {
-    /// Checks the servers of this table's apps, and no others.
-    pub fn watch(&mut self, table: &Table) {
-        let mut before = std::mem::take(&mut self.running);
-        for app in table.routes.targets() {
+    /// Checks the servers of apps that changed as this table has them, and of those that are gone
+    /// no more.
+    pub fn change(&mut self, table: &Table, difference: &Difference) {
+        for id in &difference.gone {
+            self.running.remove(id);
+        }
+        for spec in &difference.put {
+            let before = self.running.remove(&spec.id);
+            let Some(app) = table.routes.app(spec.id.as_str()) else { continue };
             let Some(upstreams) = &app.upstreams else { continue };
             let Some(health) = upstreams.spec().health.clone() else { continue };
-            let id = app.spec.id.clone();
             let host = health.probe.host.clone().unwrap_or_else(|| first_host(app));
-            let same = before
-                .remove(&id)
-                .filter(|check| Arc::ptr_eq(&check.upstreams, upstreams) && check.host == host);
+            let same = before.filter(|check| {
+                Arc::ptr_eq(&check.upstreams, upstreams)
+                    && check.app.spec.http2 == app.spec.http2
+                    && check.host == host
+            });
             let check = same.unwrap_or_else(|| Check {
+                app: Arc::clone(app),
                 upstreams: Arc::clone(upstreams),
                 host: host.clone(),
                 task: tokio::spawn(check_all(
@@ -72,7 +81,7 @@ impl HealthChecks {
                     Arc::clone(&self.connector),
                 )),
             });
-            self.running.insert(id, check);
+            self.running.insert(spec.id.clone(), check);
         }
     }
 }

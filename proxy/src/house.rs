@@ -8,12 +8,13 @@
 use std::{
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
 use doorbell_config::{
-    file::{self, Loaded, Seen},
+    file::{Archive, Loaded, Seen},
     problem::Problems,
-    spec::{AccessLogSpec, Config, ListenAddr, ServerSpec},
+    spec::{AccessLogSpec, AppSpec, Config, ListenAddr, ServerSpec},
 };
 use doorbell_supervisor::{InstructError, Supervisor, message::Instruction};
 use tokio::sync::{Mutex, oneshot, watch};
@@ -21,6 +22,7 @@ use tokio::sync::{Mutex, oneshot, watch};
 use crate::{
     access_log::AccessLog,
     clock,
+    difference::Difference,
     health::HealthChecks,
     listener,
     shared::Shared,
@@ -81,6 +83,8 @@ pub struct House {
     config_path: PathBuf,
     workers: Vec<Worker>,
     sources: watch::Sender<Arc<Vec<Seen>>>,
+    /// Held during a reload, and locked before `inner`.
+    archive: Arc<Mutex<Archive>>,
     inner: Mutex<Inner>,
 }
 
@@ -89,6 +93,10 @@ struct Inner {
     next_number: u64,
     access_log: Option<AccessLogSpec>,
     health: HealthChecks,
+    /// The apps of the table.
+    apps: Vec<Arc<AppSpec>>,
+    /// Whether the supervisor has heard of them.
+    is_set_up: bool,
     /// From the beginning of the shutdown: nothing is taken over any more.
     closing: bool,
 }
@@ -99,7 +107,7 @@ impl House {
     pub fn new(
         shared: Arc<Shared>,
         supervisor: Supervisor,
-        config_path: PathBuf,
+        (config_path, archive): (PathBuf, Archive),
         workers: Vec<Worker>,
     ) -> Self {
         let inner = Inner {
@@ -107,17 +115,20 @@ impl House {
             next_number: 0,
             access_log: None,
             health: HealthChecks::default(),
+            apps: Vec::new(),
+            is_set_up: false,
             closing: false,
         };
         let started_with = Arc::clone(&shared.table.load().server);
         let (sources, inner) = (watch::Sender::default(), Mutex::new(inner));
-        Self { shared, supervisor, started_with, config_path, workers, sources, inner }
+        let archive = Arc::new(Mutex::new(archive));
+        Self { shared, supervisor, started_with, config_path, workers, sources, archive, inner }
     }
 
-    /// Reads the configuration file.
+    /// Reads the configuration file, but for what the archive knows.
     #[must_use]
-    pub fn read(config_path: &std::path::Path) -> Loaded {
-        file::load_watched(config_path, &|name| std::env::var(name).ok())
+    pub fn read(config_path: &std::path::Path, archive: &mut Archive) -> Loaded {
+        archive.load(config_path, &|name| std::env::var(name).ok())
     }
 
     /// Where the output of apps is: a change of the setting waits for the next start.
@@ -131,9 +142,17 @@ impl House {
     /// # Errors
     /// Says why not; then nothing has changed.
     pub async fn reload(&self) -> Result<ReloadReport, ReloadError> {
-        let path = self.config_path.clone();
-        let outcome = match tokio::task::spawn_blocking(move || Self::read(&path)).await {
-            Ok(loaded) => self.take_over(loaded).await,
+        let (path, archive) = (self.config_path.clone(), Arc::clone(&self.archive));
+        // Held to the end: what is read first is taken over first.
+        let mut archive = archive.lock_owned().await;
+        let reading = tokio::task::spawn_blocking(move || {
+            let since = Instant::now();
+            let loaded = Self::read(&path, &mut archive);
+            tracing::debug!(took = ?since.elapsed(), "configuration read");
+            (loaded, archive)
+        });
+        let outcome = match reading.await {
+            Ok((loaded, _archive)) => self.take_over(loaded).await,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
         if let Err(error) = &outcome {
@@ -152,25 +171,27 @@ impl House {
         if inner.closing {
             return Err(ReloadError::Closing);
         }
+        let since = Instant::now();
         // The mistake of a config that is wrong is in one of these.
         self.sources.send_replace(Arc::new(loaded.sources));
         let config = loaded.outcome?;
         let access_log = self.open_access_log(&inner, &config)?;
         let opened = self.open_listeners(&mut inner, &config)?;
         let before = self.shared.table.load_full();
-        let (table, conflicts) = before.next(&config, &self.shared.gates);
+        let difference = Difference::between(&inner.apps, &config.apps);
+        let (table, conflicts) = before.next(&config.server, &difference, &self.shared.gates);
         let table = Arc::new(table);
         self.supervisor.set_parallel_starts(config.server.limits.parallel_starts).await;
-        self.supervisor.instruct(Instruction::DefineAll(config.apps.clone())).await?;
+        self.instruct(&inner, &difference).await?;
         self.shared.gates.set_held_cap(config.server.limits.held_requests);
         self.shared.table.store(Arc::clone(&table));
-        self.shared.gates.prune(&table);
+        self.shared.gates.prune(&table, &difference.gone);
         if let Some((spec, log)) = access_log {
             self.shared.access_log.store(log.map(Arc::new));
             inner.access_log = spec;
         }
         self.change_listeners(&mut inner, opened, &config.server.listen).await;
-        inner.health.watch(&table);
+        inner.health.change(&table, &difference);
         let report = ReloadReport {
             apps: config.apps.len(),
             needs_restart: needs_restart(&self.started_with, &config.server),
@@ -180,10 +201,15 @@ impl House {
                 .chain(config.warnings.iter().map(ToString::to_string))
                 .collect(),
         };
+        // One that was rejected is new to the next table too.
+        inner.apps = config.apps;
+        inner.apps.retain(|app| conflicts.iter().all(|conflict| conflict.app != app.id));
+        inner.is_set_up = true;
         let metrics = &self.shared.metrics;
         metrics.reload_good.store(1, Ordering::Relaxed);
         metrics.reload_at.store(clock::unix_seconds(), Ordering::Relaxed);
         report.log();
+        tracing::debug!(took = ?since.elapsed(), "configuration taken over");
         Ok(report)
     }
 
@@ -216,6 +242,21 @@ impl House {
         for worker in &self.workers {
             worker.join();
         }
+    }
+
+    /// One instruction for each app that changed: the supervisor serves others in between.
+    async fn instruct(&self, inner: &Inner, difference: &Difference) -> Result<(), InstructError> {
+        if !inner.is_set_up {
+            let all = Instruction::DefineAll(difference.put.clone());
+            return self.supervisor.instruct(all).await;
+        }
+        for id in &difference.gone {
+            self.supervisor.instruct(Instruction::Remove(id.clone())).await?;
+        }
+        for spec in &difference.put {
+            self.supervisor.instruct(Instruction::Define(Arc::clone(spec))).await?;
+        }
+        Ok(())
     }
 
     #[allow(clippy::type_complexity, reason = "the changed spec and what it opens")]

@@ -13,6 +13,7 @@ pub mod cli;
 pub mod client_stream;
 pub mod clock;
 pub mod connection;
+pub mod difference;
 pub mod exchange;
 pub mod forward;
 pub mod frame_guard;

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use doorbell_config::{
-    file::{Loaded, Seen},
+    file::{Archive, Loaded, Seen},
     spec::{Config, ListenAddr},
 };
 use doorbell_supervisor::{Supervisor, SupervisorOptions};
@@ -47,7 +47,8 @@ const STOP_APPS: Duration = Duration::from_secs(20);
 /// # Errors
 /// Why Doorbell cannot start; or that it could not end cleanly.
 pub fn serve(config_path: PathBuf) -> anyhow::Result<()> {
-    let Loaded { sources, outcome } = House::read(&config_path);
+    let mut archive = Archive::default();
+    let Loaded { sources, outcome } = House::read(&config_path, &mut archive);
     let config = outcome?;
     logging::start(&config.server.log)?;
     rustls::crypto::ring::default_provider()
@@ -62,14 +63,14 @@ pub fn serve(config_path: PathBuf) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot make a runtime")?;
-    let outcome = runtime.block_on(run(config_path, sources, config, open_files));
+    let outcome = runtime.block_on(run((config_path, archive), sources, config, open_files));
     // A disk that hangs holds threads of the runtime, which would be waited for without end.
     runtime.shutdown_timeout(LAST_TASKS);
     outcome
 }
 
 async fn run(
-    config_path: PathBuf,
+    file: (PathBuf, Archive),
     sources: Vec<Seen>,
     config: Config,
     open_files: Option<u64>,
@@ -89,7 +90,7 @@ async fn run(
     let (end, ended) = watch::channel(false);
     let workers = start_workers(&shared, &shutting_down, &ended)?;
     let addresses = config.server.admin.clone();
-    let house = Arc::new(House::new(shared, supervisor, config_path, workers));
+    let house = Arc::new(House::new(shared, supervisor, file, workers));
     let admin = Arc::new(Admin { house: Arc::clone(&house), ready: AtomicBool::new(false) });
     let loaded = Loaded { sources, outcome: Ok(config) };
     if let Err(error) = open(&admin, &addresses, loaded).await {

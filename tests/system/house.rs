@@ -154,3 +154,19 @@ fn a_wider_address_takes_over_from_a_narrow_one_on_the_same_port() {
     assert_eq!(d.get("app.test", "/").status, 200);
     assert!(d.log().contains("no longer listening"), "{}", d.log());
 }
+
+#[test]
+fn check_warns_of_what_this_machine_lacks() {
+    let app = |directory: &str, command: &str| {
+        format!("[app.app]\ncommand = [\"{command}\"]\ndirectory = \"{directory}\"\n")
+    };
+    for (app, told) in [
+        (app("/no-such-folder", "node"), "folder /no-such-folder does not exist"),
+        (app("/tmp", "./no-such-program"), "command ./no-such-program does not exist"),
+    ] {
+        let (_folder, path) = Setup::new(&app).write();
+        let output = doorbell_tests::tool(&["check", "--config", &path.to_string_lossy()]);
+        assert_eq!(output.status, 0, "{output:?}");
+        assert!(output.stderr.contains(&format!("app \"app\": {told}")), "{}", output.stderr);
+    }
+}

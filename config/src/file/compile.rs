@@ -8,10 +8,9 @@ mod server;
 mod upstream;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     ops::Range,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use super::{
@@ -23,24 +22,37 @@ use super::{
 use crate::{
     name::AppId,
     problem::{Problem, Problems},
-    spec::Config,
+    spec::{AppSpec, ServerSpec},
 };
 
 /// The config that was meant, as far as it could be made out, and what is wrong with it.
-pub(super) fn config(raw: Raw) -> (Config, (Problems, Vec<Problem>)) {
+pub(super) struct Compiled {
+    pub(super) server: ServerSpec,
+    /// Each with the number of its file.
+    pub(super) apps: Vec<(usize, AppSpec)>,
+    pub(super) problems: Problems,
+    pub(super) warnings: Vec<Problem>,
+    /// Files of which something is to be told.
+    pub(super) odd_files: BTreeSet<usize>,
+}
+
+/// Makes the config of what was read; `others` are apps in files that are known already.
+pub(super) fn config(raw: Raw, others: &[&AppId]) -> Compiled {
     let Raw { sources, server, server_broken, apps, mut findings, .. } = raw;
     let apps = without_duplicates(apps, &mut findings);
     let section = Section::new(&sources[0], 0, &server_broken, &mut findings);
-    let server = server::compile(section, &server, &apps);
+    let ids: Vec<&AppId> = apps.iter().map(|app| &app.id).chain(others.iter().copied()).collect();
+    let server = server::compile(section, &server, &ids);
     let mut specs = Vec::with_capacity(apps.len());
     for raw in &apps {
         let file = raw.place.file;
         let section = Section::new(&sources[file], file, &raw.broken, &mut findings);
-        specs.extend(app::compile(section, raw).map(Arc::new));
+        specs.extend(app::compile(section, raw).map(|app| (file, app)));
     }
     claims::check(&sources, &server, &apps, &mut findings);
-    let config = Config { server, apps: specs, warnings: Vec::new() };
-    (config, findings.into_problems(&sources))
+    let odd_files = findings.files();
+    let (problems, warnings) = findings.into_problems(&sources);
+    Compiled { server, apps: specs, problems, warnings, odd_files }
 }
 
 /// Of apps with the same id, the first.

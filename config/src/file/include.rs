@@ -1,14 +1,14 @@
 //! `include`: which files, and which folders a watcher needs to see.
 
 use std::{
-    collections::BTreeSet,
+    collections::HashSet,
     path::{Component, Path, PathBuf},
 };
 
 use super::{
     Raw,
     format::IncludePattern,
-    seen::Seen,
+    seen::{Seen, Stamp},
     source::{Finding, Place},
     text::{At, Text},
 };
@@ -25,9 +25,10 @@ const MATCHING: glob::MatchOptions = glob::MatchOptions {
 impl Raw {
     /// The included files, each once, in the order of the patterns and inside one by name. The
     /// main file is never among them.
-    pub(super) fn find_included(&mut self, patterns: &[At<Text<IncludePattern>>]) -> Vec<PathBuf> {
-        let mut found: Vec<PathBuf> = Vec::new();
-        let mut known = BTreeSet::from([identity(&self.sources[0].path)]);
+    pub(super) fn find_included(&mut self, patterns: &[At<Text<IncludePattern>>]) -> Vec<Seen> {
+        let mut found: Vec<Seen> = Vec::new();
+        let mut known: HashSet<_> =
+            Stamp::of(&self.sources[0].path).map(Stamp::identity).into_iter().collect();
         for pattern in patterns {
             let text = &pattern.value.0.0;
             let is_pattern = text.contains(WILD);
@@ -45,7 +46,8 @@ impl Raw {
             if files.is_empty() {
                 self.nothing_included(pattern, is_pattern);
             }
-            found.extend(files.into_iter().filter(|file| known.insert(identity(file))));
+            let files = files.into_iter().map(Seen::now);
+            found.extend(files.filter(|file| file.is_first(&mut known)));
         }
         found
     }
@@ -70,11 +72,6 @@ impl Raw {
                 .help(format!("paths are relative to `{folder}`"))
         });
     }
-}
-
-/// The same for every way to write a file's path.
-fn identity(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 /// The folders in which a file or folder would have to appear to match the pattern one day: those

@@ -1,6 +1,7 @@
 //! What a file or folder looked like when it was read, to tell later whether it has changed.
 
 use std::{
+    collections::HashSet,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -32,6 +33,13 @@ impl Stamp {
     }
 }
 
+impl Stamp {
+    /// The same for every way to write a file's path.
+    pub(super) fn identity(self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+}
+
 /// A file or folder that a config was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -44,6 +52,11 @@ pub struct Seen {
 impl Seen {
     pub(super) fn now(path: PathBuf) -> Self {
         Self { stamp: Stamp::of(&path), path }
+    }
+
+    /// Whether no other path led to the same file before. What is not there is nobody's double.
+    pub(super) fn is_first(&self, known: &mut HashSet<(u64, u64)>) -> bool {
+        self.stamp.is_none_or(|stamp| known.insert(stamp.identity()))
     }
 
     /// Whether it is as it was.

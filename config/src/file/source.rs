@@ -108,6 +108,13 @@ impl Findings {
         self.found.extend(later);
     }
 
+    /// The files that they are about.
+    pub(super) fn files(&self) -> BTreeSet<usize> {
+        let places = self.found.iter().map(|found| found.place.file);
+        let notes = self.found.iter().filter_map(|found| Some(found.note.as_ref()?.1.file));
+        places.chain(notes).collect()
+    }
+
     /// All of them in the order of the files, errors and warnings apart.
     pub(super) fn into_problems(mut self, sources: &[Source]) -> (Problems, Vec<Problem>) {
         self.found.sort_by_key(|found| (found.place.file, found.place.span.start));
@@ -148,9 +155,7 @@ impl Findings {
     }
 
     fn files_with_findings(&self, files: usize) -> Vec<bool> {
-        let places = self.found.iter().map(|found| found.place.file);
-        let notes = self.found.iter().filter_map(|found| Some(found.note.as_ref()?.1.file));
-        let needed: BTreeSet<_> = places.chain(notes).collect();
+        let needed = self.files();
         (0..files).map(|file| needed.contains(&file)).collect()
     }
 

@@ -7,10 +7,12 @@ use std::{
 
 use anyhow::Context;
 use clap::Command;
+use clap_mangen::Man;
 use doorbell_config::{
-    problem::Colour,
+    file::Archive,
+    problem::{Colour, Problems},
     schema,
-    spec::{Config, ListenAddr},
+    spec::{AppSpec, Backend, Config, ListenAddr},
 };
 
 use crate::house::House;
@@ -21,10 +23,13 @@ pub(super) const DEFAULT_SOCKET: &str = "/run/doorbell/admin.sock";
 pub(super) fn check(path: &Path) -> anyhow::Result<u8> {
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let colour = if colour { Colour::Always } else { Colour::Never };
-    match House::read(path).outcome {
+    match read(path) {
         Ok(config) => {
             for warning in &config.warnings {
                 write!(io::stderr(), "{}", warning.render(colour))?;
+            }
+            for missing in config.apps.iter().filter_map(|app| missing(app)) {
+                writeln!(io::stderr(), "warning: {missing}")?;
             }
             let apps = config.apps.len();
             let plural = if apps == 1 { "" } else { "s" };
@@ -46,7 +51,7 @@ pub(super) fn admin_socket(path: &Path) -> anyhow::Result<PathBuf> {
     })?;
     let Ok(file) = text.parse::<toml::Table>() else {
         // Not TOML: let the reader say where.
-        return from_config(&House::read(path).outcome?);
+        return from_config(&read(path)?);
     };
     let admin = file.get("server").and_then(|server| server.get("admin"));
     let addresses = match admin {
@@ -60,8 +65,28 @@ pub(super) fn admin_socket(path: &Path) -> anyhow::Result<PathBuf> {
             let folder = path.parent().unwrap_or(Path::new("."));
             Ok(folder.join(socket))
         }
-        _ => from_config(&House::read(path).outcome?),
+        _ => from_config(&read(path)?),
     }
+}
+
+/// What an app needs to start and this machine does not have; it may be meant for another.
+fn missing(app: &AppSpec) -> Option<String> {
+    let Backend::Process(process) = &app.backend else { return None };
+    let id = &app.id;
+    if !process.directory.is_dir() {
+        return Some(format!(
+            "app \"{id}\": folder {} does not exist",
+            process.directory.display()
+        ));
+    }
+    let program = process.command.first()?.to_string();
+    // Others are looked for in the `PATH` that the app will have.
+    let is_missing = program.contains('/') && !process.directory.join(&program).is_file();
+    is_missing.then(|| format!("app \"{id}\": command {program} does not exist"))
+}
+
+fn read(path: &Path) -> Result<Config, Problems> {
+    House::read(path, &mut Archive::default()).outcome
 }
 
 fn from_config(config: &Config) -> anyhow::Result<PathBuf> {
@@ -85,7 +110,41 @@ pub(super) fn completions(
     Ok(0)
 }
 
-pub(super) fn man(command: Command) -> anyhow::Result<u8> {
-    clap_mangen::Man::new(command).render(&mut io::stdout())?;
+/// One page: the command, then each verb with its options.
+pub(super) fn man(mut command: Command) -> anyhow::Result<u8> {
+    write_man(&mut command, &mut io::stdout())?;
     Ok(0)
+}
+
+fn write_man(command: &mut Command, out: &mut dyn Write) -> io::Result<()> {
+    command.build();
+    Man::new(command.clone()).render(out)?;
+    for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
+        writeln!(out, ".SH \"DOORBELL {}\"", verb.get_name().to_uppercase())?;
+        let man = Man::new(verb.clone());
+        man.render_synopsis_section(out)?;
+        man.render_description_section(out)?;
+        man.render_options_section(out)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manual_has_the_options_of_every_verb() {
+        let verb = |name: &'static str, option: &'static str| {
+            Command::new(name).arg(clap::Arg::new(option).long(option).help("What it does"))
+        };
+        let mut command =
+            Command::new("doorbell").subcommands([verb("logs", "follow"), verb("status", "json")]);
+        let mut page = Vec::new();
+        write_man(&mut command, &mut page).unwrap();
+        let page = String::from_utf8(page).unwrap();
+        for text in ["DOORBELL LOGS", "\\-\\-follow", "DOORBELL STATUS", "\\-\\-json"] {
+            assert!(page.contains(text), "{text}: {page}");
+        }
+    }
 }

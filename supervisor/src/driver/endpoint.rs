@@ -6,7 +6,10 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     os::{
         fd::OwnedFd,
-        unix::{fs::DirBuilderExt, net::UnixListener},
+        unix::{
+            fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+            net::UnixListener,
+        },
     },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -181,9 +184,19 @@ pub(crate) fn socket_folder(run_dir: &Path, app: &AppId) -> PathBuf {
     run_dir.join(app.as_str())
 }
 
-/// Makes a folder that only we may enter, and those above it.
+/// Makes a folder that only we may enter, and those above it. One that is there already must be
+/// ours, and is closed to others.
 pub(crate) fn create_private(folder: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let found = fs::metadata(folder)?;
+    if found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        let why = format!("it belongs to user {}, and others may enter it", found.uid());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
@@ -315,6 +328,16 @@ mod tests {
         let connect = |_| std::net::TcpStream::connect_timeout(&address, Duration::from_secs(5));
         let waiting: Vec<_> = (0..500).map(connect).collect::<Result<_, _>>().unwrap();
         assert_eq!(waiting.len(), 500);
+    }
+
+    #[test]
+    fn a_folder_that_is_open_to_others_is_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        create_private(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
     }
 
     #[test]

@@ -41,8 +41,10 @@ mod ready;
 /// Looks at an endpoint that is said to refuse connections, and the time between them.
 const CHECKS: u32 = 3;
 const CHECK_PACE: Duration = Duration::from_millis(200);
-/// When, after it became ready, an instance is looked at for listeners beyond loopback.
+/// When, after it became ready, an instance is looked at for listeners beyond loopback. Each further
+/// look comes after twice the time, and the last pause is kept.
 const INSPECT_AFTER: Duration = Duration::from_millis(500);
+const INSPECT_SELDOM: Duration = Duration::from_secs(300);
 
 /// How an instance is connected to the desk.
 pub(super) struct Wires {
@@ -167,10 +169,7 @@ impl Instance {
         let mut inbox = self.wires.inbox.clone();
         let check = self.wires.check.clone();
         let warning = {
-            let inspection = async {
-                sleep(INSPECT_AFTER).await;
-                self.listens_beyond_loopback().await
-            };
+            let inspection = self.until_beyond_loopback();
             let checked = async {
                 loop {
                     check.notified().await;
@@ -192,9 +191,7 @@ impl Instance {
                     () = &mut listening => {}
                     warning = &mut inspection, if !is_inspected => {
                         is_inspected = true;
-                        if let Some(warning) = warning {
-                            self.tell(Note::Warning(warning)).await;
-                        }
+                        self.tell(Note::Warning(warning)).await;
                     }
                 }
             }
@@ -213,6 +210,18 @@ impl Instance {
             }
         }
         std::future::pending().await
+    }
+
+    /// Looks again and again: an app may open a port for debugging or a cluster at any time.
+    async fn until_beyond_loopback(&self) -> String {
+        let mut pause = INSPECT_AFTER;
+        loop {
+            sleep(pause).await;
+            if let Some(warning) = self.listens_beyond_loopback().await {
+                return warning;
+            }
+            pause = (2 * pause).min(INSPECT_SELDOM);
+        }
     }
 
     /// Waits until the instance has ended by itself. A first process that leaves others behind is

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use super::{RawApp, Section, resolve};
+use super::{Section, resolve};
 use crate::{
     file::{
         check::closest,
@@ -20,7 +20,7 @@ use crate::{
 
 type Addresses = At<OneOrMany<ListenAddr>>;
 
-pub(super) fn compile(mut section: Section<'_>, keys: &ServerKeys, apps: &[RawApp]) -> ServerSpec {
+pub(super) fn compile(mut section: Section<'_>, keys: &ServerKeys, apps: &[&AppId]) -> ServerSpec {
     let section = &mut section;
     let (listen, admin) = addresses(section, keys);
     limits_agree(section, keys);
@@ -60,6 +60,18 @@ fn addresses(section: &mut Section<'_>, keys: &ServerKeys) -> (Vec<ListenAddr>, 
             "no Unix socket for the `doorbell` commands",
             "add `unix:/run/doorbell/admin.sock` to the list",
         );
+    }
+    for (address, span) in keys.admin.each() {
+        if let ListenAddr::Tcp(address) = address
+            && !address.ip().is_loopback()
+        {
+            let place = section.place(&span);
+            let message = "metrics and health can be read from other machines";
+            let finding = Finding::warning(place, message);
+            let help = "write a loopback address such as `127.0.0.1:9911`, unless a firewall stands \
+                        before it";
+            section.findings.push(finding.help(help));
+        }
     }
     (listen, admin)
 }
@@ -154,13 +166,13 @@ fn access_log(section: &Section<'_>, keys: &AccessLogKeys) -> AccessLogSpec {
     }
 }
 
-fn default_app(section: &mut Section<'_>, keys: &ServerKeys, apps: &[RawApp]) -> Option<AppId> {
+fn default_app(section: &mut Section<'_>, keys: &ServerKeys, apps: &[&AppId]) -> Option<AppId> {
     let wanted = keys.default_app.as_ref()?;
     let id = &wanted.value.0;
-    if apps.iter().any(|app| app.id == *id) {
+    if apps.contains(&id) {
         return Some(id.clone());
     }
-    let help = match closest(id.as_str(), apps.iter().map(|app| app.id.as_str())) {
+    let help = match closest(id.as_str(), apps.iter().map(|app| app.as_str())) {
         Some(known) => format!("did you mean \"{known}\"?"),
         None => "write the id of an app, the part after `app.`".to_owned(),
     };

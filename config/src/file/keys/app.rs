@@ -51,7 +51,9 @@ pub struct AppKeys {
     /// to the address to listen on unless they are here, or the app listens on a `{socket}`.
     #[schemars(extend("x-default" = "none", "propertyNames" = {"format": "env-name"}, "x-secret" = true))]
     pub env: Option<At<BTreeMap<String, At<Text<Template>>>>>,
-    /// The loopback port that the program listens on, when it cannot be told one.
+    /// The loopback port that the program listens on, when it cannot be told one. When such an app is
+    /// changed or restarted, requests are held from the old instance's end until the new one is
+    /// ready: two cannot have the same port.
     #[schemars(range(min = 1), extend("x-default" = "a free one, given as `{port}` and `PORT`"))]
     pub port: Option<At<u16>>,
     /// How Doorbell learns that the program can answer: a word, or a table.
@@ -114,10 +116,10 @@ pub struct AppTimeoutKeys {
     /// How long a request is held while the app starts; then it is answered 504. Raise it together
     /// with `ready.deadline`.
     pub hold: Text<Positive>,
-    /// For one connection to the app; then the request is answered 502.
+    /// For one connection to the app; then the request is answered 504.
     pub connect: Text<Positive>,
-    /// For the first byte of the response, and between two pieces of it; then the request is
-    /// answered 504.
+    /// For the first byte of the response, else the request is answered 504; and between two pieces
+    /// of it, else it is cut off.
     pub response_idle: Text<OrNever>,
     /// Between two pieces, in either direction, of a WebSocket or another upgraded connection.
     pub upgraded_idle: Text<OrNever>,

@@ -149,9 +149,10 @@ impl Default for IdleKeys {
 pub struct StopKeys {
     /// The first signal.
     pub signal: SignalChoice,
-    /// From the signal to SIGKILL.
+    /// From the signal to SIGKILL. When Doorbell itself is stopped, apps have 20 seconds in all.
     pub grace: Text<Positive>,
-    /// For running requests to end before the signal, when the app is replaced or removed.
+    /// For running requests to end before the signal, when the app is replaced, removed, stopped or
+    /// disabled.
     pub drain: Text<Duration>,
 }
 
@@ -234,7 +235,7 @@ impl Default for BackOffKeys {
     }
 }
 
-/// How the program's output is kept.
+/// How the program's output is kept, from its next start on. Lines longer than 64 KiB are split.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OutputKeys {

@@ -20,11 +20,13 @@ use crate::{
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerKeys {
-    /// Where clients connect: one address or a list.
+    /// Where clients connect: one address or a list. A Unix socket is open to its owner and group
+    /// (0660), and who connects there is believed as one of `trusted_proxies` is.
     pub listen: At<OneOrMany<ListenAddr>>,
     /// Where operators connect: one address or a list, at least one of them a Unix socket, which
     /// only its owner may open and which the `doorbell` commands use. TCP addresses give metrics
-    /// and health only.
+    /// and health only, to those who ask by an IP address or as `localhost`: a scraper that uses
+    /// another name gets 403.
     pub admin: At<OneOrMany<ListenAddr>>,
     /// Folder for what outlives a restart, such as which apps are disabled. Readable by its owner
     /// only.
@@ -58,7 +60,8 @@ pub struct ServerLimitKeys {
     /// Client connections open at once.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub connections: usize,
-    /// Bytes of a request's line and header fields together; more is answered 431.
+    /// Bytes of a request's line and header fields together; more, or over 128 fields, is answered
+    /// 431.
     pub head: At<Text<ByteSize>>,
     /// Bytes of a request's target; more is answered 414. Not more than `head`.
     pub uri: At<Text<ByteSize>>,
@@ -100,7 +103,8 @@ pub struct ServerTimeoutKeys {
     pub body_idle: Text<Positive>,
     /// Between two pieces of a response that the client takes.
     pub write_idle: Text<Positive>,
-    /// For running requests to end when Doorbell is stopped.
+    /// For running requests to end when Doorbell is stopped. Apps then have 20 seconds to end,
+    /// whatever their `stop.grace`.
     pub shutdown: Text<Duration>,
 }
 

@@ -38,7 +38,8 @@ pub enum UpstreamChoice {
 pub struct UpstreamKeys {
     /// The servers: one or a list; requests go round robin.
     pub servers: At<OneOrMany<UpstreamServer>>,
-    /// Failures in a row after which a server is left out for `fail_timeout`.
+    /// Failures in a row after which a server is left out for `fail_timeout`: connections that fail
+    /// or break, and silence. An answer is none, whatever its status: that is what `health` is for.
     #[serde(default = "max_fails")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_fails: u32,

@@ -1,0 +1,131 @@
+//! Reading again tells the same as reading anew, and knows what did not change.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use doorbell_config::{
+    file::{Archive, load},
+    spec::AppSpec,
+};
+use tempfile::TempDir;
+
+struct Folder {
+    folder: TempDir,
+    archive: Archive,
+}
+
+impl Folder {
+    fn new(main: &str, apps: &[(&str, &str)]) -> Self {
+        let folder = Self { folder: tempfile::tempdir().unwrap(), archive: Archive::default() };
+        fs::create_dir(folder.path("apps")).unwrap();
+        folder.put("main.toml", &format!("include = [\"apps/*.toml\"]\n{main}"));
+        apps.iter().for_each(|(name, text)| folder.put(&format!("apps/{name}.toml"), text));
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A new inode each time: stamps tell by more than a coarse clock.
+    fn put(&self, name: &str, text: &str) {
+        fs::write(self.path("new"), text).unwrap();
+        fs::rename(self.path("new"), self.path(name)).unwrap();
+    }
+
+    /// What the archive makes of it, which must be what a first reading makes of it.
+    #[track_caller]
+    fn load(&mut self) -> Result<Vec<Arc<AppSpec>>, String> {
+        let path = self.path("main.toml");
+        let again = self.archive.load(&path, &|_| None).outcome;
+        let anew = load(&path, &|_| None);
+        assert_eq!(again.as_ref().err(), anew.as_ref().err());
+        let (Ok(again), Ok(anew)) = (again.as_ref(), anew) else {
+            return Err(again.unwrap_err().to_string());
+        };
+        assert_eq!((&again.server, &again.apps), (&anew.server, &anew.apps));
+        assert_eq!(again.warnings, anew.warnings);
+        Ok(again.apps.clone())
+    }
+}
+
+fn app(id: &str, more: &str) -> String {
+    format!("[app.{id}]\nhosts = [\"{id}.test\"]\ncommand = [\"true\"]\n{more}\n")
+}
+
+#[track_caller]
+fn stays(before: &[Arc<AppSpec>], after: &[Arc<AppSpec>], id: &str, same: bool) {
+    let find = |apps: &[Arc<AppSpec>]| apps.iter().find(|app| app.id.as_str() == id).cloned();
+    let (before, after) = (find(before).unwrap(), find(after).unwrap());
+    assert_eq!(Arc::ptr_eq(&before, &after), same, "{id}");
+}
+
+#[test]
+fn what_did_not_change_stays_the_same() {
+    let mut folder = Folder::new(
+        &app("main", ""),
+        &[("a", &app("a", "")), ("b", &(app("b", "") + &app("c", "")))],
+    );
+    let first = folder.load().unwrap();
+    folder.put("apps/b.toml", &(app("b", "http2 = true") + &app("c", "")));
+    let second = folder.load().unwrap();
+    for (id, same) in [("main", true), ("a", true), ("b", false), ("c", true)] {
+        stays(&first, &second, id, same);
+    }
+    fs::remove_file(folder.path("apps/a.toml")).unwrap();
+    folder.put("apps/d.toml", &app("d", ""));
+    let third = folder.load().unwrap();
+    let ids: Vec<_> = third.iter().map(|app| app.id.as_str()).collect();
+    assert_eq!(ids, ["main", "b", "c", "d"]);
+    stays(&second, &third, "b", true);
+}
+
+#[test]
+fn problems_between_files_are_found_though_only_one_was_read() {
+    let mut folder = Folder::new("", &[("a", &app("a", "port = 7001")), ("b", &app("b", ""))]);
+    let first = folder.load().unwrap();
+    for wrong in [
+        app("a", ""),
+        app("b", "paths = [\"/x\"]").replace("b.test", "a.test")
+            + &app("x", "").replace("x.test", "a.test"),
+        app("b", "port = 7001"),
+        app("b", "hots = 1"),
+        app("b", "port = 8080"),
+        "[server]\n".to_owned(),
+    ] {
+        folder.put("apps/b.toml", &wrong);
+        folder.load().unwrap_err();
+    }
+    folder.put("apps/b.toml", &app("b", "http2 = true"));
+    let second = folder.load().unwrap();
+    stays(&first, &second, "a", true);
+}
+
+#[test]
+fn other_settings_and_default_apps_hold_for_files_that_are_known() {
+    let mut folder = Folder::new("", &[("a", &app("a", "port = 7001")), ("b", &app("b", ""))]);
+    folder.load().unwrap();
+    let main = |server: &str| format!("include = [\"apps/*.toml\"]\n[server]\n{server}\n");
+    folder.put("main.toml", &main("default_app = \"a\""));
+    folder.load().unwrap();
+    folder.put("main.toml", &main("listen = \"127.0.0.1:7001\""));
+    assert!(folder.load().unwrap_err().contains("Doorbell itself listens on this port"));
+    folder.put("main.toml", &main("default_app = \"c\""));
+    folder.load().unwrap_err();
+    folder.put("main.toml", &main(""));
+    folder.load().unwrap();
+}
+
+#[test]
+fn a_warning_is_told_each_time() {
+    let odd = app("b", "ready = { deadline = \"90s\" }");
+    let mut folder = Folder::new("", &[("a", &app("a", "")), ("b", &odd)]);
+    let first = folder.load().unwrap();
+    folder.put("apps/a.toml", &app("a", "http2 = true"));
+    let second = folder.load().unwrap();
+    stays(&first, &second, "b", true);
+    let warnings =
+        folder.archive.load(&folder.path("main.toml"), &|_| None).outcome.unwrap().warnings;
+    assert_eq!(warnings.len(), 1);
+}
