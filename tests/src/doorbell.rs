@@ -14,8 +14,8 @@ use tempfile::TempDir;
 
 use crate::{Connection, Response, get, wait::poll};
 
-/// How long a doorbell may take to start or to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a doorbell may take to start or to end; with very many apps it is some seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A doorbell that is about to start.
 pub struct Setup {

@@ -1,6 +1,8 @@
 //! Which app a request is for, and what the app sees of the path.
 
-use doorbell_tests::{Doorbell, Setup};
+use std::time::Duration;
+
+use doorbell_tests::{Doorbell, Setup, eventually_within};
 
 use crate::node;
 
@@ -80,6 +82,29 @@ fn every_app_is_reachable_by_path_on_hosts_that_no_app_claims() {
 fn the_default_app_answers_the_rest() {
     let d = Setup::new(&node("home", "")).server("default_app = \"home\"").start();
     assert_eq!(d.get("nobody.test", "/x").text(), "node GET /x\n");
+}
+
+#[test]
+fn a_hundred_thousand_apps_load_and_one_changes() {
+    const APPS: usize = 100_000;
+    let version = |n: usize, version: &str| {
+        let id = format!("app{n}");
+        node(&id, &format!("env = {{ VERSION = \"{version}\" }}"))
+    };
+    let apps: String = (0..APPS).map(|n| version(n, "1")).collect();
+    let d = Doorbell::with(&apps);
+    let ask = |n: usize, path: &str| d.get(&format!("app{n}.test"), path).text();
+    let some = [0, APPS / 2, APPS - 1];
+    assert_eq!(some.map(|n| ask(n, "/version")), ["1", "1", "1"]);
+    assert_eq!(d.get(&format!("app{APPS}.test"), "/").status, 404);
+    let before = some.map(|n| ask(n, "/pid"));
+    d.rewrite(&apps.replace(&version(APPS / 2, "1"), &version(APPS / 2, "2")));
+    // Not by `doorbell reload`: the watch would do it all once more.
+    eventually_within(Duration::from_secs(120), "the changed one is replaced", || {
+        ask(APPS / 2, "/version") == "2"
+    });
+    let after = some.map(|n| ask(n, "/pid"));
+    assert_eq!([&after[0], &after[2]], [&before[0], &before[2]], "the others were left alone");
 }
 
 #[test]
