@@ -169,8 +169,9 @@ impl Service {
         if !sent {
             return Next::Nothing;
         }
-        let skipped = tokio::time::timeout(PATIENCE, stream.skip_body(MOST_SKIPPED)).await;
-        if closes || !matches!(skipped, Ok(true)) {
+        let is_usable = !closes
+            && tokio::time::timeout(PATIENCE, stream.skip_body(MOST_SKIPPED)).await == Ok(true);
+        if !is_usable {
             close_gently(stream.into_parts().0).await;
             return Next::Nothing;
         }

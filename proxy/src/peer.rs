@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use doorbell_config::spec::UpstreamServer;
@@ -160,7 +161,8 @@ fn set_options(peer: &mut HttpPeer, app: &App, times_silence: bool, has_body: bo
     options.read_timeout = timeouts.response_idle.filter(|_| times_silence);
     // A head without body is one write into an empty socket.
     options.write_timeout = has_body.then_some(timeouts.write_idle);
-    options.idle_timeout = Some(timeouts.keep_alive);
+    // Pingora's timers cannot be set to nothing.
+    options.idle_timeout = Some(timeouts.keep_alive.max(Duration::from_millis(1)));
     // Upgrades go through `tunnel`; here a stray `Upgrade` would switch the connection under Pingora.
     options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
     if app.spec.http2 {
@@ -224,10 +226,10 @@ pub fn connect_failed(exchange: &mut Exchange, why: Why) -> bool {
         (Some(Endpoint::Upstream), _) => next_address(exchange) || next_server(exchange),
         (Some(Endpoint::Tcp(_) | Endpoint::Unix(_)), Why::Refused) => {
             exchange.unreachable();
-            exchange.may_wait(std::time::Duration::ZERO)
+            exchange.may_wait(Duration::ZERO)
         }
         (Some(Endpoint::Tcp(_) | Endpoint::Unix(_)), Why::Busy) => {
-            exchange.may_wait(std::time::Duration::ZERO)
+            exchange.may_wait(Duration::ZERO)
         }
         (Some(Endpoint::Tcp(_) | Endpoint::Unix(_)), Why::Late | Why::Other) => false,
     }
