@@ -6,8 +6,6 @@
 
 use std::{
     io,
-    os::unix::fs::PermissionsExt,
-    path::Path as FilePath,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -26,10 +24,11 @@ use doorbell_config::spec::ListenAddr;
 use doorbell_supervisor::message::Snapshot;
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::{house::House, metrics::export};
+use crate::{house::House, metrics::export, socket_file};
 
 mod apps;
 mod logs;
+mod observers;
 pub mod status;
 
 /// What handlers work with.
@@ -80,14 +79,13 @@ pub async fn serve(admin: Arc<Admin>, addresses: &[ListenAddr]) -> io::Result<()
         };
         match address {
             ListenAddr::Unix(path) => {
-                let listener = listen_privately(path).await.map_err(named)?;
-                let app = operators(Arc::clone(&admin));
+                let listener = listen_privately(path).map_err(named)?;
+                let app = for_operators(Arc::clone(&admin));
                 tokio::spawn(async move { axum::serve(listener, app).await });
             }
             ListenAddr::Tcp(address) => {
                 let listener = TcpListener::bind(address).await.map_err(named)?;
-                let app = observers(Arc::clone(&admin));
-                tokio::spawn(async move { axum::serve(listener, app).await });
+                tokio::spawn(observers::serve(listener, for_observers(Arc::clone(&admin))));
             }
         }
         tracing::info!(%address, "admin listening");
@@ -95,32 +93,16 @@ pub async fn serve(admin: Arc<Admin>, addresses: &[ListenAddr]) -> io::Result<()
     Ok(())
 }
 
-/// Binds a socket that only we may open: under another name first, so that nobody can connect
-/// before its mode is set.
-async fn listen_privately(path: &FilePath) -> io::Result<UnixListener> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    if tokio::net::UnixStream::connect(path).await.is_ok() {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another doorbell runs there"));
-    }
-    let mut hidden = path.as_os_str().to_owned();
-    hidden.push(format!(".{}", std::process::id()));
-    match std::fs::remove_file(&hidden) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&hidden)?;
-    std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))?;
-    std::fs::rename(&hidden, path)?;
-    Ok(listener)
+/// A socket that only we may open.
+fn listen_privately(path: &std::path::Path) -> io::Result<UnixListener> {
+    UnixListener::from_std(socket_file::listen(path, 0o600)?)
 }
 
-fn observers(admin: Arc<Admin>) -> Router {
+fn for_observers(admin: Arc<Admin>) -> Router {
     open_routes().layer(middleware::from_fn(local_names_only)).with_state(admin)
 }
 
-fn operators(admin: Arc<Admin>) -> Router {
+fn for_operators(admin: Arc<Admin>) -> Router {
     open_routes()
         .route("/v1/apps", get(apps::list))
         .route("/v1/apps/{id}", get(apps::show))

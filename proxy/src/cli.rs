@@ -7,6 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 mod client;
 mod control;
 mod documents;
+mod screen;
 mod table;
 
 use crate::server;

@@ -72,6 +72,16 @@ impl ReloadReport {
     }
 }
 
+/// An address listened on.
+struct Listening {
+    /// As it is configured.
+    configured: ListenAddr,
+    /// The same, but for port 0: that is the port it became.
+    address: ListenAddr,
+    /// Of its sockets.
+    number: u64,
+}
+
 /// The running Doorbell.
 pub struct House {
     /// State of the data path.
@@ -89,7 +99,7 @@ pub struct House {
 }
 
 struct Inner {
-    listening: Vec<(ListenAddr, u64)>,
+    listening: Vec<Listening>,
     next_number: u64,
     access_log: Option<AccessLogSpec>,
     health: HealthChecks,
@@ -220,7 +230,7 @@ impl House {
 
     /// Addresses listened on now.
     pub async fn listening(&self) -> Vec<ListenAddr> {
-        self.inner.lock().await.listening.iter().map(|(address, _)| address.clone()).collect()
+        self.inner.lock().await.listening.iter().map(|one| one.address.clone()).collect()
     }
 
     /// Opens log files anew, for logrotate.
@@ -284,16 +294,17 @@ impl House {
     ) -> Result<Vec<Opened>, ReloadError> {
         let mut opened: Vec<Opened> = Vec::new();
         for address in &config.server.listen {
-            if inner.listening.iter().any(|(known, _)| known == address) {
+            if inner.listening.iter().any(|known| known.configured == *address) {
                 continue;
             }
             let number = inner.next_number;
             inner.next_number += 1;
-            let running = inner.listening.iter().map(|(known, _)| known);
-            let ours = running.chain(opened.iter().map(|one| &one.address));
-            let sockets = listener::open(address, ours, number, self.workers.len())
+            let ours = inner.listening.iter().chain(opened.iter().map(|one| &one.listening));
+            let ours = ours.map(|one| &one.address);
+            let (bound, sockets) = listener::open(address, ours, number, self.workers.len())
                 .map_err(|error| ReloadError::Listen(address.to_string(), error))?;
-            opened.push(Opened { address: address.clone(), number, sockets });
+            let listening = Listening { configured: address.clone(), address: bound, number };
+            opened.push(Opened { listening, sockets });
         }
         Ok(opened)
     }
@@ -304,19 +315,20 @@ impl House {
         opened: Vec<Opened>,
         wanted: &[ListenAddr],
     ) {
-        for one in opened {
-            for (worker, socket) in self.workers.iter().zip(one.sockets) {
+        for Opened { listening, sockets } in opened {
+            let address = &listening.address;
+            for (worker, socket) in self.workers.iter().zip(sockets) {
                 if !worker.tell(Order::Listen(socket)).await {
-                    tracing::error!(address = %one.address, "a worker has ended and does not listen");
+                    tracing::error!(%address, "a worker has ended and does not listen");
                 }
             }
-            tracing::info!(address = %one.address, "listening");
-            inner.listening.push((one.address, one.number));
+            tracing::info!(%address, "listening");
+            inner.listening.push(listening);
         }
         let (keep, drop): (Vec<_>, Vec<_>) =
-            inner.listening.drain(..).partition(|(address, _)| wanted.contains(address));
+            inner.listening.drain(..).partition(|one| wanted.contains(&one.configured));
         inner.listening = keep;
-        for (address, number) in drop {
+        for Listening { address, number, .. } in drop {
             for worker in &self.workers {
                 let (done, wait) = oneshot::channel();
                 if worker.tell(Order::Ignore(number, done)).await {
@@ -335,8 +347,7 @@ impl House {
 }
 
 struct Opened {
-    address: ListenAddr,
-    number: u64,
+    listening: Listening,
     sockets: Vec<listener::Socket>,
 }
 

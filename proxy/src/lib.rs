@@ -35,6 +35,7 @@ pub mod rewrite;
 pub mod server;
 pub mod service_notify;
 pub mod shared;
+pub mod socket_file;
 pub mod transport;
 pub mod tunnel;
 pub mod upstreams;

@@ -7,11 +7,7 @@ use std::{
     collections::HashMap,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdTcpListener},
-    os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
-        net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
-    },
-    path::Path,
+    os::unix::net::UnixListener as StdUnixListener,
     sync::Arc,
     time::Duration,
 };
@@ -25,6 +21,7 @@ use crate::{
     client_stream::ClientStream,
     connection::Service,
     shared::{ConnectionPlace, Shared},
+    socket_file,
     transport::{ConnFacts, Transport},
 };
 
@@ -34,6 +31,9 @@ const BACKLOG: i32 = 4096;
 const NO_IPV6: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
 /// Pause after an accept that failed for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Mode of a Unix socket's file: a web server of our group may connect.
+const FILE_MODE: u32 = 0o660;
 
 /// A listening socket for one worker.
 pub struct Socket {
@@ -48,28 +48,49 @@ enum SocketKind {
 }
 
 /// Opens sockets on an address, one for each worker. `ours` are the addresses listened on already.
+/// Gives the address too: of port 0, which means any, with the port that it became.
 ///
 /// # Errors
-/// What the system says, with the address.
+/// What the system says.
 pub fn open<'a>(
     address: &ListenAddr,
     ours: impl IntoIterator<Item = &'a ListenAddr>,
     number: u64,
     workers: usize,
-) -> io::Result<Vec<Socket>> {
-    let kinds: io::Result<Vec<_>> = match address {
+) -> io::Result<(ListenAddr, Vec<Socket>)> {
+    let (address, kinds) = match address {
         ListenAddr::Tcp(address) => {
-            if !ours.into_iter().any(|other| shares_port(other, *address)) {
-                open_tcp(*address, Sharing::Alone)?;
-            }
-            let open = || open_tcp(*address, Sharing::AmongWorkers).map(SocketKind::Tcp);
-            (0..workers).map(|_| open()).collect()
+            let is_ours = ours.into_iter().any(|other| shares_port(other, *address));
+            let (address, listeners) = open_shared(*address, is_ours, workers)?;
+            (ListenAddr::Tcp(address), listeners.into_iter().map(SocketKind::Tcp).collect())
         }
-        ListenAddr::Unix(path) => open_unix(path).and_then(|first| {
-            (0..workers).map(|_| first.try_clone().map(SocketKind::Unix)).collect()
-        }),
+        ListenAddr::Unix(path) => {
+            let first = socket_file::listen(path, FILE_MODE)?;
+            let kinds: io::Result<Vec<_>> =
+                (0..workers).map(|_| first.try_clone().map(SocketKind::Unix)).collect();
+            (address.clone(), kinds?)
+        }
     };
-    Ok(kinds?.into_iter().map(|kind| Socket { number, kind }).collect())
+    Ok((address, kinds.into_iter().map(|kind| Socket { number, kind }).collect()))
+}
+
+/// A TCP socket for each worker, all on one port.
+fn open_shared(
+    mut address: SocketAddr,
+    is_ours: bool,
+    workers: usize,
+) -> io::Result<(SocketAddr, Vec<StdTcpListener>)> {
+    // A port that the system picks is nobody else's.
+    if !is_ours && address.port() != 0 {
+        open_tcp(address, Sharing::Alone)?;
+    }
+    let mut listeners = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let listener = open_tcp(address, Sharing::AmongWorkers)?;
+        address.set_port(listener.local_addr()?.port());
+        listeners.push(listener);
+    }
+    Ok((address, listeners))
 }
 
 /// Whether others may listen on the same address.
@@ -117,29 +138,6 @@ fn bind_tcp(address: SocketAddr, sharing: Sharing) -> io::Result<StdTcpListener>
         socket.listen(BACKLOG)?;
     }
     Ok(socket.into())
-}
-
-/// Takes over the place of a socket file that nobody listens on any more.
-fn open_unix(path: &Path) -> io::Result<StdUnixListener> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    if let Ok(found) = std::fs::symlink_metadata(path) {
-        if !found.file_type().is_socket() {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "a file that is no socket is in its place",
-            ));
-        }
-        if StdUnixStream::connect(path).is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody listens on it"));
-        }
-        std::fs::remove_file(path)?;
-    }
-    let listener = StdUnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 /// One worker's listeners.
@@ -232,7 +230,7 @@ async fn accept_unix(listener: UnixListener, service: Arc<Service>, stop: Cancel
 
 /// A connection that broke before it was accepted concerns nobody; running out of descriptors does,
 /// and trying again at once would only spin.
-async fn accept_failed(error: &io::Error) {
+pub async fn accept_failed(error: &io::Error) {
     if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
         return;
     }
@@ -285,7 +283,7 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{address}");
         }
         drop(other);
-        assert_eq!(open(&tcp(taken), [], 0, 2).unwrap().len(), 2);
+        assert_eq!(open(&tcp(taken), [], 0, 2).unwrap().1.len(), 2);
     }
 
     #[test]
@@ -293,6 +291,18 @@ mod tests {
         let one = bind_tcp(([127, 0, 0, 1], 0).into(), Sharing::AmongWorkers).unwrap();
         let ours = one.local_addr().unwrap();
         let every = SocketAddr::from((Ipv4Addr::UNSPECIFIED, ours.port()));
-        assert_eq!(open(&tcp(every), [&tcp(ours)], 0, 2).unwrap().len(), 2);
+        assert_eq!(open(&tcp(every), [&tcp(ours)], 0, 2).unwrap().1.len(), 2);
+    }
+
+    #[test]
+    fn all_workers_share_a_port_that_the_system_picked() {
+        let any = tcp(([127, 0, 0, 1], 0).into());
+        let (address, sockets) = open(&any, [], 0, 3).unwrap();
+        let ports = sockets.iter().map(|socket| match &socket.kind {
+            SocketKind::Tcp(listener) => tcp(listener.local_addr().unwrap()),
+            SocketKind::Unix(_) => unreachable!("it is TCP"),
+        });
+        assert_eq!(ports.collect::<Vec<_>>(), vec![address.clone(); 3]);
+        assert_ne!(address, any);
     }
 }

@@ -103,6 +103,16 @@ async fn run(
     service_notify::say("READY=1\nSTATUS=serving");
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "ready");
 
+    reload_until_stopped(&house, &mut signals).await;
+
+    service_notify::say("STOPPING=1");
+    admin.ready.store(false, Ordering::Relaxed);
+    watcher.abort();
+    shut_down(&house, &shutdown, &end, &mut signals).await;
+    clean_up(house, &addresses).await
+}
+
+async fn reload_until_stopped(house: &House, signals: &mut Signals) {
     while signals.next().await == Asked::Reload {
         service_notify::say("RELOADING=1");
         house.reopen_logs();
@@ -110,11 +120,10 @@ async fn run(
         drop(house.reload().await);
         service_notify::say("READY=1");
     }
+}
 
-    service_notify::say("STOPPING=1");
-    admin.ready.store(false, Ordering::Relaxed);
-    watcher.abort();
-    shut_down(&house, &shutdown, &end, &mut signals).await;
+/// When nothing runs any more: the last lines of the logs, and the admin sockets' files.
+async fn clean_up(house: Arc<House>, addresses: &[ListenAddr]) -> anyhow::Result<()> {
     tokio::task::spawn_blocking(move || {
         // What workers cut off is logged too.
         house.join_workers();
@@ -124,7 +133,7 @@ async fn run(
     })
     .await
     .context("the last lines of the access log")?;
-    for address in &addresses {
+    for address in addresses {
         if let ListenAddr::Unix(path) = address {
             // Somebody else may have removed it already.
             drop(std::fs::remove_file(path));

@@ -170,3 +170,33 @@ fn check_warns_of_what_this_machine_lacks() {
         assert!(output.stderr.contains(&format!("app \"app\": {told}")), "{}", output.stderr);
     }
 }
+
+#[test]
+fn a_port_that_the_system_picks_is_one_and_is_told() {
+    let d = Doorbell::with(&node("app", ""));
+    let text = fs::read_to_string(d.config_path()).expect("the file");
+    put(d.dir.path(), "doorbell.toml", &text.replace("listen = [", "listen = [\"127.0.0.1:0\", "));
+    d.ok(&["reload"]);
+    let status: serde_json::Value =
+        serde_json::from_str(&d.ok(&["status", "--json"])).expect("JSON");
+    let told = status["server"]["listening"].as_array().expect("a list");
+    let ports = told.iter().filter_map(|told| told.as_str()?.rsplit_once(':')?.1.parse().ok());
+    let port = ports.into_iter().find(|port: &u16| *port != d.port).expect("the new port");
+    assert_ne!(port, 0, "{status:#}");
+    assert!(d.log().contains(&format!("127.0.0.1:{port}")), "{}", d.log());
+    for _ in 0..10 {
+        assert_eq!(doorbell_tests::get(port, "app.test", "/").status, 200);
+    }
+    d.ok(&["reload"]);
+    assert_eq!(doorbell_tests::get(port, "app.test", "/").status, 200, "it stays through a reload");
+}
+
+#[test]
+fn a_file_in_the_admin_sockets_place_is_left_alone() {
+    let (dir, path) = Setup::new(&node("app", "")).file("admin.sock", "precious").write();
+    let output = doorbell_tests::tool(&["serve", "--config", &path.to_string_lossy()]);
+    assert_eq!(output.status, 1);
+    assert!(output.stderr.contains("no socket"), "{}", output.stderr);
+    let kept = fs::read_to_string(dir.path().join("admin.sock")).expect("the file");
+    assert_eq!(kept, "precious");
+}

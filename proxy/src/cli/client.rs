@@ -12,6 +12,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
+use super::screen;
 use crate::admin::Problem;
 
 /// Calls a method of the admin API; an answer that is no success becomes an error in its words.
@@ -35,7 +36,7 @@ pub(super) async fn call(
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();
     match serde_json::from_slice::<Problem>(&body) {
-        Ok(problem) => bail!("{}", problem.detail),
+        Ok(problem) => bail!("{}", screen::lines(&problem.detail)),
         Err(_) => bail!("doorbell answered {status}"),
     }
 }

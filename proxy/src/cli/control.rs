@@ -10,7 +10,7 @@ use hyper::Method;
 
 use super::{
     client::{call, call_json},
-    table,
+    screen, table,
 };
 use crate::{
     admin::status::{AppStatus, Status},
@@ -26,7 +26,7 @@ pub(super) fn reload(socket: &Path) -> anyhow::Result<u8> {
     let mut out = io::stdout().lock();
     writeln!(out, "configuration loaded: {} apps", report.apps)?;
     for warning in &report.warnings {
-        writeln!(out, "warning: {warning}")?;
+        writeln!(out, "warning: {}", screen::lines(warning))?;
     }
     for setting in &report.needs_restart {
         writeln!(out, "warning: `{setting}` takes effect with the next restart")?;
@@ -40,7 +40,7 @@ pub(super) fn status(socket: &Path, app: Option<&str>, json: bool) -> anyhow::Re
         None => {
             let status: Status = block_on(call_json(socket, Method::GET, "/v1/apps"))?;
             if json {
-                writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?;
+                writeln!(out, "{}", screen::json(&status)?)?;
             } else {
                 write!(out, "{}", table::status(&status))?;
             }
@@ -49,7 +49,7 @@ pub(super) fn status(socket: &Path, app: Option<&str>, json: bool) -> anyhow::Re
             let path = format!("/v1/apps/{}", encode(app));
             let status: AppStatus = block_on(call_json(socket, Method::GET, &path))?;
             if json {
-                writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?;
+                writeln!(out, "{}", screen::json(&status)?)?;
             } else {
                 write!(out, "{}", table::one(&status))?;
             }
@@ -70,9 +70,10 @@ pub(super) fn logs(socket: &Path, app: &str, follow: bool, lines: usize) -> anyh
     block_on(async {
         let mut body = call(socket, Method::GET, &path).await?.into_body();
         let mut out = io::stdout().lock();
+        let mut output = screen::Output::new();
         while let Some(frame) = body.frame().await {
             if let Ok(data) = frame?.into_data() {
-                match out.write_all(&table::printable(&data)).and_then(|()| out.flush()) {
+                match out.write_all(&output.pass(&data)).and_then(|()| out.flush()) {
                     // Whoever read us has seen enough: `doorbell logs blog | head`.
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
                     other => other?,

@@ -1,11 +1,12 @@
 //! Statuses as people read them.
 
-use std::{borrow::Cow, fmt::Write as _, io::IsTerminal, time::Duration};
+use std::{fmt::Write as _, io::IsTerminal, time::Duration};
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use doorbell_config::name::ByteSize;
-use doorbell_supervisor::message::{GoalName, StateName};
+use doorbell_supervisor::message::{GoalName, Snapshot, StateName};
 
+use super::screen;
 use crate::{
     admin::status::{AppStatus, Status},
     clock,
@@ -45,7 +46,7 @@ pub(super) fn status(status: &Status) -> String {
     }
     for app in &status.apps {
         for warning in app.snapshot.iter().flat_map(|snapshot| &snapshot.warnings) {
-            let _ = writeln!(text, "warning: {}: {warning}", app.id);
+            let _ = writeln!(text, "warning: {}: {}", app.id, screen::line(warning));
         }
     }
     text
@@ -104,53 +105,63 @@ fn coloured_state(app: &AppStatus) -> String {
 
 pub(super) fn one(app: &AppStatus) -> String {
     let mut text = String::new();
-    let mut put = |name: &str, value: &str| {
-        let _ = writeln!(text, "{name:<12}{value}");
-    };
-    put("app", &app.id);
+    put(&mut text, "app", &app.id);
     if app.name != app.id {
-        put("name", &app.name);
+        put(&mut text, "name", &screen::line(&app.name));
     }
-    put("state", &state(app));
+    put(&mut text, "state", &state(app));
     if let Some(snapshot) = &app.snapshot {
-        if let Some(reason) = &snapshot.reason {
-            put("reason", &safe(reason));
-        }
-        put("since", &format!("{} ago", age(snapshot.since_unix_seconds)));
-        if let Some(pid) = snapshot.pid {
-            put("pid", &pid.to_string());
-        }
-        if let Some(endpoint) = &snapshot.endpoint {
-            put("endpoint", &format!("{endpoint:?}"));
-        }
-        put(
-            "starts",
-            &format!("{} good, {} failed", snapshot.starts.ready, snapshot.starts.failed),
-        );
+        put_instance(&mut text, snapshot);
     }
     if let Some(usage) = app.usage {
-        put("memory", &memory(usage.memory_bytes));
-        put("cpu", &format!("{:.1}s in {} processes", usage.cpu_seconds, usage.processes));
+        put(&mut text, "memory", &memory(usage.memory_bytes));
+        let cpu = format!("{:.1}s in {} processes", usage.cpu_seconds, usage.processes);
+        put(&mut text, "cpu", &cpu);
     }
-    put(
-        "requests",
-        &format!("{} answered, {} running, {} held", app.requests, app.in_flight, app.held),
-    );
+    let requests =
+        format!("{} answered, {} running, {} held", app.requests, app.in_flight, app.held);
+    put(&mut text, "requests", &requests);
     if let Some(cold) = app.last_cold_start_seconds {
-        put("cold start", &seconds(cold));
+        put(&mut text, "cold start", &seconds(cold));
     }
     if let Some(snapshot) = &app.snapshot {
-        for warning in &snapshot.warnings {
-            put("warning", &safe(warning));
-        }
-        if !snapshot.last_output.is_empty() {
-            put("last output", "");
-            for line in &snapshot.last_output {
-                let _ = writeln!(text, "  {}", safe(line));
-            }
-        }
+        put_words(&mut text, snapshot);
     }
     text
+}
+
+/// What runs, and why.
+fn put_instance(text: &mut String, snapshot: &Snapshot) {
+    if let Some(reason) = &snapshot.reason {
+        put(text, "reason", &screen::line(reason));
+    }
+    put(text, "since", &format!("{} ago", age(snapshot.since_unix_seconds)));
+    if let Some(pid) = snapshot.pid {
+        put(text, "pid", &pid.to_string());
+    }
+    if let Some(endpoint) = &snapshot.endpoint {
+        put(text, "endpoint", &format!("{endpoint:?}"));
+    }
+    let starts = snapshot.starts;
+    put(text, "starts", &format!("{} good, {} failed", starts.ready, starts.failed));
+}
+
+/// Warnings, and what the app said last.
+fn put_words(text: &mut String, snapshot: &Snapshot) {
+    for warning in &snapshot.warnings {
+        put(text, "warning", &screen::line(warning));
+    }
+    if snapshot.last_output.is_empty() {
+        return;
+    }
+    put(text, "last output", "");
+    for line in &snapshot.last_output {
+        let _ = writeln!(text, "  {}", screen::line(line));
+    }
+}
+
+fn put(text: &mut String, name: &str, value: &str) {
+    let _ = writeln!(text, "{name:<12}{value}");
 }
 
 fn memory(bytes: u64) -> String {
@@ -175,19 +186,4 @@ fn age(since_unix_seconds: u64) -> String {
         3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
         _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3600 % 24),
     }
-}
-
-/// Text from apps without what would steer a terminal.
-fn safe(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
-}
-
-/// Output of apps: as it is into a file or pipe; on a terminal without control characters but for
-/// colours and line ends.
-pub(super) fn printable(bytes: &[u8]) -> Cow<'_, [u8]> {
-    let dangerous = |b: &u8| (*b < b' ' && !matches!(b, b'\n' | b'\t')) || *b == 0x7f;
-    if !std::io::stdout().is_terminal() || !bytes.iter().any(dangerous) {
-        return Cow::Borrowed(bytes);
-    }
-    Cow::Owned(bytes.iter().map(|b| if dangerous(b) { b'?' } else { *b }).collect())
 }

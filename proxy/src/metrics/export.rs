@@ -263,6 +263,17 @@ impl Page {
             &[("version", env!("CARGO_PKG_VERSION"))],
             1.0,
         );
+        self.connections(server);
+        self.counter(
+            "doorbell_access_log_lines_dropped_total",
+            "Access log lines lost because the disk did not keep up.",
+            &[],
+            load(&server.log_lines_dropped),
+        );
+        self.reloads(server);
+    }
+
+    fn connections(&mut self, server: &ServerMetrics) {
         self.gauge(
             "doorbell_connections",
             "Client connections open now.",
@@ -281,12 +292,9 @@ impl Page {
             &[],
             load(&server.crowded),
         );
-        self.counter(
-            "doorbell_access_log_lines_dropped_total",
-            "Access log lines lost because the disk did not keep up.",
-            &[],
-            load(&server.log_lines_dropped),
-        );
+    }
+
+    fn reloads(&mut self, server: &ServerMetrics) {
         self.gauge(
             "doorbell_config_last_reload_successful",
             "Whether the last attempt to load the configuration was good.",

@@ -11,12 +11,15 @@ use crate::{
         source::Finding,
         text::At,
     },
-    name::AppId,
+    name::{AppId, ByteSize},
     spec::{
         AccessLogFormat, AccessLogSpec, ListenAddr, LogFormat, LogOutput, LogSpec, ServerLimits,
         ServerSpec, ServerTimeouts,
     },
 };
+
+/// A larger head is refused by what reads it, after its app was woken.
+const MOST_HEAD: ByteSize = ByteSize(1024 * 1024);
 
 type Addresses = At<OneOrMany<ListenAddr>>;
 
@@ -113,6 +116,9 @@ fn limits_agree(section: &mut Section<'_>, keys: &ServerKeys) {
     }
     if head.value.0.0 < 1024 {
         section.wrong(&head.span, "too small for any request", "write 1KiB or more");
+    } else if head.value.0.0 > MOST_HEAD.0 {
+        let help = format!("write {MOST_HEAD} or less");
+        section.wrong(&head.span, "larger than a head can be read", &help);
     } else if uri.value.0.0 < 64 {
         section.wrong(&uri.span, "too small for most requests", "write 64B or more");
     } else if uri.value.0 > head.value.0 {

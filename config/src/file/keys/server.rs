@@ -61,7 +61,7 @@ pub struct ServerLimitKeys {
     #[schemars(range(min = 1, max = 10_000_000))]
     pub connections: usize,
     /// Bytes of a request's line and header fields together; more, or over 128 fields, is answered
-    /// 431.
+    /// 431. At most 1MiB.
     pub head: At<Text<ByteSize>>,
     /// Bytes of a request's target; more is answered 414. Not more than `head`.
     pub uri: At<Text<ByteSize>>,

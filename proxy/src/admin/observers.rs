@@ -1,0 +1,122 @@
+//! Observers over TCP, who may be anybody: few at a time, and none for long.
+//!
+//! One request a connection and one deadline for all of it, so that neither a head that never ends
+//! nor an answer that nobody takes keeps a place.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::Semaphore,
+    time::timeout,
+};
+
+use crate::listener;
+
+/// Connections at once; more wait to be accepted.
+const PLACES: usize = 64;
+/// From a connection's beginning to its end; Prometheus itself waits ten seconds unless told.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Answers for ever.
+pub(super) async fn serve(tcp: TcpListener, app: Router) {
+    let places = Arc::new(Semaphore::new(PLACES));
+    // Invariant: the semaphore is never closed.
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        match tcp.accept().await {
+            Ok((stream, _)) => {
+                let app = app.clone();
+                tokio::spawn(async move {
+                    answer(stream, app).await;
+                    drop(place);
+                });
+            }
+            Err(error) => listener::accept_failed(&error).await,
+        }
+    }
+}
+
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, app: Router) {
+    let service = TowerToHyperService::new(app);
+    let connection =
+        http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+    match timeout(DEADLINE, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an observer's connection broke"),
+        Err(_) => tracing::debug!("an observer was too slow"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        net::TcpStream,
+        time::Instant,
+    };
+
+    use super::*;
+
+    const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+    fn app() -> Router {
+        Router::new().route("/healthz", get(|| async { "x".repeat(100_000) }))
+    }
+
+    /// An observer who says this and then waits; tells how long the connection stayed.
+    async fn stay(said: &[u8], read: impl AsyncFnOnce(&mut DuplexStream)) -> Duration {
+        let (mut client, server) = duplex(1024);
+        let since = Instant::now();
+        client.write_all(said).await.unwrap();
+        let talk = async {
+            read(&mut client).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = answer(server, app()) => since.elapsed(),
+            () = talk => unreachable!("it never ends"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_observer_who_neither_asks_nor_reads_is_cut_off() {
+        for said in [&b""[..], b"GET /healthz HT", REQUEST] {
+            assert_eq!(stay(said, async |_| {}).await, DEADLINE);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_observer_who_was_answered_is_let_go_at_once() {
+        let stayed = stay(REQUEST, async |client| {
+            let mut page = Vec::new();
+            client.read_to_end(&mut page).await.unwrap();
+            assert!(page.starts_with(b"HTTP/1.1 200 OK\r\n") && page.ends_with(b"xxx"));
+        });
+        assert_eq!(stayed.await, Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn observers_beyond_the_places_wait_for_one() {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let server = tokio::spawn(serve(tcp, app()));
+        let mut idle = Vec::new();
+        for _ in 0..PLACES {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut late = TcpStream::connect(address).await.unwrap();
+        late.write_all(REQUEST).await.unwrap();
+        let mut page = Vec::new();
+        let waited = timeout(Duration::from_millis(100), late.read_to_end(&mut page)).await;
+        assert!(waited.is_err() && page.is_empty(), "it has no place yet");
+        idle.pop();
+        late.read_to_end(&mut page).await.unwrap();
+        assert!(page.starts_with(b"HTTP/1.1 200 OK\r\n"));
+        server.abort();
+    }
+}
