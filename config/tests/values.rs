@@ -195,6 +195,25 @@ fn what_was_looked_at_is_told_also_of_a_config_that_is_wrong() {
 }
 
 #[test]
+fn what_is_there_and_cannot_be_read_is_a_mistake_and_not_an_absence() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::create_dir(path("apps")).unwrap();
+    std::fs::write(path("apps/one.toml"), "[app.one]\ncommand = [\"one\"]\n").unwrap();
+    std::fs::write(path("main.toml"), "include = [\"apps/*.toml\"]\n").unwrap();
+    assert!(load_watched(&path("main.toml"), &environment).outcome.is_ok());
+    std::os::unix::fs::symlink("nowhere", path("apps/two.toml")).unwrap();
+    assert!(load_watched(&path("main.toml"), &environment).outcome.is_err());
+    // What is named and not there yet is waited for.
+    std::fs::write(path("main.toml"), "include = [\"later.toml\"]\n").unwrap();
+    let sources = load_watched(&path("main.toml"), &environment).sources;
+    let later = sources.iter().find(|seen| seen.path == path("later.toml")).unwrap();
+    assert!(later.is_current());
+    std::fs::write(path("later.toml"), "").unwrap();
+    assert!(!later.is_current());
+}
+
+#[test]
 fn what_listens_where_follows_from_what_the_app_asks_for() {
     let config = full();
     let always = process(app(&config, "always"));

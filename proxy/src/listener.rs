@@ -31,6 +31,8 @@ const BACKLOG: i32 = 4096;
 const NO_IPV6: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
 /// Pause after an accept that failed for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long those who wait to be accepted are let in when a socket is given up.
+const LAST_GUESTS: Duration = Duration::from_secs(5);
 
 /// Mode of a Unix socket's file: a web server of our group may connect.
 const FILE_MODE: u32 = 0o660;
@@ -175,7 +177,10 @@ impl ListenerSet {
         if let Some((stop, tracker)) = self.running.remove(&number) {
             stop.cancel();
             tracker.close();
-            tracker.wait().await;
+            // Whoever floods us with connections is not to keep the socket open.
+            if tokio::time::timeout(LAST_GUESTS, tracker.wait()).await.is_err() {
+                tracing::warn!("a listening socket goes on for a while: too many connections wait");
+            }
         }
     }
 }

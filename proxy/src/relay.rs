@@ -1,8 +1,8 @@
 //! HTTP/1.1 from a client to an app and back, without a framework in between: the usual way of a
 //! request. HTTP/2, and clients of HTTP/1.0, go through [`crate::front`].
 //!
-//! The story: [`open`] a connection to the app, let a [`Carriage`] carry the request there and the
-//! answer back, and [`settle`] what to do when that fails. Bodies pass with the framing they came
+//! The story: `open` a connection to the app, let a `Carriage` carry the request there and the answer
+//! back, and `settle` what to do when that fails. Bodies pass with the framing they came
 //! with, watched byte by byte.
 //!
 //! What is sent again: a request that met a connection which the app had just closed, or an instance

@@ -41,12 +41,14 @@ pub async fn reload_on_change(house: Arc<House>) {
         }
     };
     let mut readings = house.sources();
+    let mut was_read = false;
     loop {
         let sources = Arc::clone(&readings.borrow_and_update());
         let places = blocking(&sources, Places::of).await;
         files.store(Arc::new(places.files));
         // What changed before its folder was watched is seen by another look.
-        if !watched.follow(&places.folders) {
+        let is_new = watched.follow(&places.folders);
+        if !is_new && !std::mem::take(&mut was_read) {
             tokio::select! {
                 () = come_to_rest(&changed) => {}
                 read = readings.changed() => match read {
@@ -58,6 +60,9 @@ pub async fn reload_on_change(house: Arc<House>) {
         if blocking(&sources, |sources| !sources.iter().all(Seen::is_current)).await {
             // The outcome is logged and counted where it happens.
             drop(house.reload().await);
+            // A change behind the reading, before its folder was watched again, is looked for too.
+            was_read = true;
+            tokio::time::sleep(REST).await;
         }
     }
 }
@@ -120,14 +125,10 @@ impl Watched {
         let mut failed = None;
         for folder in wanted {
             let Some(inode) = inode_of(folder) else { continue };
-            if folders.contains_key(folder) {
-                continue;
-            }
+            // A folder that was made anew may have its old inode; its watch is gone all the same, and
+            // a second one for a folder that is watched changes nothing.
             match watcher.watch(folder, RecursiveMode::NonRecursive) {
-                Ok(()) => {
-                    folders.insert(folder.clone(), inode);
-                    is_new = true;
-                }
+                Ok(()) => is_new |= folders.insert(folder.clone(), inode).is_none(),
                 // What cannot be watched now is tried again after the next change.
                 Err(error) => failed = Some((folder, error)),
             }

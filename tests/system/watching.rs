@@ -73,6 +73,24 @@ fn included_files_that_come_change_and_go_are_seen() {
 }
 
 #[test]
+fn a_folder_that_is_made_anew_is_watched_again() {
+    let setup = Setup::new(&node("main", ""))
+        .include(&["apps/*.toml"])
+        .file("apps/one.toml", &version("one", 1));
+    let d = start(setup);
+    assert!(answers(&d, "one", 1));
+    let apps = d.dir.path().join("apps");
+    fs::remove_dir_all(&apps).expect("to remove");
+    fs::create_dir(&apps).expect("to make");
+    d.write_file("apps/one.toml", &version("one", 2));
+    eventually("the new folder is seen", || answers(&d, "one", 2));
+    for number in 3..6 {
+        d.write_file("apps/one.toml", &version("one", number));
+        eventually("a change in it is seen", || answers(&d, "one", number));
+    }
+}
+
+#[test]
 fn a_bad_file_changes_nothing_until_it_is_mended() {
     let setup = Setup::new(&version("app", 1))
         .include(&["apps/*.toml"])

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    fs, io,
     path::{Component, Path, PathBuf},
 };
 
@@ -36,20 +37,40 @@ impl Raw {
             if is_pattern {
                 self.watched.extend(folders_of(&full).into_iter().map(Seen::now));
             }
-            let mut files: Vec<_> = glob::glob_with(&full, MATCHING)
-                .into_iter()
-                .flatten()
-                .filter_map(Result::ok)
-                .filter(|path| !is_pattern || path.is_file())
-                .collect();
+            let mut files = self.matching(pattern, &full);
+            // What cannot be looked at is kept: it fails when it is read, and is not taken for gone.
+            let is_folder = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.is_dir());
+            files.retain(|path| !is_pattern || !is_folder(path));
             files.sort();
             if files.is_empty() {
                 self.nothing_included(pattern, is_pattern);
+                if !is_pattern {
+                    // It may come.
+                    self.watched.push(Seen::now(PathBuf::from(&full)));
+                }
             }
             let files = files.into_iter().map(Seen::now);
             found.extend(files.filter(|file| file.is_first(&mut known)));
         }
         found
+    }
+
+    /// What matches. A folder that cannot be read is a mistake, not an empty folder: the apps in it
+    /// would be taken for removed.
+    fn matching(&mut self, pattern: &At<Text<IncludePattern>>, full: &str) -> Vec<PathBuf> {
+        let mut paths = Vec::new();
+        for found in glob::glob_with(full, MATCHING).into_iter().flatten() {
+            match found {
+                Ok(path) => paths.push(path),
+                Err(error) if error.error().kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    let place = Place { file: 0, span: pattern.span.clone() };
+                    let what = format!("cannot read `{}`", error.path().display());
+                    self.findings.push(Finding::error(place, what).help(error.error().to_string()));
+                }
+            }
+        }
+        paths
     }
 
     /// The pattern with its folder; the folder's own brackets and stars are no pattern.

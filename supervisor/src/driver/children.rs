@@ -11,7 +11,7 @@
 use std::{
     collections::HashSet,
     io,
-    sync::{Mutex, PoisonError, RwLock},
+    sync::{Mutex, PoisonError, RwLock, TryLockError},
     time::Duration,
 };
 
@@ -61,27 +61,46 @@ pub(crate) async fn reap_strays(scanner: &Scanner) -> io::Result<()> {
     let mut exits = signal(SignalKind::child())?;
     while exits.recv().await.is_some() {
         // An unreadable table leaves zombies until the next exit, no worse.
-        if let Ok(table) = scanner.table().await {
-            reap(&table);
+        while let Ok(table) = scanner.table().await
+            && reap(&table) == Reaped::Later
+        {
+            tokio::time::sleep(PACE).await;
         }
         tokio::time::sleep(PACE).await;
     }
     Ok(())
 }
 
-fn reap(table: &ProcessTable) {
-    let Some(own) = table.process(std::process::id()) else { return };
+/// Whether there was a moment for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reaped {
+    All,
+    /// A program is being started, which may take long on a slow disk.
+    Later,
+}
+
+fn reap(table: &ProcessTable) -> Reaped {
+    let Some(own) = table.process(std::process::id()) else { return Reaped::All };
     let is_stray = |p: &&Process| p.is_zombie && p.parent == own.pid && p.group != own.group;
-    let strays = table.all().filter(is_stray);
+    let strays: Vec<_> =
+        table.all().filter(is_stray).filter(|stray| !is_registered(stray.pid)).collect();
+    if strays.is_empty() {
+        return Reaped::All;
+    }
     // With the lock no process is spawned and not yet registered.
-    let _held = REGISTRY.write().unwrap_or_else(PoisonError::into_inner);
-    for stray in strays.filter(|stray| !is_registered(stray.pid)) {
+    let _held = match REGISTRY.try_write() {
+        Ok(held) => held,
+        Err(TryLockError::Poisoned(held)) => held.into_inner(),
+        Err(TryLockError::WouldBlock) => return Reaped::Later,
+    };
+    for stray in strays.into_iter().filter(|stray| !is_registered(stray.pid)) {
         if let Some(pid) = to_rustix(stray.pid) {
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
             // An error means that it was waited for in the meantime.
             let _ = rustix::process::waitid(WaitId::Pid(pid), options);
         }
     }
+    Reaped::All
 }
 
 pub(super) fn to_rustix(pid: Pid) -> Option<rustix::process::Pid> {

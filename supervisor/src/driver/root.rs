@@ -5,12 +5,18 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use rustix::process::{
-    Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, pidfd_send_signal, waitid,
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{
+        Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, pidfd_send_signal, waitid,
+    },
 };
 use tokio::io::unix::AsyncFd;
 
 use super::{children, procfs::Pid, sys};
+
+/// How long a process that was killed may take to end while everything is torn down.
+const LAST_WAIT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// How a process ended, in words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,11 +101,20 @@ impl Drop for Root {
         self.reap();
         if !self.is_reaped {
             self.kill();
-            // It is killed and ours, so this does not wait for long, and an error means that
-            // somebody else waited for it.
-            let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
+            self.wait_a_little();
             children::forget(self.pid);
         }
+    }
+}
+
+impl Root {
+    /// Waits for what was killed. A process that hangs in the kernel is left to whoever inherits it.
+    fn wait_a_little(&self) {
+        let mut ended = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        // Errors mean that it is looked at too early, or that somebody else waited for it.
+        let _ = poll(&mut ended, Some(&LAST_WAIT));
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), options);
     }
 }
 

@@ -161,6 +161,14 @@ impl Image {
         // it shares our memory, but neither handlers nor descriptors nor limits.
         unsafe {
             forget_handlers();
+            // What we were started with ourselves is no business of an app's. An old kernel (before
+            // 5.11) that cannot do this leaves it as it was.
+            libc::syscall(
+                libc::SYS_close_range,
+                LISTEN_FDS_START,
+                u32::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            );
             if libc::setpgid(0, 0) == 0
                 && libc::chdir(self.directory.as_ptr()) == 0
                 && self.take_descriptors()
