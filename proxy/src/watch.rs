@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -16,7 +16,11 @@ use arc_swap::ArcSwap;
 use doorbell_config::file::Seen;
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
-    event::ModifyKind::{Data, Metadata},
+    event::{
+        AccessKind::Close,
+        AccessMode::Write,
+        ModifyKind::{Data, Metadata},
+    },
 };
 use tokio::sync::Notify;
 
@@ -31,9 +35,8 @@ const MOST_LINKS: u32 = 40;
 
 /// Reloads whenever a watched file changes, until the task is dropped.
 pub async fn reload_on_change(house: Arc<House>) {
-    let changed = Arc::new(Notify::new());
-    let files = Arc::new(ArcSwap::default());
-    let mut watched = match watcher(Arc::clone(&changed), Arc::clone(&files)) {
+    let signs = Arc::new(Signs::default());
+    let mut watched = match watcher(Arc::clone(&signs)) {
         Ok(watcher) => Watched { watcher, folders: BTreeMap::new() },
         Err(error) => {
             tracing::warn!(%error, "cannot watch the configuration; reload by SIGHUP or `doorbell reload`");
@@ -45,12 +48,12 @@ pub async fn reload_on_change(house: Arc<House>) {
     loop {
         let sources = Arc::clone(&readings.borrow_and_update());
         let places = blocking(&sources, Places::of).await;
-        files.store(Arc::new(places.files));
+        signs.files.store(Arc::new(places.files));
         // What changed before its folder was watched is seen by another look.
         let is_new = watched.follow(&places.folders);
         if !is_new && !std::mem::take(&mut was_read) {
             tokio::select! {
-                () = come_to_rest(&changed) => {}
+                () = signs.come_to_rest() => {}
                 read = readings.changed() => match read {
                     Ok(()) => continue,
                     Err(_) => return,
@@ -67,37 +70,86 @@ pub async fn reload_on_change(house: Arc<House>) {
     }
 }
 
-/// Waits for a change, and until nothing more changes.
-async fn come_to_rest(changed: &Notify) {
-    changed.notified().await;
-    let deadline = tokio::time::Instant::now() + UNREST;
-    while tokio::time::timeout(REST, changed.notified()).await.is_ok()
-        && tokio::time::Instant::now() < deadline
-    {}
+/// What the watcher sees.
+#[derive(Default)]
+struct Signs {
+    changed: Notify,
+    /// Files that are read.
+    files: ArcSwap<HashSet<PathBuf>>,
+    /// Files that somebody writes to and has not closed yet: half a file may be a good one.
+    in_writing: Mutex<HashSet<PathBuf>>,
 }
 
-/// Tells of everything that comes, goes or is renamed in a watched folder, and of writes to the
-/// files that are read: a log beside them is written all the time.
-fn watcher(
-    changed: Arc<Notify>,
-    files: Arc<ArcSwap<HashSet<PathBuf>>>,
-) -> notify::Result<RecommendedWatcher> {
-    notify::recommended_watcher(move |event: notify::Result<Event>| {
-        let Ok(event) = event else { return };
+impl Signs {
+    /// Waits for a change, and until nothing more changes.
+    async fn come_to_rest(&self) {
+        self.changed.notified().await;
+        let deadline = tokio::time::Instant::now() + UNREST;
+        loop {
+            let quiet = tokio::time::timeout(REST, self.changed.notified()).await.is_err();
+            if quiet && self.in_writing().is_empty() {
+                return;
+            }
+            if tokio::time::Instant::now() >= deadline {
+                // Who keeps a file open for good is not waited for each time.
+                self.in_writing().clear();
+                return;
+            }
+        }
+    }
+
+    fn in_writing(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.in_writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of everything that comes, goes or is renamed in a watched folder, and of writes to
+    /// the files that are read: a log beside them is written all the time.
+    fn take(&self, event: &Event) {
         let concerns = match event.kind {
+            EventKind::Access(Close(Write)) => {
+                let mut in_writing = self.in_writing();
+                event.paths.iter().any(|path| in_writing.remove(path))
+            }
             EventKind::Access(_) => false,
-            EventKind::Modify(Data(_) | Metadata(_)) => {
-                let files = files.load();
+            EventKind::Modify(Data(_)) => self.is_written(event),
+            EventKind::Modify(Metadata(_)) => {
+                let files = self.files.load();
                 event.paths.iter().any(|path| files.contains(path))
             }
             EventKind::Any
             | EventKind::Create(_)
             | EventKind::Modify(_)
             | EventKind::Remove(_)
-            | EventKind::Other => true,
+            | EventKind::Other => {
+                let mut in_writing = self.in_writing();
+                for path in &event.paths {
+                    in_writing.remove(path);
+                }
+                true
+            }
         };
         if concerns {
-            changed.notify_one();
+            self.changed.notify_one();
+        }
+    }
+
+    /// A file that is read, or may become one, is written to.
+    fn is_written(&self, event: &Event) -> bool {
+        let files = self.files.load();
+        let is_config = |path: &&PathBuf| {
+            files.contains(*path) || path.extension().is_some_and(|extension| extension == "toml")
+        };
+        let written: Vec<_> = event.paths.iter().filter(is_config).cloned().collect();
+        let concerns = !written.is_empty();
+        self.in_writing().extend(written);
+        concerns
+    }
+}
+
+fn watcher(signs: Arc<Signs>) -> notify::Result<RecommendedWatcher> {
+    notify::recommended_watcher(move |event: notify::Result<Event>| {
+        if let Ok(event) = event {
+            signs.take(&event);
         }
     })
 }

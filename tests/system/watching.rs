@@ -1,6 +1,6 @@
 //! Changes of the configuration that doorbell sees by itself.
 
-use std::{fs, time::Duration};
+use std::{fs, io::Write, time::Duration};
 
 use doorbell_tests::{Doorbell, Setup, eventually, within};
 
@@ -70,6 +70,22 @@ fn included_files_that_come_change_and_go_are_seen() {
     eventually("its process ends", || !crate::processes::is_alive(pid));
     assert!(answers(&d, "one", 2));
     assert_eq!(refused(&d), 0);
+}
+
+#[test]
+fn a_file_that_is_written_slowly_is_read_when_it_is_whole() {
+    let d = start(Setup::new(&version("app", 1)));
+    assert!(answers(&d, "app", 1));
+    let text = fs::read_to_string(d.config_path()).expect("the file").replace("\"1\"", "\"2\"");
+    let (before, at) = (loaded(&d), text.find("[app.").expect("an app"));
+    // Up to here it would be a good configuration without apps.
+    let mut file = fs::File::create(d.config_path()).expect("to truncate");
+    file.write_all(&text.as_bytes()[..at]).expect("to write");
+    within(Duration::from_millis(1500), "half a file is left alone", || loaded(&d) == before);
+    file.write_all(&text.as_bytes()[at..]).expect("to write");
+    drop(file);
+    eventually("the change is seen", || answers(&d, "app", 2));
+    assert_eq!(loaded(&d), before + 1);
 }
 
 #[test]
