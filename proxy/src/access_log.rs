@@ -6,6 +6,7 @@
 //! ([`AccessLog::reopen`]), so that logrotate can move it.
 
 use std::{
+    cell::RefCell,
     fs::{File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
@@ -34,8 +35,15 @@ const BUFFER: usize = 16 * 1024 * 1024;
 const EAGER: usize = 64 * 1024;
 /// Longest time a line waits otherwise.
 const PAUSE: Duration = Duration::from_millis(200);
+/// What a thread keeps to make its lines in.
+const USUAL_LINE: usize = 4 * 1024;
 /// How long the last lines may take to write when Doorbell ends.
 const LAST_WRITE: Duration = Duration::from_secs(5);
+
+thread_local! {
+    /// Where a thread makes its lines.
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// The access log.
 pub struct AccessLog {
@@ -83,13 +91,22 @@ impl AccessLog {
 
     /// Appends one record.
     pub fn record(&self, record: &AccessRecord<'_>) {
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            record.write(self.format, line);
+            self.append(line);
+            line.shrink_to(USUAL_LINE);
+        });
+    }
+
+    fn append(&self, line: &[u8]) {
         let mut buffer = self.shared.lock();
-        if buffer.lines.len() > BUFFER {
+        if buffer.lines.len() + line.len() > BUFFER {
             self.shared.metrics.log_lines_dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let before = buffer.lines.len();
-        record.write(self.format, &mut buffer.lines);
+        buffer.lines.extend_from_slice(line);
         // The first line, and the crossing of the mark: two wake-ups per batch, not one per line.
         let wake = before == 0 || (before < EAGER && buffer.lines.len() >= EAGER);
         drop(buffer);
@@ -159,6 +176,7 @@ fn write_out(shared: &Shared, target: &LogOutput, mut output: Output) {
             }
         }
         batch.clear();
+        batch.shrink_to(2 * EAGER);
         if closed {
             return;
         }
