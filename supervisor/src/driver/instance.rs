@@ -38,6 +38,9 @@ mod inspect;
 #[path = "ready.rs"]
 mod ready;
 
+/// Looks for what a first process that ended well may have left behind: the table of processes is no
+/// picture of one moment, and who forks twice may be between two parents while it is read.
+const LOOKS_FOR_A_FORK: usize = 5;
 /// Looks at an endpoint that is said to refuse connections, and the time between them.
 const CHECKS: u32 = 3;
 const CHECK_PACE: Duration = Duration::from_millis(200);
@@ -229,7 +232,9 @@ impl Instance {
     async fn ended(&self, serving: Option<&Endpoint>) -> End {
         let exit = self.root.exit().await;
         let (witness, scanner) = (&self.wires.witness, &self.driver.scanner);
-        let others = match watch::living(witness, scanner).await {
+        let forks_away = serving.is_none() && exit.is_success();
+        let looks = if forks_away { LOOKS_FOR_A_FORK } else { 1 };
+        let others = match watch::others(witness, scanner, looks).await {
             Ok(others) => others,
             Err(error) => return End::unwatched(&error),
         };

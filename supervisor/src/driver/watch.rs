@@ -28,6 +28,23 @@ pub(super) async fn living(witness: &Witness, scanner: &Scanner) -> io::Result<V
     Err(io::Error::other("processes come and go too fast"))
 }
 
+/// The living processes of an instance, looked for so many times.
+pub(super) async fn others(
+    witness: &Witness,
+    scanner: &Scanner,
+    looks: usize,
+) -> io::Result<Vec<Process>> {
+    let mut found = living(witness, scanner).await?;
+    for _ in 1..looks {
+        if !found.is_empty() {
+            break;
+        }
+        tokio::time::sleep(PACE).await;
+        found = living(witness, scanner).await?;
+    }
+    Ok(found)
+}
+
 /// Waits until no process of the instance is left.
 pub(super) async fn all_gone(witness: &Witness, scanner: &Scanner) -> io::Result<()> {
     loop {
