@@ -122,26 +122,6 @@ pub enum RouteKind {
     Default,
 }
 
-impl<T> RouteMatch<'_, T> {
-    /// The matched prefix of the path that was looked up, without a slash at its end; empty for
-    /// `/`.
-    #[must_use]
-    pub fn prefix<'p>(&self, path: &'p str) -> &'p str {
-        path.get(..self.prefix_len).unwrap_or_default()
-    }
-
-    /// The path to send, given the path that was looked up. Begins with `/`.
-    #[must_use]
-    pub fn sent_path<'p>(&self, path: &'p str) -> &'p str {
-        match self.rule {
-            PrefixRule::Keep => path,
-            PrefixRule::Strip => {
-                path.get(self.prefix_len..).filter(|rest| !rest.is_empty()).unwrap_or("/")
-            }
-        }
-    }
-}
-
 impl<T: Clone> Default for RouteTable<T> {
     fn default() -> Self {
         Self::new()

@@ -129,12 +129,6 @@ impl ClientStream {
         &self.facts
     }
 
-    /// Bytes sent to the client so far.
-    #[must_use]
-    pub fn sent(&self) -> u64 {
-        self.sent
-    }
-
     /// Resolves when the client has left.
     pub async fn left(&self) {
         if let Err(error) = self.io().left().await {

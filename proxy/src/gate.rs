@@ -5,19 +5,14 @@
 //! compare-and-swap. Everything else (waiting, opening, refusing) is the slow path and happens
 //! under one lock per app.
 //!
-//! Invariant: an instance is never retired while a lease on it exists. `Instance::try_lease` and
-//! `Instance::retire` decide on the same atomic word (test
-//! `lease_and_retirement_never_both_succeed`).
-//!
 //! The gate decides nothing about lifecycles: it obeys the supervisor's orders and reports. Read
 //! [`crate::gatekeeper`] for how they travel.
 
 use std::{
     collections::BTreeMap,
-    hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -28,6 +23,10 @@ use doorbell_supervisor::message::{
     Endpoint, GateReport, Generation, Refusal, RefusalReason, StartTimes,
 };
 use tokio::sync::oneshot;
+
+mod instance;
+
+pub use instance::{Instance, Lease};
 
 /// Where gates send their reports. Bounded by construction: a gate sends one `Wanted` per time it
 /// closes, and one answer per order.
@@ -119,35 +118,8 @@ enum Mode {
     Refuse(Refusal, Instant),
 }
 
-const CLOSED: u64 = 1 << 63;
 /// Waiters let in at once: about what the smallest usual listen backlog takes.
 const PORTION: usize = 64;
-
-/// One run of an app as the gate sees it.
-pub struct Instance {
-    app: AppId,
-    /// Which run.
-    pub generation: Generation,
-    /// Where it listens.
-    pub endpoint: Endpoint,
-    /// How its start went; `None` for static upstreams.
-    pub started: Option<StartTimes>,
-    /// Tells connections to this run from those to any other, in the pool.
-    pub pool_key: u64,
-    /// Set by the first response's first byte.
-    pub answered: AtomicBool,
-    opened: Instant,
-    /// `CLOSED` bit and the number of leases.
-    word: AtomicU64,
-    /// Nanoseconds from `opened` to the last lease's end.
-    last_used: AtomicU64,
-    reports: ReportSink,
-}
-
-/// Permission for one exchange to use one instance. Dropping it gives it back.
-pub struct Lease {
-    instance: Arc<Instance>,
-}
 
 /// A place in the line. Dropping it frees the place at once; nothing is forwarded for it.
 pub struct Place {
@@ -389,101 +361,6 @@ impl Gate {
     }
 }
 
-impl Instance {
-    fn new(
-        app: AppId,
-        generation: Generation,
-        endpoint: Endpoint,
-        started: Option<StartTimes>,
-        reports: ReportSink,
-    ) -> Self {
-        let mut hasher = DefaultHasher::new();
-        (&app, generation).hash(&mut hasher);
-        Self {
-            app,
-            generation,
-            endpoint,
-            started,
-            pool_key: hasher.finish(),
-            answered: AtomicBool::new(false),
-            opened: Instant::now(),
-            word: AtomicU64::new(0),
-            last_used: AtomicU64::new(0),
-            reports,
-        }
-    }
-
-    fn try_lease(self: &Arc<Self>) -> Option<Lease> {
-        self.word
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-                (word & CLOSED == 0).then_some(word + 1)
-            })
-            .ok()
-            .map(|_| Lease { instance: Arc::clone(self) })
-    }
-
-    /// Closes the instance if it has no lease.
-    fn retire(&self) -> bool {
-        self.word.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-
-    /// Closes the instance; reports `Drained` now or with the last lease.
-    fn close(&self) {
-        if self.word.fetch_or(CLOSED, Ordering::AcqRel) == 0 {
-            self.report_drained();
-        }
-    }
-
-    fn report_drained(&self) {
-        (self.reports)(GateReport::Drained { app: self.app.clone(), generation: self.generation });
-    }
-
-    /// Closed, and without leases: the gate can forget it.
-    fn is_spent(&self) -> bool {
-        self.word.load(Ordering::Acquire) == CLOSED
-    }
-
-    fn idle_for(&self) -> Duration {
-        if self.word.load(Ordering::Acquire) & !CLOSED > 0 {
-            return Duration::ZERO;
-        }
-        let last_used = Duration::from_nanos(self.last_used.load(Ordering::Acquire));
-        self.opened.elapsed().saturating_sub(last_used)
-    }
-
-    /// Whether there are no more leases for this instance.
-    #[must_use]
-    pub fn is_shut(&self) -> bool {
-        self.word.load(Ordering::Acquire) & CLOSED != 0
-    }
-
-    /// When the gate opened for this instance.
-    #[must_use]
-    pub fn opened(&self) -> Instant {
-        self.opened
-    }
-}
-
-impl Lease {
-    /// The instance this lease is for.
-    #[must_use]
-    pub fn instance(&self) -> &Arc<Instance> {
-        &self.instance
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let instance = &self.instance;
-        // Before the count falls, so that nobody sees an idle instance with an old time.
-        let now = u64::try_from(instance.opened.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        instance.last_used.fetch_max(now, Ordering::AcqRel);
-        if instance.word.fetch_sub(1, Ordering::AcqRel) == CLOSED | 1 {
-            instance.report_drained();
-        }
-    }
-}
-
 impl Place {
     /// Waits for the turn, until `deadline` from the request's arrival at the gate.
     ///
@@ -508,12 +385,6 @@ impl Drop for Place {
         self.gate.lock().line.remove(&self.ticket);
         self.gate.held.fetch_sub(1, Ordering::Relaxed);
         self.gate.total.leave();
-    }
-}
-
-impl std::fmt::Debug for Lease {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Lease({} {:?})", self.instance.app, self.instance.generation)
     }
 }
 

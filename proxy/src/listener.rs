@@ -160,14 +160,13 @@ impl ListenerSet {
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
         let service = Arc::clone(&self.service);
         let token = stop.clone();
-        let accepting = match socket.kind {
-            SocketKind::Tcp(listener) => TcpListener::from_std(listener)
-                .map(|listener| tracker.spawn(accept_tcp(listener, service, token))),
-            SocketKind::Unix(listener) => UnixListener::from_std(listener)
-                .map(|listener| tracker.spawn(accept_unix(listener, service, token))),
+        let door = match socket.kind {
+            SocketKind::Tcp(listener) => TcpListener::from_std(listener).map(Door::Tcp),
+            SocketKind::Unix(listener) => UnixListener::from_std(listener).map(Door::Unix),
         };
-        if let Err(error) = accepting {
-            tracing::error!(%error, "cannot watch a listening socket");
+        match door {
+            Ok(door) => drop(tracker.spawn(let_in(door, service, token))),
+            Err(error) => tracing::error!(%error, "cannot watch a listening socket"),
         }
         self.running.insert(socket.number, (stop, tracker));
     }
@@ -185,43 +184,39 @@ impl ListenerSet {
     }
 }
 
-async fn accept_tcp(listener: TcpListener, service: Arc<Service>, stop: CancellationToken) {
-    let local_port = listener.local_addr().ok().map(|address| address.port());
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let trusted = is_trusted(&service.shared, peer);
-                let facts = ConnFacts::new(Some(peer), local_port, trusted);
-                admit(&service, Transport::Tcp(stream), facts);
+/// A socket that clients are accepted from.
+enum Door {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Door {
+    /// The next client, and what is known of it. Dropping this future loses none.
+    async fn accept(&self, shared: &Shared) -> io::Result<(Transport, Arc<ConnFacts>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                let local_port = stream.local_addr().ok().map(|address| address.port());
+                let facts = ConnFacts::new(Some(peer), local_port, is_trusted(shared, peer));
+                Ok((Transport::Tcp(stream), facts))
             }
-            Err(error) => {
-                accept_failed(&error).await;
-                // The next try may fail as well: with full hands nobody can be let in any more.
-                if stop.is_cancelled() {
-                    return;
-                }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Transport::Unix(stream), ConnFacts::new(None, None, true)))
             }
         }
     }
 }
 
-async fn accept_unix(listener: UnixListener, service: Arc<Service>, stop: CancellationToken) {
+async fn let_in(door: Door, service: Arc<Service>, stop: CancellationToken) {
     loop {
         let accepted = tokio::select! {
             biased;
-            accepted = listener.accept() => accepted,
+            accepted = door.accept(&service.shared) => accepted,
             () = stop.cancelled() => return,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let facts = ConnFacts::new(None, None, true);
-                admit(&service, Transport::Unix(stream), facts);
-            }
+            Ok((io, facts)) => admit(&service, io, facts),
             Err(error) => {
                 accept_failed(&error).await;
                 // The next try may fail as well: with full hands nobody can be let in any more.

@@ -6,17 +6,23 @@
 use std::{
     fs,
     io::{self, ErrorKind},
-    os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
-        net::UnixListener,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{FileTypeExt, PermissionsExt},
+            net::UnixListener,
+        },
     },
     path::Path,
 };
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// Listens on a socket whose file has a mode (chmod(2)), without blocking. It gets its name last, so
-/// that nobody connects before the mode is set.
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// Listens on a socket whose file has a mode (chmod(2)), without blocking. Nobody can connect before
+/// the mode is set, and what is found under the name is ready.
 ///
 /// # Errors
 /// What the system says, or what is in the file's place.
@@ -32,11 +38,13 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(&hidden)?;
-    listener.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(&hidden)?)?;
     fs::set_permissions(&hidden, fs::Permissions::from_mode(mode))?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
     fs::rename(&hidden, path)?;
-    Ok(listener)
+    Ok(OwnedFd::from(socket).into())
 }
 
 /// Whether a socket may be put there: nothing is, or a socket that nobody listens on.

@@ -31,8 +31,6 @@ pub enum Transport {
 pub struct ConnFacts {
     /// Address of the peer; `None` on a Unix socket.
     pub peer: Option<SocketAddr>,
-    /// Our own port; `None` on a Unix socket.
-    pub local_port: Option<u16>,
     /// Whether the peer is in `trusted_proxies`, so that its forwarding headers are believed. A
     /// Unix socket's peer is: who may connect is decided by the file's mode.
     pub trusted: bool,
@@ -70,7 +68,6 @@ impl ConnFacts {
         let ip = peer.map(|peer| peer.ip().to_canonical());
         Arc::new(Self {
             peer,
-            local_port,
             trusted,
             tls: false,
             peer_text: ip.map(|ip| ip.to_string()).unwrap_or_default(),

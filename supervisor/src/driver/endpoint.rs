@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     fs, io,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     os::{
         fd::OwnedFd,
         unix::{
@@ -18,6 +18,9 @@ use std::{
 use doorbell_config::{
     name::AppId,
     spec::{EndpointSpec, Probe},
+};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, socket_with, sockopt::set_socket_reuseaddr,
 };
 
 use super::{listener, procfs::ProcessTable};
@@ -117,7 +120,7 @@ impl Place {
         if !taken.is_empty() {
             return Err(EndpointError::Taken { port, holder: holder(&taken) });
         }
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        match bind(Ipv4Addr::LOCALHOST, port) {
             Ok(socket) => {
                 ports.note(port);
                 Self::on_port(ports, port, socket, listens)
@@ -132,13 +135,12 @@ impl Place {
     fn on_port(
         ports: &Arc<Ports>,
         port: u16,
-        socket: TcpListener,
+        socket: OwnedFd,
         listens: bool,
     ) -> Result<Self, EndpointError> {
         let lease = Lease::Port(port, ports.clone());
         let failed = |source| EndpointError::System { what: format!("port {port}"), source };
-        let listener =
-            listens.then(|| lengthen_queue(socket.into())).transpose().map_err(failed)?;
+        let listener = listens.then(|| listen(socket)).transpose().map_err(failed)?;
         let endpoint = Endpoint::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         Ok(Self { endpoint, listener, lease })
     }
@@ -152,7 +154,7 @@ impl Place {
         create_private(folder).map_err(failed)?;
         remove_if_there(&path).map_err(failed)?;
         let listener = listens
-            .then(|| lengthen_queue(UnixListener::bind(&path)?.into()))
+            .then(|| listen(UnixListener::bind(&path)?.into()))
             .transpose()
             .map_err(failed)?;
         let endpoint = Endpoint::Unix(path.clone());
@@ -173,10 +175,20 @@ impl Drop for Lease {
     }
 }
 
-/// Listens again, with room for more: listen(2).
-fn lengthen_queue(listener: OwnedFd) -> io::Result<OwnedFd> {
-    rustix::net::listen(&listener, BACKLOG)?;
-    Ok(listener)
+/// A socket on a port that nobody listens on. It does not listen itself: a program that is started at
+/// this moment may inherit it for the instant until it executes.
+fn bind(address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &SocketAddrV4::new(address, port))?;
+    Ok(socket)
+}
+
+/// Listens, or listens again, with room for many: listen(2).
+fn listen(socket: OwnedFd) -> io::Result<OwnedFd> {
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
 }
 
 /// Where the sockets of one app stand.
@@ -241,7 +253,7 @@ impl Ports {
         Self { first, count, state: Mutex::new(PortState { next, lent: HashSet::new() }) }
     }
 
-    fn lend(&self) -> Option<(u16, TcpListener)> {
+    fn lend(&self) -> Option<(u16, OwnedFd)> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..TRIES {
             let port = self.first + state.next;
@@ -250,8 +262,8 @@ impl Ports {
                 continue;
             }
             // Every address, so that a port which somebody has on another one is not free.
-            let free = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok();
-            let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok();
+            let free = bind(Ipv4Addr::UNSPECIFIED, port).is_ok();
+            let socket = bind(Ipv4Addr::LOCALHOST, port).ok();
             if let (true, Some(socket)) = (free, socket) {
                 state.lent.insert(port);
                 return Some((port, socket));
@@ -277,7 +289,7 @@ fn seed() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{net::TcpListener, time::Duration};
 
     use super::*;
 

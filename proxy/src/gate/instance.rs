@@ -1,0 +1,147 @@
+//! One run of an app, and the permissions to use it.
+//!
+//! Invariant: an instance is never retired while a lease on it exists. [`Instance::try_lease`] and
+//! [`Instance::retire`] decide on the same atomic word (test
+//! `lease_and_retirement_never_both_succeed`).
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use doorbell_config::name::AppId;
+use doorbell_supervisor::message::{Endpoint, GateReport, Generation, StartTimes};
+
+use super::ReportSink;
+
+const CLOSED: u64 = 1 << 63;
+/// One run of an app as the gate sees it.
+pub struct Instance {
+    pub(super) app: AppId,
+    /// Which run.
+    pub generation: Generation,
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// How its start went; `None` for static upstreams.
+    pub started: Option<StartTimes>,
+    /// Tells connections to this run from those to any other, in the pool.
+    pub pool_key: u64,
+    /// Set by the first response's first byte.
+    pub answered: AtomicBool,
+    opened: Instant,
+    /// `CLOSED` bit and the number of leases.
+    word: AtomicU64,
+    /// Nanoseconds from `opened` to the last lease's end.
+    last_used: AtomicU64,
+    reports: ReportSink,
+}
+
+/// Permission for one exchange to use one instance. Dropping it gives it back.
+pub struct Lease {
+    pub(super) instance: Arc<Instance>,
+}
+
+impl Instance {
+    pub(super) fn new(
+        app: AppId,
+        generation: Generation,
+        endpoint: Endpoint,
+        started: Option<StartTimes>,
+        reports: ReportSink,
+    ) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (&app, generation).hash(&mut hasher);
+        Self {
+            app,
+            generation,
+            endpoint,
+            started,
+            pool_key: hasher.finish(),
+            answered: AtomicBool::new(false),
+            opened: Instant::now(),
+            word: AtomicU64::new(0),
+            last_used: AtomicU64::new(0),
+            reports,
+        }
+    }
+
+    pub(super) fn try_lease(self: &Arc<Self>) -> Option<Lease> {
+        self.word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                (word & CLOSED == 0).then_some(word + 1)
+            })
+            .ok()
+            .map(|_| Lease { instance: Arc::clone(self) })
+    }
+
+    /// Closes the instance if it has no lease.
+    pub(super) fn retire(&self) -> bool {
+        self.word.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Closes the instance; reports `Drained` now or with the last lease.
+    pub(super) fn close(&self) {
+        if self.word.fetch_or(CLOSED, Ordering::AcqRel) == 0 {
+            self.report_drained();
+        }
+    }
+
+    fn report_drained(&self) {
+        (self.reports)(GateReport::Drained { app: self.app.clone(), generation: self.generation });
+    }
+
+    /// Closed, and without leases: the gate can forget it.
+    pub(super) fn is_spent(&self) -> bool {
+        self.word.load(Ordering::Acquire) == CLOSED
+    }
+
+    pub(super) fn idle_for(&self) -> Duration {
+        if self.word.load(Ordering::Acquire) & !CLOSED > 0 {
+            return Duration::ZERO;
+        }
+        let last_used = Duration::from_nanos(self.last_used.load(Ordering::Acquire));
+        self.opened.elapsed().saturating_sub(last_used)
+    }
+
+    /// Whether there are no more leases for this instance.
+    #[must_use]
+    pub fn is_shut(&self) -> bool {
+        self.word.load(Ordering::Acquire) & CLOSED != 0
+    }
+
+    /// When the gate opened for this instance.
+    #[must_use]
+    pub fn opened(&self) -> Instant {
+        self.opened
+    }
+}
+
+impl Lease {
+    /// The instance this lease is for.
+    #[must_use]
+    pub fn instance(&self) -> &Arc<Instance> {
+        &self.instance
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let instance = &self.instance;
+        // Before the count falls, so that nobody sees an idle instance with an old time.
+        let now = u64::try_from(instance.opened.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        instance.last_used.fetch_max(now, Ordering::AcqRel);
+        if instance.word.fetch_sub(1, Ordering::AcqRel) == CLOSED | 1 {
+            instance.report_drained();
+        }
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Lease({} {:?})", self.instance.app, self.instance.generation)
+    }
+}
