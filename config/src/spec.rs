@@ -33,7 +33,7 @@ pub struct Config {
 }
 
 /// Settings of Doorbell itself, `[server]` in the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerSpec {
     /// Where clients connect.
     pub listen: Vec<ListenAddr>,
@@ -62,7 +62,7 @@ pub struct ServerSpec {
 }
 
 /// Caps over all apps.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerLimits {
     /// Client connections open at once.
     pub connections: usize,
@@ -80,7 +80,7 @@ pub struct ServerLimits {
 }
 
 /// Deadlines of the client side; each is an idle limit unless it says total.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerTimeouts {
     /// Total, from a request's first byte to the end of its head.
     pub header: Duration,
@@ -95,7 +95,7 @@ pub struct ServerTimeouts {
 }
 
 /// The access log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessLogSpec {
     /// Where lines go.
     pub output: LogOutput,
@@ -104,7 +104,7 @@ pub struct AccessLogSpec {
 }
 
 /// Where a log goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogOutput {
     /// Standard output.
     Stdout,
@@ -113,7 +113,7 @@ pub enum LogOutput {
 }
 
 /// How an access log line looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AccessLogFormat {
     /// Nginx's `combined`, byte for byte.
     Combined,
@@ -122,7 +122,7 @@ pub enum AccessLogFormat {
 }
 
 /// Doorbell's own log, on standard error.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogSpec {
     /// Filter in the syntax of `tracing_subscriber::EnvFilter`, such as `info`.
     pub level: String,
@@ -131,7 +131,7 @@ pub struct LogSpec {
 }
 
 /// How a line of the own log looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogFormat {
     /// For people.
     Human,

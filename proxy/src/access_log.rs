@@ -2,25 +2,23 @@
 //!
 //! A request never waits for the disk. It appends its line to a buffer in memory, under a lock held
 //! for one copy; a thread of its own writes the buffer out. If the disk stalls for so long that the
-//! buffer is full, lines are dropped, counted, and the loss is a metric. SIGHUP opens the file anew
-//! ([`AccessLog::reopen`]), so that logrotate can move it.
+//! buffer is full, lines are dropped, counted, and the loss is a metric. The file is opened by the
+//! supervisor; after SIGHUP a new one comes ([`AccessLog::turn_to`]), so that logrotate can move it.
 
 use std::{
     cell::RefCell,
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError, channel},
     },
     time::{Duration, Instant},
 };
 
-use doorbell_config::spec::{AccessLogFormat, AccessLogSpec, LogOutput};
-use tracing::{error, info};
+use doorbell_config::spec::AccessLogFormat;
+use tracing::error;
 
 use crate::metrics::ServerMetrics;
 
@@ -56,37 +54,50 @@ pub struct AccessLog {
 struct Shared {
     buffer: Mutex<Buffer>,
     wake: Condvar,
-    reopen: AtomicBool,
     metrics: Arc<ServerMetrics>,
 }
 
 #[derive(Default)]
 struct Buffer {
     lines: Vec<u8>,
+    /// Where lines go from the next ones on.
+    next: Option<LogSink>,
     closed: bool,
 }
 
+/// Where lines go.
+#[derive(Debug)]
+pub enum LogSink {
+    /// Standard output.
+    Stdout,
+    /// A file, opened for appending.
+    File(File),
+}
+
 impl AccessLog {
-    /// Opens the log and starts its writer.
+    /// Starts a writer to a sink.
     ///
     /// # Errors
-    /// If the file cannot be opened, or no thread started.
-    pub fn open(spec: &AccessLogSpec, metrics: Arc<ServerMetrics>) -> io::Result<Self> {
-        let output = Output::open(&spec.output)?;
-        let shared = Arc::new(Shared {
-            buffer: Mutex::default(),
-            wake: Condvar::new(),
-            reopen: AtomicBool::new(false),
-            metrics,
-        });
+    /// If no thread can be started.
+    pub fn start(
+        format: AccessLogFormat,
+        sink: LogSink,
+        metrics: Arc<ServerMetrics>,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared { buffer: Mutex::default(), wake: Condvar::new(), metrics });
         let for_writer = Arc::clone(&shared);
-        let target = spec.output.clone();
         let (ending, done) = channel::<()>();
         std::thread::Builder::new().name("access-log".into()).spawn(move || {
-            write_out(&for_writer, &target, output);
+            write_out(&for_writer, sink);
             drop(ending);
         })?;
-        Ok(Self { format: spec.format, shared, done: Mutex::new(Some(done)) })
+        Ok(Self { format, shared, done: Mutex::new(Some(done)) })
+    }
+
+    /// How its lines look.
+    #[must_use]
+    pub fn format(&self) -> AccessLogFormat {
+        self.format
     }
 
     /// Appends one record.
@@ -115,9 +126,9 @@ impl AccessLog {
         }
     }
 
-    /// Opens the file anew before the next write.
-    pub fn reopen(&self) {
-        self.shared.reopen.store(true, Ordering::Relaxed);
+    /// Writes what comes to another sink; lines that wait go there too.
+    pub fn turn_to(&self, sink: LogSink) {
+        self.shared.lock().next = Some(sink);
         self.shared.wake.notify_one();
     }
 
@@ -150,21 +161,15 @@ impl Shared {
     }
 }
 
-fn write_out(shared: &Shared, target: &LogOutput, mut output: Output) {
+fn write_out(shared: &Shared, mut sink: LogSink) {
     let mut batch = Vec::new();
     let mut complaint: Option<Instant> = None;
     loop {
-        let closed = take_batch(shared, &mut batch);
-        if shared.reopen.swap(false, Ordering::Relaxed) {
-            match Output::open(target) {
-                Ok(fresh) => {
-                    output = fresh;
-                    info!("access log opened anew");
-                }
-                Err(error) => error!(%error, "cannot open the access log anew; the old file stays"),
-            }
+        let (closed, next) = take_batch(shared, &mut batch);
+        if let Some(next) = next {
+            sink = next;
         }
-        match output.write_all(&batch) {
+        match sink.write_all(&batch) {
             Ok(()) => complaint = None,
             Err(error) => {
                 let lost = batch.iter().filter(|b| **b == b'\n').count() as u64;
@@ -183,54 +188,34 @@ fn write_out(shared: &Shared, target: &LogOutput, mut output: Output) {
     }
 }
 
-/// Waits for lines and takes them; true when the log is closed.
-fn take_batch(shared: &Shared, batch: &mut Vec<u8>) -> bool {
+/// Waits for lines and takes them; true when the log is closed. Gives the sink to turn to, if any.
+fn take_batch(shared: &Shared, batch: &mut Vec<u8>) -> (bool, Option<LogSink>) {
     let mut buffer = shared.lock();
-    while buffer.lines.is_empty() && !buffer.closed && !shared.reopen.load(Ordering::Relaxed) {
+    while buffer.lines.is_empty() && !buffer.closed && buffer.next.is_none() {
         buffer = shared.wake.wait(buffer).unwrap_or_else(PoisonError::into_inner);
     }
     if buffer.lines.len() < EAGER && !buffer.closed {
         buffer = wait(shared, buffer);
     }
     std::mem::swap(&mut buffer.lines, batch);
-    buffer.closed
+    (buffer.closed, buffer.next.take())
 }
 
 fn wait<'a>(shared: &'a Shared, buffer: MutexGuard<'a, Buffer>) -> MutexGuard<'a, Buffer> {
     shared.wake.wait_timeout(buffer, PAUSE).map_or_else(|e| e.into_inner().0, |(guard, _)| guard)
 }
 
-enum Output {
-    Stdout(io::Stdout),
-    File(File),
-}
-
-impl Output {
-    fn open(target: &LogOutput) -> io::Result<Self> {
-        match target {
-            LogOutput::Stdout => Ok(Self::Stdout(io::stdout())),
-            LogOutput::File(path) => open_file(path).map(Self::File),
-        }
-    }
-
+impl LogSink {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
-            Self::Stdout(stdout) => {
-                let mut stdout = stdout.lock();
+            Self::Stdout => {
+                let mut stdout = io::stdout().lock();
                 stdout.write_all(bytes)?;
                 stdout.flush()
             }
             Self::File(file) => file.write_all(bytes),
         }
     }
-}
-
-/// Readable by the owner and the group, as log readers expect.
-fn open_file(path: &Path) -> io::Result<File> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use std::{
     io,
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,10 +22,16 @@ use axum::{
     routing::{get, post},
 };
 use doorbell_config::spec::ListenAddr;
-use doorbell_supervisor::message::Snapshot;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{house::House, metrics::export, socket_file};
+use crate::{
+    house::{House, ReloadError},
+    metrics::export,
+};
 
 mod apps;
 mod logs;
@@ -33,10 +40,35 @@ pub mod status;
 
 /// What handlers work with.
 pub struct Admin {
-    /// The running Doorbell.
+    /// The configuration, and the ways to those who make it hold.
     pub house: Arc<House>,
     /// Whether requests are served.
     pub ready: AtomicBool,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    /// One metrics page is made at a time: of thousands of apps it is work.
+    page: Semaphore,
+}
+
+impl Admin {
+    /// Not ready yet.
+    #[must_use]
+    pub fn new(house: Arc<House>) -> Self {
+        Self {
+            house,
+            ready: AtomicBool::new(false),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            page: Semaphore::new(1),
+        }
+    }
+
+    /// Takes no more requests, and waits for the answers that are under way.
+    pub async fn answered(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
 }
 
 /// A problem, for programs and people (RFC 9457).
@@ -68,34 +100,28 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Listens on every admin address; the tasks end with the runtime.
+/// Answers on every admin socket; the tasks end with the runtime.
 ///
 /// # Errors
-/// What the system says of an address.
-pub async fn serve(admin: Arc<Admin>, addresses: &[ListenAddr]) -> io::Result<()> {
-    for address in addresses {
-        let named = |error: io::Error| {
-            io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-        };
+/// If one is no socket.
+pub fn serve(admin: &Arc<Admin>, sockets: Vec<(ListenAddr, OwnedFd)>) -> io::Result<()> {
+    for (address, socket) in sockets {
         match address {
-            ListenAddr::Unix(path) => {
-                let listener = listen_privately(path).map_err(named)?;
-                let app = for_operators(Arc::clone(&admin));
-                tokio::spawn(async move { axum::serve(listener, app).await });
+            ListenAddr::Unix(_) => {
+                let listener = UnixListener::from_std(socket.into())?;
+                let (app, stop) = (for_operators(Arc::clone(admin)), admin.stop.clone());
+                admin.tasks.spawn(async move {
+                    let serving = axum::serve(listener, app);
+                    serving.with_graceful_shutdown(stop.cancelled_owned()).await
+                });
             }
-            ListenAddr::Tcp(address) => {
-                let listener = TcpListener::bind(address).await.map_err(named)?;
-                tokio::spawn(observers::serve(listener, for_observers(Arc::clone(&admin))));
+            ListenAddr::Tcp(_) => {
+                let listener = TcpListener::from_std(socket.into())?;
+                tokio::spawn(observers::serve(listener, for_observers(Arc::clone(admin))));
             }
         }
-        tracing::info!(%address, "admin listening");
     }
     Ok(())
-}
-
-/// A socket that only we may open.
-fn listen_privately(path: &std::path::Path) -> io::Result<UnixListener> {
-    UnixListener::from_std(socket_file::listen(path, 0o600)?)
 }
 
 fn for_observers(admin: Arc<Admin>) -> Router {
@@ -144,40 +170,42 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    // Invariant: the semaphore is never closed.
+    let _turn = admin.page.acquire().await;
     let house = &admin.house;
-    let table = house.shared.table.load_full();
-    let usages: std::collections::HashMap<_, _> =
-        house.supervisor.usages().await.into_iter().collect();
-    let mut apps: Vec<_> = table.routes.targets().cloned().collect();
-    apps.sort_by(|a, b| a.spec.id.cmp(&b.spec.id));
-    let snapshots: Vec<Option<Arc<Snapshot>>> =
-        apps.iter().map(|app| house.supervisor.snapshot(&app.spec.id)).collect();
-    let views: Vec<_> = apps
-        .iter()
-        .zip(&snapshots)
-        .map(|(app, snapshot)| export::AppView {
-            id: app.spec.id.as_str(),
-            metrics: &app.metrics,
-            held: app.gate.held(),
+    let (figures, usages) = tokio::join!(house.scraper.figures(), house.link.usages());
+    let mut apps: Vec<_> = house.routes.load().targets().map(|app| app.id.clone()).collect();
+    apps.sort();
+    let snapshots: Vec<_> = apps.iter().map(|id| house.link.snapshot(id)).collect();
+    let reloads = house.reloads();
+    let encoding = tokio::task::spawn_blocking(move || {
+        let views = apps.iter().zip(&snapshots).map(|(id, snapshot)| export::AppView {
+            id: id.as_str(),
+            figures: figures.apps.get(id),
             snapshot: snapshot.as_deref(),
-            usage: usages.get(&app.spec.id).copied(),
-        })
-        .collect();
-    match export::encode(&views, &house.shared.other, &house.shared.metrics) {
-        Ok(page) => ([(header::CONTENT_TYPE, export::CONTENT_TYPE)], page).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "cannot encode the metrics");
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, &error).into_response()
-        }
+            usage: usages.get(id).copied(),
+        });
+        let views: Vec<_> = views.collect();
+        export::encode(&views, &figures.other, &figures.server, reloads)
+    });
+    match encoding.await {
+        Ok(Ok(page)) => ([(header::CONTENT_TYPE, export::CONTENT_TYPE)], page).into_response(),
+        Ok(Err(error)) => cannot_encode(&error),
+        Err(error) => cannot_encode(&error),
     }
 }
 
+fn cannot_encode(error: &dyn std::fmt::Display) -> Response {
+    tracing::error!(%error, "cannot encode the metrics");
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error).into_response()
+}
+
 async fn reload(State(admin): State<Arc<Admin>>) -> Response {
-    // Whoever asked may leave; half a reload must not stay behind.
-    let house = Arc::clone(&admin.house);
-    match tokio::spawn(async move { house.reload().await }).await {
-        Ok(Ok(report)) => Json(report).into_response(),
-        Ok(Err(error)) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, &error).into_response(),
-        Err(error) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, &error).into_response(),
+    match admin.house.reload().await {
+        Ok(report) => Json(report).into_response(),
+        Err(ReloadError::Supervisor(error)) => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, &error).into_response()
+        }
+        Err(error) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, &error).into_response(),
     }
 }

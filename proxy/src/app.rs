@@ -15,6 +15,8 @@ use doorbell_config::{
     spec::{AppSpec, Backend, ServerSpec},
 };
 
+use doorbell_supervisor::message::GateReport;
+
 use crate::{
     difference::Difference,
     gate::{Gate, HeldTotal, ReportSink},
@@ -67,6 +69,18 @@ impl Gates {
     #[must_use]
     pub fn find(&self, app: &AppId) -> Option<Arc<Gate>> {
         self.gates.lock().unwrap_or_else(PoisonError::into_inner).get(app).cloned()
+    }
+
+    /// Every gate.
+    #[must_use]
+    pub fn all(&self) -> Vec<(AppId, Arc<Gate>)> {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.iter().map(|(app, gate)| (app.clone(), Arc::clone(gate))).collect()
+    }
+
+    /// Answers for a gate that is gone.
+    pub fn answer(&self, report: GateReport) {
+        (self.reports)(report);
     }
 
     /// The gate of an app, made if there is none.

@@ -10,7 +10,9 @@ mod documents;
 mod screen;
 mod table;
 
-use crate::server;
+use doorbell_supervisor::protocol::Role;
+
+use crate::serve::{self, Split};
 
 /// Where the configuration is looked for unless told.
 const CONFIG: &str = "/etc/doorbell/doorbell.toml";
@@ -35,7 +37,19 @@ enum Verb {
     Serve {
         #[command(flatten)]
         config: ConfigArg,
+        /// Everything in this process, for tiny machines: no part survives another
+        #[arg(long)]
+        one_process: bool,
     },
+    /// The process that operators talk to; started by `serve`
+    #[command(hide = true)]
+    Control {
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// The process that clients talk to; started by `serve`
+    #[command(hide = true)]
+    Proxy,
     /// Read the configuration, tell every mistake in it, and change nothing
     ///
     /// Exits with 0 if the file is good and 1 if not.
@@ -124,10 +138,13 @@ struct AppArg {
 /// What to tell the user.
 pub fn run() -> anyhow::Result<u8> {
     match Cli::parse().verb {
-        Verb::Serve { config } => {
-            server::serve(config.config)?;
+        Verb::Serve { config, one_process } => {
+            let split = if one_process { Split::OneProcess } else { Split::Processes };
+            serve::serve(config.config, split)?;
             Ok(0)
         }
+        Verb::Control { config } => serve::role(Role::Control, Some(config.config)).map(|()| 0),
+        Verb::Proxy => serve::role(Role::Proxy, None).map(|()| 0),
         Verb::Check { config } => documents::check(&config.config),
         Verb::Reload { socket } => control::reload(&socket.find()?),
         Verb::Status { app, json, socket } => {

@@ -238,6 +238,22 @@ impl Gate {
         self.let_in();
     }
 
+    /// Order `Reopen`: like [`Gate::open`], even if this gate has retired the instance.
+    pub fn reopen(&self, generation: Generation, endpoint: Endpoint) {
+        self.lock().retired.take_if(|retired| *retired == generation);
+        self.open(generation, endpoint, None);
+    }
+
+    /// Begins anew with a supervisor that knows nothing of this gate: only this instance may be open,
+    /// and whoever waits is reported again.
+    pub fn begin_anew(&self, open: Option<Generation>) {
+        let now = self.open.load().as_ref().map(|instance| instance.generation);
+        if let Some(stale) = now.filter(|now| Some(*now) != open) {
+            self.shut(stale);
+        }
+        self.hold();
+    }
+
     /// Gives leases to the next of those who wait, if an instance is open. Tells whether others wait
     /// on.
     pub fn let_in(&self) -> bool {

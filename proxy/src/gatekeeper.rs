@@ -1,24 +1,15 @@
 //! Carries the supervisor's orders to the gates, and its news to the figures.
 //!
-//! Reports go the other way without this task: a gate hands them to the supervisor's mailbox, which
-//! never blocks.
+//! Reports go the other way without this: a gate hands them to the connection, which never blocks.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use doorbell_supervisor::message::GateOrder;
-use tokio::sync::mpsc;
+use doorbell_supervisor::message::{GateOrder, GateReport};
 
 use crate::{gate::Gate, shared::Shared};
 
 /// Time in which an app accepts a portion of connections.
 const BETWEEN_PORTIONS: Duration = Duration::from_millis(5);
-
-/// Obeys orders until the supervisor ends.
-pub async fn obey(shared: Arc<Shared>, mut orders: mpsc::Receiver<GateOrder>) {
-    while let Some(order) = orders.recv().await {
-        carry_out(&shared, order);
-    }
-}
 
 /// Lets a long line in piece by piece; ends when nobody waits, or nothing is open.
 async fn let_in_by_portions(gate: Arc<Gate>) {
@@ -30,17 +21,33 @@ async fn let_in_by_portions(gate: Arc<Gate>) {
     }
 }
 
-fn carry_out(shared: &Shared, order: GateOrder) {
-    let app = match &order {
-        GateOrder::Open { app, .. }
-        | GateOrder::Shut { app, .. }
-        | GateOrder::AskRetire { app, .. }
-        | GateOrder::Refuse { app, .. }
-        | GateOrder::Hold { app } => app,
+/// Begins anew: these orders are all that the gates have to know.
+pub fn begin_anew(shared: &Shared, orders: Vec<GateOrder>) {
+    let open: HashMap<_, _> = orders
+        .iter()
+        .filter_map(|order| match order {
+            GateOrder::Reopen { app, generation, .. } => Some((app.clone(), *generation)),
+            GateOrder::Open { .. }
+            | GateOrder::Shut { .. }
+            | GateOrder::AskRetire { .. }
+            | GateOrder::Refuse { .. }
+            | GateOrder::Hold { .. } => None,
+        })
+        .collect();
+    for (app, gate) in shared.gates.all() {
+        gate.begin_anew(open.get(&app).copied());
+    }
+    for order in orders {
+        carry_out(shared, order);
+    }
+}
+
+/// Obeys an order.
+pub fn carry_out(shared: &Shared, order: GateOrder) {
+    // Gates are made before the supervisor speaks of an app, and kept while anything uses them.
+    let Some(gate) = shared.gates.find(order.app()) else {
+        return answer_for_nobody(shared, order);
     };
-    // Gates are made before the supervisor hears of an app, and kept while anything uses them; an
-    // order for one that is gone has nobody to tell.
-    let Some(gate) = shared.gates.find(app) else { return };
     match order {
         GateOrder::Open { app, generation, endpoint, started } => {
             if let Some(times) = &started
@@ -51,11 +58,31 @@ fn carry_out(shared: &Shared, order: GateOrder) {
             gate.open(generation, endpoint, started);
             tokio::spawn(let_in_by_portions(gate));
         }
+        GateOrder::Reopen { generation, endpoint, .. } => {
+            gate.reopen(generation, endpoint);
+            tokio::spawn(let_in_by_portions(gate));
+        }
         GateOrder::Shut { generation, .. } => gate.shut(generation),
         GateOrder::AskRetire { generation, idle_at_least, .. } => {
             gate.retire_if_idle(generation, idle_at_least);
         }
         GateOrder::Refuse { refusal, .. } => gate.refuse(&refusal),
         GateOrder::Hold { .. } => gate.hold(),
+    }
+}
+
+/// A gate that is gone has no lease.
+fn answer_for_nobody(shared: &Shared, order: GateOrder) {
+    match order {
+        GateOrder::Shut { app, generation } => {
+            shared.gates.answer(GateReport::Drained { app, generation });
+        }
+        GateOrder::AskRetire { app, generation, .. } => {
+            shared.gates.answer(GateReport::Retired { app, generation });
+        }
+        GateOrder::Open { .. }
+        | GateOrder::Reopen { .. }
+        | GateOrder::Refuse { .. }
+        | GateOrder::Hold { .. } => {}
     }
 }

@@ -1,32 +1,35 @@
-//! The running Doorbell: the parts that a reload changes, and the reload itself.
+//! The configuration as the control process sees it, and the reload.
 //!
-//! A reload is all or nothing up to the point where it begins to act: the file is read and checked,
-//! then every new listening socket is opened; only when both are good is anything changed. Order
-//! matters from there on: gates before the supervisor (its orders need them), the supervisor before
-//! the table (a request for a new app must find somebody to wake it).
+//! A reload is all or nothing: the file is read and checked, and the routes of all apps are laid side
+//! by side to see which are claimed twice; only then the supervisor is asked to make it hold, which
+//! may still refuse (an address in use). Until it agrees, nothing has changed.
 
 use std::{
-    path::PathBuf,
-    sync::{Arc, atomic::Ordering},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex as StdMutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use doorbell_config::{
     file::{Archive, Loaded, Seen},
+    name::AppId,
     problem::Problems,
-    spec::{AccessLogSpec, AppSpec, Config, ListenAddr, ServerSpec},
+    route::{Change, PathAccess, RouteTable},
+    spec::{AppSpec, Config, ListenAddr, ServerSpec},
 };
-use doorbell_supervisor::{InstructError, Supervisor, message::Instruction};
-use tokio::sync::{Mutex, oneshot, watch};
+use doorbell_supervisor::protocol::{Answer, ConfigureError, Rejected, Wish};
+use tokio::sync::{Mutex, watch};
 
 use crate::{
-    access_log::AccessLog,
     clock,
     difference::Difference,
-    health::HealthChecks,
-    listener,
-    shared::Shared,
-    worker::{Order, Worker},
+    link::{Link, NoSupervisor},
+    metrics::{export::Reloads, figures::Figures},
+    scrape::Scraper,
 };
 
 /// Why a configuration was not taken over. What ran before runs on.
@@ -35,18 +38,12 @@ pub enum ReloadError {
     /// The file is wrong.
     #[error("{0}")]
     Config(#[from] Problems),
-    /// A listening socket cannot be opened.
-    #[error("cannot listen on {0}: {1}")]
-    Listen(String, std::io::Error),
-    /// The access log cannot be opened.
-    #[error("cannot open the access log: {0}")]
-    AccessLog(std::io::Error),
-    /// Doorbell shuts down.
+    /// The supervisor cannot make it hold.
     #[error(transparent)]
-    Supervisor(#[from] InstructError),
-    /// The same, before the supervisor was asked.
-    #[error("doorbell shuts down")]
-    Closing,
+    Configure(#[from] ConfigureError),
+    /// There is nobody who could.
+    #[error(transparent)]
+    Supervisor(#[from] NoSupervisor),
 }
 
 /// What a reload did.
@@ -72,86 +69,135 @@ impl ReloadReport {
     }
 }
 
-/// An address listened on.
-struct Listening {
-    /// As it is configured.
-    configured: ListenAddr,
-    /// The same, but for port 0: that is the port it became.
-    address: ListenAddr,
-    /// Of its sockets.
-    number: u64,
+/// Apps by their routes. Each request finds its own in a proxy; here they are laid side by side.
+pub type Routes = RouteTable<Arc<AppSpec>>;
+
+/// What held before this process was.
+#[derive(Debug, Default)]
+pub struct Before {
+    /// Apps, as they were defined last.
+    pub apps: Vec<Arc<AppSpec>>,
+    /// Those of them whose routes belong to others.
+    pub rejected: Vec<AppId>,
+    /// What is served in their place.
+    pub instead: Vec<Arc<AppSpec>>,
 }
 
-/// The running Doorbell.
+/// The configuration, and the ways to those who make it hold.
 pub struct House {
-    /// State of the data path.
-    pub shared: Arc<Shared>,
-    /// What runs apps.
-    pub supervisor: Supervisor,
+    /// To the supervisor.
+    pub link: Link,
+    /// To the proxies.
+    pub scraper: Arc<Scraper>,
+    /// The file.
+    pub config_path: PathBuf,
+    /// Apps whose routes are theirs.
+    pub routes: ArcSwap<Routes>,
     /// The settings of the start, some of which hold until the end.
-    started_with: Arc<ServerSpec>,
-    config_path: PathBuf,
-    workers: Vec<Worker>,
+    started_with: ArcSwapOption<ServerSpec>,
     sources: watch::Sender<Arc<Vec<Seen>>>,
+    listening: StdMutex<Vec<ListenAddr>>,
+    reload_good: AtomicBool,
+    reload_at: AtomicU64,
     /// Held during a reload, and locked before `inner`.
     archive: Arc<Mutex<Archive>>,
     inner: Mutex<Inner>,
 }
 
+#[derive(Default)]
 struct Inner {
-    listening: Vec<Listening>,
-    next_number: u64,
-    access_log: Option<AccessLogSpec>,
-    health: HealthChecks,
-    /// The apps of the table.
+    /// Apps whose routes are theirs.
     apps: Vec<Arc<AppSpec>>,
-    /// Whether the supervisor has heard of them.
-    is_set_up: bool,
-    /// From the beginning of the shutdown: nothing is taken over any more.
-    closing: bool,
+    /// Apps whose routes belong to others.
+    rejected: Vec<AppId>,
 }
 
 impl House {
-    /// A house that listens on nothing and has no apps; [`House::take_over`] a configuration next.
+    /// A house that knows of nothing yet.
     #[must_use]
-    pub fn new(
-        shared: Arc<Shared>,
-        supervisor: Supervisor,
-        (config_path, archive): (PathBuf, Archive),
-        workers: Vec<Worker>,
-    ) -> Self {
-        let inner = Inner {
-            listening: Vec::new(),
-            next_number: 0,
-            access_log: None,
-            health: HealthChecks::default(),
-            apps: Vec::new(),
-            is_set_up: false,
-            closing: false,
-        };
-        let started_with = Arc::clone(&shared.table.load().server);
-        let (sources, inner) = (watch::Sender::default(), Mutex::new(inner));
-        let archive = Arc::new(Mutex::new(archive));
-        Self { shared, supervisor, started_with, config_path, workers, sources, archive, inner }
+    pub fn new(config_path: PathBuf) -> Self {
+        Self {
+            link: Link::default(),
+            scraper: Arc::default(),
+            config_path,
+            routes: ArcSwap::from_pointee(Routes::new()),
+            started_with: ArcSwapOption::empty(),
+            sources: watch::Sender::default(),
+            listening: StdMutex::default(),
+            reload_good: AtomicBool::new(false),
+            reload_at: AtomicU64::new(0),
+            archive: Arc::default(),
+            inner: Mutex::default(),
+        }
+    }
+
+    /// Takes in what holds already.
+    pub async fn begin(
+        &self,
+        server: Option<ServerSpec>,
+        kept: String,
+        before: Before,
+        listening: Vec<ListenAddr>,
+    ) {
+        if let Some(server) = server {
+            self.started_with.store(Some(Arc::new(server)));
+            self.reload_good.store(true, Ordering::Relaxed);
+            self.reload_at.store(clock::unix_seconds(), Ordering::Relaxed);
+        }
+        if !kept.is_empty() {
+            match serde_json::from_str::<Figures>(&kept) {
+                Ok(figures) => self.scraper.remember(figures),
+                Err(error) => tracing::warn!(%error, "figures of earlier proxies are lost"),
+            }
+        }
+        self.listens_on(listening);
+        let Before { mut apps, rejected, instead } = before;
+        apps.retain(|app| !rejected.contains(&app.id));
+        let puts = apps.iter().chain(&instead).map(put);
+        let (routes, _) = Routes::new().with(puts);
+        self.routes.store(Arc::new(routes));
+        *self.inner.lock().await = Inner { apps, rejected };
     }
 
     /// Reads the configuration file, but for what the archive knows.
     #[must_use]
-    pub fn read(config_path: &std::path::Path, archive: &mut Archive) -> Loaded {
+    pub fn read(config_path: &Path, archive: &mut Archive) -> Loaded {
         archive.load(config_path, &|name| std::env::var(name).ok())
     }
 
     /// Where the output of apps is: a change of the setting waits for the next start.
     #[must_use]
-    pub fn log_dir(&self) -> &std::path::Path {
-        &self.started_with.log_dir
+    pub fn log_dir(&self) -> PathBuf {
+        self.started_with.load().as_ref().map(|server| server.log_dir.clone()).unwrap_or_default()
     }
 
-    /// Reads the file again and takes it over.
+    /// Takes over what was read before anything else.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub async fn take_over_first(
+        &self,
+        loaded: Loaded,
+        archive: Archive,
+    ) -> Result<ReloadReport, ReloadError> {
+        let mut kept = Arc::clone(&self.archive).lock_owned().await;
+        *kept = archive;
+        self.told(self.take_over(loaded).await)
+    }
+
+    /// Reads the file again and takes it over. Whoever asks may leave: it is done to the end.
     ///
     /// # Errors
     /// Says why not; then nothing has changed.
-    pub async fn reload(&self) -> Result<ReloadReport, ReloadError> {
+    pub async fn reload(self: &Arc<Self>) -> Result<ReloadReport, ReloadError> {
+        let house = Arc::clone(self);
+        match tokio::spawn(async move { house.reload_now().await }).await {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+
+    async fn reload_now(&self) -> Result<ReloadReport, ReloadError> {
         let (path, archive) = (self.config_path.clone(), Arc::clone(&self.archive));
         // Held to the end: what is read first is taken over first.
         let mut archive = archive.lock_owned().await;
@@ -161,65 +207,79 @@ impl House {
             tracing::debug!(took = ?since.elapsed(), "configuration read");
             (loaded, archive)
         });
-        let outcome = match reading.await {
-            Ok((loaded, _archive)) => self.take_over(loaded).await,
+        match reading.await {
+            Ok((loaded, _archive)) => self.told(self.take_over(loaded).await),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        };
-        if let Err(error) = &outcome {
-            self.shared.metrics.reload_good.store(0, Ordering::Relaxed);
-            tracing::error!("configuration not loaded, the old one stays:\n{error}");
+        }
+    }
+
+    /// Counts and logs an outcome.
+    fn told(
+        &self,
+        outcome: Result<ReloadReport, ReloadError>,
+    ) -> Result<ReloadReport, ReloadError> {
+        match &outcome {
+            Ok(report) => report.log(),
+            Err(error) => {
+                self.reload_good.store(false, Ordering::Relaxed);
+                tracing::error!("configuration not loaded, the old one stays:\n{error}");
+            }
         }
         outcome
     }
 
     /// Makes a configuration the one that holds.
-    ///
-    /// # Errors
-    /// Says why not; then nothing has changed.
-    pub async fn take_over(&self, loaded: Loaded) -> Result<ReloadReport, ReloadError> {
+    async fn take_over(&self, loaded: Loaded) -> Result<ReloadReport, ReloadError> {
         let mut inner = self.inner.lock().await;
-        if inner.closing {
-            return Err(ReloadError::Closing);
-        }
-        let since = Instant::now();
         // The mistake of a config that is wrong is in one of these.
         self.sources.send_replace(Arc::new(loaded.sources));
         let config = loaded.outcome?;
-        let access_log = self.open_access_log(&inner, &config)?;
-        let opened = self.open_listeners(&mut inner, &config)?;
-        let before = self.shared.table.load_full();
-        let difference = Difference::between(&inner.apps, &config.apps);
-        let (table, conflicts) = before.next(&config.server, &difference, &self.shared.gates);
-        let table = Arc::new(table);
-        self.supervisor.set_parallel_starts(config.server.limits.parallel_starts).await;
-        self.instruct(&inner, &difference).await?;
-        self.shared.gates.set_held_cap(config.server.limits.held_requests);
-        self.shared.table.store(Arc::clone(&table));
-        self.shared.gates.prune(&table, &difference.gone);
-        if let Some((spec, log)) = access_log {
-            self.shared.access_log.store(log.map(Arc::new));
-            inner.access_log = spec;
-        }
-        self.change_listeners(&mut inner, opened, &config.server.listen).await;
-        inner.health.change(&table, &difference);
+        let difference = inner.difference(&config);
+        let changes = difference.gone.iter().cloned().map(Change::Remove);
+        let (routes, conflicts) =
+            self.routes.load().with(changes.chain(difference.put.iter().map(put)));
+        let server = &config.server;
+        let access = if server.path_access { PathAccess::On } else { PathAccess::Off };
+        let routes = routes.with_settings(access, server.default_app.clone());
+        let rejected: Vec<_> = conflicts.iter().map(|conflict| conflict.app.clone()).collect();
+        let told = rejected.iter().map(|app| {
+            let keeps_older = routes.app(app.as_str()).is_some();
+            Rejected { app: app.clone(), keeps_older }
+        });
+        let wish = Wish::Configure {
+            server: Box::new(server.clone()),
+            gone: difference.gone.clone(),
+            rejected: told.collect(),
+        };
+        let listening = match self.link.wish(&difference.put, wish).await? {
+            Answer::Configured(outcome) => outcome?,
+            Answer::Operated(_) | Answer::Usages(_) | Answer::Upgraded(_) => {
+                return Err(NoSupervisor.into());
+            }
+        };
+        self.listens_on(listening);
+        self.routes.store(Arc::new(routes));
+        self.scraper.forget(&difference.gone);
+        let started_with = self.started_with.load_full().unwrap_or_else(|| {
+            let first = Arc::new(server.clone());
+            self.started_with.store(Some(Arc::clone(&first)));
+            first
+        });
         let report = ReloadReport {
             apps: config.apps.len(),
-            needs_restart: needs_restart(&self.started_with, &config.server),
+            needs_restart: needs_restart(&started_with, server),
             warnings: conflicts
                 .iter()
                 .map(ToString::to_string)
                 .chain(config.warnings.iter().map(ToString::to_string))
                 .collect(),
         };
-        // One that was rejected is new to the next table too.
         inner.apps = config.apps;
-        inner.apps.retain(|app| conflicts.iter().all(|conflict| conflict.app != app.id));
-        inner.is_set_up = true;
-        let metrics = &self.shared.metrics;
-        metrics.reload_good.store(1, Ordering::Relaxed);
-        metrics.reload_at.store(clock::unix_seconds(), Ordering::Relaxed);
-        report.log();
-        tracing::debug!(took = ?since.elapsed(), "configuration taken over");
+        // One that was rejected is new to the next table too.
+        inner.apps.retain(|app| !rejected.contains(&app.id));
+        inner.rejected = rejected;
+        self.reload_good.store(true, Ordering::Relaxed);
+        self.reload_at.store(clock::unix_seconds(), Ordering::Relaxed);
         Ok(report)
     }
 
@@ -229,126 +289,38 @@ impl House {
     }
 
     /// Addresses listened on now.
-    pub async fn listening(&self) -> Vec<ListenAddr> {
-        self.inner.lock().await.listening.iter().map(|one| one.address.clone()).collect()
+    #[must_use]
+    pub fn listening(&self) -> Vec<ListenAddr> {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Opens log files anew, for logrotate.
-    pub fn reopen_logs(&self) {
-        if let Some(log) = self.shared.access_log.load().as_ref() {
-            log.reopen();
-        }
+    /// Takes note of them.
+    pub fn listens_on(&self, addresses: Vec<ListenAddr>) {
+        *self.listening.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
-    /// Stops listening, for good; who is connected stays.
-    pub async fn close_doors(&self) {
-        let mut inner = self.inner.lock().await;
-        inner.closing = true;
-        self.change_listeners(&mut inner, Vec::new(), &[]).await;
-    }
-
-    /// Waits for the workers' end, blocking this thread.
-    pub fn join_workers(&self) {
-        for worker in &self.workers {
-            worker.join();
-        }
-    }
-
-    /// One instruction for each app that changed: the supervisor serves others in between.
-    async fn instruct(&self, inner: &Inner, difference: &Difference) -> Result<(), InstructError> {
-        if !inner.is_set_up {
-            let all = Instruction::DefineAll(difference.put.clone());
-            return self.supervisor.instruct(all).await;
-        }
-        for id in &difference.gone {
-            self.supervisor.instruct(Instruction::Remove(id.clone())).await?;
-        }
-        for spec in &difference.put {
-            self.supervisor.instruct(Instruction::Define(Arc::clone(spec))).await?;
-        }
-        Ok(())
-    }
-
-    #[allow(clippy::type_complexity, reason = "the changed spec and what it opens")]
-    fn open_access_log(
-        &self,
-        inner: &Inner,
-        config: &Config,
-    ) -> Result<Option<(Option<AccessLogSpec>, Option<AccessLog>)>, ReloadError> {
-        let wanted = &config.server.access_log;
-        if *wanted == inner.access_log {
-            return Ok(None);
-        }
-        let log = wanted
-            .as_ref()
-            .map(|spec| AccessLog::open(spec, Arc::clone(&self.shared.metrics)))
-            .transpose()
-            .map_err(ReloadError::AccessLog)?;
-        Ok(Some((wanted.clone(), log)))
-    }
-
-    fn open_listeners(
-        &self,
-        inner: &mut Inner,
-        config: &Config,
-    ) -> Result<Vec<Opened>, ReloadError> {
-        let mut opened: Vec<Opened> = Vec::new();
-        for address in &config.server.listen {
-            if inner.listening.iter().any(|known| known.configured == *address) {
-                continue;
-            }
-            let number = inner.next_number;
-            inner.next_number += 1;
-            let ours = inner.listening.iter().chain(opened.iter().map(|one| &one.listening));
-            let ours = ours.map(|one| &one.address);
-            let (bound, sockets) = listener::open(address, ours, number, self.workers.len())
-                .map_err(|error| ReloadError::Listen(address.to_string(), error))?;
-            let listening = Listening { configured: address.clone(), address: bound, number };
-            opened.push(Opened { listening, sockets });
-        }
-        Ok(opened)
-    }
-
-    async fn change_listeners(
-        &self,
-        inner: &mut Inner,
-        opened: Vec<Opened>,
-        wanted: &[ListenAddr],
-    ) {
-        for Opened { listening, sockets } in opened {
-            let address = &listening.address;
-            for (worker, socket) in self.workers.iter().zip(sockets) {
-                if !worker.tell(Order::Listen(socket)).await {
-                    tracing::error!(%address, "a worker has ended and does not listen");
-                }
-            }
-            tracing::info!(%address, "listening");
-            inner.listening.push(listening);
-        }
-        let (keep, drop): (Vec<_>, Vec<_>) =
-            inner.listening.drain(..).partition(|one| wanted.contains(&one.configured));
-        inner.listening = keep;
-        for Listening { address, number, .. } in drop {
-            for worker in &self.workers {
-                let (done, wait) = oneshot::channel();
-                if worker.tell(Order::Ignore(number, done)).await {
-                    // A worker that ends in between listens no more either.
-                    let _ = wait.await;
-                }
-            }
-            if let ListenAddr::Unix(path) = &address
-                && let Err(error) = std::fs::remove_file(path)
-            {
-                tracing::warn!(%error, %address, "cannot remove the socket's file");
-            }
-            tracing::info!(%address, "no longer listening");
+    /// How reloads fare.
+    #[must_use]
+    pub fn reloads(&self) -> Reloads {
+        Reloads {
+            good: self.reload_good.load(Ordering::Relaxed),
+            at: self.reload_at.load(Ordering::Relaxed),
         }
     }
 }
 
-struct Opened {
-    listening: Listening,
-    sockets: Vec<listener::Socket>,
+impl Inner {
+    /// What a configuration changes. An app that was rejected is known to the supervisor all the same.
+    fn difference(&self, config: &Config) -> Difference {
+        let mut difference = Difference::between(&self.apps, &config.apps);
+        let is_gone = |id: &&AppId| config.apps.iter().all(|app| app.id != **id);
+        difference.gone.extend(self.rejected.iter().filter(is_gone).cloned());
+        difference
+    }
+}
+
+fn put(spec: &Arc<AppSpec>) -> Change<Arc<AppSpec>> {
+    Change::Put { app: spec.id.clone(), routes: spec.routes.clone(), target: Arc::clone(spec) }
 }
 
 /// Settings that are read once, at the start.

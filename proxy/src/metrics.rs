@@ -19,7 +19,10 @@ use std::{
 use doorbell_supervisor::message::StartTimes;
 use http::Method;
 
+use self::figures::{AppFigures, Count, HistogramFigures, ServerFigures, TrafficFigures};
+
 pub mod export;
+pub mod figures;
 
 /// The label of requests that belong to no app.
 pub const OTHER_APP: &str = "_other";
@@ -154,16 +157,50 @@ impl AppMetrics {
         starts.phases[PHASES.len() - 1].observe(&START_BUCKETS, after_ready);
     }
 
-    /// Requests answered so far.
+    /// All of them as they are now; `None` if nobody ever came.
     #[must_use]
-    pub fn requests(&self) -> u64 {
-        self.traffic.get().map_or(0, |traffic| traffic.duration.count.load(Ordering::Relaxed))
+    pub fn read(&self) -> Option<AppFigures> {
+        let traffic = self.traffic.get().map(|traffic| traffic.read());
+        let starts = self.starts.get().map(|starts| starts.phases.iter().map(Histogram::read));
+        let starts: Vec<_> = starts.into_iter().flatten().collect();
+        let is_empty = traffic.is_none() && starts.is_empty();
+        (!is_empty).then_some(AppFigures { held: 0, traffic, starts })
     }
+}
 
-    /// Requests running now.
-    #[must_use]
-    pub fn in_flight(&self) -> i64 {
-        self.traffic.get().map_or(0, |traffic| traffic.in_flight.load(Ordering::Relaxed))
+impl Traffic {
+    fn read(&self) -> TrafficFigures {
+        let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        let mut counts = Vec::new();
+        for (method, classes) in self.counts.iter().enumerate() {
+            for (class, codes) in classes.iter().enumerate() {
+                let codes = codes.get().into_iter().flat_map(|codes| codes.iter().enumerate());
+                for (code, count) in codes.filter(|(_, count)| load(count) > 0) {
+                    counts.push(Count {
+                        method,
+                        status: (class + 1) * 100 + code,
+                        count: load(count),
+                    });
+                }
+            }
+        }
+        TrafficFigures {
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            counts,
+            duration: self.duration.read(),
+            received_bytes: load(&self.received_bytes),
+            sent_bytes: load(&self.sent_bytes),
+        }
+    }
+}
+
+impl<const N: usize> Histogram<N> {
+    fn read(&self) -> HistogramFigures {
+        let buckets: Vec<_> = self.buckets.iter().map(|b| b.load(Ordering::Relaxed)).collect();
+        // The buckets are read first: a request that ends in between may not make them more than the
+        // count.
+        let count = self.count.load(Ordering::Relaxed).max(buckets.iter().sum());
+        HistogramFigures { buckets, count, sum_nanos: self.sum_nanos.load(Ordering::Relaxed) }
     }
 }
 
@@ -191,10 +228,19 @@ pub struct ServerMetrics {
     pub crowded: AtomicU64,
     /// Access log lines lost because the disk did not keep up.
     pub log_lines_dropped: AtomicU64,
-    /// Whether the last reload was good.
-    pub reload_good: AtomicI64,
-    /// When a configuration was last taken over, seconds since the Unix epoch.
-    pub reload_at: AtomicU64,
+}
+
+impl ServerMetrics {
+    /// All of them as they are now.
+    #[must_use]
+    pub fn read(&self) -> ServerFigures {
+        ServerFigures {
+            connections: self.connections.load(Ordering::Relaxed),
+            accepted: self.accepted.load(Ordering::Relaxed),
+            crowded: self.crowded.load(Ordering::Relaxed),
+            log_lines_dropped: self.log_lines_dropped.load(Ordering::Relaxed),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -206,15 +252,14 @@ mod tests {
     #[test]
     fn an_app_without_visits_takes_no_memory() {
         let metrics = AppMetrics::default();
-        assert_eq!(metrics.requests(), 0);
-        assert!(metrics.traffic.get().is_none());
+        assert!(metrics.read().is_none());
     }
 
     #[test]
     fn requests_are_counted_by_method_and_status() {
         let metrics = Arc::new(AppMetrics::default());
         let running = metrics.begin();
-        assert_eq!(metrics.in_flight(), 1);
+        assert_eq!(metrics.traffic().in_flight.load(Ordering::Relaxed), 1);
         let figures = RequestFigures {
             method: &Method::GET,
             status: 204,
@@ -224,11 +269,10 @@ mod tests {
         };
         metrics.finish(&figures);
         drop(running);
-        assert_eq!((metrics.requests(), metrics.in_flight()), (1, 0));
-        let traffic = metrics.traffic();
-        let codes = traffic.counts[0][1].get().unwrap();
-        assert_eq!(codes[4].load(Ordering::Relaxed), 1);
-        assert_eq!(traffic.duration.buckets[2].load(Ordering::Relaxed), 1);
+        let traffic = metrics.read().unwrap().traffic.unwrap();
+        assert_eq!((traffic.duration.count, traffic.in_flight), (1, 0));
+        assert_eq!(traffic.counts, [Count { method: 0, status: 204, count: 1 }]);
+        assert_eq!(traffic.duration.buckets[2], 1);
     }
 
     #[test]
@@ -245,6 +289,6 @@ mod tests {
             };
             metrics.finish(&figures);
         }
-        assert_eq!(metrics.requests(), 4);
+        assert_eq!(metrics.read().unwrap().traffic.unwrap().duration.count, 4);
     }
 }

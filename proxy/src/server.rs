@@ -1,254 +1,321 @@
-//! Doorbell from its start to its end, on one page.
+//! The proxy from its start to its end: it faces the internet, and has nothing but connections.
+//!
+//! All that it knows comes from the supervisor, over one connection: settings, apps, listening
+//! sockets, the file of the access log, orders for gates. It reads no file and starts no process.
 
 use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    collections::HashSet,
+    fs::File,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use arc_swap::{ArcSwap, ArcSwapOption};
-use doorbell_config::{
-    file::{Archive, Loaded, Seen},
-    spec::{Config, ListenAddr},
+use doorbell_config::spec::{AccessLogSpec, AppSpec, LogOutput, ServerSpec};
+use doorbell_supervisor::{
+    protocol::{Apply, FromProxy, Hello, Listening, Role, TRUSTED_LIMITS, ToProxy, VERSION},
+    wire::{self, Receiver, Sender},
 };
-use doorbell_supervisor::{Supervisor, SupervisorOptions};
 use pingora_timeout::fast_timeout::set_fast_timeout_to_tokio_threshold;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
-};
+use tokio::sync::{oneshot, watch};
+use tokio_util::task::TaskTracker;
 
 use crate::{
-    admin::{self, Admin},
+    access_log::{AccessLog, LogSink},
     app::{Gates, Table},
-    gatekeeper,
-    house::House,
+    difference::Difference,
+    figures_desk, gatekeeper,
+    health::HealthChecks,
+    listener::Socket,
     logging,
     metrics::{AppMetrics, ServerMetrics},
-    service_notify,
     shared::Shared,
-    watch as config_watch,
-    worker::Worker,
+    worker::{Order, Worker},
 };
 
 /// Looks at open connections this often while they drain.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
-/// Time for what still runs beside the workers when all is over.
-const LAST_TASKS: Duration = Duration::from_millis(500);
-/// Time for stopping apps whatever their own grace, after running requests had theirs.
-const STOP_APPS: Duration = Duration::from_secs(20);
 
-/// Serves until SIGTERM or SIGINT.
+/// Whether the role is a process of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Household {
+    /// It is, and begins to log by itself.
+    Own,
+    /// It is a task among others.
+    Shared,
+}
+
+/// The way back to the supervisor.
+type Line = Arc<ArcSwapOption<Sender>>;
+
+/// A proxy at work.
+struct Proxy {
+    shared: Arc<Shared>,
+    workers: Vec<Worker>,
+    line: Line,
+    /// For the next `Apply`.
+    apps: Vec<Arc<AppSpec>>,
+    sockets: Vec<(Listening, Vec<OwnedFd>)>,
+    access_log: Option<AccessLogSpec>,
+    health: HealthChecks,
+    shutdown: watch::Sender<bool>,
+    end: watch::Sender<bool>,
+    /// Since it is to end, until when running exchanges may take.
+    draining: Option<Instant>,
+    /// Those who wait for the workers to have closed their doors.
+    doors: TaskTracker,
+    /// Whoever asks for figures.
+    control: Option<figures_desk::Desk>,
+}
+
+/// Serves until it is told to end, or nobody is left to tell it.
 ///
 /// # Errors
-/// Why Doorbell cannot start; or that it could not end cleanly.
-pub fn serve(config_path: PathBuf) -> anyhow::Result<()> {
-    let mut archive = Archive::default();
-    let Loaded { sources, outcome } = House::read(&config_path, &mut archive);
-    let config = outcome?;
-    logging::start(&config.server.log)?;
-    rustls::crypto::ring::default_provider()
-        .install_default()
-        .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
-    let open_files = raise_descriptor_limit();
+/// Why it cannot start, or does not understand what it is told.
+pub async fn run(connection: UnixStream, household: Household) -> anyhow::Result<()> {
+    let (sender, mut receiver) = wire::open::<ToProxy>(connection, TRUSTED_LIMITS)?;
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let hello = Hello { role: Role::Proxy, number: None, protocol: VERSION, version };
+    sender.send(&FromProxy::Hello(hello))?;
+    sender.send(&FromProxy::Introduced)?;
+    let Some((ToProxy::Welcome { workers, server, .. }, _)) = receiver.next().await? else {
+        bail!("the supervisor began with something else than a welcome");
+    };
+    if household == Household::Own {
+        logging::start(&server.log)?;
+    }
+    install_tls_provider();
     // Pingora's own clock is a thread that wakes a hundred times a second once it was used.
     set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .context("cannot make a runtime")?;
-    let outcome = runtime.block_on(run((config_path, archive), sources, config, open_files));
-    // A disk that hangs holds threads of the runtime, which would be waited for without end.
-    runtime.shutdown_timeout(LAST_TASKS);
+    let mut proxy = Proxy::new(*server, workers, sender)?;
+    let outcome = proxy.serve(&mut receiver).await;
+    proxy.finish().await;
     outcome
 }
 
-async fn run(
-    file: (PathBuf, Archive),
-    sources: Vec<Seen>,
-    config: Config,
-    open_files: Option<u64>,
-) -> anyhow::Result<()> {
-    let mut signals = Signals::new()?;
-    let options = SupervisorOptions {
-        state_dir: config.server.state_dir.clone(),
-        log_dir: config.server.log_dir.clone(),
-        parallel_starts: config.server.limits.parallel_starts,
-        open_files,
-    };
-    let (supervisor, orders) = Supervisor::start(options)?;
-    let shared = Arc::new(shared(&config, &supervisor));
-    tokio::spawn(gatekeeper::obey(Arc::clone(&shared), orders));
-
-    let (shutdown, shutting_down) = watch::channel(false);
-    let (end, ended) = watch::channel(false);
-    let workers = start_workers(&shared, &shutting_down, &ended)?;
-    let addresses = config.server.admin.clone();
-    let house = Arc::new(House::new(shared, supervisor, file, workers));
-    let admin = Arc::new(Admin { house: Arc::clone(&house), ready: AtomicBool::new(false) });
-    let loaded = Loaded { sources, outcome: Ok(config) };
-    if let Err(error) = open(&admin, &addresses, loaded).await {
-        // Apps may run already.
-        house.supervisor.shutdown(STOP_APPS).await;
-        return Err(error);
-    }
-    let watcher = tokio::spawn(config_watch::reload_on_change(Arc::clone(&house)));
-    admin.ready.store(true, Ordering::Relaxed);
-    service_notify::say("READY=1\nSTATUS=serving");
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "ready");
-
-    reload_until_stopped(&house, &mut signals).await;
-
-    service_notify::say("STOPPING=1");
-    admin.ready.store(false, Ordering::Relaxed);
-    watcher.abort();
-    shut_down(&house, &shutdown, &end, &mut signals).await;
-    clean_up(house, &addresses).await
+/// Another role in this process may have done it.
+fn install_tls_provider() {
+    // The error is the provider that is there.
+    drop(rustls::crypto::ring::default_provider().install_default());
 }
 
-async fn reload_until_stopped(house: &House, signals: &mut Signals) {
-    while signals.next().await == Asked::Reload {
-        service_notify::say("RELOADING=1");
-        house.reopen_logs();
-        // The outcome is logged and counted where it happens.
-        drop(house.reload().await);
-        service_notify::say("READY=1");
+impl Proxy {
+    fn new(server: ServerSpec, workers: usize, sender: Sender) -> anyhow::Result<Self> {
+        let line: Line = Arc::new(ArcSwapOption::from_pointee(sender));
+        let shared = Arc::new(shared(server, Arc::clone(&line)));
+        let (shutdown, shutting_down) = watch::channel(false);
+        let (end, ended) = watch::channel(false);
+        let workers = (0..workers)
+            .map(|number| {
+                Worker::start(number, Arc::clone(&shared), shutting_down.clone(), ended.clone())
+            })
+            .collect::<Result<_, _>>()
+            .context("cannot start a worker")?;
+        Ok(Self {
+            shared,
+            workers,
+            line,
+            apps: Vec::new(),
+            sockets: Vec::new(),
+            access_log: None,
+            health: HealthChecks::default(),
+            shutdown,
+            end,
+            draining: None,
+            doors: TaskTracker::new(),
+            control: None,
+        })
     }
-}
 
-/// When nothing runs any more: the last lines of the logs, and the admin sockets' files.
-async fn clean_up(house: Arc<House>, addresses: &[ListenAddr]) -> anyhow::Result<()> {
-    tokio::task::spawn_blocking(move || {
-        // What workers cut off is logged too.
-        house.join_workers();
-        if let Some(log) = house.shared.access_log.swap(None) {
-            log.close();
-        }
-    })
-    .await
-    .context("the last lines of the access log")?;
-    for address in addresses {
-        if let ListenAddr::Unix(path) = address {
-            // Somebody else may have removed it already.
-            drop(std::fs::remove_file(path));
+    async fn serve(&mut self, messages: &mut Receiver<ToProxy>) -> anyhow::Result<()> {
+        loop {
+            let drained = self.drained();
+            tokio::select! {
+                message = messages.next() => match message? {
+                    Some((message, descriptors)) => self.take(message, descriptors).await?,
+                    None => return Ok(()),
+                },
+                () = drained => return Ok(()),
+            }
         }
     }
-    Ok(())
-}
 
-/// Operators first, so that a second Doorbell on the same socket starts nothing; then the doors.
-async fn open(admin: &Arc<Admin>, addresses: &[ListenAddr], loaded: Loaded) -> anyhow::Result<()> {
-    admin::serve(Arc::clone(admin), addresses).await?;
-    admin.house.take_over(loaded).await?;
-    Ok(())
-}
+    async fn take(&mut self, message: ToProxy, with: Vec<OwnedFd>) -> anyhow::Result<()> {
+        match message {
+            ToProxy::Welcome { .. } => bail!("the supervisor said welcome twice"),
+            ToProxy::Apps(apps) => self.apps.extend(apps),
+            ToProxy::Listen(listening) => self.sockets.push((listening, with)),
+            ToProxy::AccessLog(spec) => self.log_to(spec, with)?,
+            ToProxy::Apply(apply) => self.apply(*apply).await,
+            ToProxy::Order(order) => gatekeeper::carry_out(&self.shared, order),
+            ToProxy::Gates(orders) => gatekeeper::begin_anew(&self.shared, orders),
+            ToProxy::Control => {
+                let connection = with.into_iter().next().context("no connection came")?;
+                let connection = UnixStream::from(connection);
+                self.control = Some(figures_desk::Desk::open(connection, &self.shared)?);
+            }
+            ToProxy::Drain { limit } => self.drain(limit).await,
+        }
+        Ok(())
+    }
 
-/// Nobody new, who is there finishes, then the apps, then the logs.
-async fn shut_down(
-    house: &House,
-    shutdown: &watch::Sender<bool>,
-    end: &watch::Sender<bool>,
-    signals: &mut Signals,
-) {
-    let limit = house.shared.table.load().server.timeouts.shutdown;
-    let deadline = Instant::now() + limit;
-    tracing::info!(?limit, "shutting down: no new connections, running requests finish");
-    house.close_doors().await;
-    // Nobody may listen any more, which is as good.
-    let _ = shutdown.send(true);
-    let open = &house.shared.metrics.connections;
-    while open.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
-        tokio::select! {
-            () = tokio::time::sleep(DRAIN_LOOK) => {}
-            asked = signals.next() => if asked == Asked::Stop {
-                tracing::warn!("asked again: not waiting any longer");
-                break;
-            },
+    /// Takes over a configuration: gates before the table, so that a request for a new app finds one.
+    async fn apply(&mut self, apply: Apply) {
+        let since = Instant::now();
+        let before = self.shared.table.load_full();
+        let put = std::mem::take(&mut self.apps);
+        let gone = if apply.is_whole { unnamed(&before, &put) } else { apply.gone };
+        let difference = Difference { put, gone };
+        let (table, conflicts) = before.next(&apply.server, &difference, &self.shared.gates);
+        for conflict in conflicts {
+            tracing::error!(%conflict, "two apps claim a route, which should have been seen before");
+        }
+        let table = Arc::new(table);
+        self.shared.gates.set_held_cap(apply.server.limits.held_requests);
+        self.shared.table.store(Arc::clone(&table));
+        self.shared.gates.prune(&table, &difference.gone);
+        self.health.change(&table, &difference);
+        for (listening, sockets) in std::mem::take(&mut self.sockets) {
+            self.listen(&listening, sockets).await;
+        }
+        tracing::debug!(took = ?since.elapsed(), "configuration taken over");
+        let ignored = self.ignore(apply.ignore).await;
+        let (line, turn) = (Arc::clone(&self.line), apply.turn);
+        tokio::spawn(async move {
+            for one in ignored {
+                // A worker that ends in between listens no more either.
+                let _ = one.await;
+            }
+            tell(&line, &FromProxy::Applied { turn });
+        });
+    }
+
+    async fn listen(&self, listening: &Listening, sockets: Vec<OwnedFd>) {
+        for (worker, descriptor) in self.workers.iter().cycle().zip(sockets) {
+            let (number, address) = (listening.number, listening.address.clone());
+            let socket = Socket { number, descriptor, address };
+            if !worker.tell(Order::Listen(socket)).await {
+                tracing::error!(address = %listening.address, "a worker has ended and does not listen");
+            }
         }
     }
-    let left = open.load(Ordering::Relaxed);
-    if left > 0 {
-        tracing::warn!(left, "connections cut at the end of timeouts.shutdown");
+
+    /// Gives up listeners; what comes back resolves when nobody waits there any more.
+    async fn ignore(&self, numbers: Vec<u64>) -> Vec<oneshot::Receiver<()>> {
+        let mut ignored = Vec::new();
+        for number in numbers {
+            for worker in &self.workers {
+                let (done, wait) = oneshot::channel();
+                if worker.tell(Order::Ignore(number, done)).await {
+                    ignored.push(wait);
+                }
+            }
+        }
+        ignored
     }
-    let _ = end.send(true);
-    let report = house.supervisor.shutdown(STOP_APPS).await;
-    tracing::info!(stopped = report.stopped, killed = report.killed, "apps stopped");
-    if report.left > 0 {
-        tracing::error!(left = report.left, "processes could not be ended");
+
+    fn log_to(&mut self, spec: Option<AccessLogSpec>, with: Vec<OwnedFd>) -> anyhow::Result<()> {
+        let log = &self.shared.access_log;
+        if let Some(spec) = &spec {
+            let sink = match (&spec.output, with.into_iter().next()) {
+                (LogOutput::Stdout, _) => LogSink::Stdout,
+                (LogOutput::File(_), Some(file)) => LogSink::File(File::from(file)),
+                (LogOutput::File(_), None) => bail!("no file came for the access log"),
+            };
+            match log.load_full().filter(|log| log.format() == spec.format) {
+                Some(log) => log.turn_to(sink),
+                None => {
+                    let metrics = Arc::clone(&self.shared.metrics);
+                    log.store(Some(Arc::new(AccessLog::start(spec.format, sink, metrics)?)));
+                }
+            }
+        } else {
+            log.store(None);
+        }
+        self.access_log = spec;
+        Ok(())
+    }
+
+    /// Accepts nobody any more; who is there may finish.
+    async fn drain(&mut self, limit: Duration) {
+        self.draining = Some(Instant::now() + limit);
+        // Nobody may listen any more, which is as good.
+        let _ = self.shutdown.send(true);
+        for worker in &self.workers {
+            let (done, wait) = oneshot::channel();
+            if worker.tell(Order::IgnoreAll(done)).await {
+                // A worker that ends in between accepts nobody either.
+                self.doors.spawn(async move { drop(wait.await) });
+            }
+        }
+        self.doors.close();
+    }
+
+    /// Resolves when it is to end and everybody has left, or stayed too long. Never if it is not.
+    fn drained(&self) -> impl Future<Output = ()> + use<> {
+        let (until, metrics) = (self.draining, Arc::clone(&self.shared.metrics));
+        let doors = self.doors.clone();
+        async move {
+            let Some(until) = until else { return std::future::pending().await };
+            doors.wait().await;
+            let open = || metrics.connections.load(Ordering::Relaxed);
+            while open() > 0 && Instant::now() < until {
+                tokio::time::sleep(DRAIN_LOOK).await;
+            }
+            if open() > 0 {
+                tracing::warn!(left = open(), "connections cut at the end of timeouts.shutdown");
+            }
+        }
+    }
+
+    /// Ends the workers, and writes the last lines of the log.
+    async fn finish(self) {
+        // Nobody may listen any more, which is as good.
+        let _ = self.end.send(true);
+        let (workers, shared) = (self.workers, self.shared);
+        let joined = tokio::task::spawn_blocking(move || {
+            // What workers cut off is logged too.
+            workers.iter().for_each(Worker::join);
+            if let Some(log) = shared.access_log.swap(None) {
+                log.close();
+            }
+            shared
+        });
+        match joined.await {
+            Ok(shared) => {
+                if let Some(control) = self.control {
+                    control.say_last(&shared).await;
+                }
+            }
+            Err(error) => tracing::error!(%error, "the last lines of the access log"),
+        }
     }
 }
 
-fn shared(config: &Config, supervisor: &Supervisor) -> Shared {
-    let reports = supervisor.clone();
-    let sink = Arc::new(move |report| reports.report(report));
+/// Apps of a table that are not among these.
+fn unnamed(table: &Table, put: &[Arc<AppSpec>]) -> Vec<doorbell_config::name::AppId> {
+    let named: HashSet<_> = put.iter().map(|spec| &spec.id).collect();
+    let known = table.routes.targets().map(|app| &app.spec.id);
+    known.filter(|id| !named.contains(id)).cloned().collect()
+}
+
+fn tell(line: &Line, message: &FromProxy) {
+    if let Some(sender) = line.load().as_ref() {
+        // A supervisor that is gone is told everything anew when it is back.
+        let _ = sender.send(message);
+    }
+}
+
+fn shared(server: ServerSpec, line: Line) -> Shared {
+    let held = server.limits.held_requests;
+    let sink = Arc::new(move |report| tell(&line, &FromProxy::Report(report)));
     Shared {
-        table: ArcSwap::from_pointee(Table::empty(config.server.clone())),
-        gates: Gates::new(config.server.limits.held_requests, sink),
+        table: ArcSwap::from_pointee(Table::empty(server)),
+        gates: Gates::new(held, sink),
         metrics: Arc::new(ServerMetrics::default()),
         other: Arc::new(AppMetrics::default()),
         access_log: ArcSwapOption::empty(),
-    }
-}
-
-fn start_workers(
-    shared: &Arc<Shared>,
-    shutting_down: &watch::Receiver<bool>,
-    ended: &watch::Receiver<bool>,
-) -> anyhow::Result<Vec<Worker>> {
-    let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    (0..count)
-        .map(|number| {
-            Worker::start(number, Arc::clone(shared), shutting_down.clone(), ended.clone())
-        })
-        .collect::<Result<_, _>>()
-        .context("cannot start a worker")
-}
-
-/// As many descriptors as we may have: two per proxied connection. Gives the limit from before.
-fn raise_descriptor_limit() -> Option<u64> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let before = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: before.maximum, ..before };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "cannot raise the limit on open files");
-    }
-    before.current
-}
-
-/// What a signal asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
-    Reload,
-    Stop,
-}
-
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let on = |kind| signal(kind).context("cannot catch signals");
-        Ok(Self {
-            hangup: on(SignalKind::hangup())?,
-            terminate: on(SignalKind::terminate())?,
-            interrupt: on(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.hangup.recv() => Asked::Reload,
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.interrupt.recv() => Asked::Stop,
-        }
     }
 }

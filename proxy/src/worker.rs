@@ -38,6 +38,8 @@ pub enum Order {
     Listen(Socket),
     /// Stop listening on the socket of this number; who is in its backlog is still accepted.
     Ignore(u64, oneshot::Sender<()>),
+    /// Stop listening on all sockets, likewise: another proxy goes on, or nobody is to come any more.
+    IgnoreAll(oneshot::Sender<()>),
 }
 
 /// A worker, from outside.
@@ -104,6 +106,10 @@ async fn work(
                 Some(Order::Ignore(number, done)) => {
                     listeners.remove(number).await;
                     // Whoever asked may have stopped waiting.
+                    let _ = done.send(());
+                }
+                Some(Order::IgnoreAll(done)) => {
+                    listeners.clear().await;
                     let _ = done.send(());
                 }
                 None => break,

@@ -10,14 +10,18 @@
 
 mod desk;
 mod driver;
+pub mod hub;
 mod lifecycle;
 pub mod logs;
 mod mailbox;
 pub mod message;
 mod output;
 mod probe;
+pub mod protocol;
+pub mod service_notify;
 mod snapshots;
 mod supervisor;
+pub mod wire;
 
 pub use snapshots::{Change, Snapshots};
 pub use supervisor::{

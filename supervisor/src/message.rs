@@ -68,6 +68,16 @@ pub enum GateOrder {
         /// upstreams.
         started: Option<StartTimes>,
     },
+    /// Hand out leases on this instance again, even if the gate has retired it: the proxy is new, or
+    /// other proxies use it.
+    Reopen {
+        /// The app.
+        app: AppId,
+        /// The instance.
+        generation: Generation,
+        /// Where it listens.
+        endpoint: Endpoint,
+    },
     /// No new leases on this instance; answer [`GateReport::Drained`] when the last
     /// one is back. Requests that come are held if no other instance is open.
     Shut {
@@ -100,6 +110,21 @@ pub enum GateOrder {
         /// The app.
         app: AppId,
     },
+}
+
+impl GateOrder {
+    /// Whose gate it is for.
+    #[must_use]
+    pub fn app(&self) -> &AppId {
+        match self {
+            Self::Open { app, .. }
+            | Self::Reopen { app, .. }
+            | Self::Shut { app, .. }
+            | Self::AskRetire { app, .. }
+            | Self::Refuse { app, .. }
+            | Self::Hold { app } => app,
+        }
+    }
 }
 
 /// From the gates to the supervisor.
@@ -141,6 +166,20 @@ pub enum GateReport {
         /// The instance.
         generation: Generation,
     },
+}
+
+impl GateReport {
+    /// Whose gate says so.
+    #[must_use]
+    pub fn app(&self) -> &AppId {
+        match self {
+            Self::Wanted { app }
+            | Self::Retired { app, .. }
+            | Self::Busy { app, .. }
+            | Self::Drained { app, .. }
+            | Self::Unreachable { app, .. } => app,
+        }
+    }
 }
 
 /// Why requests of an app are answered 503.

@@ -6,6 +6,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use doorbell_config::name::AppId;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
@@ -71,7 +72,7 @@ pub enum InstructError {
 }
 
 /// Why a verb was not carried out.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum OperateError {
     /// No such app.
     #[error("app \"{0}\" is not defined")]

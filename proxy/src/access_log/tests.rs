@@ -64,15 +64,18 @@ fn every_line_reaches_the_file_also_across_a_reopen() {
     let folder = std::env::temp_dir().join(format!("doorbell-log-{}", std::process::id()));
     let path = folder.join("access.log");
     let moved = folder.join("access.log.1");
-    let spec =
-        AccessLogSpec { output: LogOutput::File(path.clone()), format: AccessLogFormat::Combined };
+    std::fs::create_dir_all(&folder).unwrap();
+    let open = || {
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(&path).unwrap();
+        LogSink::File(file)
+    };
     let metrics = Arc::new(ServerMetrics::default());
-    let log = AccessLog::open(&spec, Arc::clone(&metrics)).unwrap();
+    let log = AccessLog::start(AccessLogFormat::Combined, open(), Arc::clone(&metrics)).unwrap();
     for _ in 0..1000 {
         log.record(&record());
     }
     std::fs::rename(&path, &moved).unwrap();
-    log.reopen();
+    log.turn_to(open());
     for _ in 0..1000 {
         log.record(&record());
     }

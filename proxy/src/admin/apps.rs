@@ -1,42 +1,42 @@
 //! Apps: seen and operated.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Json,
     extract::{Path, State},
     http::StatusCode,
 };
-use doorbell_config::name::AppId;
+use doorbell_config::{name::AppId, spec::AppSpec};
 use doorbell_supervisor::{OperateError, message::Verb};
 
 use super::{
     Admin, Problem,
     status::{AppStatus, ServerStatus, Status},
 };
-use crate::app::App;
 
 pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Json<Status> {
     let house = &admin.house;
-    let usages: HashMap<_, _> = house.supervisor.usages().await.into_iter().collect();
-    let table = house.shared.table.load_full();
-    let mut apps: Vec<_> = table
-        .routes
-        .targets()
-        .map(|app| AppStatus::of(app, house, usages.get(&app.spec.id).copied()))
-        .collect();
+    let (figures, usages) = tokio::join!(house.scraper.figures(), house.link.usages());
+    let routes = house.routes.load_full();
+    let mut apps: Vec<_> =
+        routes.targets().map(|app| AppStatus::of(app, house, &figures, &usages)).collect();
     apps.sort_by(|a, b| a.id.cmp(&b.id));
-    let listening = house.listening().await.iter().map(ToString::to_string).collect();
-    Json(Status { server: ServerStatus::of(&house.shared, listening), apps })
+    Json(Status { server: ServerStatus::of(house, &figures), apps })
 }
 
 pub(super) async fn show(
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
 ) -> Result<Json<AppStatus>, Problem> {
-    let (id, app) = find(&admin, &id)?;
-    let usage = admin.house.supervisor.usage(&id).await;
-    Ok(Json(AppStatus::of(&app, &admin.house, usage)))
+    let app = find(&admin, &id)?;
+    Ok(Json(status(&admin, &app).await))
+}
+
+async fn status(admin: &Admin, app: &AppSpec) -> AppStatus {
+    let house = &admin.house;
+    let (figures, usages) = tokio::join!(house.scraper.figures(), house.link.usages());
+    AppStatus::of(app, house, &figures, &usages)
 }
 
 /// Answers when the verb had its effect.
@@ -44,7 +44,7 @@ pub(super) async fn operate(
     State(admin): State<Arc<Admin>>,
     Path((id, verb)): Path<(String, String)>,
 ) -> Result<Json<AppStatus>, Problem> {
-    let (id, app) = find(&admin, &id)?;
+    let app = find(&admin, &id)?;
     let verb = match verb.as_str() {
         "start" => Verb::Start,
         "stop" => Verb::Stop,
@@ -56,13 +56,11 @@ pub(super) async fn operate(
             return Err(Problem::new(StatusCode::NOT_FOUND, &detail));
         }
     };
-    tracing::info!(app = %id, ?verb, "asked by an operator");
-    match admin.house.supervisor.operate_and_wait(id.clone(), verb).await {
-        Ok(_) => {
-            let usage = admin.house.supervisor.usage(&id).await;
-            Ok(Json(AppStatus::of(&app, &admin.house, usage)))
-        }
-        Err(error) => Err(Problem::new(status_of(&error), &error)),
+    tracing::info!(app = %app.id, ?verb, "asked by an operator");
+    match admin.house.link.operate(app.id.clone(), verb).await {
+        Ok(Ok(())) => Ok(Json(status(&admin, &app).await)),
+        Ok(Err(error)) => Err(Problem::new(status_of(&error), &error)),
+        Err(error) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, &error)),
     }
 }
 
@@ -78,11 +76,10 @@ fn status_of(error: &OperateError) -> StatusCode {
     }
 }
 
-pub(super) fn find(admin: &Admin, id: &str) -> Result<(AppId, Arc<App>), Problem> {
+pub(super) fn find(admin: &Admin, id: &str) -> Result<Arc<AppSpec>, Problem> {
     let missing = |why: &dyn std::fmt::Display| Problem::new(StatusCode::NOT_FOUND, why);
     let id = AppId::parse(id).map_err(|error| missing(&error))?;
-    let table = admin.house.shared.table.load_full();
-    let app = table.routes.app(id.as_str()).cloned();
-    app.map(|app| (id.clone(), app))
-        .ok_or_else(|| missing(&format!("app \"{id}\" is not configured")))
+    let routes = admin.house.routes.load();
+    let app = routes.app(id.as_str()).cloned();
+    app.ok_or_else(|| missing(&format!("app \"{id}\" is not configured")))
 }

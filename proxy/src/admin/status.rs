@@ -1,11 +1,15 @@
 //! What an operator sees of one app, as a transfer object.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{collections::HashMap, sync::Arc};
 
+use doorbell_config::{name::AppId, spec::AppSpec};
 use doorbell_supervisor::message::{Snapshot, Usage};
 use serde::{Deserialize, Serialize};
 
-use crate::{app::App, house::House, shared::Shared};
+use crate::{
+    house::House,
+    metrics::figures::{AppFigures, Figures},
+};
 
 /// One app's status.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,7 +28,7 @@ pub struct AppStatus {
     /// Requests running now.
     pub in_flight: i64,
     /// Requests waiting at its gate.
-    pub held: usize,
+    pub held: u64,
     /// The last start in seconds, from the first wish to ready.
     pub last_cold_start_seconds: Option<f64>,
 }
@@ -32,17 +36,23 @@ pub struct AppStatus {
 impl AppStatus {
     /// The status of an app now.
     #[must_use]
-    pub fn of(app: &App, house: &House, usage: Option<Usage>) -> Self {
-        let snapshot = house.supervisor.snapshot(&app.spec.id).map(Arc::unwrap_or_clone);
+    pub fn of(
+        app: &AppSpec,
+        house: &House,
+        figures: &Figures,
+        usages: &HashMap<AppId, Usage>,
+    ) -> Self {
+        let snapshot = house.link.snapshot(&app.id).map(Arc::unwrap_or_clone);
+        let figures = figures.apps.get(&app.id);
         let last = snapshot.as_ref().and_then(|snapshot| snapshot.last_start);
         Self {
-            id: app.spec.id.to_string(),
-            name: app.spec.name.clone(),
+            id: app.id.to_string(),
+            name: app.name.clone(),
             snapshot,
-            usage,
-            requests: app.metrics.requests(),
-            in_flight: app.metrics.in_flight(),
-            held: app.gate.held(),
+            usage: usages.get(&app.id).copied(),
+            requests: figures.map_or(0, AppFigures::requests),
+            in_flight: figures.map_or(0, AppFigures::in_flight),
+            held: figures.map_or(0, |figures| figures.held),
             last_cold_start_seconds: last.map(|times| times.total().as_secs_f64()),
         }
     }
@@ -66,13 +76,13 @@ pub struct ServerStatus {
 impl ServerStatus {
     /// The figures now.
     #[must_use]
-    pub fn of(shared: &Shared, listening: Vec<String>) -> Self {
+    pub fn of(house: &House, figures: &Figures) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            connections: shared.metrics.connections.load(Ordering::Relaxed),
-            listening,
-            last_reload_successful: shared.metrics.reload_good.load(Ordering::Relaxed) == 1,
+            connections: figures.server.connections,
+            listening: house.listening().iter().map(ToString::to_string).collect(),
+            last_reload_successful: house.reloads().good,
         }
     }
 }

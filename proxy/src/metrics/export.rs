@@ -1,6 +1,6 @@
 //! Turns figures into Prometheus' text format, when somebody scrapes.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::collections::BTreeMap;
 
 use doorbell_supervisor::message::{GoalName, Snapshot, StateName, Usage};
 use prometheus::{
@@ -12,8 +12,8 @@ use prometheus::{
 };
 
 use super::{
-    AppMetrics, Histogram, METHODS, OTHER_APP, PHASES, REQUEST_BUCKETS, START_BUCKETS,
-    ServerMetrics, Starts, Traffic,
+    METHODS, OTHER_APP, PHASES, REQUEST_BUCKETS, START_BUCKETS,
+    figures::{AppFigures, HistogramFigures, ServerFigures, TrafficFigures},
 };
 
 /// Content type of the text format.
@@ -33,14 +33,21 @@ const STATES: [(StateName, &str); 7] = [
 pub struct AppView<'a> {
     /// Its id.
     pub id: &'a str,
-    /// Its figures.
-    pub metrics: &'a AppMetrics,
-    /// Requests held at its gate.
-    pub held: usize,
+    /// Its figures, if somebody visited it.
+    pub figures: Option<&'a AppFigures>,
     /// Its lifecycle, if the supervisor knows it.
     pub snapshot: Option<&'a Snapshot>,
     /// Memory and CPU of its process tree, if it runs.
     pub usage: Option<Usage>,
+}
+
+/// How the configuration fares.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reloads {
+    /// Whether the last reload was good.
+    pub good: bool,
+    /// When a configuration was last taken over, seconds since the Unix epoch.
+    pub at: u64,
 }
 
 /// The whole page.
@@ -49,15 +56,16 @@ pub struct AppView<'a> {
 /// If the encoder refuses a family, which is a defect of ours.
 pub fn encode(
     apps: &[AppView<'_>],
-    other: &AppMetrics,
-    server: &ServerMetrics,
+    other: &AppFigures,
+    server: &ServerFigures,
+    reloads: Reloads,
 ) -> Result<Vec<u8>, prometheus::Error> {
     let mut page = Page::default();
     for app in apps {
         page.app(app);
     }
     page.requests(OTHER_APP, other);
-    page.server(server);
+    page.server(server, reloads);
     let families: Vec<_> = page.families.into_values().collect();
     let mut text = Vec::with_capacity(64 * 1024);
     TextEncoder::new().encode(&families, &mut text)?;
@@ -114,13 +122,13 @@ impl Page {
         });
     }
 
-    fn histogram<const N: usize>(
+    fn histogram(
         &mut self,
         name: &'static str,
         help: &str,
         labels: Labels<'_>,
-        bounds: &[f64; N],
-        histogram: &Histogram<N>,
+        bounds: &[f64],
+        histogram: &HistogramFigures,
     ) {
         self.put(MetricType::HISTOGRAM, name, help, labels, |metric| {
             metric.set_histogram(histogram_proto(bounds, histogram));
@@ -128,17 +136,15 @@ impl Page {
     }
 
     fn app(&mut self, app: &AppView<'_>) {
-        self.requests(app.id, app.metrics);
-        if let Some(starts) = app.metrics.starts.get() {
-            self.starts(app.id, starts);
-        }
         let labels = [("app", app.id)];
-        if app.held > 0 || app.metrics.traffic.get().is_some() {
+        if let Some(figures) = app.figures {
+            self.requests(app.id, figures);
+            self.starts(app.id, &figures.starts);
             self.gauge(
                 "doorbell_app_held_requests",
                 "Requests waiting for the app to be ready.",
                 &labels,
-                count(app.held as u64),
+                count(figures.held),
             );
         }
         if let Some(usage) = app.usage {
@@ -196,8 +202,8 @@ impl Page {
         }
     }
 
-    fn requests(&mut self, app: &str, metrics: &AppMetrics) {
-        let Some(traffic) = metrics.traffic.get() else { return };
+    fn requests(&mut self, app: &str, figures: &AppFigures) {
+        let Some(traffic) = &figures.traffic else { return };
         self.request_counts(app, traffic);
         let labels = [("app", app)];
         self.histogram(
@@ -211,41 +217,37 @@ impl Page {
             "doorbell_http_requests_in_flight",
             "Requests running now.",
             &labels,
-            traffic.in_flight.load(Ordering::Relaxed) as f64,
+            traffic.in_flight as f64,
         );
         self.counter(
             "doorbell_http_request_bytes_total",
             "Bytes of request bodies.",
             &labels,
-            load(&traffic.received_bytes),
+            count(traffic.received_bytes),
         );
         self.counter(
             "doorbell_http_response_bytes_total",
             "Bytes of response bodies.",
             &labels,
-            load(&traffic.sent_bytes),
+            count(traffic.sent_bytes),
         );
     }
 
-    fn request_counts(&mut self, app: &str, traffic: &Traffic) {
-        for (method, classes) in METHODS.iter().zip(&traffic.counts) {
-            for (class, codes) in classes.iter().enumerate() {
-                let codes = codes.get().into_iter().flat_map(|codes| codes.iter().enumerate());
-                for (code, value) in codes.filter(|(_, n)| n.load(Ordering::Relaxed) > 0) {
-                    let code = ((class + 1) * 100 + code).to_string();
-                    self.counter(
-                        "doorbell_http_requests_total",
-                        "Requests answered; 499 for clients that left.",
-                        &[("app", app), ("method", method), ("code", &code)],
-                        load(value),
-                    );
-                }
-            }
+    fn request_counts(&mut self, app: &str, traffic: &TrafficFigures) {
+        for one in &traffic.counts {
+            let Some(method) = METHODS.get(one.method) else { continue };
+            let code = one.status.to_string();
+            self.counter(
+                "doorbell_http_requests_total",
+                "Requests answered; 499 for clients that left.",
+                &[("app", app), ("method", method), ("code", &code)],
+                count(one.count),
+            );
         }
     }
 
-    fn starts(&mut self, app: &str, starts: &Starts) {
-        for (phase, histogram) in PHASES.iter().zip(&starts.phases) {
+    fn starts(&mut self, app: &str, starts: &[HistogramFigures]) {
+        for (phase, histogram) in PHASES.iter().zip(starts) {
             self.histogram(
                 "doorbell_app_cold_start_duration_seconds",
                 "How long each phase of a start took.",
@@ -256,7 +258,7 @@ impl Page {
         }
     }
 
-    fn server(&mut self, server: &ServerMetrics) {
+    fn server(&mut self, server: &ServerFigures, reloads: Reloads) {
         self.gauge(
             "doorbell_build_info",
             "1; the version is a label.",
@@ -268,52 +270,52 @@ impl Page {
             "doorbell_access_log_lines_dropped_total",
             "Access log lines lost because the disk did not keep up.",
             &[],
-            load(&server.log_lines_dropped),
+            count(server.log_lines_dropped),
         );
-        self.reloads(server);
+        self.reloads(reloads);
     }
 
-    fn connections(&mut self, server: &ServerMetrics) {
+    fn connections(&mut self, server: &ServerFigures) {
         self.gauge(
             "doorbell_connections",
             "Client connections open now.",
             &[],
-            server.connections.load(Ordering::Relaxed) as f64,
+            server.connections as f64,
         );
         self.counter(
             "doorbell_connections_accepted_total",
             "Client connections accepted.",
             &[],
-            load(&server.accepted),
+            count(server.accepted),
         );
         self.counter(
             "doorbell_connections_refused_total",
             "Client connections turned away because too many were open.",
             &[],
-            load(&server.crowded),
+            count(server.crowded),
         );
     }
 
-    fn reloads(&mut self, server: &ServerMetrics) {
+    fn reloads(&mut self, reloads: Reloads) {
         self.gauge(
             "doorbell_config_last_reload_successful",
             "Whether the last attempt to load the configuration was good.",
             &[],
-            server.reload_good.load(Ordering::Relaxed) as f64,
+            f64::from(u8::from(reloads.good)),
         );
         self.gauge(
             "doorbell_config_last_reload_success_timestamp_seconds",
             "When a configuration was last taken over.",
             &[],
-            load(&server.reload_at),
+            count(reloads.at),
         );
     }
 }
 
-fn histogram_proto<const N: usize>(bounds: &[f64; N], histogram: &Histogram<N>) -> HistogramProto {
+fn histogram_proto(bounds: &[f64], histogram: &HistogramFigures) -> HistogramProto {
     let mut cumulative = 0;
     let buckets = bounds.iter().zip(&histogram.buckets).map(|(bound, bucket)| {
-        cumulative += bucket.load(Ordering::Relaxed);
+        cumulative += bucket;
         let mut proto = Bucket::default();
         proto.set_upper_bound(*bound);
         proto.set_cumulative_count(cumulative);
@@ -321,15 +323,9 @@ fn histogram_proto<const N: usize>(bounds: &[f64; N], histogram: &Histogram<N>) 
     });
     let mut proto = HistogramProto::default();
     proto.set_bucket(buckets.collect());
-    // The buckets are read first: a request that ends in between may not make one larger than the
-    // count.
-    proto.set_sample_count(histogram.count.load(Ordering::Relaxed).max(cumulative));
-    proto.set_sample_sum(load(&histogram.sum_nanos) / 1e9);
+    proto.set_sample_count(histogram.count);
+    proto.set_sample_sum(count(histogram.sum_nanos) / 1e9);
     proto
-}
-
-fn load(value: &std::sync::atomic::AtomicU64) -> f64 {
-    count(value.load(Ordering::Relaxed))
 }
 
 /// Exact up to 2^53, as every value in Prometheus.

@@ -27,7 +27,7 @@ static REGISTRY: RwLock<()> = RwLock::new(());
 static INSTANCES: Mutex<Option<HashSet<Pid>>> = Mutex::new(None);
 
 /// Spawns and registers in one step, as far as the search for strays can see.
-pub(super) fn spawn_registered<T, E>(
+pub(crate) fn spawn_registered<T, E>(
     spawn: impl FnOnce() -> Result<(Pid, T), E>,
 ) -> Result<(Pid, T), E> {
     let _held = REGISTRY.read().unwrap_or_else(PoisonError::into_inner);
@@ -37,12 +37,12 @@ pub(super) fn spawn_registered<T, E>(
 }
 
 /// Forgets a process that was waited for.
-pub(super) fn forget(pid: Pid) {
+pub(crate) fn forget(pid: Pid) {
     with_instances(|instances| instances.remove(&pid));
 }
 
 /// Whether this is the first process of an instance.
-pub(super) fn is_registered(pid: Pid) -> bool {
+pub(crate) fn is_registered(pid: Pid) -> bool {
     with_instances(|instances| instances.contains(&pid))
 }
 
@@ -103,6 +103,6 @@ fn reap(table: &ProcessTable) -> Reaped {
     Reaped::All
 }
 
-pub(super) fn to_rustix(pid: Pid) -> Option<rustix::process::Pid> {
+pub(crate) fn to_rustix(pid: Pid) -> Option<rustix::process::Pid> {
     rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)
 }

@@ -6,7 +6,7 @@
 //!
 //! Read [`instance`] first, then `tree` for what belongs to an instance and `stop` for how it ends.
 
-mod children;
+pub(crate) mod children;
 mod endpoint;
 mod instance;
 mod launch;
@@ -44,6 +44,7 @@ pub(crate) use self::{
     endpoint::create_private,
     leftover::Leftovers,
     procfs::Scanner,
+    root::Root,
     usage::Meter,
 };
 use self::{endpoint::Ports, tree::Tree};

@@ -20,7 +20,7 @@ const LAST_WAIT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// How a process ended, in words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Exit {
+pub(crate) enum Exit {
     Status(i32),
     Signal(i32),
     /// Somebody else waited for it.
@@ -29,14 +29,14 @@ pub(super) enum Exit {
 
 /// A process of ours. Its pid stays taken until [`Root::reap`].
 #[derive(Debug)]
-pub(super) struct Root {
+pub(crate) struct Root {
     pid: Pid,
     pidfd: AsyncFd<OwnedFd>,
     is_reaped: bool,
 }
 
 impl Root {
-    pub(super) fn watch(pid: Pid, pidfd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn watch(pid: Pid, pidfd: OwnedFd) -> io::Result<Self> {
         match sys::watch(pidfd) {
             Ok(pidfd) => Ok(Self { pid, pidfd, is_reaped: false }),
             Err(error) => {
@@ -52,7 +52,7 @@ impl Root {
     }
 
     /// Ends it and its group, without asking.
-    pub(super) fn kill(&self) {
+    pub(crate) fn kill(&self) {
         if !self.is_reaped {
             // Errors mean that it ended in this moment.
             let _ = pidfd_send_signal(self.pidfd.as_fd(), Signal::KILL);
@@ -60,12 +60,12 @@ impl Root {
         }
     }
 
-    pub(super) fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         self.pid
     }
 
     /// Waits for its end, and leaves it to be reaped. May be asked again.
-    pub(super) async fn exit(&self) -> Exit {
+    pub(crate) async fn exit(&self) -> Exit {
         // A pidfd is readable once the process has ended, and for ever after.
         if self.pidfd.readable().await.is_err() {
             return Exit::Unknown;
@@ -78,7 +78,7 @@ impl Root {
     }
 
     /// Waits for it if it has ended, which frees its pid.
-    pub(super) fn reap(&mut self) {
+    pub(crate) fn reap(&mut self) {
         if self.is_reaped {
             return;
         }
@@ -135,7 +135,7 @@ impl Exit {
         }
     }
 
-    pub(super) fn is_success(self) -> bool {
+    pub(crate) fn is_success(self) -> bool {
         self == Self::Status(0)
     }
 }

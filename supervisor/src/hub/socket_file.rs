@@ -26,7 +26,7 @@ const BACKLOG: i32 = 4096;
 ///
 /// # Errors
 /// What the system says, or what is in the file's place.
-pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
+pub(super) fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }

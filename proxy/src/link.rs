@@ -1,0 +1,134 @@
+//! The control process's line to the supervisor: wishes go out and are answered, news of apps come
+//! in.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwapOption;
+use doorbell_config::{name::AppId, spec::AppSpec};
+use doorbell_supervisor::{
+    OperateError,
+    message::{Snapshot, Usage, Verb},
+    protocol::{APPS_AT_ONCE, Answer, FromControl, Wish},
+    wire::Sender,
+};
+use tokio::sync::oneshot;
+
+/// The line, and what is known through it.
+#[derive(Default)]
+pub struct Link {
+    /// `None` while there is no supervisor.
+    sender: ArcSwapOption<Sender>,
+    next: AtomicU64,
+    wishes: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
+    snapshots: RwLock<HashMap<AppId, Arc<Snapshot>>>,
+}
+
+/// There is no supervisor at the moment, or it went away over the wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("doorbell's supervisor is being restarted: try again in a moment")]
+pub struct NoSupervisor;
+
+impl Link {
+    /// Uses this connection from here on. Wishes of an earlier one are not answered any more.
+    pub fn connect(&self, sender: Sender) {
+        self.sender.store(Some(Arc::new(sender)));
+    }
+
+    /// The connection is gone.
+    pub fn disconnect(&self) {
+        self.sender.store(None);
+        self.wishes().clear();
+    }
+
+    /// Says something that needs no answer.
+    ///
+    /// # Errors
+    /// If there is nobody to hear it.
+    pub fn say(&self, message: &FromControl) -> Result<(), NoSupervisor> {
+        let sender = self.sender.load_full().ok_or(NoSupervisor)?;
+        sender.send(message).map_err(|_| NoSupervisor)
+    }
+
+    /// Wishes something, and waits for what becomes of it. `apps` belong to the wish.
+    ///
+    /// # Errors
+    /// If there is nobody to fulfil it.
+    pub async fn wish(&self, apps: &[Arc<AppSpec>], wish: Wish) -> Result<Answer, NoSupervisor> {
+        for apps in apps.chunks(APPS_AT_ONCE) {
+            self.say(&FromControl::Apps(apps.to_vec()))?;
+        }
+        let (done, answer) = oneshot::channel();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.wishes().insert(number, done);
+        let said = self.say(&FromControl::Wish { number, wish: Box::new(wish) });
+        if said.is_err() {
+            self.wishes().remove(&number);
+        }
+        said?;
+        answer.await.map_err(|_| NoSupervisor)
+    }
+
+    /// Takes an answer.
+    pub fn answered(&self, wish: u64, answer: Answer) {
+        if let Some(done) = self.wishes().remove(&wish) {
+            // Whoever wished may have left.
+            let _ = done.send(answer);
+        }
+    }
+
+    fn wishes(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Answer>>> {
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks something of one app and waits for its effect.
+    ///
+    /// # Errors
+    /// Why it was not carried out; the inner one is the app's own.
+    pub async fn operate(
+        &self,
+        app: AppId,
+        verb: Verb,
+    ) -> Result<Result<(), OperateError>, NoSupervisor> {
+        match self.wish(&[], Wish::Operate(app, verb)).await? {
+            Answer::Operated(outcome) => Ok(outcome),
+            Answer::Configured(_) | Answer::Usages(_) | Answer::Upgraded(_) => Err(NoSupervisor),
+        }
+    }
+
+    /// Memory and CPU of every app that runs; of none while there is no supervisor.
+    pub async fn usages(&self) -> HashMap<AppId, Usage> {
+        match self.wish(&[], Wish::Usages).await {
+            Ok(Answer::Usages(usages)) => usages.into_iter().collect(),
+            Ok(Answer::Configured(_) | Answer::Operated(_) | Answer::Upgraded(_))
+            | Err(NoSupervisor) => HashMap::new(),
+        }
+    }
+
+    /// What is known of one app.
+    #[must_use]
+    pub fn snapshot(&self, app: &AppId) -> Option<Arc<Snapshot>> {
+        self.snapshots.read().unwrap_or_else(PoisonError::into_inner).get(app).cloned()
+    }
+
+    /// Takes news of an app.
+    pub fn learn(&self, snapshot: Snapshot) {
+        let mut snapshots = self.snapshots.write().unwrap_or_else(PoisonError::into_inner);
+        snapshots.insert(snapshot.app.clone(), Arc::new(snapshot));
+    }
+
+    /// The app is gone.
+    pub fn forget(&self, app: &AppId) {
+        self.snapshots.write().unwrap_or_else(PoisonError::into_inner).remove(app);
+    }
+
+    /// Everything is about to be told anew.
+    pub fn forget_all(&self) {
+        self.snapshots.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}

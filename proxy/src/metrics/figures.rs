@@ -1,0 +1,226 @@
+//! Figures on their way from a proxy to whoever scrapes, and those of proxies that are gone.
+//!
+//! What a proxy counted is added to what others did, so that no counter falls when one takes over
+//! from another.
+
+use std::collections::BTreeMap;
+
+use doorbell_config::name::AppId;
+use serde::{Deserialize, Serialize};
+
+/// All that a proxy counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Of it as a whole.
+    pub server: ServerFigures,
+    /// Of requests that belong to no app.
+    pub other: AppFigures,
+    /// Of apps that somebody visited.
+    pub apps: BTreeMap<AppId, AppFigures>,
+}
+
+/// Figures of connections and the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerFigures {
+    /// Client connections open.
+    pub connections: i64,
+    /// Client connections accepted so far.
+    pub accepted: u64,
+    /// Client connections turned away.
+    pub crowded: u64,
+    /// Access log lines lost.
+    pub log_lines_dropped: u64,
+}
+
+/// Figures of one app.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppFigures {
+    /// Requests waiting at its gate.
+    pub held: u64,
+    /// Its requests, if there were any.
+    pub traffic: Option<TrafficFigures>,
+    /// How long each phase of its starts took; empty if there were none.
+    pub starts: Vec<HistogramFigures>,
+}
+
+/// Figures of requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficFigures {
+    /// Running now.
+    pub in_flight: i64,
+    /// Answered, by method and status.
+    pub counts: Vec<Count>,
+    /// How long they took.
+    pub duration: HistogramFigures,
+    /// Bytes of their bodies.
+    pub received_bytes: u64,
+    /// Bytes of their answers' bodies.
+    pub sent_bytes: u64,
+}
+
+/// Requests with one method and status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// The method's place among those that are counted.
+    pub method: usize,
+    /// The status.
+    pub status: usize,
+    /// How many.
+    pub count: u64,
+}
+
+/// A histogram, each bucket by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistogramFigures {
+    /// Values in each bucket.
+    pub buckets: Vec<u64>,
+    /// Values in all, those beyond the last bucket included.
+    pub count: u64,
+    /// Their sum.
+    pub sum_nanos: u64,
+}
+
+impl Figures {
+    /// Adds those of another proxy.
+    pub fn add(&mut self, other: &Self) {
+        self.server.add(&other.server);
+        self.other.add(&other.other);
+        for (app, figures) in &other.apps {
+            self.apps.entry(app.clone()).or_default().add(figures);
+        }
+    }
+
+    /// What is left of them when the proxy is gone: counts, and nothing that is now.
+    pub fn settle(&mut self) {
+        self.server.connections = 0;
+        for figures in self.apps.values_mut().chain([&mut self.other]) {
+            figures.held = 0;
+            if let Some(traffic) = &mut figures.traffic {
+                traffic.in_flight = 0;
+            }
+        }
+    }
+}
+
+impl ServerFigures {
+    fn add(&mut self, other: &Self) {
+        self.connections = self.connections.saturating_add(other.connections);
+        self.accepted = self.accepted.saturating_add(other.accepted);
+        self.crowded = self.crowded.saturating_add(other.crowded);
+        self.log_lines_dropped = self.log_lines_dropped.saturating_add(other.log_lines_dropped);
+    }
+}
+
+impl AppFigures {
+    /// Requests answered so far.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.traffic.as_ref().map_or(0, |traffic| traffic.duration.count)
+    }
+
+    /// Requests running now.
+    #[must_use]
+    pub fn in_flight(&self) -> i64 {
+        self.traffic.as_ref().map_or(0, |traffic| traffic.in_flight)
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.held = self.held.saturating_add(other.held);
+        if let Some(traffic) = &other.traffic {
+            self.traffic.get_or_insert_default().add(traffic);
+        }
+        add_each(&mut self.starts, &other.starts, HistogramFigures::add);
+    }
+}
+
+impl TrafficFigures {
+    fn add(&mut self, other: &Self) {
+        self.in_flight = self.in_flight.saturating_add(other.in_flight);
+        self.received_bytes = self.received_bytes.saturating_add(other.received_bytes);
+        self.sent_bytes = self.sent_bytes.saturating_add(other.sent_bytes);
+        self.duration.add(&other.duration);
+        for count in &other.counts {
+            let same = |one: &&mut Count| one.method == count.method && one.status == count.status;
+            match self.counts.iter_mut().find(same) {
+                Some(one) => one.count = one.count.saturating_add(count.count),
+                None => self.counts.push(*count),
+            }
+        }
+    }
+}
+
+impl HistogramFigures {
+    fn add(&mut self, other: &Self) {
+        add_each(&mut self.buckets, &other.buckets, |one, other| {
+            *one = one.saturating_add(*other);
+        });
+        self.count = self.count.saturating_add(other.count);
+        self.sum_nanos = self.sum_nanos.saturating_add(other.sum_nanos);
+    }
+}
+
+/// Adds what stands at the same place; what has no counterpart is taken as it is.
+fn add_each<T: Default + Clone>(to: &mut Vec<T>, from: &[T], add: impl Fn(&mut T, &T)) {
+    if to.len() < from.len() {
+        to.resize(from.len(), T::default());
+    }
+    for (one, other) in to.iter_mut().zip(from) {
+        add(one, other);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(seed: u64) -> Figures {
+        let histogram =
+            HistogramFigures { buckets: vec![seed, 0, 1], count: seed + 2, sum_nanos: seed };
+        let traffic = TrafficFigures {
+            in_flight: 3,
+            counts: vec![
+                Count { method: 0, status: 200, count: seed },
+                Count { method: 1, status: 404, count: 1 },
+            ],
+            duration: histogram.clone(),
+            received_bytes: seed,
+            sent_bytes: 2 * seed,
+        };
+        let app = AppFigures { held: 2, traffic: Some(traffic), starts: vec![histogram; 5] };
+        let server = ServerFigures { connections: 9, accepted: seed, ..ServerFigures::default() };
+        let id = AppId::parse(&format!("app{}", seed % 2)).unwrap();
+        Figures { server, other: app.clone(), apps: [(id, app)].into() }
+    }
+
+    #[test]
+    fn sums_do_not_depend_on_the_order() {
+        let (one, two, three) = (figures(1), figures(2), figures(3));
+        let mut left = one.clone();
+        left.add(&two);
+        left.add(&three);
+        let mut right = three;
+        right.add(&one);
+        right.add(&two);
+        assert_eq!(left, right);
+        assert_eq!((left.apps.len(), left.server.accepted), (2, 6));
+        let traffic = left.other.traffic.as_ref().unwrap();
+        assert_eq!(traffic.counts[0].count, 6);
+        assert_eq!((traffic.duration.count, left.other.starts[4].buckets[0]), (12, 6));
+    }
+
+    #[test]
+    fn what_was_counted_stays_and_what_is_now_goes() {
+        let mut gone = figures(4);
+        gone.settle();
+        assert_eq!((gone.server.connections, gone.server.accepted), (0, 4));
+        let app = gone.apps.values().next().unwrap();
+        assert_eq!((app.held, app.in_flight(), app.requests()), (0, 0, 6));
+    }
+
+    #[test]
+    fn they_travel() {
+        let figures = figures(7);
+        let text = serde_json::to_string(&figures).unwrap();
+        assert_eq!(serde_json::from_str::<Figures>(&text).unwrap(), figures);
+    }
+}

@@ -1,0 +1,385 @@
+//! What is to be: the configuration that holds, and how another takes its place.
+//!
+//! All or nothing up to the point where something begins to change: new listening sockets and the
+//! access log are opened first. Then, in this order: the desk learns of the apps, the proxies get the
+//! table, and after that the orders for its gates.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs::{self, File, OpenOptions},
+    io,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    path::Path,
+    sync::Arc,
+};
+
+use doorbell_config::{
+    name::AppId,
+    spec::{AccessLogSpec, AppSpec, Backend, ListenAddr, LogOutput, ServerSpec},
+};
+
+use super::{Hub, HubError, peer::Peer, sockets, switchboard::Number};
+use crate::{
+    message::Instruction,
+    protocol::{
+        APPS_AT_ONCE, Answer, Apply, ConfigureError, Listening, Rejected, ToControl, ToProxy,
+    },
+    service_notify,
+};
+
+/// The apps of the configuration that holds.
+#[derive(Debug, Default)]
+pub(super) struct Catalog {
+    apps: HashMap<AppId, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    latest: Arc<AppSpec>,
+    /// As proxies have it; another, or none, where the latest claims what others have.
+    served: Option<Arc<AppSpec>>,
+}
+
+/// An address listened on.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) listening: Listening,
+    pub(super) sockets: Vec<Arc<OwnedFd>>,
+}
+
+/// The access log, opened for the proxies.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LogFile {
+    spec: Option<AccessLogSpec>,
+    file: Option<Arc<OwnedFd>>,
+}
+
+/// A configuration that proxies are about to take over.
+#[derive(Debug)]
+pub(super) struct Turn {
+    number: u64,
+    waiting: BTreeSet<Number>,
+    /// Who wants to know: the control process, and the number of its wish.
+    wish: (Number, u64),
+}
+
+/// What the control process wants to hold.
+pub(super) struct Wanted {
+    pub(super) server: ServerSpec,
+    pub(super) put: Vec<Arc<AppSpec>>,
+    pub(super) gone: Vec<AppId>,
+    pub(super) rejected: Vec<Rejected>,
+}
+
+impl Wanted {
+    /// Apps that claim routes of others, and whether they keep older ones.
+    fn rejected(&self) -> HashMap<&AppId, bool> {
+        self.rejected.iter().map(|one| (&one.app, one.keeps_older)).collect()
+    }
+
+    /// Apps that proxies serve no more.
+    fn unserved(&self) -> Vec<AppId> {
+        let out = self.rejected.iter().filter(|one| !one.keeps_older).map(|one| one.app.clone());
+        self.gone.iter().cloned().chain(out).collect()
+    }
+}
+
+/// What was opened for it.
+struct Opened {
+    listeners: Vec<Listener>,
+    access_log: LogFile,
+}
+
+impl Catalog {
+    /// What proxies are to know: nothing of how programs are run.
+    pub(super) fn served(&self) -> Vec<Arc<AppSpec>> {
+        self.apps.values().filter_map(|entry| entry.served.as_ref()).map(without_program).collect()
+    }
+
+    /// The latest definitions, and those served in the place of some.
+    pub(super) fn latest(&self) -> impl Iterator<Item = &Arc<AppSpec>> {
+        self.apps.values().map(|entry| &entry.latest)
+    }
+
+    /// Apps whose latest definition is not served.
+    pub(super) fn rejected(&self) -> Vec<AppId> {
+        let is_rejected = |entry: &&Entry| {
+            entry.served.as_ref().is_none_or(|served| !Arc::ptr_eq(served, &entry.latest))
+        };
+        self.apps.values().filter(is_rejected).map(|entry| entry.latest.id.clone()).collect()
+    }
+
+    /// What these are served as.
+    pub(super) fn served_instead(&self) -> Vec<Arc<AppSpec>> {
+        let instead = self.apps.values().filter_map(|entry| {
+            entry.served.clone().filter(|served| !Arc::ptr_eq(served, &entry.latest))
+        });
+        instead.collect()
+    }
+
+    fn change(&mut self, wanted: &Wanted) {
+        for app in &wanted.gone {
+            self.apps.remove(app);
+        }
+        let rejected = wanted.rejected();
+        for spec in &wanted.put {
+            let latest = Arc::clone(spec);
+            let before = self.apps.remove(&spec.id);
+            let served = match rejected.get(&spec.id) {
+                None => Some(Arc::clone(spec)),
+                Some(true) => before.and_then(|before| before.served),
+                Some(false) => None,
+            };
+            self.apps.insert(spec.id.clone(), Entry { latest, served });
+        }
+    }
+}
+
+impl LogFile {
+    fn open(spec: Option<&AccessLogSpec>) -> io::Result<Self> {
+        let file = match spec.map(|spec| &spec.output) {
+            Some(LogOutput::File(path)) => Some(Arc::new(OwnedFd::from(open_file(path)?))),
+            Some(LogOutput::Stdout) | None => None,
+        };
+        Ok(Self { spec: spec.cloned(), file })
+    }
+
+    pub(super) fn tell(&self, peer: &Peer) {
+        let file = self.file.iter().cloned().collect();
+        peer.tell_with(&ToProxy::AccessLog(self.spec.clone()), file);
+    }
+}
+
+/// Readable by the owner and the group, as log readers expect.
+fn open_file(path: &Path) -> io::Result<File> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+}
+
+impl Hub {
+    /// Makes a configuration the one that holds. The wish is answered when every proxy has it.
+    pub(super) async fn configure(&mut self, wish: (Number, u64), wanted: Wanted) {
+        let opened = match self.open_for(&wanted.server) {
+            Ok(opened) => opened,
+            Err(error) => return self.refuse_configuration(wish, error),
+        };
+        let is_first = self.is_first_start();
+        if self.instruct(&wanted, is_first).await.is_err() {
+            return self.refuse_configuration(wish, ConfigureError::Closing);
+        }
+        self.catalog.change(&wanted);
+        let waiting = self.taking_part();
+        let ignore = self.change_listeners(&wanted.server, &opened);
+        let log_changed = self.access_log.spec != opened.access_log.spec;
+        if log_changed {
+            self.access_log = opened.access_log.clone();
+        }
+        let number = self.next.turn;
+        self.next.turn += 1;
+        self.tell_proxies(&waiting, &wanted, &opened, log_changed, (number, ignore));
+        self.listeners.extend(opened.listeners);
+        self.server = Some(wanted.server);
+        self.tell_listening();
+        if waiting.is_empty() {
+            // The first ones, that have waited for it.
+            let coming: Vec<_> = self.proxies.keys().copied().collect();
+            self.turns.push(Turn { number, waiting: coming.iter().copied().collect(), wish });
+            coming.into_iter().for_each(|proxy| self.bring_up(proxy));
+        } else {
+            self.turns.push(Turn { number, waiting, wish });
+        }
+        self.end_turn(0, None);
+    }
+
+    /// Opens what a configuration needs and we have not.
+    fn open_for(&mut self, server: &ServerSpec) -> Result<Opened, ConfigureError> {
+        if self.closing.is_some() {
+            return Err(ConfigureError::Closing);
+        }
+        let access_log = if self.access_log.spec == server.access_log {
+            self.access_log.clone()
+        } else {
+            LogFile::open(server.access_log.as_ref())
+                .map_err(|error| ConfigureError::AccessLog(error.to_string()))?
+        };
+        let mut listeners: Vec<Listener> = Vec::new();
+        for configured in &server.listen {
+            let known = self.listeners.iter().any(|one| one.listening.configured == *configured);
+            if known {
+                continue;
+            }
+            match self.open_listener(configured, &listeners) {
+                Ok(listener) => listeners.push(listener),
+                Err(error) => {
+                    listeners.iter().for_each(Listener::forget_file);
+                    return Err(ConfigureError::Listen(configured.clone(), error.to_string()));
+                }
+            }
+        }
+        Ok(Opened { listeners, access_log })
+    }
+
+    fn open_listener(
+        &mut self,
+        configured: &ListenAddr,
+        more: &[Listener],
+    ) -> io::Result<Listener> {
+        let ours = self.listeners.iter().chain(more).map(|one| &one.listening.address);
+        let (address, sockets) = sockets::open(configured, ours, self.options.workers)?;
+        let number = self.next.listener;
+        self.next.listener += 1;
+        let configured = configured.clone();
+        Ok(Listener { listening: Listening { number, configured, address }, sockets })
+    }
+
+    /// The desk serves others between two instructions.
+    async fn instruct(
+        &self,
+        wanted: &Wanted,
+        is_first: bool,
+    ) -> Result<(), crate::supervisor::InstructError> {
+        self.desk.set_parallel_starts(wanted.server.limits.parallel_starts).await;
+        if is_first {
+            return self.desk.instruct(Instruction::DefineAll(wanted.put.clone())).await;
+        }
+        for app in &wanted.gone {
+            self.desk.instruct(Instruction::Remove(app.clone())).await?;
+        }
+        for spec in &wanted.put {
+            self.desk.instruct(Instruction::Define(Arc::clone(spec))).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives up the listeners that are not wanted any more, and tells which.
+    fn change_listeners(&mut self, server: &ServerSpec, opened: &Opened) -> Vec<u64> {
+        for listener in &opened.listeners {
+            tracing::info!(address = %listener.listening.address, "listening");
+        }
+        let (keep, drop): (Vec<_>, Vec<_>) = std::mem::take(&mut self.listeners)
+            .into_iter()
+            .partition(|one| server.listen.contains(&one.listening.configured));
+        self.listeners = keep;
+        for listener in &drop {
+            listener.forget_file();
+            tracing::info!(address = %listener.listening.address, "no longer listening");
+        }
+        drop.iter().map(|listener| listener.listening.number).collect()
+    }
+
+    fn tell_proxies(
+        &self,
+        proxies: &BTreeSet<Number>,
+        wanted: &Wanted,
+        opened: &Opened,
+        log_changed: bool,
+        (turn, ignore): (u64, Vec<u64>),
+    ) {
+        let rejected = wanted.rejected();
+        let served = wanted.put.iter().filter(|spec| !rejected.contains_key(&spec.id));
+        let served: Vec<_> = served.map(without_program).collect();
+        let (server, gone) = (wanted.server.clone(), wanted.unserved());
+        let apply = Apply { turn, server, is_whole: false, gone, ignore };
+        let apply = ToProxy::Apply(Box::new(apply));
+        for peer in proxies.iter().filter_map(|number| Some(&self.proxies.get(number)?.peer)) {
+            for apps in served.chunks(APPS_AT_ONCE) {
+                peer.tell(&ToProxy::Apps(apps.to_vec()));
+            }
+            for listener in &opened.listeners {
+                let listen = ToProxy::Listen(listener.listening.clone());
+                peer.tell_with(&listen, listener.sockets.clone());
+            }
+            if log_changed {
+                self.access_log.tell(peer);
+            }
+            peer.tell(&apply);
+        }
+    }
+
+    fn tell_listening(&self) {
+        self.office.tell(&ToControl::Listening(self.addresses()));
+    }
+
+    pub(super) fn addresses(&self) -> Vec<ListenAddr> {
+        self.listeners.iter().map(|one| one.listening.address.clone()).collect()
+    }
+
+    fn refuse_configuration(&mut self, (control, wish): (Number, u64), error: ConfigureError) {
+        let answer = Answer::Configured(Err(error.clone()));
+        self.answer(control, wish, answer);
+        if self.is_first_start() && self.closing.is_none() {
+            self.fail(HubError::Configure(error));
+        }
+    }
+
+    /// A proxy has taken over the configuration of a turn, or is gone.
+    pub(super) fn end_turn(&mut self, proxy: Number, turn: Option<u64>) {
+        for pending in &mut self.turns {
+            // A proxy takes over one after the other, so that it has all before it too.
+            if turn.is_none_or(|turn| turn >= pending.number) {
+                pending.waiting.remove(&proxy);
+            }
+        }
+        let addresses = self.addresses();
+        let over: Vec<Turn> = self.turns.extract_if(.., |one| one.waiting.is_empty()).collect();
+        for Turn { wish: (control, wish), number, .. } in over {
+            if number == 0 {
+                service_notify::say("READY=1\nSTATUS=serving");
+                let version = env!("CARGO_PKG_VERSION");
+                tracing::info!(version, pid = std::process::id(), "ready");
+            }
+            self.answer(control, wish, Answer::Configured(Ok(addresses.clone())));
+        }
+    }
+
+    /// Before anything was ever served.
+    pub(super) fn is_first_start(&self) -> bool {
+        self.server.is_none() || self.turns.iter().any(|turn| turn.number == 0)
+    }
+
+    /// Opens log files anew, for logrotate.
+    pub(super) fn reopen_logs(&mut self) {
+        match LogFile::open(self.access_log.spec.as_ref()) {
+            Ok(fresh) => {
+                self.access_log = fresh;
+                for proxy in self.proxies.values().filter(|proxy| proxy.takes_part()) {
+                    self.access_log.tell(&proxy.peer);
+                }
+                if self.access_log.file.is_some() {
+                    tracing::info!("access log opened anew");
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot open the access log anew; the old file stays");
+            }
+        }
+    }
+}
+
+impl Listener {
+    /// Removes the file of a Unix socket that is given up.
+    pub(super) fn forget_file(&self) {
+        if let ListenAddr::Unix(path) = &self.listening.address
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::warn!(%error, path = %path.display(), "cannot remove the socket's file");
+        }
+    }
+}
+
+/// An app as proxies are to know it: what runs it, with its secrets, is left out.
+fn without_program(spec: &Arc<AppSpec>) -> Arc<AppSpec> {
+    let Backend::Process(process) = &spec.backend else { return Arc::clone(spec) };
+    if process.command.is_empty() && process.env.is_empty() {
+        return Arc::clone(spec);
+    }
+    let mut spec = AppSpec::clone(spec);
+    if let Backend::Process(process) = &mut spec.backend {
+        process.command = Vec::new();
+        process.env.clear();
+        process.directory = "/".into();
+    }
+    Arc::new(spec)
+}

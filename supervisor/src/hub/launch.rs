@@ -1,0 +1,198 @@
+//! How a role becomes a process of its own, or a task of ours, and how its end is seen.
+
+use std::{
+    ffi::OsString,
+    fmt, io,
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::CommandExt},
+    },
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::process::{PidfdFlags, pidfd_open};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+
+use crate::{
+    driver::{Root, children},
+    protocol::Role,
+};
+
+/// Time between a role's goodbye and its end.
+const GOODBYE: Duration = Duration::from_secs(10);
+/// What a proxy gets of our environment: nothing that says more than where things are.
+const FOR_PROXIES: [&str; 7] =
+    ["SSL_CERT_FILE", "SSL_CERT_DIR", "NO_COLOR", "TZ", "LANG", "RUST_BACKTRACE", "LOCALDOMAIN"];
+
+/// How roles are started.
+#[derive(Clone)]
+pub enum Launcher {
+    /// As processes.
+    Processes(Processes),
+    /// As tasks of this process. The closure starts one with its end of the connection.
+    Tasks(StartTask),
+}
+
+/// Starts a role as a task.
+pub type StartTask = Arc<dyn Fn(Role, UnixStream) -> JoinHandle<()> + Send + Sync>;
+
+/// How roles are started as processes. The connection is their standard input.
+#[derive(Clone, Debug)]
+pub struct Processes {
+    /// The program.
+    pub binary: PathBuf,
+    /// Arguments of the control process.
+    pub control: Vec<OsString>,
+    /// Arguments of proxies.
+    pub proxy: Vec<OsString>,
+    /// Who they run as, if not as ourselves.
+    pub user: Option<User>,
+}
+
+/// A user that roles run as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Its number.
+    pub uid: u32,
+    /// Its group's.
+    pub gid: u32,
+}
+
+/// What is to become of a role that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Live,
+    /// It said goodbye: it may take its time to end, within bounds.
+    Leave,
+    Die,
+}
+
+/// A running role.
+#[derive(Debug)]
+pub(super) struct Runner {
+    /// `None` for a task of ours.
+    pub(super) pid: Option<u32>,
+    fate: watch::Sender<Fate>,
+}
+
+impl fmt::Debug for Launcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Processes(processes) => processes.fmt(f),
+            Self::Tasks(_) => f.write_str("Tasks"),
+        }
+    }
+}
+
+impl Launcher {
+    /// Starts a role at the other end of `connection`.
+    pub(super) fn start(&self, role: Role, connection: UnixStream) -> io::Result<Runner> {
+        match self {
+            Self::Processes(processes) => {
+                let (pid, pidfd) = processes.spawn(role, connection.into())?;
+                Runner::of(role, pid, pidfd)
+            }
+            Self::Tasks(start) => Ok(Runner::task(role, start(role, connection))),
+        }
+    }
+}
+
+impl Processes {
+    fn spawn(&self, role: Role, connection: OwnedFd) -> io::Result<(u32, OwnedFd)> {
+        let mut command = Command::new(&self.binary);
+        // Not in our group: a terminal's Ctrl-C is for us alone, who shut down in order.
+        command.process_group(0).stdin(Stdio::from(connection));
+        match role {
+            Role::Control => command.args(&self.control),
+            Role::Proxy => {
+                let kept =
+                    FOR_PROXIES.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+                let kept: Vec<_> = kept.collect();
+                command.args(&self.proxy).env_clear().envs(kept)
+            }
+        };
+        if let Some(user) = self.user {
+            // Without further groups: setgroups(2) is called too.
+            command.gid(user.gid).uid(user.uid);
+        }
+        children::spawn_registered(|| {
+            let pid = command.spawn()?.id();
+            let raw = children::to_rustix(pid).ok_or(io::ErrorKind::InvalidData)?;
+            io::Result::Ok((pid, pidfd_open(raw, PidfdFlags::NONBLOCK)?))
+        })
+    }
+}
+
+impl Runner {
+    /// A process, which need not be our child.
+    pub(super) fn of(role: Role, pid: u32, pidfd: OwnedFd) -> io::Result<Self> {
+        let root = Root::watch(pid, pidfd)?;
+        let (fate, told) = watch::channel(Fate::Live);
+        tokio::spawn(attend(role, root, told));
+        Ok(Self { pid: Some(pid), fate })
+    }
+
+    fn task(role: Role, mut task: JoinHandle<()>) -> Self {
+        let (fate, mut told) = watch::channel(Fate::Live);
+        tokio::spawn(async move {
+            // An error means that the hub is gone, and so is everything.
+            let ended = tokio::select! {
+                ended = &mut task => ended,
+                () = dies(&mut told) => {
+                    task.abort();
+                    task.await
+                }
+            };
+            match ended {
+                Err(error) if error.is_panic() => tracing::error!(?role, %error, "a role failed"),
+                Err(_) | Ok(()) => {}
+            }
+        });
+        Self { pid: None, fate }
+    }
+
+    pub(super) fn tell(&self, fate: Fate) {
+        self.fate.send_replace(fate);
+    }
+
+    /// Whether it has ended, as far as can be awaited.
+    pub(super) async fn ended(&self) {
+        self.fate.closed().await;
+    }
+}
+
+/// Waits until a role is to end at once. Without a hub it is.
+async fn dies(told: &mut watch::Receiver<Fate>) {
+    // Either way it is to end.
+    let _ = told.wait_for(|fate| *fate == Fate::Die).await;
+}
+
+/// Waits until a role is to end; tells how long it may take. Without a hub nobody waits.
+async fn patience(told: &mut watch::Receiver<Fate>) -> Duration {
+    let fate = told.wait_for(|fate| *fate != Fate::Live).await;
+    if fate.is_ok_and(|fate| *fate == Fate::Leave) { GOODBYE } else { Duration::ZERO }
+}
+
+/// Waits for a process's end, and brings it about if it is to die.
+async fn attend(role: Role, mut root: Root, mut told: watch::Receiver<Fate>) {
+    let pid = root.pid();
+    let exit = tokio::select! {
+        exit = root.exit() => exit,
+        patience = patience(&mut told) => match timeout(patience, root.exit()).await {
+            Ok(exit) => exit,
+            Err(_) => {
+                root.kill();
+                root.exit().await
+            }
+        },
+    };
+    root.reap();
+    if exit.is_success() {
+        tracing::debug!(?role, pid, "ended");
+    } else {
+        tracing::warn!(?role, pid, "{exit}");
+    }
+}

@@ -1,0 +1,324 @@
+//! The supervisor's process: it stands between the desk, which owns every app, and the other roles.
+//!
+//! It starts the control process and the proxy, hands out listening sockets, keeps the configuration
+//! that holds, carries orders to gates and reports back, and sees to it that what dies comes back. It
+//! is one task; whatever takes time (a role's answer, a verb's effect) is awaited elsewhere and comes
+//! back as an [`Event`].
+//!
+//! `proxies` and `office` are about the two kinds of roles, `configure` about what is to be,
+//! `switchboard` makes one gate of many, `closing` is the end.
+
+mod closing;
+mod configure;
+mod launch;
+mod office;
+mod peer;
+mod proxies;
+mod signals;
+mod socket_file;
+mod sockets;
+mod switchboard;
+
+use std::{collections::BTreeMap, io, time::Duration};
+
+use doorbell_config::spec::ServerSpec;
+use tokio::{
+    sync::{
+        broadcast::{self, error::RecvError},
+        mpsc,
+    },
+    time::Instant,
+};
+
+pub use self::launch::{Launcher, Processes, StartTask, User};
+use self::{
+    closing::Closing,
+    configure::{Catalog, Listener, Turn},
+    office::Office,
+    peer::Told,
+    proxies::Proxy,
+    signals::{Asked, Signals},
+    switchboard::{Number, Outcome, Switchboard},
+};
+use crate::{
+    message::GateOrder,
+    protocol::{Answer, ConfigureError, Role, ToControl},
+    service_notify,
+    snapshots::Change,
+    supervisor::{ShutdownReport, Supervisor, SupervisorError, SupervisorOptions},
+};
+
+/// Events that may wait for the hub.
+const EVENTS: usize = 1024;
+/// A role that lived this long and ends is started again at once.
+const SETTLED: Duration = Duration::from_secs(5);
+/// Pause before a role that ends again and again is started again: doubled up to the longest.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What the supervisor's process needs to know at its start.
+#[derive(Debug)]
+pub struct HubOptions {
+    /// For the desk.
+    pub supervisor: SupervisorOptions,
+    /// The settings of the start, some of which hold until the end.
+    pub server: ServerSpec,
+    /// How roles are started.
+    pub launcher: Launcher,
+    /// Threads of a proxy, and sockets of a listener.
+    pub workers: usize,
+}
+
+/// Why Doorbell ended other than it should.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// The desk cannot be set up.
+    #[error(transparent)]
+    Supervisor(#[from] SupervisorError),
+    /// A system call failed.
+    #[error("cannot {0}: {1}")]
+    System(&'static str, io::Error),
+    /// An admin address cannot be listened on.
+    #[error("cannot listen on {0}: {1}")]
+    Admin(doorbell_config::spec::ListenAddr, io::Error),
+    /// The first configuration cannot be taken over.
+    #[error(transparent)]
+    Configure(#[from] ConfigureError),
+    /// A role ended before anything was served; it said why in the log.
+    #[error("the {0:?} process ended before it was of use")]
+    Role(Role),
+}
+
+/// What happens.
+enum Event {
+    /// A role says something, or is gone.
+    Told(Number, Told),
+    /// A wish of this control process is fulfilled.
+    Answered { control: Number, wish: u64, answer: Answer },
+    /// A role that ended is to be started again.
+    Restart(Role),
+    /// The desk is closed.
+    DeskClosed(ShutdownReport),
+}
+
+/// The supervisor's process.
+struct Hub {
+    options: HubOptions,
+    desk: Supervisor,
+    orders: mpsc::Receiver<GateOrder>,
+    changes: broadcast::Receiver<Change>,
+    events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
+    board: Switchboard,
+    proxies: BTreeMap<Number, Proxy>,
+    office: Office,
+    /// The configuration that holds; `None` before the first.
+    server: Option<ServerSpec>,
+    catalog: Catalog,
+    listeners: Vec<Listener>,
+    access_log: configure::LogFile,
+    turns: Vec<Turn>,
+    next: Next,
+    restarts: BTreeMap<&'static str, Restarts>,
+    closing: Option<Closing>,
+    failed: Option<HubError>,
+}
+
+/// Numbers that were not given yet.
+#[derive(Default)]
+struct Next {
+    role: Number,
+    listener: u64,
+    turn: u64,
+}
+
+/// How often a role ended in a row without having lived.
+#[derive(Default)]
+struct Restarts {
+    in_a_row: u32,
+}
+
+/// Runs Doorbell until it is told to end.
+///
+/// # Errors
+/// Why it cannot start.
+pub async fn run(options: HubOptions) -> Result<(), HubError> {
+    let mut signals = Signals::new().map_err(|error| HubError::System("catch signals", error))?;
+    let mut hub = Hub::new(options)?;
+    let opened = hub.open();
+    if opened.is_ok() {
+        hub.work(&mut signals).await;
+    }
+    // Apps may run already.
+    hub.close_all().await;
+    opened?;
+    hub.failed.map_or(Ok(()), Err)
+}
+
+impl Hub {
+    fn new(options: HubOptions) -> Result<Self, HubError> {
+        let (desk, orders) = Supervisor::start(options.supervisor.clone())?;
+        let changes = desk.changes();
+        Ok(Self {
+            options,
+            desk,
+            orders,
+            changes,
+            events: mpsc::channel(EVENTS),
+            board: Switchboard::default(),
+            proxies: BTreeMap::new(),
+            office: Office::default(),
+            server: None,
+            catalog: Catalog::default(),
+            listeners: Vec::new(),
+            access_log: configure::LogFile::default(),
+            turns: Vec::new(),
+            next: Next::default(),
+            restarts: BTreeMap::new(),
+            closing: None,
+            failed: None,
+        })
+    }
+
+    /// Operators first, so that a second Doorbell on the same socket starts nothing.
+    fn open(&mut self) -> Result<(), HubError> {
+        for address in self.options.server.admin.clone() {
+            let socket = sockets::open_admin(&address)
+                .map_err(|error| HubError::Admin(address.clone(), error))?;
+            tracing::info!(%address, "admin listening");
+            self.office.admin.push((address, socket));
+        }
+        let started = |role: Role| move |error| HubError::System(role.start(), error);
+        self.start_control().map_err(started(Role::Control))?;
+        self.start_proxy().map_err(started(Role::Proxy))
+    }
+
+    async fn work(&mut self, signals: &mut Signals) {
+        while !self.is_over() {
+            let deadline = self.deadline();
+            tokio::select! {
+                asked = signals.next() => self.asked(asked),
+                Some(event) = self.events.1.recv() => self.take(event).await,
+                Some(order) = self.orders.recv() => self.order(order),
+                change = self.changes.recv() => self.tell_change(change),
+                () = until(deadline) => self.deadline_passed(),
+            }
+        }
+    }
+
+    async fn take(&mut self, event: Event) {
+        match event {
+            Event::Told(number, told) if self.proxies.contains_key(&number) => {
+                self.told_by_proxy(number, told);
+            }
+            Event::Told(number, told) => self.told_by_control(number, told).await,
+            Event::Answered { control, wish, answer } => self.answer(control, wish, answer),
+            Event::Restart(role) => self.restart(role),
+            Event::DeskClosed(report) => self.desk_closed(report),
+        }
+    }
+
+    fn asked(&mut self, asked: Asked) {
+        match asked {
+            Asked::Reload if self.closing.is_none() => {
+                service_notify::say("RELOADING=1");
+                self.reopen_logs();
+                self.office.tell(&ToControl::Reload);
+                service_notify::say("READY=1");
+            }
+            Asked::Reload => {}
+            Asked::Stop => self.close(),
+        }
+    }
+
+    fn order(&mut self, order: GateOrder) {
+        let outcome = self.board.order(order);
+        self.pass_on(outcome);
+    }
+
+    fn pass_on(&mut self, outcome: Outcome) {
+        for (number, order) in outcome.orders {
+            if let Some(proxy) = self.proxies.get(&number) {
+                proxy.order(order);
+            }
+        }
+        for report in outcome.reports {
+            self.desk.report(report);
+        }
+    }
+
+    fn tell_change(&mut self, change: Result<Change, RecvError>) {
+        match change {
+            Ok(Change::Updated(snapshot)) => {
+                self.office.tell(&ToControl::Snapshot(Box::new((*snapshot).clone())));
+            }
+            Ok(Change::Removed(app)) => self.office.tell(&ToControl::Forgotten(app)),
+            // It lags behind; what holds now is told as a whole.
+            Err(RecvError::Lagged(_)) => self.tell_snapshots(),
+            Err(RecvError::Closed) => {}
+        }
+    }
+
+    fn tell_snapshots(&self) {
+        for snapshot in self.desk.snapshots().all() {
+            self.office.tell(&ToControl::Snapshot(Box::new((*snapshot).clone())));
+        }
+    }
+
+    /// A number that no role had.
+    fn next_role(&mut self) -> Number {
+        self.next.role += 1;
+        self.next.role
+    }
+
+    /// Starts a role again, at once or after a pause that grows while it does not live.
+    fn restart_later(&mut self, role: Role, lived: Duration) {
+        let restarts = self.restarts.entry(role.start()).or_default();
+        restarts.in_a_row = if lived >= SETTLED { 0 } else { restarts.in_a_row + 1 };
+        let pause = match restarts.in_a_row {
+            0 | 1 => Duration::ZERO,
+            n => (PAUSE * 2_u32.saturating_pow(n - 2)).min(LONGEST_PAUSE),
+        };
+        let events = self.events.0.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            // An error means that all is over.
+            let _ = events.send(Event::Restart(role)).await;
+        });
+    }
+
+    fn restart(&mut self, role: Role) {
+        if self.closing.is_some() {
+            return;
+        }
+        let started = match role {
+            Role::Control => self.start_control(),
+            Role::Proxy => self.start_proxy(),
+        };
+        if let Err(error) = started {
+            tracing::error!(?role, %error, "cannot start a process of doorbell's own; trying again");
+            self.restart_later(role, Duration::ZERO);
+        }
+    }
+
+    /// Ends, because what is to be cannot even begin.
+    fn fail(&mut self, error: HubError) {
+        self.failed.get_or_insert(error);
+        self.close();
+    }
+}
+
+impl Role {
+    fn start(self) -> &'static str {
+        match self {
+            Self::Control => "start the control process",
+            Self::Proxy => "start the proxy",
+        }
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}

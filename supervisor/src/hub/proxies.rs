@@ -1,0 +1,214 @@
+//! The proxies: usually one, two while one takes over from the other.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    sync::Arc,
+};
+
+use super::{
+    Hub, HubError,
+    launch::Fate,
+    peer::{Peer, Told},
+    switchboard::Number,
+};
+use crate::{
+    message::{GateOrder, GateReport},
+    protocol::{
+        APPS_AT_ONCE, Apply, FromProxy, Hello, PROXY_LIMITS, Role, ToControl, ToProxy, VERSION,
+    },
+};
+
+/// A proxy.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    pub(super) peer: Peer,
+    pub(super) stage: Stage,
+}
+
+/// How far a proxy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Started; it has not said who it is.
+    Coming,
+    /// It waits for its first configuration.
+    Waiting,
+    /// It has been sent one.
+    Told,
+    /// It serves.
+    Serving,
+    /// It finishes what it has.
+    Draining,
+}
+
+impl Proxy {
+    pub(super) fn order(&self, order: GateOrder) {
+        self.peer.tell(&ToProxy::Order(order));
+    }
+
+    /// Whether it is kept up to date.
+    pub(super) fn takes_part(&self) -> bool {
+        match self.stage {
+            Stage::Coming | Stage::Waiting => false,
+            Stage::Told | Stage::Serving | Stage::Draining => true,
+        }
+    }
+}
+
+impl Hub {
+    pub(super) fn start_proxy(&mut self) -> io::Result<()> {
+        let (number, events) = (self.next_role(), self.events.0.clone());
+        let launcher = &self.options.launcher;
+        let peer = Peer::start(launcher, Role::Proxy, number, PROXY_LIMITS, events, Told::Proxy)?;
+        self.proxies.insert(number, Proxy { peer, stage: Stage::Coming });
+        Ok(())
+    }
+
+    pub(super) fn told_by_proxy(&mut self, number: Number, told: Told) {
+        let told = match told {
+            Told::Proxy(told, descriptors) if descriptors.is_empty() => told,
+            Told::Proxy(..) | Told::Control(..) => {
+                return self.expel(number, "sent descriptors that nobody asked for");
+            }
+            Told::Gone(error) => return self.proxy_gone(number, error),
+        };
+        match told {
+            FromProxy::Hello(hello) => self.greeted(number, &hello),
+            FromProxy::Listening(_) => self.expel(number, "brought sockets that it never had"),
+            FromProxy::Introduced => self.introduced(number),
+            FromProxy::Report(report) => self.reported(number, report),
+            FromProxy::Applied { turn } => self.applied(number, turn),
+        }
+    }
+
+    fn greeted(&mut self, number: Number, hello: &Hello) {
+        if hello.protocol != VERSION || hello.role != Role::Proxy {
+            self.expel(number, "speaks another protocol");
+        }
+    }
+
+    fn introduced(&mut self, number: Number) {
+        let Some(proxy) = self.proxies.get_mut(&number) else { return };
+        if proxy.stage != Stage::Coming {
+            return self.expel(number, "introduced itself twice");
+        }
+        proxy.stage = Stage::Waiting;
+        let server = self.server.as_ref().unwrap_or(&self.options.server);
+        proxy.peer.tell(&ToProxy::Welcome {
+            number,
+            workers: self.options.workers,
+            server: Box::new(server.clone()),
+        });
+        self.bring_up(number);
+    }
+
+    /// Tells a proxy all that there is, if there is a configuration.
+    pub(super) fn bring_up(&mut self, number: Number) {
+        let Some(server) = self.server.clone() else { return };
+        let Some(proxy) = self.proxies.get_mut(&number) else { return };
+        if proxy.stage != Stage::Waiting {
+            return;
+        }
+        proxy.stage = Stage::Told;
+        let peer = &proxy.peer;
+        for apps in self.catalog.served().chunks(APPS_AT_ONCE) {
+            peer.tell(&ToProxy::Apps(apps.to_vec()));
+        }
+        for listener in &self.listeners {
+            peer.tell_with(&ToProxy::Listen(listener.listening.clone()), listener.sockets.clone());
+        }
+        self.access_log.tell(peer);
+        let turn = self.next.turn;
+        self.next.turn += 1;
+        let (gone, ignore) = (Vec::new(), Vec::new());
+        let apply = Apply { turn, server, is_whole: true, gone, ignore };
+        peer.tell(&ToProxy::Apply(Box::new(apply)));
+        let orders = self.board.join(number);
+        peer.tell(&ToProxy::Gates(orders));
+        self.introduce(number);
+    }
+
+    /// Connects a proxy and the control process, for the figures.
+    pub(super) fn introduce(&self, number: Number) {
+        let Some(proxy) = self.proxies.get(&number).filter(|proxy| proxy.takes_part()) else {
+            return;
+        };
+        if !self.office.is_open() {
+            return;
+        }
+        match UnixStream::pair() {
+            Ok((one, other)) => {
+                proxy.peer.tell_with(&ToProxy::Control, vec![Arc::new(OwnedFd::from(one))]);
+                let socket = vec![Arc::new(OwnedFd::from(other))];
+                self.office.tell_with(&ToControl::Proxy { number }, socket);
+            }
+            Err(error) => tracing::error!(%error, "figures of a proxy cannot be asked for"),
+        }
+    }
+
+    fn reported(&mut self, number: Number, report: GateReport) {
+        // The gate of an app that was removed may still say something; others were never there.
+        let outcome = self.board.report(number, report);
+        self.pass_on(outcome);
+    }
+
+    fn applied(&mut self, number: Number, turn: u64) {
+        if let Some(proxy) = self.proxies.get_mut(&number)
+            && proxy.stage == Stage::Told
+        {
+            proxy.stage = Stage::Serving;
+            tracing::debug!(number, pid = proxy.peer.runner.pid, "a proxy serves");
+        }
+        self.end_turn(number, Some(turn));
+    }
+
+    fn proxy_gone(&mut self, number: Number, error: Option<io::Error>) {
+        let Some(proxy) = self.proxies.remove(&number) else { return };
+        if let Some(error) = error {
+            tracing::error!(number, %error, "the proxy is not understood, and replaced");
+            proxy.peer.runner.tell(Fate::Die);
+        }
+        proxy.peer.runner.tell(Fate::Leave);
+        let outcome = self.board.leave(number);
+        self.pass_on(outcome);
+        self.office.tell(&ToControl::ProxyGone { number });
+        self.end_turn(number, None);
+        if self.closing.is_some() {
+            return self.look_whether_drained();
+        }
+        match proxy.stage {
+            Stage::Draining => {}
+            // Nothing ever worked: whoever started us is to know.
+            Stage::Coming | Stage::Waiting | Stage::Told if self.is_first_start() => {
+                self.fail(HubError::Role(Role::Proxy));
+            }
+            Stage::Coming | Stage::Waiting | Stage::Told | Stage::Serving => {
+                tracing::warn!(
+                    number,
+                    pid = proxy.peer.runner.pid,
+                    "the proxy is gone; starting another"
+                );
+                self.restart_later(Role::Proxy, proxy.peer.since.elapsed());
+            }
+        }
+    }
+
+    /// Ends a proxy that breaks the rules. Its end is seen as any other's.
+    pub(super) fn expel(&self, number: Number, why: &str) {
+        if let Some(proxy) = self.proxies.get(&number) {
+            tracing::error!(
+                number,
+                pid = proxy.peer.runner.pid,
+                "the proxy {why}, and is replaced"
+            );
+            proxy.peer.runner.tell(Fate::Die);
+        }
+    }
+
+    /// Proxies that are kept up to date.
+    pub(super) fn taking_part(&self) -> BTreeSet<Number> {
+        let taking_part = self.proxies.iter().filter(|(_, proxy)| proxy.takes_part());
+        taking_part.map(|(number, _)| *number).collect()
+    }
+}

@@ -1,0 +1,289 @@
+//! The gates of all proxies as if they were one: the desk knows of one gate per app.
+//!
+//! Each proxy has gates of its own, since leases are taken without asking anybody. Orders go to all
+//! of them, and what one must know that comes later is remembered. An answer to the desk is made of
+//! all proxies' answers: an instance has retired when it has everywhere, and is drained when its last
+//! lease anywhere is back. What a proxy says without being asked is not believed, and a wish is
+//! passed on once until it is answered: so no proxy can fill the desk's mailbox.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
+
+use doorbell_config::name::AppId;
+
+use crate::message::{Endpoint, GateOrder, GateReport, Generation, Refusal};
+
+/// A proxy's number. A younger one has a higher.
+pub(super) type Number = u32;
+
+/// What came of an order or a report.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// For the gates of these proxies.
+    pub(super) orders: Vec<(Number, GateOrder)>,
+    /// For the desk.
+    pub(super) reports: Vec<GateReport>,
+}
+
+/// What is remembered of all gates.
+#[derive(Debug, Default)]
+pub(super) struct Switchboard {
+    proxies: BTreeSet<Number>,
+    /// Only of apps whose gates do not just hold.
+    gates: HashMap<AppId, Standing>,
+}
+
+/// What every gate of one app was told, and what they have not answered yet.
+#[derive(Debug, Default)]
+struct Standing {
+    open: Option<(Generation, Endpoint)>,
+    refusal: Option<(Refusal, Instant)>,
+    asked: Option<Asked>,
+    /// Shut instances, and who has not said that they are drained.
+    leaving: Vec<(Generation, BTreeSet<Number>)>,
+    /// Proxies whose wish was passed on and is not answered.
+    wanted: BTreeSet<Number>,
+}
+
+/// Whether an instance may retire was asked.
+#[derive(Debug)]
+struct Asked {
+    generation: Generation,
+    waiting: BTreeSet<Number>,
+    retired: BTreeSet<Number>,
+    busy: Option<Duration>,
+}
+
+impl Switchboard {
+    /// Passes an order of the desk's on to every proxy.
+    pub(super) fn order(&mut self, order: GateOrder) -> Outcome {
+        let mut outcome = Outcome::default();
+        let app = order.app().clone();
+        let standing = self.gates.entry(app.clone()).or_default();
+        // Each of these answers whoever waits, or asks them to say again that they do.
+        if !matches!(order, GateOrder::AskRetire { .. }) {
+            standing.wanted.clear();
+        }
+        match &order {
+            GateOrder::Open { generation, endpoint, .. }
+            | GateOrder::Reopen { generation, endpoint, .. } => {
+                standing.open = Some((*generation, endpoint.clone()));
+                standing.refusal = None;
+            }
+            GateOrder::Shut { generation, .. } => {
+                standing.shut(*generation, &self.proxies);
+                if self.proxies.is_empty() {
+                    let generation = *generation;
+                    outcome.reports.push(GateReport::Drained { app: app.clone(), generation });
+                }
+            }
+            GateOrder::AskRetire { generation, .. } => {
+                standing.asked = Some(Asked {
+                    generation: *generation,
+                    waiting: self.proxies.clone(),
+                    retired: BTreeSet::new(),
+                    busy: None,
+                });
+            }
+            GateOrder::Refuse { refusal, .. } => {
+                standing.refusal = Some((refusal.clone(), Instant::now()));
+            }
+            GateOrder::Hold { .. } => standing.refusal = None,
+        }
+        standing.end_asking(&app, &mut outcome);
+        self.tidy(&app);
+        let newest = self.proxies.last().copied();
+        let orders =
+            self.proxies.iter().map(|proxy| (*proxy, told(&order, Some(*proxy) == newest)));
+        outcome.orders.extend(orders);
+        outcome
+    }
+
+    /// Takes what a proxy's gate says.
+    pub(super) fn report(&mut self, proxy: Number, report: GateReport) -> Outcome {
+        let mut outcome = Outcome::default();
+        let app = report.app().clone();
+        if !self.proxies.contains(&proxy) {
+            return outcome;
+        }
+        if matches!(report, GateReport::Wanted { .. }) {
+            self.gates.entry(app.clone()).or_default();
+        }
+        let Some(standing) = self.gates.get_mut(&app) else { return outcome };
+        match report {
+            GateReport::Wanted { .. } => standing.want(proxy, report, &mut outcome),
+            GateReport::Retired { generation, .. } => {
+                if let Some(asked) = standing.asked_of(proxy, generation) {
+                    asked.retired.insert(proxy);
+                }
+            }
+            GateReport::Busy { generation, idle_for, .. } => {
+                if let Some(asked) = standing.asked_of(proxy, generation) {
+                    asked.is_busy(idle_for);
+                }
+            }
+            GateReport::Drained { generation, .. } => {
+                if standing.drained(proxy, generation) {
+                    outcome.reports.push(GateReport::Drained { app: app.clone(), generation });
+                }
+            }
+            GateReport::Unreachable { generation, .. } => {
+                if standing.open.as_ref().is_some_and(|(open, _)| *open == generation) {
+                    // Whoever waits at that gate now says so again.
+                    standing.wanted.remove(&proxy);
+                    outcome.reports.push(report);
+                }
+            }
+        }
+        standing.end_asking(&app, &mut outcome);
+        self.tidy(&app);
+        outcome
+    }
+
+    /// A proxy takes part from here on; these orders are all that its gates have to know.
+    pub(super) fn join(&mut self, proxy: Number) -> Vec<GateOrder> {
+        self.proxies.insert(proxy);
+        let mut orders = Vec::new();
+        for (app, standing) in &mut self.gates {
+            let app = app.clone();
+            if let Some((generation, endpoint)) = standing.open.clone() {
+                orders.push(GateOrder::Reopen { app: app.clone(), generation, endpoint });
+            }
+            if let Some((refusal, since)) = &standing.refusal {
+                let retry_after = refusal.retry_after.saturating_sub(since.elapsed());
+                let refusal = Refusal { retry_after, ..refusal.clone() };
+                orders.push(GateOrder::Refuse { app, refusal });
+            }
+            // It may give a lease at once, and was not asked.
+            if let Some(asked) = &mut standing.asked {
+                asked.is_busy(Duration::ZERO);
+            }
+        }
+        orders
+    }
+
+    /// A proxy is gone, and all its leases with it.
+    pub(super) fn leave(&mut self, proxy: Number) -> Outcome {
+        let mut outcome = Outcome::default();
+        self.proxies.remove(&proxy);
+        for (app, standing) in &mut self.gates {
+            standing.wanted.remove(&proxy);
+            if let Some(asked) = &mut standing.asked {
+                asked.waiting.remove(&proxy);
+                asked.retired.remove(&proxy);
+            }
+            let drained = standing.leaving.extract_if(.., |(_, waiting)| {
+                waiting.remove(&proxy);
+                waiting.is_empty()
+            });
+            outcome.reports.extend(
+                drained.map(|(generation, _)| GateReport::Drained { app: app.clone(), generation }),
+            );
+            standing.end_asking(app, &mut outcome);
+        }
+        self.gates.retain(|_, standing| !standing.just_holds());
+        outcome
+    }
+
+    fn tidy(&mut self, app: &AppId) {
+        if self.gates.get(app).is_some_and(Standing::just_holds) {
+            self.gates.remove(app);
+        }
+    }
+}
+
+impl Standing {
+    fn shut(&mut self, generation: Generation, proxies: &BTreeSet<Number>) {
+        if self.open.as_ref().is_some_and(|(open, _)| *open == generation) {
+            self.open = None;
+        }
+        if self.asked.as_ref().is_some_and(|asked| asked.generation == generation) {
+            self.asked = None;
+        }
+        if !proxies.is_empty() {
+            self.leaving.retain(|(leaving, _)| *leaving != generation);
+            self.leaving.push((generation, proxies.clone()));
+        }
+    }
+
+    fn want(&mut self, proxy: Number, report: GateReport, outcome: &mut Outcome) {
+        let is_new = self.wanted.insert(proxy);
+        // A gate that has retired the instance waits for what the others say.
+        let waits = self.asked.as_ref().is_some_and(|asked| asked.retired.contains(&proxy));
+        if is_new && !waits {
+            outcome.reports.push(report);
+        }
+    }
+
+    /// What was asked of this proxy about this instance, and is answered now.
+    fn asked_of(&mut self, proxy: Number, generation: Generation) -> Option<&mut Asked> {
+        let asked = self.asked.as_mut().filter(|asked| asked.generation == generation)?;
+        asked.waiting.remove(&proxy).then_some(asked)
+    }
+
+    /// Whether that was the last lease.
+    fn drained(&mut self, proxy: Number, generation: Generation) -> bool {
+        let Some(at) = self.leaving.iter().position(|(leaving, _)| *leaving == generation) else {
+            return false;
+        };
+        let waiting = self.leaving.get_mut(at).map(|(_, waiting)| waiting);
+        let is_last = waiting.is_some_and(|waiting| waiting.remove(&proxy) && waiting.is_empty());
+        if is_last {
+            self.leaving.remove(at);
+        }
+        is_last
+    }
+
+    /// Tells the desk when everybody has answered. Gates that retired an instance which others use
+    /// open again.
+    fn end_asking(&mut self, app: &AppId, outcome: &mut Outcome) {
+        let Some(asked) = self.asked.take_if(|asked| asked.waiting.is_empty()) else { return };
+        let (app, generation) = (app.clone(), asked.generation);
+        let Some(idle_for) = asked.busy else {
+            self.open = None;
+            outcome.reports.push(GateReport::Retired { app: app.clone(), generation });
+            let wishes = self.wanted.intersection(&asked.retired).take(1);
+            outcome.reports.extend(wishes.map(|_| GateReport::Wanted { app: app.clone() }));
+            return;
+        };
+        if let Some((_, endpoint)) = &self.open {
+            for proxy in asked.retired {
+                self.wanted.remove(&proxy);
+                let (app, endpoint) = (app.clone(), endpoint.clone());
+                outcome.orders.push((proxy, GateOrder::Reopen { app, generation, endpoint }));
+            }
+        }
+        outcome.reports.push(GateReport::Busy { app, generation, idle_for });
+    }
+
+    fn just_holds(&self) -> bool {
+        self.open.is_none()
+            && self.refusal.is_none()
+            && self.asked.is_none()
+            && self.leaving.is_empty()
+            && self.wanted.is_empty()
+    }
+}
+
+impl Asked {
+    fn is_busy(&mut self, idle_for: Duration) {
+        self.busy = Some(self.busy.map_or(idle_for, |least| least.min(idle_for)));
+    }
+}
+
+/// The order as one proxy gets it: a start is counted by the newest alone.
+fn told(order: &GateOrder, is_newest: bool) -> GateOrder {
+    match order {
+        GateOrder::Open { app, generation, endpoint, started: Some(_) } if !is_newest => {
+            let (app, generation, endpoint) = (app.clone(), *generation, endpoint.clone());
+            GateOrder::Open { app, generation, endpoint, started: None }
+        }
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+#[path = "switchboard/tests.rs"]
+mod tests;

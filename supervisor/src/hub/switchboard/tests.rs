@@ -1,0 +1,182 @@
+use super::*;
+use crate::message::RefusalReason;
+
+const G: Generation = Generation(7);
+
+fn id() -> AppId {
+    AppId::parse("blog").unwrap()
+}
+
+fn endpoint() -> Endpoint {
+    Endpoint::Tcp(([127, 0, 0, 1], 3000).into())
+}
+
+fn open() -> GateOrder {
+    GateOrder::Open { app: id(), generation: G, endpoint: endpoint(), started: None }
+}
+
+fn ask() -> GateOrder {
+    GateOrder::AskRetire { app: id(), generation: G, idle_at_least: Duration::from_secs(1) }
+}
+
+fn wanted() -> GateReport {
+    GateReport::Wanted { app: id() }
+}
+
+fn retired() -> GateReport {
+    GateReport::Retired { app: id(), generation: G }
+}
+
+fn busy(seconds: u64) -> GateReport {
+    GateReport::Busy { app: id(), generation: G, idle_for: Duration::from_secs(seconds) }
+}
+
+fn drained() -> GateReport {
+    GateReport::Drained { app: id(), generation: G }
+}
+
+fn board(proxies: &[Number]) -> Switchboard {
+    let mut board = Switchboard::default();
+    for proxy in proxies {
+        assert!(board.join(*proxy).is_empty());
+    }
+    board
+}
+
+#[test]
+fn an_instance_retires_when_it_has_everywhere() {
+    let mut board = board(&[1, 2]);
+    assert_eq!(board.order(open()).orders.len(), 2);
+    assert_eq!(board.order(ask()).orders.len(), 2);
+    assert_eq!(board.report(1, retired()), Outcome::default());
+    assert_eq!(board.report(2, retired()).reports, [retired()]);
+    assert!(board.gates.is_empty());
+}
+
+#[test]
+fn an_instance_that_one_proxy_uses_is_opened_again_where_it_retired() {
+    let mut board = board(&[1, 2, 3]);
+    board.order(open());
+    board.order(ask());
+    board.report(1, retired());
+    // Somebody came there meanwhile: no need to trouble the desk.
+    assert_eq!(board.report(1, wanted()), Outcome::default());
+    board.report(2, busy(5));
+    let outcome = board.report(3, busy(2));
+    assert_eq!(outcome.reports, [busy(2)]);
+    let again = GateOrder::Reopen { app: id(), generation: G, endpoint: endpoint() };
+    assert_eq!(outcome.orders, [(1, again)]);
+    assert_eq!(board.report(1, wanted()).reports, [wanted()]);
+}
+
+#[test]
+fn who_came_while_the_others_were_asked_is_told_behind_the_retirement() {
+    let mut board = board(&[1, 2]);
+    board.order(open());
+    board.order(ask());
+    board.report(1, retired());
+    board.report(1, wanted());
+    assert_eq!(board.report(2, retired()).reports, [retired(), wanted()]);
+}
+
+#[test]
+fn a_proxy_that_dies_has_retired_and_drained_all() {
+    let mut one = board(&[1, 2]);
+    one.order(open());
+    one.order(ask());
+    one.report(1, retired());
+    assert_eq!(one.leave(2).reports, [retired()]);
+    let mut other = board(&[1, 2]);
+    other.order(open());
+    other.order(GateOrder::Shut { app: id(), generation: G });
+    assert_eq!(other.report(1, drained()), Outcome::default());
+    assert_eq!(other.leave(2).reports, [drained()]);
+    assert!(other.gates.is_empty());
+}
+
+#[test]
+fn without_a_proxy_nothing_is_in_use() {
+    let mut board = board(&[]);
+    board.order(open());
+    assert_eq!(board.order(ask()).reports, [retired()]);
+    board.order(open());
+    let shut = GateOrder::Shut { app: id(), generation: G };
+    assert_eq!(board.order(shut).reports, [drained()]);
+}
+
+#[test]
+fn a_proxy_that_comes_learns_what_the_others_know() {
+    let mut board = board(&[1]);
+    board.order(open());
+    let refusal =
+        Refusal { reason: RefusalReason::Disabled, retry_after: Duration::from_secs(1000) };
+    let other = AppId::parse("off").unwrap();
+    board.order(GateOrder::Refuse { app: other.clone(), refusal });
+    let orders = board.join(2);
+    assert_eq!(orders.len(), 2);
+    assert!(orders.iter().any(|order| matches!(
+        order,
+        GateOrder::Reopen { app, generation: G, .. } if *app == id()
+    )));
+    assert!(orders.iter().any(|order| matches!(
+        order,
+        GateOrder::Refuse { app, refusal } if *app == other
+            && refusal.retry_after > Duration::from_secs(900)
+    )));
+    board.order(GateOrder::Hold { app: other });
+    assert_eq!(board.join(3).len(), 1);
+}
+
+#[test]
+fn a_proxy_that_comes_while_the_others_are_asked_keeps_the_instance() {
+    let mut board = board(&[1]);
+    board.order(open());
+    board.order(ask());
+    board.join(2);
+    let outcome = board.report(1, retired());
+    assert_eq!(outcome.reports, [busy(0)]);
+    assert_eq!(outcome.orders.len(), 1);
+}
+
+#[test]
+fn a_wish_is_passed_on_once_until_it_is_answered() {
+    let mut board = board(&[1]);
+    assert_eq!(board.report(1, wanted()).reports, [wanted()]);
+    for _ in 0..1000 {
+        assert_eq!(board.report(1, wanted()), Outcome::default());
+    }
+    board.order(open());
+    assert_eq!(board.report(1, wanted()).reports, [wanted()]);
+}
+
+#[test]
+fn what_nobody_asked_is_not_believed() {
+    let mut board = board(&[1, 2]);
+    board.order(open());
+    let stale = Generation(6);
+    for report in [retired(), drained(), busy(0)] {
+        assert_eq!(board.report(1, report), Outcome::default());
+    }
+    board.order(ask());
+    board.report(1, retired());
+    // Twice from one is not once from each.
+    assert_eq!(board.report(1, retired()), Outcome::default());
+    let other = GateReport::Retired { app: id(), generation: stale };
+    assert_eq!(board.report(2, other), Outcome::default());
+    let other = GateReport::Unreachable { app: id(), generation: stale };
+    assert_eq!(board.report(2, other), Outcome::default());
+    // A number that never joined.
+    assert_eq!(board.report(9, retired()), Outcome::default());
+    assert_eq!(board.report(2, retired()).reports, [retired()]);
+}
+
+#[test]
+fn a_start_is_counted_by_the_newest_proxy_alone() {
+    let mut board = board(&[1, 2]);
+    let started = Some(crate::message::StartTimes::default());
+    let order = GateOrder::Open { app: id(), generation: G, endpoint: endpoint(), started };
+    let outcome = board.order(order);
+    let counted = |order: &GateOrder| matches!(order, GateOrder::Open { started: Some(_), .. });
+    let counts: Vec<_> = outcome.orders.iter().map(|(n, order)| (*n, counted(order))).collect();
+    assert_eq!(counts, [(1, false), (2, true)]);
+}

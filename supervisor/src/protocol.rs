@@ -1,0 +1,286 @@
+//! What the processes say to each other: the supervisor in the middle, one control process, and one
+//! proxy or two (during an upgrade).
+//!
+//! These messages are the trust boundary. Only the control process says what is to run
+//! ([`FromControl`]); a proxy, which faces the internet, can say no more than what its gates see
+//! ([`FromProxy`]), and of that only what is plausible is believed (`hub`). How messages travel is
+//! [`crate::wire`]. A field that is added later needs a default; a change of meaning a new
+//! [`VERSION`].
+
+use std::{sync::Arc, time::Duration};
+
+use doorbell_config::{
+    name::AppId,
+    spec::{AccessLogSpec, AppSpec, ListenAddr, ServerSpec},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    message::{GateOrder, GateReport, Generation, Snapshot, Usage, Verb},
+    supervisor::OperateError,
+    wire::{Limits, MOST_DESCRIPTORS},
+};
+
+/// The protocol's version. Who does not speak it is not taken on.
+pub const VERSION: u32 = 1;
+
+/// What a proxy may send: small reports, and the listening sockets that it brings back.
+pub const PROXY_LIMITS: Limits = Limits { text: 64 * 1024, descriptors: MOST_DESCRIPTORS };
+/// What the control process, and the supervisor itself, may send.
+pub const TRUSTED_LIMITS: Limits =
+    Limits { text: 256 * 1024 * 1024, descriptors: MOST_DESCRIPTORS };
+/// Apps of one message.
+pub const APPS_AT_ONCE: usize = 500;
+
+/// The parts of Doorbell that are processes of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Faces operators: configuration, admin socket, metrics.
+    Control,
+    /// Faces the internet.
+    Proxy,
+}
+
+/// The first message of every role.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// What it is.
+    pub role: Role,
+    /// Its number, if it had one from an earlier supervisor.
+    pub number: Option<u32>,
+    /// The protocol that it speaks.
+    pub protocol: u32,
+    /// Its version, for the log.
+    pub version: String,
+}
+
+/// An address that is listened on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listening {
+    /// Its number, which no other listener ever had.
+    pub number: u64,
+    /// As it is configured.
+    pub configured: ListenAddr,
+    /// The same, but for port 0: that is the port it became.
+    pub address: ListenAddr,
+}
+
+/// From the supervisor to a proxy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ToProxy {
+    /// The beginning.
+    Welcome {
+        /// Its number; it says so when it comes back.
+        number: u32,
+        /// Threads to serve with: as many as each listener has sockets.
+        workers: usize,
+        /// Settings to begin with.
+        server: Box<ServerSpec>,
+    },
+    /// Apps that the next `Apply` puts into the table. What concerns their programs is left out.
+    Apps(Vec<Arc<AppSpec>>),
+    /// With a socket for each worker; listened on from the next `Apply` on.
+    Listen(Listening),
+    /// With the file it is to be written to, unless there is none or it is standard output.
+    AccessLog(Option<AccessLogSpec>),
+    /// Makes a configuration the one that holds; answered by [`FromProxy::Applied`].
+    Apply(Box<Apply>),
+    /// For a gate.
+    Order(GateOrder),
+    /// All that gates have to know: those that are not named here are closed, and hold.
+    Gates(Vec<GateOrder>),
+    /// With a connection to the control process, which asks for figures there.
+    Control,
+    /// Accept nobody any more, let running exchanges finish, and end.
+    Drain {
+        /// Time for that; then they are cut.
+        limit: Duration,
+    },
+}
+
+/// A change of the configuration, as a proxy sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Apply {
+    /// The number of the change, for the answer.
+    pub turn: u64,
+    /// Settings from here on.
+    pub server: ServerSpec,
+    /// Whether apps that were not sent are gone.
+    pub is_whole: bool,
+    /// Apps that are gone.
+    pub gone: Vec<AppId>,
+    /// Listeners, by number, that are given up: who waits there is still accepted.
+    pub ignore: Vec<u64>,
+}
+
+/// From a proxy to the supervisor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum FromProxy {
+    /// The beginning.
+    Hello(Hello),
+    /// With its sockets, from a proxy that outlived its supervisor.
+    Listening(Listening),
+    /// No more of that; it waits for its `Welcome`.
+    Introduced,
+    /// From a gate.
+    Report(GateReport),
+    /// The configuration of this turn holds.
+    Applied {
+        /// Its number.
+        turn: u64,
+    },
+}
+
+/// From the supervisor to the control process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ToControl {
+    /// The beginning.
+    Welcome {
+        /// Its number; it says so when it comes back.
+        number: u32,
+        /// The settings that hold; `None` before the first configuration.
+        server: Option<Box<ServerSpec>>,
+        /// Figures that an earlier control process asked to keep.
+        kept: String,
+    },
+    /// Apps of the configuration that holds.
+    Apps(Vec<Arc<AppSpec>>),
+    /// Apps of these whose routes belong to others.
+    Rejected(Vec<AppId>),
+    /// What proxies have in their place, where there is something.
+    ServedInstead(Vec<Arc<AppSpec>>),
+    /// With the socket of an admin address.
+    Admin(ListenAddr),
+    /// The welcome is complete.
+    Begin,
+    /// Something about an app.
+    Snapshot(Box<Snapshot>),
+    /// The app is gone for good.
+    Forgotten(AppId),
+    /// What became of a wish.
+    Answer {
+        /// Its number.
+        wish: u64,
+        /// What it gave.
+        answer: Box<Answer>,
+    },
+    /// With a connection to a proxy, to ask for figures.
+    Proxy {
+        /// Its number.
+        number: u32,
+    },
+    /// A proxy is gone.
+    ProxyGone {
+        /// Its number.
+        number: u32,
+    },
+    /// Addresses listened on now.
+    Listening(Vec<ListenAddr>),
+    /// Read the configuration again.
+    Reload,
+    /// Doorbell shuts down: it is not ready any more.
+    Closing,
+    /// With the read end of an instance's output, to be kept open, and its notify socket if it has
+    /// one: so that nothing said in the meantime is lost with the supervisor.
+    Hold {
+        /// The app.
+        app: AppId,
+        /// The instance.
+        generation: Generation,
+    },
+    /// Let go of them.
+    Release {
+        /// The app.
+        app: AppId,
+        /// The instance.
+        generation: Generation,
+    },
+    /// A younger control process has taken over, or all is over: answer what is asked, and end.
+    End,
+}
+
+/// From the control process to the supervisor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum FromControl {
+    /// The beginning.
+    Hello(Hello),
+    /// With what it held for an instance, from one that outlived its supervisor.
+    Held {
+        /// The app.
+        app: AppId,
+        /// The instance.
+        generation: Generation,
+    },
+    /// With the socket of an admin address, likewise.
+    Admin(ListenAddr),
+    /// No more of that; it waits for its `Welcome`.
+    Introduced,
+    /// Apps that are new or have changed, for the next [`Wish::Configure`].
+    Apps(Vec<Arc<AppSpec>>),
+    /// Do something, and say what became of it.
+    Wish {
+        /// Its number, for the answer.
+        number: u64,
+        /// What.
+        wish: Box<Wish>,
+    },
+    /// Keep these figures for a control process that comes after this one.
+    Keep(String),
+}
+
+/// What the control process wants.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Wish {
+    /// Make this the configuration that holds, or say why not; then nothing has changed.
+    Configure {
+        /// Settings.
+        server: Box<ServerSpec>,
+        /// Apps that are gone.
+        gone: Vec<AppId>,
+        /// Apps among those sent whose routes belong to others.
+        rejected: Vec<Rejected>,
+    },
+    /// Something for one app; answered when it had its effect.
+    Operate(AppId, Verb),
+    /// Memory and CPU of every app that runs.
+    Usages,
+    /// Take on the binary that stands where ours did.
+    Upgrade,
+}
+
+/// An app that claims routes of others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// The app.
+    pub app: AppId,
+    /// Whether it keeps the routes that it had; others may have taken them.
+    pub keeps_older: bool,
+}
+
+/// What became of a wish.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// The configuration holds; these addresses are listened on.
+    Configured(Result<Vec<ListenAddr>, ConfigureError>),
+    /// The verb had its effect.
+    Operated(Result<(), OperateError>),
+    /// What apps use.
+    Usages(Vec<(AppId, Usage)>),
+    /// The new binary serves.
+    Upgraded(Result<(), String>),
+}
+
+/// Why a configuration was not taken over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum ConfigureError {
+    /// A listening socket cannot be opened.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(ListenAddr, String),
+    /// The access log cannot be opened.
+    #[error("cannot open the access log: {0}")]
+    AccessLog(String),
+    /// Doorbell shuts down.
+    #[error("doorbell shuts down")]
+    Closing,
+}
