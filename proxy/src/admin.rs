@@ -8,7 +8,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -46,6 +46,8 @@ pub struct Admin {
     pub ready: AtomicBool,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// What is answered on, to hand back to a supervisor that has lost its own.
+    sockets: Mutex<Vec<(ListenAddr, Arc<OwnedFd>)>>,
     /// One metrics page is made at a time: of thousands of apps it is work.
     page: Semaphore,
 }
@@ -59,8 +61,15 @@ impl Admin {
             ready: AtomicBool::new(false),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            sockets: Mutex::default(),
             page: Semaphore::new(1),
         }
+    }
+
+    /// What is answered on.
+    #[must_use]
+    pub fn sockets(&self) -> Vec<(ListenAddr, Arc<OwnedFd>)> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes no more requests, and waits for the answers that are under way.
@@ -106,6 +115,8 @@ impl IntoResponse for Problem {
 /// If one is no socket.
 pub fn serve(admin: &Arc<Admin>, sockets: Vec<(ListenAddr, OwnedFd)>) -> io::Result<()> {
     for (address, socket) in sockets {
+        let kept = (address.clone(), Arc::new(socket.try_clone()?));
+        admin.sockets.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
         match address {
             ListenAddr::Unix(_) => {
                 let listener = UnixListener::from_std(socket.into())?;

@@ -46,10 +46,17 @@ enum Verb {
     Control {
         #[command(flatten)]
         config: ConfigArg,
+        /// Where a new supervisor is found
+        #[arg(long)]
+        reception: PathBuf,
     },
     /// The process that clients talk to; started by `serve`
     #[command(hide = true)]
-    Proxy,
+    Proxy {
+        /// Where a new supervisor is found
+        #[arg(long)]
+        reception: PathBuf,
+    },
     /// Read the configuration, tell every mistake in it, and change nothing
     ///
     /// Exits with 0 if the file is good and 1 if not.
@@ -143,8 +150,14 @@ pub fn run() -> anyhow::Result<u8> {
             serve::serve(config.config, split)?;
             Ok(0)
         }
-        Verb::Control { config } => serve::role(Role::Control, Some(config.config)).map(|()| 0),
-        Verb::Proxy => serve::role(Role::Proxy, None).map(|()| 0),
+        Verb::Control { config, reception } => {
+            serve::role(Role::Control, reception, Some(config.config))?;
+            Ok(0)
+        }
+        Verb::Proxy { reception } => {
+            serve::role(Role::Proxy, reception, None)?;
+            Ok(0)
+        }
         Verb::Check { config } => documents::check(&config.config),
         Verb::Reload { socket } => control::reload(&socket.find()?),
         Verb::Status { app, json, socket } => {

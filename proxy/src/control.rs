@@ -5,6 +5,7 @@
 //! asks of the proxies.
 
 use std::{
+    io::ErrorKind,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
@@ -18,13 +19,12 @@ use doorbell_config::{
 };
 use doorbell_supervisor::{
     protocol::{FromControl, Hello, Role, TRUSTED_LIMITS, ToControl, VERSION},
-    wire::{self, Receiver},
+    wire::{self, Frame, Receiver},
 };
 
 use crate::{
     admin::{self, Admin},
     house::{Before, House},
-    logging,
     server::Household,
     watch,
 };
@@ -35,6 +35,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(500);
 /// What the supervisor tells at the beginning.
 #[derive(Default)]
 struct Beginning {
+    number: u32,
     server: Option<ServerSpec>,
     kept: String,
     before: Before,
@@ -51,33 +52,29 @@ pub async fn run(
     config_path: PathBuf,
     household: Household,
 ) -> anyhow::Result<()> {
-    let (sender, mut receiver) = wire::open::<ToControl>(connection, TRUSTED_LIMITS)?;
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    let hello = Hello { role: Role::Control, number: None, protocol: VERSION, version };
-    sender.send(&FromControl::Hello(hello))?;
-    sender.send(&FromControl::Introduced)?;
     let house = Arc::new(House::new(config_path));
-    house.link.connect(sender);
+    let mut receiver = introduce(&house, connection, None)?;
     let beginning = hear_out(&mut receiver, &house).await?;
-    let mut archive = Archive::default();
-    let loaded = {
-        let path = house.config_path.clone();
-        tokio::task::spawn_blocking(move || {
-            let loaded = House::read(&path, &mut archive);
-            (loaded, archive)
-        })
-    };
-    let (loaded, archive) = loaded.await.context("reading the configuration")?;
-    if household == Household::Own {
-        let now = loaded.outcome.as_ref().ok().map(|config| &config.server);
-        if let Some(server) = beginning.server.as_ref().or(now) {
-            logging::start(&server.log)?;
-        }
+    let path = house.config_path.clone();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut archive = Archive::default();
+        (House::read(&path, &mut archive), archive)
+    });
+    let (loaded, archive) = reading.await.context("reading the configuration")?;
+    let now = loaded.outcome.as_ref().ok().map(|config| &config.server);
+    if let Some(server) = beginning.server.as_ref().or(now) {
+        household.start_logging(&server.log)?;
     }
     let admin = Arc::new(Admin::new(Arc::clone(&house)));
     let is_first = beginning.server.is_none();
     house.begin(beginning.server, beginning.kept, beginning.before, beginning.listening).await;
-    let listening = tokio::spawn(listen(receiver, Arc::clone(&house), Arc::clone(&admin)));
+    house.is_called(beginning.number);
+    let listening = tokio::spawn(listen_to_whoever(
+        receiver,
+        household,
+        Arc::clone(&house),
+        Arc::clone(&admin),
+    ));
     admin::serve(&admin, beginning.sockets)?;
     match house.take_over_first(loaded, archive).await {
         Err(error) if is_first => return Err(error.into()),
@@ -89,8 +86,61 @@ pub async fn run(
     let outcome = listening.await;
     admin.ready.store(false, Ordering::Relaxed);
     watcher.abort();
-    tokio::time::timeout(LAST_ANSWERS, admin.answered()).await.ok();
+    // Whoever follows a log does so for ever.
+    let _ = tokio::time::timeout(LAST_ANSWERS, admin.answered()).await;
     outcome.context("listening to the supervisor")?
+}
+
+/// Tells a supervisor who we are, and what we have from an earlier one.
+fn introduce(
+    house: &House,
+    connection: UnixStream,
+    admin: Option<&Admin>,
+) -> anyhow::Result<Receiver<ToControl>> {
+    let (sender, receiver) = wire::open::<ToControl>(connection, TRUSTED_LIMITS)?;
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let (role, number, is_draining, protocol) = (Role::Control, house.number(), false, VERSION);
+    sender.send(&FromControl::Hello(Hello { role, number, is_draining, protocol, version }))?;
+    for (address, socket) in admin.map(Admin::sockets).unwrap_or_default() {
+        sender.send_frame(Frame::with(&FromControl::Admin(address), vec![socket])?)?;
+    }
+    for ((app, generation), held) in house.custody.all() {
+        sender.send_frame(Frame::with(&FromControl::Held { app, generation }, held)?)?;
+    }
+    sender.send(&FromControl::Introduced)?;
+    house.link.connect(sender);
+    Ok(receiver)
+}
+
+/// Hears what supervisors say, one after the other, until one says the end or none will come.
+async fn listen_to_whoever(
+    mut receiver: Receiver<ToControl>,
+    household: Household,
+    house: Arc<House>,
+    admin: Arc<Admin>,
+) -> anyhow::Result<()> {
+    while listen(&mut receiver, &house, &admin).await? == End::Orphaned {
+        house.link.disconnect();
+        tracing::warn!("the supervisor is gone; waiting for the next");
+        let Some(connection) = household.next_supervisor().await else { return Ok(()) };
+        receiver = introduce(&house, connection, Some(&admin))?;
+        house.link.forget_all();
+        let beginning = hear_out(&mut receiver, &house).await?;
+        house.is_called(beginning.number);
+        let house = Arc::clone(&house);
+        // It is answered through what is heard next.
+        tokio::spawn(async move { house.restate().await });
+    }
+    Ok(())
+}
+
+/// Why there is nothing more to hear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The supervisor said so.
+    Said,
+    /// The supervisor is gone.
+    Orphaned,
 }
 
 /// Takes in the beginning.
@@ -98,7 +148,8 @@ async fn hear_out(receiver: &mut Receiver<ToControl>, house: &House) -> anyhow::
     let mut beginning = Beginning::default();
     while let Some((message, with)) = receiver.next().await? {
         match message {
-            ToControl::Welcome { server, kept, .. } => {
+            ToControl::Welcome { number, server, kept } => {
+                beginning.number = number;
                 beginning.server = server.map(|server| *server);
                 beginning.kept = kept;
             }
@@ -118,13 +169,20 @@ async fn hear_out(receiver: &mut Receiver<ToControl>, house: &House) -> anyhow::
     bail!("the supervisor left before it had begun")
 }
 
-/// Hears what the supervisor says until it says the end.
+/// Hears what a supervisor says until it says the end, or is gone.
 async fn listen(
-    mut receiver: Receiver<ToControl>,
-    house: Arc<House>,
-    admin: Arc<Admin>,
-) -> anyhow::Result<()> {
-    while let Some((message, with)) = receiver.next().await? {
+    receiver: &mut Receiver<ToControl>,
+    house: &Arc<House>,
+    admin: &Admin,
+) -> anyhow::Result<End> {
+    loop {
+        let (message, with) = match receiver.next().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ok(End::Orphaned),
+            // It was killed in the midst of a word.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(End::Orphaned),
+            Err(error) => return Err(error.into()),
+        };
         match message {
             ToControl::Snapshot(snapshot) => house.link.learn(*snapshot),
             ToControl::Forgotten(app) => house.link.forget(&app),
@@ -133,19 +191,20 @@ async fn listen(
                 let connection = with.into_iter().next().context("no connection came")?;
                 house.scraper.connect(number, UnixStream::from(connection))?;
             }
-            ToControl::ProxyGone { number } => keep(&house, number),
+            ToControl::ProxyGone { number } => keep(house, number),
             ToControl::Listening(addresses) => house.listens_on(addresses),
             ToControl::Reload => {
-                let house = Arc::clone(&house);
+                let house = Arc::clone(house);
                 // The outcome is logged and counted where it happens.
                 tokio::spawn(async move { drop(house.reload().await) });
             }
             ToControl::Closing => admin.ready.store(false, Ordering::Relaxed),
-            ToControl::End => return Ok(()),
+            ToControl::Hold { app, generation } => house.custody.hold(app, generation, with),
+            ToControl::Release { app, generation } => house.custody.release(&app, generation),
+            ToControl::End => return Ok(End::Said),
             other => bail!("the supervisor said {other:?} in the midst of things"),
         }
     }
-    Ok(())
 }
 
 /// What a proxy counted is kept, also for a control process that comes after this one.

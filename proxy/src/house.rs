@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex as StdMutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -26,6 +26,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::{
     clock,
+    custody::Custody,
     difference::Difference,
     link::{Link, NoSupervisor},
     metrics::{export::Reloads, figures::Figures},
@@ -89,6 +90,8 @@ pub struct House {
     pub link: Link,
     /// To the proxies.
     pub scraper: Arc<Scraper>,
+    /// What is kept open for the supervisor.
+    pub custody: Custody,
     /// The file.
     pub config_path: PathBuf,
     /// Apps whose routes are theirs.
@@ -97,6 +100,8 @@ pub struct House {
     started_with: ArcSwapOption<ServerSpec>,
     sources: watch::Sender<Arc<Vec<Seen>>>,
     listening: StdMutex<Vec<ListenAddr>>,
+    /// What the supervisor calls us; 0 for nothing yet.
+    number: AtomicU32,
     reload_good: AtomicBool,
     reload_at: AtomicU64,
     /// Held during a reload, and locked before `inner`.
@@ -109,7 +114,9 @@ struct Inner {
     /// Apps whose routes are theirs.
     apps: Vec<Arc<AppSpec>>,
     /// Apps whose routes belong to others.
-    rejected: Vec<AppId>,
+    rejected: Vec<Arc<AppSpec>>,
+    /// The settings that hold.
+    server: Option<ServerSpec>,
 }
 
 impl House {
@@ -119,6 +126,8 @@ impl House {
         Self {
             link: Link::default(),
             scraper: Arc::default(),
+            custody: Custody::default(),
+            number: AtomicU32::new(0),
             config_path,
             routes: ArcSwap::from_pointee(Routes::new()),
             started_with: ArcSwapOption::empty(),
@@ -139,8 +148,8 @@ impl House {
         before: Before,
         listening: Vec<ListenAddr>,
     ) {
-        if let Some(server) = server {
-            self.started_with.store(Some(Arc::new(server)));
+        if let Some(server) = &server {
+            self.started_with.store(Some(Arc::new(server.clone())));
             self.reload_good.store(true, Ordering::Relaxed);
             self.reload_at.store(clock::unix_seconds(), Ordering::Relaxed);
         }
@@ -151,12 +160,43 @@ impl House {
             }
         }
         self.listens_on(listening);
-        let Before { mut apps, rejected, instead } = before;
-        apps.retain(|app| !rejected.contains(&app.id));
+        let Before { apps, rejected, instead } = before;
+        let (rejected, apps): (Vec<_>, Vec<_>) =
+            apps.into_iter().partition(|app| rejected.contains(&app.id));
         let puts = apps.iter().chain(&instead).map(put);
         let (routes, _) = Routes::new().with(puts);
         self.routes.store(Arc::new(routes));
-        *self.inner.lock().await = Inner { apps, rejected };
+        *self.inner.lock().await = Inner { apps, rejected, server };
+    }
+
+    /// Tells a supervisor that knows nothing what holds: not the file, which may have become wrong.
+    pub async fn restate(&self) {
+        let inner = self.inner.lock().await;
+        let Some(server) = inner.server.clone() else { return };
+        let (routes, mut apps) = (self.routes.load_full(), inner.apps.clone());
+        // As they were served; their latest definitions come with the next change of the file.
+        apps.extend(inner.rejected.iter().filter_map(|app| routes.app(app.id.as_str()).cloned()));
+        let (gone, rejected) = (Vec::new(), Vec::new());
+        let wish = Wish::Configure { server: Box::new(server), gone, rejected };
+        match self.link.wish(&apps, wish).await {
+            Ok(Answer::Configured(Ok(listening))) => self.listens_on(listening),
+            Ok(Answer::Configured(Err(error))) => {
+                tracing::error!(%error, "the new supervisor cannot go on as before");
+            }
+            // It is gone again; the next one is told.
+            Ok(Answer::Operated(_) | Answer::Usages(_) | Answer::Upgraded(_)) | Err(_) => {}
+        }
+    }
+
+    /// What the supervisor calls us, if it does.
+    #[must_use]
+    pub fn number(&self) -> Option<u32> {
+        Some(self.number.load(Ordering::Relaxed)).filter(|number| *number > 0)
+    }
+
+    /// Takes note of it.
+    pub fn is_called(&self, number: u32) {
+        self.number.store(number, Ordering::Relaxed);
     }
 
     /// Reads the configuration file, but for what the archive knows.
@@ -274,10 +314,10 @@ impl House {
                 .chain(config.warnings.iter().map(ToString::to_string))
                 .collect(),
         };
-        inner.apps = config.apps;
         // One that was rejected is new to the next table too.
-        inner.apps.retain(|app| !rejected.contains(&app.id));
-        inner.rejected = rejected;
+        (inner.rejected, inner.apps) =
+            config.apps.into_iter().partition(|app| rejected.contains(&app.id));
+        inner.server = Some(config.server);
         self.reload_good.store(true, Ordering::Relaxed);
         self.reload_at.store(clock::unix_seconds(), Ordering::Relaxed);
         Ok(report)
@@ -314,7 +354,8 @@ impl Inner {
     fn difference(&self, config: &Config) -> Difference {
         let mut difference = Difference::between(&self.apps, &config.apps);
         let is_gone = |id: &&AppId| config.apps.iter().all(|app| app.id != **id);
-        difference.gone.extend(self.rejected.iter().filter(is_gone).cloned());
+        let rejected = self.rejected.iter().map(|app| &app.id);
+        difference.gone.extend(rejected.filter(is_gone).cloned());
         difference
     }
 }

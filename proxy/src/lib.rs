@@ -14,6 +14,7 @@ pub mod client_stream;
 pub mod clock;
 pub mod connection;
 pub mod control;
+pub mod custody;
 pub mod difference;
 pub mod exchange;
 pub mod figures_desk;

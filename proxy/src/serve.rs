@@ -92,7 +92,7 @@ fn tasks(config_path: PathBuf) -> Launcher {
 ///
 /// # Errors
 /// Why it cannot start, or does not understand what it is told.
-pub fn role(role: Role, config_path: Option<PathBuf>) -> anyhow::Result<()> {
+pub fn role(role: Role, reception: PathBuf, config_path: Option<PathBuf>) -> anyhow::Result<()> {
     let connection = take_connection().context("this is started by `doorbell serve` alone")?;
     let runtime = match role {
         Role::Control => runtime()?,
@@ -102,9 +102,9 @@ pub fn role(role: Role, config_path: Option<PathBuf>) -> anyhow::Result<()> {
         match role {
             Role::Control => {
                 let config_path = config_path.context("no configuration is named")?;
-                control::run(connection, config_path, Household::Own).await
+                control::run(connection, config_path, Household::Own { reception }).await
             }
-            Role::Proxy => server::run(connection, Household::Own).await,
+            Role::Proxy => server::run(connection, Household::Own { reception }).await,
         }
     });
     runtime.shutdown_timeout(LAST_TASKS);

@@ -6,17 +6,20 @@
 use std::{
     collections::HashSet,
     fs::File,
+    io::ErrorKind,
     os::{fd::OwnedFd, unix::net::UnixStream},
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
 use arc_swap::{ArcSwap, ArcSwapOption};
-use doorbell_config::spec::{AccessLogSpec, AppSpec, LogOutput, ServerSpec};
+use doorbell_config::spec::{AccessLogSpec, AppSpec, LogOutput, LogSpec, ServerSpec};
 use doorbell_supervisor::{
     protocol::{Apply, FromProxy, Hello, Listening, Role, TRUSTED_LIMITS, ToProxy, VERSION},
-    wire::{self, Receiver, Sender},
+    reception,
+    wire::{self, Frame, Receiver, Sender},
 };
 use pingora_timeout::fast_timeout::set_fast_timeout_to_tokio_threshold;
 use tokio::sync::{oneshot, watch};
@@ -39,12 +42,45 @@ use crate::{
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
 /// Whether the role is a process of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Household {
-    /// It is, and begins to log by itself.
-    Own,
+    /// It is: it begins to log by itself, outlives its supervisor, and finds the next one here.
+    Own {
+        /// Where to call.
+        reception: PathBuf,
+    },
     /// It is a task among others.
     Shared,
+}
+
+impl Household {
+    /// Another supervisor, if one will come.
+    pub async fn next_supervisor(&self) -> Option<UnixStream> {
+        match self {
+            Self::Own { reception } => reception::call(reception).await,
+            Self::Shared => None,
+        }
+    }
+
+    /// Begins to log, if nobody does it for us.
+    ///
+    /// # Errors
+    /// If the level is no filter.
+    pub fn start_logging(&self, spec: &LogSpec) -> anyhow::Result<()> {
+        match self {
+            Self::Own { .. } => logging::start(spec),
+            Self::Shared => Ok(()),
+        }
+    }
+}
+
+/// Why there are no more messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// It was to end, and has.
+    Drained,
+    /// The supervisor is gone.
+    Orphaned,
 }
 
 /// The way back to the supervisor.
@@ -55,6 +91,10 @@ struct Proxy {
     shared: Arc<Shared>,
     workers: Vec<Worker>,
     line: Line,
+    /// What the supervisor calls us.
+    number: u32,
+    /// What is listened on, with sockets to hand back to a supervisor that has lost its own.
+    listening: Vec<(Listening, Vec<Arc<OwnedFd>>)>,
     /// For the next `Apply`.
     apps: Vec<Arc<AppSpec>>,
     sockets: Vec<(Listening, Vec<OwnedFd>)>,
@@ -70,29 +110,30 @@ struct Proxy {
     control: Option<figures_desk::Desk>,
 }
 
-/// Serves until it is told to end, or nobody is left to tell it.
+/// Serves until it is told to end, or nobody will ever tell it.
 ///
 /// # Errors
 /// Why it cannot start, or does not understand what it is told.
 pub async fn run(connection: UnixStream, household: Household) -> anyhow::Result<()> {
     let (sender, mut receiver) = wire::open::<ToProxy>(connection, TRUSTED_LIMITS)?;
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    let hello = Hello { role: Role::Proxy, number: None, protocol: VERSION, version };
-    sender.send(&FromProxy::Hello(hello))?;
+    sender.send(&FromProxy::Hello(hello(None, false)))?;
     sender.send(&FromProxy::Introduced)?;
-    let Some((ToProxy::Welcome { workers, server, .. }, _)) = receiver.next().await? else {
+    let Some((ToProxy::Welcome { number, workers, server }, _)) = receiver.next().await? else {
         bail!("the supervisor began with something else than a welcome");
     };
-    if household == Household::Own {
-        logging::start(&server.log)?;
-    }
+    household.start_logging(&server.log)?;
     install_tls_provider();
     // Pingora's own clock is a thread that wakes a hundred times a second once it was used.
     set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
-    let mut proxy = Proxy::new(*server, workers, sender)?;
-    let outcome = proxy.serve(&mut receiver).await;
+    let mut proxy = Proxy::new(*server, number, workers, sender)?;
+    let outcome = proxy.serve_whoever_supervises(receiver, &household).await;
     proxy.finish().await;
     outcome
+}
+
+fn hello(number: Option<u32>, is_draining: bool) -> Hello {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Hello { role: Role::Proxy, number, is_draining, protocol: VERSION, version }
 }
 
 /// Another role in this process may have done it.
@@ -102,7 +143,12 @@ fn install_tls_provider() {
 }
 
 impl Proxy {
-    fn new(server: ServerSpec, workers: usize, sender: Sender) -> anyhow::Result<Self> {
+    fn new(
+        server: ServerSpec,
+        number: u32,
+        workers: usize,
+        sender: Sender,
+    ) -> anyhow::Result<Self> {
         let line: Line = Arc::new(ArcSwapOption::from_pointee(sender));
         let shared = Arc::new(shared(server, Arc::clone(&line)));
         let (shutdown, shutting_down) = watch::channel(false);
@@ -117,6 +163,8 @@ impl Proxy {
             shared,
             workers,
             line,
+            number,
+            listening: Vec::new(),
             apps: Vec::new(),
             sockets: Vec::new(),
             access_log: None,
@@ -129,22 +177,63 @@ impl Proxy {
         })
     }
 
-    async fn serve(&mut self, messages: &mut Receiver<ToProxy>) -> anyhow::Result<()> {
+    /// Serves on when the supervisor is gone: running apps answer as before, and who wants another
+    /// waits until somebody is there who can start it.
+    async fn serve_whoever_supervises(
+        &mut self,
+        mut messages: Receiver<ToProxy>,
+        household: &Household,
+    ) -> anyhow::Result<()> {
+        while self.serve(&mut messages).await? == End::Orphaned {
+            self.line.store(None);
+            let drained = self.drained();
+            let connection = tokio::select! {
+                connection = household.next_supervisor() => connection,
+                () = drained => None,
+            };
+            let Some(connection) = connection else { return Ok(()) };
+            messages = self.introduce_again(connection)?;
+        }
+        Ok(())
+    }
+
+    /// Tells a new supervisor who it is, and what it has.
+    fn introduce_again(&self, connection: UnixStream) -> anyhow::Result<Receiver<ToProxy>> {
+        let (sender, receiver) = wire::open::<ToProxy>(connection, TRUSTED_LIMITS)?;
+        sender.send(&FromProxy::Hello(hello(Some(self.number), self.draining.is_some())))?;
+        if self.draining.is_none() {
+            for (listening, sockets) in &self.listening {
+                let message = FromProxy::Listening(listening.clone());
+                sender.send_frame(Frame::with(&message, sockets.clone())?)?;
+            }
+        }
+        sender.send(&FromProxy::Introduced)?;
+        self.line.store(Some(Arc::new(sender)));
+        Ok(receiver)
+    }
+
+    async fn serve(&mut self, messages: &mut Receiver<ToProxy>) -> anyhow::Result<End> {
         loop {
             let drained = self.drained();
             tokio::select! {
-                message = messages.next() => match message? {
-                    Some((message, descriptors)) => self.take(message, descriptors).await?,
-                    None => return Ok(()),
+                message = messages.next() => match message {
+                    Ok(Some((message, descriptors))) => self.take(message, descriptors).await?,
+                    Ok(None) => return Ok(End::Orphaned),
+                    // It was killed in the midst of a word.
+                    Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                        return Ok(End::Orphaned);
+                    }
+                    Err(error) => return Err(error.into()),
                 },
-                () = drained => return Ok(()),
+                () = drained => return Ok(End::Drained),
             }
         }
     }
 
     async fn take(&mut self, message: ToProxy, with: Vec<OwnedFd>) -> anyhow::Result<()> {
         match message {
-            ToProxy::Welcome { .. } => bail!("the supervisor said welcome twice"),
+            // A supervisor that is new to us.
+            ToProxy::Welcome { number, .. } => self.number = number,
             ToProxy::Apps(apps) => self.apps.extend(apps),
             ToProxy::Listen(listening) => self.sockets.push((listening, with)),
             ToProxy::AccessLog(spec) => self.log_to(spec, with)?,
@@ -178,7 +267,7 @@ impl Proxy {
         self.shared.gates.prune(&table, &difference.gone);
         self.health.change(&table, &difference);
         for (listening, sockets) in std::mem::take(&mut self.sockets) {
-            self.listen(&listening, sockets).await;
+            self.listen(listening, sockets).await;
         }
         tracing::debug!(took = ?since.elapsed(), "configuration taken over");
         let ignored = self.ignore(apply.ignore).await;
@@ -192,18 +281,29 @@ impl Proxy {
         });
     }
 
-    async fn listen(&self, listening: &Listening, sockets: Vec<OwnedFd>) {
+    async fn listen(&mut self, listening: Listening, sockets: Vec<OwnedFd>) {
+        if self.listening.iter().any(|(known, _)| known.number == listening.number) {
+            // A new supervisor sends back what it got from us.
+            return;
+        }
+        let mut kept = Vec::with_capacity(sockets.len());
         for (worker, descriptor) in self.workers.iter().cycle().zip(sockets) {
             let (number, address) = (listening.number, listening.address.clone());
+            match descriptor.try_clone() {
+                Ok(clone) => kept.push(Arc::new(clone)),
+                Err(error) => tracing::error!(%address, %error, "a socket cannot be kept"),
+            }
             let socket = Socket { number, descriptor, address };
             if !worker.tell(Order::Listen(socket)).await {
                 tracing::error!(address = %listening.address, "a worker has ended and does not listen");
             }
         }
+        self.listening.push((listening, kept));
     }
 
     /// Gives up listeners; what comes back resolves when nobody waits there any more.
-    async fn ignore(&self, numbers: Vec<u64>) -> Vec<oneshot::Receiver<()>> {
+    async fn ignore(&mut self, numbers: Vec<u64>) -> Vec<oneshot::Receiver<()>> {
+        self.listening.retain(|(listening, _)| !numbers.contains(&listening.number));
         let mut ignored = Vec::new();
         for number in numbers {
             for worker in &self.workers {
@@ -241,6 +341,7 @@ impl Proxy {
     /// Accepts nobody any more; who is there may finish.
     async fn drain(&mut self, limit: Duration) {
         self.draining = Some(Instant::now() + limit);
+        self.listening.clear();
         // Nobody may listen any more, which is as good.
         let _ = self.shutdown.send(true);
         for worker in &self.workers {

@@ -18,6 +18,7 @@ pub mod message;
 mod output;
 mod probe;
 pub mod protocol;
+pub mod reception;
 pub mod service_notify;
 mod snapshots;
 mod supervisor;

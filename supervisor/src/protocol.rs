@@ -49,6 +49,9 @@ pub struct Hello {
     pub role: Role,
     /// Its number, if it had one from an earlier supervisor.
     pub number: Option<u32>,
+    /// Whether it was told to end, and only finishes what it has.
+    #[serde(default)]
+    pub is_draining: bool,
     /// The protocol that it speaks.
     pub protocol: u32,
     /// Its version, for the log.

@@ -3,7 +3,7 @@
 //! It holds no state of any app: it carries requests to the desk and reads what the desk
 //! published. Read `desk` next.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 use doorbell_config::name::AppId;
 use serde::{Deserialize, Serialize};
@@ -11,9 +11,9 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
     desk::{Channels, Desk},
-    driver::Meter,
+    driver::{Driver, Meter},
     mailbox::Mailbox,
-    message::{GateOrder, GateReport, Instruction, Snapshot, Usage, Verb},
+    message::{GateOrder, GateReport, Generation, Instruction, Snapshot, Usage, Verb},
     snapshots::{Change, Snapshots},
 };
 
@@ -156,6 +156,7 @@ pub struct Supervisor {
     mailbox: Arc<Mailbox>,
     snapshots: Snapshots,
     meter: Arc<Meter>,
+    driver: Arc<Driver>,
 }
 
 impl Supervisor {
@@ -180,10 +181,10 @@ impl Supervisor {
             snapshots: snapshots.clone(),
         };
         let desk = Desk::new(options, channels)?;
-        let meter = desk.meter();
+        let (meter, driver) = (desk.meter(), desk.driver());
         // The desk ends with its shutdown, which the last handle's end brings about at the latest.
         tokio::spawn(desk.run());
-        Ok((Self { requests, mailbox, snapshots, meter }, gates))
+        Ok((Self { requests, mailbox, snapshots, meter, driver }, gates))
     }
 
     /// Applies an instruction; returns when it is applied, which is not when every app it starts is
@@ -233,6 +234,17 @@ impl Supervisor {
         self.ask(Request::Operate { app, verb, patience, done }, outcome)
             .await
             .unwrap_or(Err(OperateError::ShuttingDown))
+    }
+
+    /// Folder of what concerns this run alone: sockets, records of instances.
+    #[must_use]
+    pub fn run_dir(&self) -> PathBuf {
+        self.driver.run_dir()
+    }
+
+    /// Takes back what another process held for an instance while there was no supervisor.
+    pub fn hand_back(&self, app: AppId, generation: Generation, held: Vec<OwnedFd>) {
+        self.driver.hand_back(app, generation, held);
     }
 
     /// Takes a report from a gate. Never blocks and never fails.

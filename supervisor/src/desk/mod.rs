@@ -146,6 +146,10 @@ impl Desk {
         self.meter.clone()
     }
 
+    pub(crate) fn driver(&self) -> Arc<Driver> {
+        self.driver.clone()
+    }
+
     /// Runs until everything is shut down.
     pub(crate) async fn run(mut self) {
         let scanner = self.driver.scanner();

@@ -24,7 +24,9 @@ mod usage;
 mod watch;
 
 use std::{
+    collections::HashMap,
     io,
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -43,7 +45,7 @@ pub(crate) use self::{
     children::{adopt_strays, reap_strays},
     endpoint::create_private,
     leftover::Leftovers,
-    procfs::Scanner,
+    procfs::{Process, Scanner},
     root::Root,
     usage::Meter,
 };
@@ -65,6 +67,8 @@ pub(crate) struct Driver {
     logs: Logs,
     /// Soft limit on open files that instances get, if not ours.
     open_files: Option<u64>,
+    /// What another process kept open for instances of an earlier supervisor.
+    held: Mutex<HashMap<(AppId, Generation), Vec<OwnedFd>>>,
 }
 
 /// One instance to be run.
@@ -137,7 +141,14 @@ impl Driver {
             pace: Pace::default(),
             logs: Logs::new(log_dir),
             open_files,
+            held: Mutex::default(),
         }
+    }
+
+    /// Takes back what another process held for an instance.
+    pub(crate) fn hand_back(&self, app: AppId, generation: Generation, held: Vec<OwnedFd>) {
+        let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert((app, generation), held);
     }
 
     pub(crate) fn scanner(&self) -> Arc<Scanner> {

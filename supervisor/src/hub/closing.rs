@@ -137,6 +137,9 @@ impl Hub {
             proxy.peer.runner.ended().await;
         }
         self.office.end(Fate::Die);
+        if let Some(reception) = &self.reception {
+            reception.close();
+        }
         for (address, _) in self.office.admin.drain(..) {
             if let ListenAddr::Unix(path) = address {
                 // Somebody else may have removed it already.

@@ -161,6 +161,10 @@ fn open_file(path: &Path) -> io::Result<File> {
 impl Hub {
     /// Makes a configuration the one that holds. The wish is answered when every proxy has it.
     pub(super) async fn configure(&mut self, wish: (Number, u64), wanted: Wanted) {
+        if !self.returning.is_over() {
+            self.returning.postponed = Some((wish, wanted));
+            return;
+        }
         let opened = match self.open_for(&wanted.server) {
             Ok(opened) => opened,
             Err(error) => return self.refuse_configuration(wish, error),

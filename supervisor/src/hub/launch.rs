@@ -19,6 +19,7 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use crate::{
     driver::{Root, children},
     protocol::Role,
+    reception::Reception,
 };
 
 /// Time between a role's goodbye and its end.
@@ -88,11 +89,16 @@ impl fmt::Debug for Launcher {
 }
 
 impl Launcher {
-    /// Starts a role at the other end of `connection`.
-    pub(super) fn start(&self, role: Role, connection: UnixStream) -> io::Result<Runner> {
+    /// Starts a role at the other end of `connection`. It finds a later supervisor at `reception`.
+    pub(super) fn start(
+        &self,
+        role: Role,
+        connection: UnixStream,
+        reception: Option<&Reception>,
+    ) -> io::Result<Runner> {
         match self {
             Self::Processes(processes) => {
-                let (pid, pidfd) = processes.spawn(role, connection.into())?;
+                let (pid, pidfd) = processes.spawn(role, connection.into(), reception)?;
                 Runner::of(role, pid, pidfd)
             }
             Self::Tasks(start) => Ok(Runner::task(role, start(role, connection))),
@@ -101,7 +107,12 @@ impl Launcher {
 }
 
 impl Processes {
-    fn spawn(&self, role: Role, connection: OwnedFd) -> io::Result<(u32, OwnedFd)> {
+    fn spawn(
+        &self,
+        role: Role,
+        connection: OwnedFd,
+        reception: Option<&Reception>,
+    ) -> io::Result<(u32, OwnedFd)> {
         let mut command = Command::new(&self.binary);
         // Not in our group: a terminal's Ctrl-C is for us alone, who shut down in order.
         command.process_group(0).stdin(Stdio::from(connection));
@@ -114,6 +125,9 @@ impl Processes {
                 command.args(&self.proxy).env_clear().envs(kept)
             }
         };
+        if let Some(reception) = reception {
+            command.arg("--reception").arg(reception.path());
+        }
         if let Some(user) = self.user {
             // Without further groups: setgroups(2) is called too.
             command.gid(user.gid).uid(user.uid);

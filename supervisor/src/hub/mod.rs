@@ -14,6 +14,7 @@ mod launch;
 mod office;
 mod peer;
 mod proxies;
+mod returning;
 mod signals;
 mod socket_file;
 mod sockets;
@@ -37,12 +38,14 @@ use self::{
     office::Office,
     peer::Told,
     proxies::Proxy,
+    returning::Returning,
     signals::{Asked, Signals},
     switchboard::{Number, Outcome, Switchboard},
 };
 use crate::{
     message::GateOrder,
     protocol::{Answer, ConfigureError, Role, ToControl},
+    reception::Reception,
     service_notify,
     snapshots::Change,
     supervisor::{ShutdownReport, Supervisor, SupervisorError, SupervisorOptions},
@@ -97,6 +100,10 @@ enum Event {
     Answered { control: Number, wish: u64, answer: Answer },
     /// A role that ended is to be started again.
     Restart(Role),
+    /// A process wants to come back.
+    Came(u32, std::os::unix::net::UnixStream),
+    /// Everybody is there: this may be configured now.
+    Configure((Number, u64), Box<configure::Wanted>),
     /// The desk is closed.
     DeskClosed(ShutdownReport),
 }
@@ -119,6 +126,8 @@ struct Hub {
     turns: Vec<Turn>,
     next: Next,
     restarts: BTreeMap<&'static str, Restarts>,
+    reception: Option<Reception>,
+    returning: Returning,
     closing: Option<Closing>,
     failed: Option<HubError>,
 }
@@ -144,7 +153,7 @@ struct Restarts {
 pub async fn run(options: HubOptions) -> Result<(), HubError> {
     let mut signals = Signals::new().map_err(|error| HubError::System("catch signals", error))?;
     let mut hub = Hub::new(options)?;
-    let opened = hub.open();
+    let opened = hub.expect();
     if opened.is_ok() {
         hub.work(&mut signals).await;
     }
@@ -158,6 +167,7 @@ impl Hub {
     fn new(options: HubOptions) -> Result<Self, HubError> {
         let (desk, orders) = Supervisor::start(options.supervisor.clone())?;
         let changes = desk.changes();
+        let reception = Reception::of(&options.launcher, &desk.run_dir());
         Ok(Self {
             options,
             desk,
@@ -174,33 +184,23 @@ impl Hub {
             turns: Vec::new(),
             next: Next::default(),
             restarts: BTreeMap::new(),
+            reception,
+            returning: Returning::default(),
             closing: None,
             failed: None,
         })
     }
 
-    /// Operators first, so that a second Doorbell on the same socket starts nothing.
-    fn open(&mut self) -> Result<(), HubError> {
-        for address in self.options.server.admin.clone() {
-            let socket = sockets::open_admin(&address)
-                .map_err(|error| HubError::Admin(address.clone(), error))?;
-            tracing::info!(%address, "admin listening");
-            self.office.admin.push((address, socket));
-        }
-        let started = |role: Role| move |error| HubError::System(role.start(), error);
-        self.start_control().map_err(started(Role::Control))?;
-        self.start_proxy().map_err(started(Role::Proxy))
-    }
-
     async fn work(&mut self, signals: &mut Signals) {
         while !self.is_over() {
-            let deadline = self.deadline();
+            let (deadline, returning) = (self.deadline(), self.returning.deadline());
             tokio::select! {
                 asked = signals.next() => self.asked(asked),
                 Some(event) = self.events.1.recv() => self.take(event).await,
                 Some(order) = self.orders.recv() => self.order(order),
                 change = self.changes.recv() => self.tell_change(change),
                 () = until(deadline) => self.deadline_passed(),
+                () = until(returning) => self.give_up_waiting(),
             }
         }
     }
@@ -213,6 +213,8 @@ impl Hub {
             Event::Told(number, told) => self.told_by_control(number, told).await,
             Event::Answered { control, wish, answer } => self.answer(control, wish, answer),
             Event::Restart(role) => self.restart(role),
+            Event::Came(pid, stream) => self.came(pid, stream),
+            Event::Configure(wish, wanted) => self.configure(wish, *wanted).await,
             Event::DeskClosed(report) => self.desk_closed(report),
         }
     }
@@ -287,12 +289,12 @@ impl Hub {
     }
 
     fn restart(&mut self, role: Role) {
-        if self.closing.is_some() {
+        if self.closing.is_some() || !self.returning.is_over() {
             return;
         }
         let started = match role {
             Role::Control => self.start_control(),
-            Role::Proxy => self.start_proxy(),
+            Role::Proxy => self.start_proxy().map(drop),
         };
         if let Err(error) = started {
             tracing::error!(?role, %error, "cannot start a process of doorbell's own; trying again");

@@ -1,14 +1,19 @@
 //! The control process: it faces operators, and says what is to be.
 
-use std::{io, os::fd::OwnedFd, sync::Arc};
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    sync::Arc,
+};
 
 use doorbell_config::spec::{AppSpec, ListenAddr};
 
 use super::{
     Event, Hub, HubError,
     configure::Wanted,
-    launch::Fate,
+    launch::{Fate, Runner},
     peer::{Peer, Told},
+    sockets,
     switchboard::Number,
 };
 use crate::protocol::{
@@ -45,8 +50,19 @@ impl Office {
         }
     }
 
+    /// Whoever is there, and its process.
+    pub(super) fn known(&self) -> Option<(Number, u32)> {
+        let peer = self.peer.as_ref()?;
+        Some((peer.number, peer.runner.pid?))
+    }
+
     fn is(&self, number: Number) -> bool {
         self.peer.as_ref().is_some_and(|peer| peer.number == number)
+    }
+
+    /// Whether this one is there and has not said who it is.
+    pub(super) fn is_coming(&self, number: Number) -> bool {
+        !self.is_open && self.is(number)
     }
 
     /// Whether nobody is there.
@@ -64,11 +80,37 @@ impl Office {
 
 impl Hub {
     pub(super) fn start_control(&mut self) -> io::Result<()> {
-        let (number, events) = (self.next_role(), self.events.0.clone());
-        let launcher = &self.options.launcher;
-        let peer =
-            Peer::start(launcher, Role::Control, number, TRUSTED_LIMITS, events, Told::Control)?;
+        let (ours, theirs) = UnixStream::pair()?;
+        let runner = self.options.launcher.start(Role::Control, theirs, self.reception.as_ref())?;
+        let number = self.next_role();
+        self.attach_control(number, ours, runner)
+    }
+
+    /// Takes on a control process at the other end of a connection.
+    pub(super) fn attach_control(
+        &mut self,
+        number: Number,
+        connection: UnixStream,
+        runner: Runner,
+    ) -> io::Result<()> {
+        let events = self.events.0.clone();
+        let peer = Peer::attach(connection, runner, number, TRUSTED_LIMITS, events, Told::Control)?;
         self.office.peer = Some(peer);
+        self.note_roles();
+        Ok(())
+    }
+
+    /// Opens the admin addresses that nobody brought.
+    pub(super) fn open_admin(&mut self) -> Result<(), HubError> {
+        for address in self.options.server.admin.clone() {
+            if self.office.admin.iter().any(|(known, _)| *known == address) {
+                continue;
+            }
+            let socket = sockets::open_admin(&address)
+                .map_err(|error| HubError::Admin(address.clone(), error))?;
+            tracing::info!(%address, "admin listening");
+            self.office.admin.push((address, socket));
+        }
         Ok(())
     }
 
@@ -78,13 +120,13 @@ impl Hub {
             return;
         }
         match told {
-            Told::Control(told, _) => self.hear_control(number, told).await,
+            Told::Control(told, descriptors) => self.hear_control(number, told, descriptors).await,
             Told::Proxy(..) => {}
             Told::Gone(error) => self.control_gone(error),
         }
     }
 
-    async fn hear_control(&mut self, number: Number, told: FromControl) {
+    async fn hear_control(&mut self, number: Number, told: FromControl, with: Vec<OwnedFd>) {
         match told {
             FromControl::Hello(hello) => {
                 if hello.protocol != VERSION || hello.role != Role::Control {
@@ -92,15 +134,27 @@ impl Hub {
                     self.office.end(Fate::Die);
                 }
             }
-            FromControl::Held { .. } | FromControl::Admin(_) => {
-                tracing::warn!("the control process brought what it never had");
+            FromControl::Held { app, generation } => self.desk.hand_back(app, generation, with),
+            FromControl::Admin(address) => self.brought_admin(address, with),
+            FromControl::Introduced => {
+                if let Err(error) = self.open_admin() {
+                    return self.fail(error);
+                }
+                self.welcome_control(number);
+                self.look_who_is_back();
             }
-            FromControl::Introduced => self.welcome_control(number),
             FromControl::Apps(apps) => self.office.put.extend(apps),
             FromControl::Wish { number: wish, wish: what } => {
                 self.wish(number, wish, *what).await;
             }
             FromControl::Keep(figures) => self.office.kept = figures,
+        }
+    }
+
+    /// A control process that outlived its supervisor brings the socket of an admin address.
+    fn brought_admin(&mut self, address: ListenAddr, sockets: Vec<OwnedFd>) {
+        for socket in sockets.into_iter().filter(|socket| sockets::listens_on(socket, &address)) {
+            self.office.admin.push((address.clone(), Arc::new(socket)));
         }
     }
 
@@ -173,8 +227,12 @@ impl Hub {
             peer.runner.tell(Fate::Die);
         }
         peer.runner.tell(Fate::Leave);
+        self.note_roles();
         if self.closing.is_some() {
             return self.look_whether_left();
+        }
+        if !self.returning.is_over() {
+            return self.look_who_is_back();
         }
         if self.is_first_start() {
             return self.fail(HubError::Role(Role::Control));

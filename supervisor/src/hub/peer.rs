@@ -9,12 +9,12 @@ use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
 use super::{
-    Event, Launcher,
+    Event,
     launch::{Fate, Runner},
     switchboard::Number,
 };
 use crate::{
-    protocol::{FromControl, FromProxy, Role},
+    protocol::{FromControl, FromProxy},
     wire::{self, Frame, Limits, Sender},
 };
 
@@ -37,10 +37,10 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Starts a role and listens to it.
-    pub(super) fn start<T>(
-        launcher: &Launcher,
-        role: Role,
+    /// Listens to a role at the other end of a connection.
+    pub(super) fn attach<T>(
+        connection: UnixStream,
+        runner: Runner,
         number: Number,
         limits: Limits,
         events: mpsc::Sender<Event>,
@@ -49,9 +49,7 @@ impl Peer {
     where
         T: DeserializeOwned + Send + 'static,
     {
-        let (ours, theirs) = UnixStream::pair()?;
-        let runner = launcher.start(role, theirs)?;
-        let (sender, mut receiver) = wire::open::<T>(ours, limits)?;
+        let (sender, mut receiver) = wire::open::<T>(connection, limits)?;
         let reader = tokio::spawn(async move {
             let end = loop {
                 match receiver.next().await {

@@ -9,14 +9,17 @@ use std::{
 
 use super::{
     Hub, HubError,
-    launch::Fate,
+    configure::Listener,
+    launch::{Fate, Runner},
     peer::{Peer, Told},
+    sockets,
     switchboard::Number,
 };
 use crate::{
     message::{GateOrder, GateReport},
     protocol::{
-        APPS_AT_ONCE, Apply, FromProxy, Hello, PROXY_LIMITS, Role, ToControl, ToProxy, VERSION,
+        APPS_AT_ONCE, Apply, FromProxy, Hello, Listening, PROXY_LIMITS, Role, ToControl, ToProxy,
+        VERSION,
     },
 };
 
@@ -25,6 +28,8 @@ use crate::{
 pub(super) struct Proxy {
     pub(super) peer: Peer,
     pub(super) stage: Stage,
+    /// It outlived an earlier supervisor.
+    pub(super) is_back: bool,
 }
 
 /// How far a proxy is.
@@ -32,8 +37,12 @@ pub(super) struct Proxy {
 pub(super) enum Stage {
     /// Started; it has not said who it is.
     Coming,
+    /// It came back, and only finishes what it has.
+    Leaving,
     /// It waits for its first configuration.
     Waiting,
+    /// Likewise, and only finishes what it has.
+    WaitingToLeave,
     /// It has been sent one.
     Told,
     /// It serves.
@@ -47,35 +56,57 @@ impl Proxy {
         self.peer.tell(&ToProxy::Order(order));
     }
 
+    /// Whether it has not said who it is.
+    pub(super) fn is_coming(&self) -> bool {
+        matches!(self.stage, Stage::Coming | Stage::Leaving)
+    }
+
+    /// Whether it only finishes what it has.
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.stage, Stage::Leaving | Stage::WaitingToLeave | Stage::Draining)
+    }
+
     /// Whether it is kept up to date.
     pub(super) fn takes_part(&self) -> bool {
         match self.stage {
-            Stage::Coming | Stage::Waiting => false,
+            Stage::Coming | Stage::Leaving | Stage::Waiting | Stage::WaitingToLeave => false,
             Stage::Told | Stage::Serving | Stage::Draining => true,
         }
     }
 }
 
 impl Hub {
-    pub(super) fn start_proxy(&mut self) -> io::Result<()> {
-        let (number, events) = (self.next_role(), self.events.0.clone());
-        let launcher = &self.options.launcher;
-        let peer = Peer::start(launcher, Role::Proxy, number, PROXY_LIMITS, events, Told::Proxy)?;
-        self.proxies.insert(number, Proxy { peer, stage: Stage::Coming });
+    pub(super) fn start_proxy(&mut self) -> io::Result<Number> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let runner = self.options.launcher.start(Role::Proxy, theirs, self.reception.as_ref())?;
+        let number = self.next_role();
+        self.attach_proxy(number, ours, runner)?;
+        Ok(number)
+    }
+
+    /// Takes on a proxy at the other end of a connection.
+    pub(super) fn attach_proxy(
+        &mut self,
+        number: Number,
+        connection: UnixStream,
+        runner: Runner,
+    ) -> io::Result<()> {
+        let events = self.events.0.clone();
+        let peer = Peer::attach(connection, runner, number, PROXY_LIMITS, events, Told::Proxy)?;
+        self.proxies.insert(number, Proxy { peer, stage: Stage::Coming, is_back: false });
+        self.note_roles();
         Ok(())
     }
 
     pub(super) fn told_by_proxy(&mut self, number: Number, told: Told) {
-        let told = match told {
-            Told::Proxy(told, descriptors) if descriptors.is_empty() => told,
-            Told::Proxy(..) | Told::Control(..) => {
-                return self.expel(number, "sent descriptors that nobody asked for");
-            }
+        let (told, descriptors) = match told {
+            Told::Proxy(told, descriptors) => (told, descriptors),
+            Told::Control(..) => return,
             Told::Gone(error) => return self.proxy_gone(number, error),
         };
         match told {
             FromProxy::Hello(hello) => self.greeted(number, &hello),
-            FromProxy::Listening(_) => self.expel(number, "brought sockets that it never had"),
+            FromProxy::Listening(listening) => self.brought(number, listening, descriptors),
             FromProxy::Introduced => self.introduced(number),
             FromProxy::Report(report) => self.reported(number, report),
             FromProxy::Applied { turn } => self.applied(number, turn),
@@ -84,16 +115,47 @@ impl Hub {
 
     fn greeted(&mut self, number: Number, hello: &Hello) {
         if hello.protocol != VERSION || hello.role != Role::Proxy {
-            self.expel(number, "speaks another protocol");
+            return self.expel(number, "speaks another protocol");
+        }
+        if let Some(proxy) = self.proxies.get_mut(&number)
+            && proxy.is_back
+            && hello.is_draining
+        {
+            proxy.stage = Stage::Leaving;
+        }
+    }
+
+    /// A proxy that outlived its supervisor brings its listening sockets.
+    fn brought(&mut self, number: Number, listening: Listening, sockets: Vec<OwnedFd>) {
+        let is_back = self.proxies.get(&number).is_some_and(|proxy| {
+            proxy.is_back && matches!(proxy.stage, Stage::Coming | Stage::Leaving)
+        });
+        let are_good = sockets.len() == self.options.workers
+            && sockets.iter().all(|socket| sockets::listens_on(socket, &listening.address));
+        if !is_back || !are_good {
+            return self.expel(number, "brought sockets that are not its own");
+        }
+        self.next.listener = self.next.listener.max(listening.number + 1);
+        // Two proxies may bring the same.
+        if self.listeners.iter().all(|known| known.listening.number != listening.number) {
+            let sockets = sockets.into_iter().map(Arc::new).collect();
+            self.listeners.push(Listener { listening, sockets });
         }
     }
 
     fn introduced(&mut self, number: Number) {
         let Some(proxy) = self.proxies.get_mut(&number) else { return };
-        if proxy.stage != Stage::Coming {
-            return self.expel(number, "introduced itself twice");
-        }
-        proxy.stage = Stage::Waiting;
+        proxy.stage = match proxy.stage {
+            Stage::Coming => Stage::Waiting,
+            Stage::Leaving => Stage::WaitingToLeave,
+            Stage::Waiting
+            | Stage::WaitingToLeave
+            | Stage::Told
+            | Stage::Serving
+            | Stage::Draining => {
+                return self.expel(number, "introduced itself twice");
+            }
+        };
         let server = self.server.as_ref().unwrap_or(&self.options.server);
         proxy.peer.tell(&ToProxy::Welcome {
             number,
@@ -101,16 +163,20 @@ impl Hub {
             server: Box::new(server.clone()),
         });
         self.bring_up(number);
+        self.look_who_is_back();
     }
 
     /// Tells a proxy all that there is, if there is a configuration.
     pub(super) fn bring_up(&mut self, number: Number) {
         let Some(server) = self.server.clone() else { return };
         let Some(proxy) = self.proxies.get_mut(&number) else { return };
-        if proxy.stage != Stage::Waiting {
-            return;
-        }
-        proxy.stage = Stage::Told;
+        proxy.stage = match proxy.stage {
+            Stage::Waiting => Stage::Told,
+            Stage::WaitingToLeave => Stage::Draining,
+            Stage::Coming | Stage::Leaving | Stage::Told | Stage::Serving | Stage::Draining => {
+                return;
+            }
+        };
         let peer = &proxy.peer;
         for apps in self.catalog.served().chunks(APPS_AT_ONCE) {
             peer.tell(&ToProxy::Apps(apps.to_vec()));
@@ -170,6 +236,7 @@ impl Hub {
             proxy.peer.runner.tell(Fate::Die);
         }
         proxy.peer.runner.tell(Fate::Leave);
+        self.note_roles();
         let outcome = self.board.leave(number);
         self.pass_on(outcome);
         self.office.tell(&ToControl::ProxyGone { number });
@@ -177,10 +244,15 @@ impl Hub {
         if self.closing.is_some() {
             return self.look_whether_drained();
         }
+        if !self.returning.is_over() {
+            return self.look_who_is_back();
+        }
         match proxy.stage {
-            Stage::Draining => {}
+            Stage::Draining | Stage::Leaving | Stage::WaitingToLeave => {}
             // Nothing ever worked: whoever started us is to know.
-            Stage::Coming | Stage::Waiting | Stage::Told if self.is_first_start() => {
+            Stage::Coming | Stage::Waiting | Stage::Told
+                if self.is_first_start() && !proxy.is_back =>
+            {
                 self.fail(HubError::Role(Role::Proxy));
             }
             Stage::Coming | Stage::Waiting | Stage::Told | Stage::Serving => {

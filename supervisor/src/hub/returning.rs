@@ -1,0 +1,218 @@
+//! Roles that outlived an earlier supervisor: they are expected for a while, and taken on as they are.
+//!
+//! Until everybody is back, or given up, nothing is configured: a listening socket that is on its way
+//! must not be opened a second time.
+
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    time::Duration,
+};
+
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::time::Instant;
+
+use super::{Event, Hub, HubError, configure::Wanted, launch::Runner, switchboard::Number};
+use crate::{
+    driver::children,
+    protocol::Role,
+    reception::{self, Known, Reception},
+};
+
+/// How long roles are waited for that an earlier supervisor had.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whom we expect back.
+#[derive(Default)]
+pub(super) struct Returning {
+    expected: Vec<Known>,
+    /// Those who came, and have not introduced themselves yet.
+    arriving: Vec<Number>,
+    /// Given up then.
+    deadline: Option<Instant>,
+    /// What is to be configured when everybody is there.
+    pub(super) postponed: Option<((Number, u64), Wanted)>,
+}
+
+impl Returning {
+    /// Whether everybody is there.
+    pub(super) fn is_over(&self) -> bool {
+        self.deadline.is_none()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+}
+
+impl Hub {
+    /// Opens for roles of an earlier supervisor, and starts those that it had not.
+    pub(super) fn expect(&mut self) -> Result<(), HubError> {
+        let Some(reception) = self.reception.clone() else { return self.start_missing() };
+        let expected = reception.known();
+        let listener = reception
+            .open()
+            .map_err(|error| HubError::System("open for the other processes", error))?;
+        let events = self.events.0.clone();
+        tokio::spawn(async move {
+            loop {
+                let caller = listener.accept().await.and_then(|(stream, _)| {
+                    let stream = stream.into_std()?;
+                    Ok((reception::caller(&stream)?, stream))
+                });
+                match caller {
+                    Ok((pid, stream)) => {
+                        // An error means that all is over.
+                        if events.send(Event::Came(pid, stream)).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "one of doorbell's processes cannot come back");
+                        tokio::time::sleep(PATIENCE / 50).await;
+                    }
+                }
+            }
+        });
+        self.next.role = expected.iter().map(|known| known.number).max().unwrap_or(0);
+        if expected.is_empty() {
+            return self.start_missing();
+        }
+        for Known { role, number, pid, .. } in &expected {
+            tracing::info!(?role, number, pid, "outlived its supervisor; expected back");
+        }
+        self.returning.deadline = Some(Instant::now() + PATIENCE);
+        self.returning.expected = expected;
+        Ok(())
+    }
+
+    /// Somebody is at the door.
+    pub(super) fn came(&mut self, pid: u32, stream: UnixStream) {
+        let expected = &mut self.returning.expected;
+        let Some(at) = expected.iter().position(|known| known.pid == pid && known.lives()) else {
+            return tracing::warn!(pid, "a stranger wants to be one of doorbell's processes");
+        };
+        let known = expected.swap_remove(at);
+        match self.take_back(&known, stream) {
+            Ok(()) => {
+                tracing::info!(role = ?known.role, pid, "is back");
+                self.returning.arriving.push(known.number);
+            }
+            Err(error) => {
+                tracing::error!(role = ?known.role, pid, %error, "cannot be taken back");
+                kill(&known);
+            }
+        }
+    }
+
+    fn take_back(&mut self, known: &Known, stream: UnixStream) -> io::Result<()> {
+        let runner = Runner::of(known.role, known.pid, open(known.pid)?)?;
+        match known.role {
+            Role::Control => self.attach_control(known.number, stream, runner),
+            Role::Proxy => {
+                self.attach_proxy(known.number, stream, runner)?;
+                if let Some(proxy) = self.proxies.get_mut(&known.number) {
+                    proxy.is_back = true;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Somebody has introduced itself, or is gone: is everybody there now?
+    pub(super) fn look_who_is_back(&mut self) {
+        let (proxies, office) = (&self.proxies, &self.office);
+        self.returning.arriving.retain(|number| {
+            let is_coming = proxies.get(number).is_some_and(|proxy| proxy.is_coming());
+            is_coming || office.is_coming(*number)
+        });
+        let is_open = !self.returning.is_over();
+        if is_open && self.returning.expected.is_empty() && self.returning.arriving.is_empty() {
+            self.returning.deadline = None;
+            self.note_roles();
+            if let Err(error) = self.start_missing() {
+                return self.fail(error);
+            }
+            if let Some((wish, wanted)) = self.returning.postponed.take() {
+                let events = self.events.0.clone();
+                tokio::spawn(async move {
+                    // An error means that all is over.
+                    let _ = events.send(Event::Configure(wish, Box::new(wanted))).await;
+                });
+            }
+        }
+    }
+
+    /// Who has not come back is replaced.
+    pub(super) fn give_up_waiting(&mut self) {
+        for known in std::mem::take(&mut self.returning.expected) {
+            let Known { role, pid, .. } = known;
+            tracing::error!(?role, pid, "did not come back, and is replaced");
+            kill(&known);
+        }
+        for number in std::mem::take(&mut self.returning.arriving) {
+            self.expel(number, "did not say who it is");
+            if self.office.is_coming(number) {
+                self.office.end(super::launch::Fate::Die);
+            }
+        }
+        self.look_who_is_back();
+    }
+
+    /// Starts what there has to be and is not. Operators first, so that a second Doorbell on the same
+    /// socket starts nothing.
+    fn start_missing(&mut self) -> Result<(), HubError> {
+        let started = |role: Role| move |error| HubError::System(role.start(), error);
+        if self.office.is_empty() {
+            self.open_admin()?;
+            self.start_control().map_err(started(Role::Control))?;
+        }
+        if self.proxies.values().all(|proxy| proxy.is_leaving()) {
+            self.start_proxy().map_err(started(Role::Proxy))?;
+        }
+        Ok(())
+    }
+
+    /// Writes down who runs, for a supervisor that comes after this one.
+    pub(super) fn note_roles(&self) {
+        // While some are expected, the old list is the better one.
+        let Some(reception) = self.reception.as_ref().filter(|_| self.returning.is_over()) else {
+            return;
+        };
+        let proxies = self
+            .proxies
+            .values()
+            .filter_map(|proxy| Some((Role::Proxy, proxy.peer.number, proxy.peer.runner.pid?)));
+        let control = self.office.known().map(|(number, pid)| (Role::Control, number, pid));
+        let known =
+            proxies.chain(control).filter_map(|(role, number, pid)| Known::of(role, number, pid));
+        if let Err(error) = reception.note(&known.collect::<Vec<_>>()) {
+            tracing::error!(%error, "cannot write down which processes are ours");
+        }
+    }
+}
+
+/// A process that is not our child.
+fn open(pid: u32) -> io::Result<OwnedFd> {
+    let pid = children::to_rustix(pid).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
+}
+
+fn kill(known: &Known) {
+    let Ok(handle) = open(known.pid) else { return };
+    // It may have ended between the look and the handle.
+    if known.lives() {
+        // An error means that it has ended by itself.
+        let _ = pidfd_send_signal(handle, Signal::KILL);
+    }
+}
+
+impl Reception {
+    /// The place for roles that are processes.
+    pub(super) fn of(launcher: &super::Launcher, folder: &std::path::Path) -> Option<Self> {
+        match launcher {
+            super::Launcher::Processes(_) => Some(Self::new(folder)),
+            super::Launcher::Tasks(_) => None,
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Where roles that outlived their supervisor find the next one.
+//!
+//! A supervisor that was killed takes neither the proxy nor the control process with it. They call at
+//! a socket in the state folder until somebody answers. Who may come in is decided by what the kernel
+//! says of the caller (`SO_PEERCRED`, socket(7)) and the list of roles that the earlier supervisor
+//! left: pid and start time, so that a reused pid is nobody.
+
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::net::UnixStream as StdStream,
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    net::sockopt::socket_peercred,
+};
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+
+use crate::{driver::Process, protocol::Role};
+
+const SOCKET: &str = "roles.sock";
+const LIST: &str = "roles.json";
+/// Time between two calls.
+const PACE: Duration = Duration::from_millis(20);
+/// Calls that may find no folder before there is nobody to expect any more.
+const WITHOUT_FOLDER: u32 = 250;
+
+/// A role that runs, as the next supervisor is to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// What it is.
+    pub role: Role,
+    /// Its number.
+    pub number: u32,
+    /// Its process id.
+    pub pid: u32,
+    /// When it began, in clock ticks since boot.
+    pub began: u64,
+}
+
+/// The place, in a folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Reception {
+    folder: PathBuf,
+}
+
+impl Known {
+    /// A role that was just started; `None` if it has ended.
+    pub(crate) fn of(role: Role, number: u32, pid: u32) -> Option<Self> {
+        Process::read(pid).map(|process| Self { role, number, pid, began: process.began })
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn lives(&self) -> bool {
+        let process = Process::read(self.pid);
+        process.is_some_and(|process| process.began == self.began && !process.is_zombie)
+    }
+}
+
+impl Reception {
+    pub(crate) fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// Where to call.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.join(SOCKET)
+    }
+
+    /// Opens for those who call.
+    pub(crate) fn open(&self) -> io::Result<UnixListener> {
+        let path = self.path();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let folder = open_folder(&self.folder)?;
+        UnixListener::bind(short(&folder, SOCKET))
+    }
+
+    /// Roles of the earlier supervisor that still run.
+    pub(crate) fn known(&self) -> Vec<Known> {
+        let text = match fs::read(self.folder.join(LIST)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+            Err(error) => {
+                tracing::error!(%error, "cannot read which roles an earlier supervisor had");
+                return Vec::new();
+            }
+        };
+        match serde_json::from_slice::<Vec<Known>>(&text) {
+            Ok(known) => known.into_iter().filter(Known::lives).collect(),
+            Err(error) => {
+                tracing::error!(%error, "cannot understand which roles an earlier supervisor had");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Writes down who runs.
+    pub(crate) fn note(&self, known: &[Known]) -> io::Result<()> {
+        let (path, fresh) = (self.folder.join(LIST), self.folder.join("roles.new"));
+        fs::write(&fresh, serde_json::to_vec(known)?)?;
+        fs::rename(fresh, path)
+    }
+
+    /// Forgets everybody: a shutdown in order.
+    pub(crate) fn close(&self) {
+        for name in [LIST, SOCKET] {
+            // They may not be there.
+            let _ = fs::remove_file(self.folder.join(name));
+        }
+    }
+}
+
+/// Who calls, as the kernel says.
+pub(crate) fn caller(stream: &StdStream) -> io::Result<u32> {
+    let pid = socket_peercred(stream.as_fd())?.pid.as_raw_pid();
+    u32::try_from(pid).map_err(io::Error::other)
+}
+
+/// Calls until a supervisor answers; `None` when there is no place any more where one could.
+pub async fn call(path: &Path) -> Option<StdStream> {
+    let folder = path.parent()?;
+    let mut without_folder = 0;
+    while without_folder < WITHOUT_FOLDER {
+        match open_folder(folder).and_then(|folder| StdStream::connect(short(&folder, SOCKET))) {
+            Ok(stream) => return Some(stream),
+            Err(_) if folder.exists() => without_folder = 0,
+            Err(_) => without_folder += 1,
+        }
+        tokio::time::sleep(PACE).await;
+    }
+    None
+}
+
+fn open_folder(folder: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(folder, flags, Mode::empty())?)
+}
+
+/// A path for sockets in a folder that is open, short enough for unix(7) wherever the folder is.
+fn short(folder: &OwnedFd, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_calls_is_answered_however_long_the_path_is() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("long".repeat(40));
+        fs::create_dir_all(&folder).unwrap();
+        let reception = Reception::new(&folder);
+        // An earlier one left its socket.
+        drop(reception.open().unwrap());
+        let path = reception.path();
+        let calling = tokio::spawn(async move { call(&path).await });
+        let listener = reception.open().unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        assert_eq!(caller(&stream.into_std().unwrap()).unwrap(), std::process::id());
+        assert!(calling.await.unwrap().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_calls_for_ever_where_nobody_can_answer() {
+        assert!(call(Path::new("/nowhere/at/all/roles.sock")).await.is_none());
+    }
+
+    #[test]
+    fn a_pid_that_is_another_process_now_is_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let reception = Reception::new(folder.path());
+        assert!(reception.known().is_empty());
+        let me = Known::of(Role::Proxy, 7, std::process::id()).unwrap();
+        let reused = Known { began: me.began + 1, ..me };
+        reception.note(&[me, reused]).unwrap();
+        assert_eq!(reception.known(), [me]);
+        fs::write(folder.path().join(LIST), "[{").unwrap();
+        assert!(reception.known().is_empty());
+        reception.close();
+        assert!(reception.known().is_empty());
+    }
+}
