@@ -29,8 +29,6 @@ pub enum Instruction {
     Define(Arc<AppSpec>),
     /// Drain, stop and forget this app.
     Remove(AppId),
-    /// What an operator asks for one app.
-    Operate(AppId, Verb),
 }
 
 /// What an operator asks for one app.

@@ -3,7 +3,12 @@
 //! It holds no state of any app: it carries requests to the desk and reads what the desk
 //! published. Read `desk` next.
 
-use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use doorbell_config::name::AppId;
 use serde::{Deserialize, Serialize};
@@ -11,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
     desk::{Channels, Desk},
-    driver::{Driver, Meter},
+    driver::{Custody, Driver, Meter},
     mailbox::Mailbox,
     message::{GateOrder, GateReport, Generation, Instruction, Snapshot, Usage, Verb},
     snapshots::{Change, Snapshots},
@@ -21,6 +26,9 @@ use crate::{
 const ORDERS: usize = 1024;
 /// Requests of operators that may wait for the desk.
 const REQUESTS: usize = 64;
+
+/// Instances that may wait to be taken into custody.
+const CUSTODY: usize = 4096;
 
 /// What a supervisor needs to know at its start.
 #[derive(Clone, Debug)]
@@ -66,9 +74,6 @@ pub enum InstructError {
     /// The supervisor has shut down, or does now.
     #[error("doorbell shuts down")]
     ShuttingDown,
-    /// An [`Instruction::Operate`] failed.
-    #[error(transparent)]
-    Operate(#[from] OperateError),
 }
 
 /// Why a verb was not carried out.
@@ -157,6 +162,7 @@ pub struct Supervisor {
     snapshots: Snapshots,
     meter: Arc<Meter>,
     driver: Arc<Driver>,
+    custody: Arc<Mutex<Option<mpsc::Receiver<Custody>>>>,
 }
 
 impl Supervisor {
@@ -174,28 +180,28 @@ impl Supervisor {
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let (orders, gates) = mpsc::channel(ORDERS);
         let (mailbox, snapshots) = (Arc::<Mailbox>::default(), Snapshots::new());
+        let (custodian, custody) = mpsc::channel(CUSTODY);
         let channels = Channels {
             requests: inbox,
             orders,
             mailbox: mailbox.clone(),
             snapshots: snapshots.clone(),
+            custodian,
         };
         let desk = Desk::new(options, channels)?;
         let (meter, driver) = (desk.meter(), desk.driver());
         // The desk ends with its shutdown, which the last handle's end brings about at the latest.
         tokio::spawn(desk.run());
-        Ok((Self { requests, mailbox, snapshots, meter, driver }, gates))
+        let custody = Arc::new(Mutex::new(Some(custody)));
+        Ok((Self { requests, mailbox, snapshots, meter, driver, custody }, gates))
     }
 
     /// Applies an instruction; returns when it is applied, which is not when every app it starts is
     /// ready.
     ///
     /// # Errors
-    /// When shutting down, or when [`Instruction::Operate`] is refused.
+    /// When shutting down.
     pub async fn instruct(&self, instruction: Instruction) -> Result<(), InstructError> {
-        if let Instruction::Operate(app, verb) = instruction {
-            return Ok(self.operate(app, verb).await?);
-        }
         let (done, applied) = oneshot::channel();
         self.ask(Request::Instruct { instruction, done }, applied)
             .await
@@ -240,6 +246,11 @@ impl Supervisor {
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {
         self.driver.run_dir()
+    }
+
+    /// What another process is to keep open, for the first who asks.
+    pub(crate) fn custody(&self) -> Option<mpsc::Receiver<Custody>> {
+        self.custody.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Takes back what another process held for an instance while there was no supervisor.

@@ -117,6 +117,7 @@ impl Desk {
         if mode_changed {
             app.goal = goal;
         }
+        let are_alike = old.is_some() || self.adopt(id);
         // Gates of new apps hold by themselves; one that was removed before may still refuse.
         let sleeps = old.is_none() && goal == Goal::Down;
         if sleeps && self.is_set_up {
@@ -128,6 +129,9 @@ impl Desk {
         if let Some(program) = program {
             let launch = launch(&program, new);
             self.play(id, Event::Redefined(launch));
+        }
+        if !are_alike {
+            self.play(id, Event::Redefined(Launch::Changed));
         }
         if mode_changed && process.start == StartMode::WithServer && goal == Goal::Down {
             self.play(id, Event::Start);

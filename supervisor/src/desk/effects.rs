@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     Desk,
+    adopt::fingerprint,
     app::{App, Instance, unix_seconds},
 };
 use crate::{
@@ -50,7 +51,7 @@ impl Desk {
         }
     }
 
-    fn perform(&mut self, id: &AppId, effect: Effect) {
+    pub(super) fn perform(&mut self, id: &AppId, effect: Effect) {
         match effect {
             Effect::Enqueue => {
                 if let Some(app) = self.apps.get_mut(id) {
@@ -106,7 +107,8 @@ impl Desk {
         let Some(spec) = app.program.clone() else { return };
         let admitted = Instant::now();
         let queued = app.queued_since.take().map(|since| admitted - since).unwrap_or_default();
-        let job = Job { app: spec, generation, queued, admitted };
+        let fingerprint = fingerprint(&spec);
+        let job = Job { app: spec, generation, fingerprint, queued, admitted };
         let (handle, task) = self.driver.instance(job, self.reports.0.clone());
         let (pid, ready, warnings) = (None, None, Vec::new());
         app.instances.push(Instance { generation, handle, pid, ready, warnings });

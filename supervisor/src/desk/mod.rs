@@ -8,6 +8,7 @@
 //! `define` applies definitions, `operate` verbs, `progress` what instances and gates report;
 //! `app` is what is kept per app, `effects` how decisions are carried out.
 
+mod adopt;
 mod app;
 mod define;
 mod effects;
@@ -27,7 +28,7 @@ use std::{
 use doorbell_config::name::AppId;
 use tokio::{
     sync::{mpsc, oneshot},
-    task::{Id, JoinError, JoinSet},
+    task::{Id, JoinError, JoinHandle, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -38,7 +39,7 @@ use self::{
     timers::Timers,
 };
 use crate::{
-    driver::{self, Driver, Leftovers, Meter, Note, Report},
+    driver::{self, Adoptee, Custody, Driver, Leftovers, Meter, Note, Report},
     lifecycle::{Event, Goal, Off},
     mailbox::Mailbox,
     message::{GateOrder, Generation, Instruction, Refusal},
@@ -57,6 +58,7 @@ pub(crate) struct Channels {
     pub(crate) orders: mpsc::Sender<GateOrder>,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) snapshots: Snapshots,
+    pub(crate) custodian: mpsc::Sender<Custody>,
 }
 
 pub(crate) struct Desk {
@@ -76,10 +78,15 @@ pub(crate) struct Desk {
     driver: Arc<Driver>,
     meter: Arc<Meter>,
     leftovers: Leftovers,
+    /// Instances of an earlier supervisor, until their apps are defined.
+    adoptees: HashMap<AppId, Vec<Adoptee>>,
+    is_adopting: bool,
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     tasks: JoinSet<()>,
     instances: HashMap<Id, (AppId, Generation)>,
     errands: JoinSet<()>,
+    /// The search for processes that nobody adopted; starts wait for it.
+    sweep: Option<JoinHandle<()>>,
     shutdown: Option<Shutdown>,
     /// Locked as long as the desk lives.
     state_dir: StateDir,
@@ -115,9 +122,13 @@ impl Desk {
         driver::adopt_strays()
             .map_err(|source| SupervisorError::System { what: "adopt stray processes", source })?;
         let (state, log) = (state_dir.path().to_owned(), options.log_dir);
-        let driver = Arc::new(Driver::new(state, log, options.open_files));
+        let custodian = channels.custodian.clone();
+        let driver = Arc::new(Driver::new(state, log, options.open_files, custodian));
         let run_dir = driver.run_dir();
         driver::create_private(&run_dir)
+            .map_err(|source| SupervisorError::Folder { path: run_dir.clone(), source })?;
+        let adoptees = driver
+            .adoptees()
             .map_err(|source| SupervisorError::Folder { path: run_dir, source })?;
         Ok(Self {
             apps: HashMap::new(),
@@ -133,10 +144,13 @@ impl Desk {
             meter: Arc::new(Meter::new(driver.scanner())),
             driver,
             leftovers: Leftovers::of(state_dir.path()),
+            adoptees: adopt::by_app(adoptees),
+            is_adopting: true,
             reports: mpsc::channel(REPORTS),
             tasks: JoinSet::new(),
             instances: HashMap::new(),
             errands: JoinSet::new(),
+            sweep: None,
             shutdown: None,
             state_dir,
         })
@@ -158,17 +172,8 @@ impl Desk {
                 tracing::error!(%error, "cannot reap stray processes");
             }
         });
-        let sweep = sweep(self.leftovers.clone(), self.driver.scanner());
-        tokio::pin!(sweep);
-        let mut is_swept = false;
         while !self.is_over() {
-            let wake = tokio::select! {
-                () = &mut sweep, if !is_swept => {
-                    is_swept = true;
-                    Wake::Swept
-                }
-                wake = self.wake() => wake,
-            };
+            let wake = self.wake().await;
             self.take(wake);
         }
         reaper.abort();
@@ -187,6 +192,7 @@ impl Desk {
             reports = self.channels.mailbox.take() => Wake::Gates(reports),
             (app, timer) = self.timers.next() => Wake::Timer(app, timer),
             Some(ended) = self.tasks.join_next_with_id() => Wake::Ended(ended),
+            Some(()) = ended(&mut self.sweep) => Wake::Swept,
             Some(_) = self.errands.join_next() => Wake::Nothing,
             permit = self.channels.orders.reserve(), if !self.outbox.is_empty() => {
                 match (permit, self.outbox.pop_front()) {
@@ -210,6 +216,7 @@ impl Desk {
             Wake::Timer(app, timer) => self.play(&app, Event::Timer(timer)),
             Wake::Ended(ended) => self.ended(ended),
             Wake::Swept => {
+                self.sweep = None;
                 self.line.open();
                 self.settle();
             }
@@ -244,7 +251,11 @@ impl Desk {
             }
             Instruction::Define(spec) => self.define(&spec),
             Instruction::Remove(app) => self.remove(&app),
-            Instruction::Operate(app, verb) => self.operate_unheard(&app, verb),
+        }
+        // The first one says what there is.
+        if self.is_adopting {
+            self.is_adopting = false;
+            self.end_adoption();
         }
     }
 
@@ -347,6 +358,15 @@ async fn sweep(leftovers: Leftovers, scanner: Arc<driver::Scanner>) {
     if let Err(error) = leftovers.end(&scanner).await {
         tracing::warn!(%error, "cannot look for processes of an earlier doorbell");
     }
+}
+
+/// Waits for a task, if there is one. A sweep that failed has said so.
+async fn ended(task: &mut Option<JoinHandle<()>>) -> Option<()> {
+    match task {
+        Some(task) => _ = task.await,
+        None => pending().await,
+    }
+    Some(())
 }
 
 async fn until(moment: Option<Instant>) {

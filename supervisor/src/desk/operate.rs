@@ -57,12 +57,6 @@ impl Desk {
         });
     }
 
-    /// Does it for nobody in particular.
-    pub(super) fn operate_unheard(&mut self, id: &AppId, verb: Verb) {
-        let (done, _) = oneshot::channel();
-        self.operate(id, verb, Patience::Accepted, done);
-    }
-
     fn carry_out(
         &mut self,
         id: &AppId,

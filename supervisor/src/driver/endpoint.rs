@@ -93,6 +93,19 @@ impl Place {
         }
     }
 
+    /// The place of an instance that is taken up.
+    pub(crate) fn adopt(ports: &Arc<Ports>, endpoint: &Endpoint) -> io::Result<Self> {
+        let lease = match endpoint {
+            Endpoint::Tcp(address) => {
+                ports.note(address.port());
+                Lease::Port(address.port(), ports.clone())
+            }
+            Endpoint::Unix(path) => Lease::Socket(path.clone()),
+            Endpoint::Upstream => return Err(io::ErrorKind::InvalidData.into()),
+        };
+        Ok(Self { endpoint: endpoint.clone(), listener: None, lease })
+    }
+
     /// The port, if it is one.
     pub(crate) fn port(&self) -> Option<u16> {
         match &self.lease {

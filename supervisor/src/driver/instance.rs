@@ -16,10 +16,11 @@ use tokio::{
 };
 
 use super::{
-    Driver, Job, Note, Order, Report, Witness,
-    endpoint::{EndpointError, Place, base36, create_private, socket_folder},
+    Adoptee, Driver, Job, Note, Order, Report, Witness, adopt,
+    endpoint::{EndpointError, Place, create_private, socket_folder},
     launch::{Launch, LaunchError, Surroundings},
     notify::NotifySocket,
+    record::{Phase, Record},
     root::{Exit, Root},
     spawn::{self, Spawned},
     stop::Ending,
@@ -29,7 +30,7 @@ use super::{
 use crate::{
     lifecycle::Failure,
     message::{Endpoint, StartTimes},
-    output::Capture,
+    output::{Capture, OutputPipe},
     probe::{self, Started},
 };
 
@@ -77,34 +78,55 @@ struct End {
 }
 
 /// A spawned instance.
-struct Instance {
-    driver: Arc<Driver>,
-    job: Job,
-    stop: StopSpec,
-    place: Place,
-    notify: Option<NotifySocket>,
-    root: Root,
-    capture: Capture,
-    wires: Wires,
-    started: Option<Started>,
-    spawned_at: Instant,
+pub(super) struct Instance {
+    pub(super) driver: Arc<Driver>,
+    pub(super) job: Job,
+    pub(super) stop: StopSpec,
+    pub(super) place: Place,
+    pub(super) notify: Option<NotifySocket>,
+    pub(super) root: Root,
+    pub(super) capture: Capture,
+    pub(super) wires: Wires,
+    /// While it is starting.
+    pub(super) started: Option<Started>,
+    pub(super) spawned_at: Instant,
+    /// What is written down of it.
+    pub(super) record: Record,
 }
 
 /// Runs one instance to its end.
 pub(super) async fn run(driver: Arc<Driver>, job: Job, wires: Wires) {
     let reports = wires.reports.clone();
+    let spawned = Instance::spawn(driver.clone(), job.clone(), wires).await;
+    let spawned = spawned.map_err(|error| error.to_string());
+    live_and_go(&driver, &job, spawned, &reports).await;
+}
+
+/// Takes up one instance as it is, and runs it to its end.
+pub(super) async fn take_up(driver: Arc<Driver>, job: Job, wires: Wires, adoptee: Adoptee) {
+    let reports = wires.reports.clone();
+    let adopted = Instance::adopt(driver.clone(), job.clone(), wires, adoptee);
+    let adopted = adopted.map_err(|error| format!("cannot be taken up: {error}"));
+    live_and_go(&driver, &job, adopted, &reports).await;
+}
+
+async fn live_and_go(
+    driver: &Driver,
+    job: &Job,
+    instance: Result<Instance, String>,
+    reports: &mpsc::Sender<Report>,
+) {
     let report = |note| Report { app: job.app.id.clone(), generation: job.generation, note };
-    let gone = report(Note::Gone);
-    match Instance::spawn(driver, job.clone(), wires).await {
+    match instance {
         Ok(instance) => instance.live().await,
-        Err(error) => {
-            let reason = error.to_string();
+        Err(reason) => {
             let failed = Note::Failed { failure: Failure::Crashed, reason };
             // The desk outlives its instances; without it nobody needs to know.
             let _ = reports.send(report(failed)).await;
         }
     }
-    let _ = reports.send(gone).await;
+    driver.forget(job);
+    let _ = reports.send(report(Note::Gone)).await;
 }
 
 impl Instance {
@@ -120,27 +142,48 @@ impl Instance {
         let spawning = tokio::task::spawn_blocking(move || {
             spawn_blocking(&shared, &ours, &process, path.as_deref())
         });
-        let (place, marker, spawned) = spawning.await.map_err(io::Error::from)??;
+        let (place, marker, spawned, record) = spawning.await.map_err(io::Error::from)??;
         let spawned_at = Instant::now();
-        let Spawned { pid, pidfd, output, output_inode } = spawned;
+        let Spawned { pid, pidfd, output } = spawned;
         let root = Root::watch(pid, pidfd)?;
-        let tree = Tree::of(pid, marker, output_inode);
+        let kept = adopt::keep(&output, notify.as_ref())?;
+        let tree = Tree::of(pid, marker, output.identity());
         *wires.witness.tree.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree);
         let spec = job.process()?;
         let stop = spec.stop;
         let log = driver.logs.open(&job.app.id, spec.logs);
         let capture = Capture::start(output, log, wires.witness.tail.clone())?;
+        driver.hold(&job, kept);
         let started = Some(started);
-        Ok(Self { driver, job, stop, place, notify, root, capture, wires, started, spawned_at })
+        Ok(Self {
+            driver,
+            job,
+            stop,
+            place,
+            notify,
+            root,
+            capture,
+            wires,
+            started,
+            spawned_at,
+            record,
+        })
     }
 
     async fn live(mut self) {
-        self.tell(Note::Spawned(self.root.pid())).await;
-        self.say(format!("started, pid {}", self.root.pid())).await;
-        let order = match self.start().await {
-            Ok(endpoint) => self.serve(endpoint).await,
-            Err(order) => order,
+        let order = match self.record.ready.clone() {
+            // It was taken up as it serves.
+            Some((endpoint, _)) => self.serve(endpoint).await,
+            None => {
+                self.tell(Note::Spawned(self.root.pid())).await;
+                self.say(format!("started, pid {}", self.root.pid())).await;
+                match self.start().await {
+                    Ok(endpoint) => self.serve(endpoint).await,
+                    Err(order) => order,
+                }
+            }
         };
+        self.note_phase(Phase::Leaving).await;
         self.end(order).await;
     }
 
@@ -158,12 +201,24 @@ impl Instance {
             Ok((endpoint, times)) => {
                 self.started = None;
                 self.tell(Note::Ready { endpoint: endpoint.clone(), times }).await;
+                self.record.ready = Some((endpoint.clone(), times));
+                self.note_phase(Phase::Ready).await;
                 Ok(endpoint)
             }
             Err(end) => {
                 self.tell_end(end, "before it was ready").await;
                 Err(Order::Stop(self.stop))
             }
+        }
+    }
+
+    /// Writes down how far it is.
+    async fn note_phase(&mut self, phase: Phase) {
+        self.record.phase = phase;
+        let (driver, record) = (self.driver.clone(), self.record.clone());
+        let noted = tokio::task::spawn_blocking(move || driver.note(&record));
+        if let Err(error) = noted.await {
+            tracing::error!(app = %self.job.app.id, %error, "the state of an instance is not noted");
         }
     }
 
@@ -333,9 +388,8 @@ async fn ordered(inbox: &mut channel::Receiver<Order>) -> Order {
 }
 
 fn listen_for_notes(driver: &Driver, job: &Job) -> io::Result<NotifySocket> {
-    let folder = socket_folder(&driver.run_dir(), &job.app.id);
-    create_private(&folder)?;
-    NotifySocket::bind(folder.join(format!("{}.notify", base36(job.generation.0))))
+    create_private(&socket_folder(&driver.run_dir(), &job.app.id))?;
+    NotifySocket::bind(driver.notify_path(&job.app.id, job.generation))
 }
 
 /// The part of a start that blocks: until the program is executed, or failed to be.
@@ -344,19 +398,25 @@ fn spawn_blocking(
     job: &Job,
     process: &ProcessSpec,
     notify_socket: Option<&std::path::Path>,
-) -> Result<(Place, String, Spawned), SpawnError> {
+) -> Result<(Place, String, Spawned, Record), SpawnError> {
     let sockets = socket_folder(&driver.run_dir(), &job.app.id);
     let probe = &process.ready.probe;
     let mut place =
         Place::prepare(process.endpoint, probe, &driver.ports, &sockets, job.generation)?;
     let around = Surroundings { place: &place, notify_socket, state_dir: &driver.state_dir };
     let launch = Launch::of(&job.app, process, job.generation, &around)?;
-    let spawned = spawn::spawn(&launch, place.listener.take(), driver.open_files);
+    create_private(&sockets)?;
+    let output = OutputPipe::create(&driver.output_path(&job.app.id, job.generation))?;
+    let spawned = spawn::spawn(&launch, output, place.listener.take(), driver.open_files);
     let spawned = spawned.map_err(|source| SpawnError::Execute {
         program: launch.program.display().to_string(),
         source,
     })?;
-    Ok((place, launch.marker, spawned))
+    let (app, generation) = (job.app.id.clone(), job.generation);
+    let record =
+        Record::new(app, generation, spawned.pid, place.endpoint.clone(), job.fingerprint)?;
+    driver.note(&record);
+    Ok((place, launch.marker, spawned, record))
 }
 
 /// The moments of a start.

@@ -1,18 +1,20 @@
-//! Processes of an earlier Doorbell that was killed: they still hold ports and locks, and would be
-//! a second copy of their app. They are known by the state folder in their environment, which only
-//! one Doorbell uses at a time.
+//! Processes of an earlier supervisor that was killed, and that are not adopted: they still hold ports
+//! and locks, and would be a second copy of their app. They are known by the state folder in their
+//! environment, which only one Doorbell uses at a time.
 
 use std::{collections::HashSet, io, os::unix::ffi::OsStrExt, path::Path, time::Duration};
 
+use doorbell_config::name::AppId;
 use rustix::process::Signal;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    launch::STATE_DIR,
-    procfs::{self, Process, Scanner},
+    launch::{INSTANCE, STATE_DIR},
+    procfs::{self, Pid, Process, Scanner},
     tree::{self, Tree},
     watch,
 };
+use crate::message::Generation;
 
 /// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
@@ -25,13 +27,20 @@ const PACE: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub(crate) struct Leftovers {
     mark: Vec<u8>,
+    /// Instances that are adopted.
+    spared: HashSet<String>,
 }
 
 impl Leftovers {
     pub(crate) fn of(state_dir: &Path) -> Self {
         let mut mark = format!("{STATE_DIR}=").into_bytes();
         mark.extend_from_slice(state_dir.as_os_str().as_bytes());
-        Self { mark }
+        Self { mark, spared: HashSet::new() }
+    }
+
+    /// Leaves the processes of this instance alone.
+    pub(crate) fn spare(&mut self, app: &AppId, generation: Generation) {
+        self.spared.insert(format!("{app}.{}", generation.0));
     }
 
     /// Ends them all; bounded in time.
@@ -63,12 +72,17 @@ impl Leftovers {
     }
 
     async fn find(&self, scanner: &Scanner) -> io::Result<Vec<Process>> {
-        let (table, mark) = (scanner.table().await?, self.mark.clone());
+        let (table, leftovers) = (scanner.table().await?, self.clone());
         let search = tokio::task::spawn_blocking(move || {
             let own = std::process::id();
             let others = table.all().filter(|p| !p.is_zombie && p.pid != own);
-            others.filter(|p| procfs::has_variable(p.pid, &mark) == Some(true)).copied().collect()
+            others.filter(|p| leftovers.include(p.pid)).copied().collect()
         });
         Ok(search.await?)
+    }
+
+    fn include(&self, pid: Pid) -> bool {
+        let is_ours = procfs::has_variable(pid, &self.mark) == Some(true);
+        is_ours && procfs::variable(pid, INSTANCE).is_none_or(|name| !self.spared.contains(&name))
     }
 }

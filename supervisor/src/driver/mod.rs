@@ -6,6 +6,7 @@
 //!
 //! Read [`instance`] first, then `tree` for what belongs to an instance and `stop` for how it ends.
 
+mod adopt;
 pub(crate) mod children;
 mod endpoint;
 mod instance;
@@ -14,6 +15,7 @@ mod leftover;
 mod listener;
 mod notify;
 mod procfs;
+mod record;
 mod root;
 mod sock_diag;
 mod spawn;
@@ -42,10 +44,12 @@ use tokio::{
 };
 
 pub(crate) use self::{
+    adopt::{Adoptee, Custody},
     children::{adopt_strays, reap_strays},
     endpoint::create_private,
     leftover::Leftovers,
     procfs::{Process, Scanner},
+    record::Phase,
     root::Root,
     usage::Meter,
 };
@@ -69,6 +73,10 @@ pub(crate) struct Driver {
     open_files: Option<u64>,
     /// What another process kept open for instances of an earlier supervisor.
     held: Mutex<HashMap<(AppId, Generation), Vec<OwnedFd>>>,
+    /// Instances of an earlier supervisor that ended while there was none.
+    dead: Mutex<Vec<(AppId, Generation)>>,
+    /// Whoever keeps open what is to outlive us.
+    custodian: mpsc::Sender<Custody>,
 }
 
 /// One instance to be run.
@@ -76,6 +84,8 @@ pub(crate) struct Driver {
 pub(crate) struct Job {
     pub(crate) app: Arc<AppSpec>,
     pub(crate) generation: Generation,
+    /// Of the definition, as far as it matters to a program.
+    pub(crate) fingerprint: u64,
     /// How long it stood in the line.
     pub(crate) queued: Duration,
     pub(crate) admitted: Instant,
@@ -133,7 +143,12 @@ pub(crate) struct Witness {
 }
 
 impl Driver {
-    pub(crate) fn new(state_dir: PathBuf, log_dir: PathBuf, open_files: Option<u64>) -> Self {
+    pub(crate) fn new(
+        state_dir: PathBuf,
+        log_dir: PathBuf,
+        open_files: Option<u64>,
+        custodian: mpsc::Sender<Custody>,
+    ) -> Self {
         Self {
             state_dir,
             ports: Arc::new(Ports::new()),
@@ -142,6 +157,8 @@ impl Driver {
             logs: Logs::new(log_dir),
             open_files,
             held: Mutex::default(),
+            dead: Mutex::default(),
+            custodian,
         }
     }
 
@@ -171,14 +188,8 @@ impl Driver {
         job: Job,
         reports: mpsc::Sender<Report>,
     ) -> (Handle, impl Future<Output = ()> + Send + 'static) {
-        let (orders, inbox) = channel::channel(Order::Run);
-        let check = Arc::new(Notify::new());
-        let witness = Arc::new(Witness::default());
-        let handle = Handle { orders, check: check.clone(), witness: witness.clone() };
-        (
-            handle,
-            instance::run(self.clone(), job, instance::Wires { inbox, check, witness, reports }),
-        )
+        let (handle, wires) = Handle::new(reports);
+        (handle, instance::run(self.clone(), job, wires))
     }
 }
 
@@ -193,6 +204,14 @@ impl Job {
 }
 
 impl Handle {
+    fn new(reports: mpsc::Sender<Report>) -> (Self, instance::Wires) {
+        let (orders, inbox) = channel::channel(Order::Run);
+        let check = Arc::new(Notify::new());
+        let witness = Arc::new(Witness::default());
+        let handle = Self { orders, check: check.clone(), witness: witness.clone() };
+        (handle, instance::Wires { inbox, check, witness, reports })
+    }
+
     pub(crate) fn stop(&self, spec: StopSpec) {
         self.orders.send_if_modified(|order| match order {
             Order::Run => {

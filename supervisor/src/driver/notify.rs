@@ -6,7 +6,7 @@
 use std::{
     fs, io,
     mem::MaybeUninit,
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -49,6 +49,13 @@ impl NotifySocket {
         Ok(Self { socket, path })
     }
 
+    /// A socket that another process kept open.
+    pub(super) fn from_held(socket: OwnedFd, path: PathBuf) -> io::Result<Self> {
+        let socket = std::os::unix::net::UnixDatagram::from(socket);
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket: UnixDatagram::from_std(socket)?, path })
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -74,6 +81,12 @@ impl NotifySocket {
         });
         let text = text.get(..received.bytes).unwrap_or_default();
         Ok(Message { sender: sender.unwrap_or(0), ..Message::parse(text) })
+    }
+}
+
+impl AsFd for NotifySocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -13,6 +13,8 @@ use std::{
 
 use tokio::sync::Mutex;
 
+use crate::output::PipeIdentity;
+
 /// Times the list of processes is read where there are always new ones.
 const ROUNDS: usize = 16;
 
@@ -129,10 +131,28 @@ pub(crate) fn has_variable(pid: Pid, variable: &[u8]) -> Option<bool> {
     }
 }
 
-/// Whether standard output or standard error of a process is the pipe with this inode.
-pub(crate) fn writes_to(pid: Pid, pipe_inode: u64) -> bool {
+/// Whether the environment a process was started with holds this `NAME=value`, as far as we may
+/// read it; `None` if not.
+pub(crate) fn variable_is(pid: Pid, variable: &[u8]) -> Option<bool> {
+    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    (!environ.is_empty()).then(|| environ.split(|byte| *byte == 0).any(|entry| entry == variable))
+}
+
+/// The value of a variable in the environment a process was started with, if there is one that we may
+/// read.
+pub(crate) fn variable(pid: Pid, name: &str) -> Option<String> {
+    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut entries = environ.split(|byte| *byte == 0);
+    let value =
+        entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    Some(String::from_utf8_lossy(value).into_owned())
+}
+
+/// Whether standard output or standard error of a process is this pipe.
+pub(crate) fn writes_to(pid: Pid, pipe: PipeIdentity) -> bool {
     [1, 2].iter().any(|fd| {
-        fs::metadata(format!("/proc/{pid}/fd/{fd}")).is_ok_and(|found| found.ino() == pipe_inode)
+        fs::metadata(format!("/proc/{pid}/fd/{fd}"))
+            .is_ok_and(|found| (found.dev(), found.ino()) == (pipe.device, pipe.inode))
     })
 }
 

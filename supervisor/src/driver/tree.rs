@@ -19,6 +19,7 @@ use super::{
     children,
     procfs::{self, Pid, Process, ProcessTable},
 };
+use crate::output::PipeIdentity;
 
 /// The processes of one instance.
 #[derive(Clone, Debug)]
@@ -26,12 +27,16 @@ pub(crate) struct Tree {
     /// `NAME=value` that every process of the instance is started with.
     marker: String,
     /// The pipe that takes the instance's output.
-    output_inode: u64,
+    output: PipeIdentity,
     /// Pid to start time.
     members: BTreeMap<Pid, u64>,
     /// Process groups and sessions seen with living members. Their numbers are not reused while
     /// they have any.
     groups: BTreeSet<Pid>,
+    /// Who gets the strays of an instance that is not our child, and children of that one which are
+    /// none of them.
+    reaper: Option<Pid>,
+    strangers: BTreeSet<(Pid, u64)>,
 }
 
 /// Whether a search found somebody.
@@ -42,14 +47,23 @@ enum Found {
 
 impl Tree {
     /// The tree of a process that was just spawned as the leader of its own group.
-    pub(crate) fn of(root: Pid, marker: String, output_inode: u64) -> Self {
+    pub(crate) fn of(root: Pid, marker: String, output: PipeIdentity) -> Self {
         let began = Process::read(root).map(|process| process.began);
         Self {
             marker,
-            output_inode,
+            output,
             members: began.map(|began| (root, began)).into_iter().collect(),
             groups: BTreeSet::from([root]),
+            reaper: None,
+            strangers: BTreeSet::new(),
         }
+    }
+
+    /// The tree of a process that an earlier supervisor spawned so.
+    pub(crate) fn adopted(root: Pid, marker: String, output: PipeIdentity) -> Self {
+        let parent = Process::read(root).map(|process| process.parent);
+        let reaper = parent.filter(|parent| *parent != std::process::id());
+        Self { reaper, ..Self::of(root, marker, output) }
     }
 
     /// Looks again: forgets the dead, finds the new, and returns the living. `None` if a process
@@ -57,6 +71,9 @@ impl Tree {
     /// table does not show.
     pub(crate) fn refresh(&mut self, table: &ProcessTable) -> Option<Vec<Process>> {
         self.members.retain(|pid, began| table.process(*pid).is_some_and(|p| p.began == *began));
+        self.strangers.retain(|(pid, began)| {
+            table.process(*pid).is_some_and(|process| process.began == *began)
+        });
         self.forget_empty_groups(table);
         loop {
             match self.find_more(table)? {
@@ -81,9 +98,15 @@ impl Tree {
     fn find_more(&mut self, table: &ProcessTable) -> Option<Found> {
         let mut found = Found::None;
         for process in table.all().filter(|process| !process.is_zombie) {
-            if !self.members.contains_key(&process.pid) && self.owns(process)? {
+            let identity = (process.pid, process.began);
+            if self.members.contains_key(&process.pid) || self.strangers.contains(&identity) {
+                continue;
+            }
+            if self.owns(process)? {
                 self.remember(process);
                 found = Found::Some;
+            } else if self.may_have_gone_to_reaper(process) {
+                self.strangers.insert(identity);
             }
         }
         Some(found)
@@ -110,11 +133,16 @@ impl Tree {
         if is_relative {
             return Some(true);
         }
-        if !is_adopted(process) {
+        if !is_adopted(process) && !self.may_have_gone_to_reaper(process) {
             return Some(false);
         }
         let is_marked = procfs::has_variable(process.pid, self.marker.as_bytes())?;
-        Some(is_marked || procfs::writes_to(process.pid, self.output_inode))
+        Some(is_marked || procfs::writes_to(process.pid, self.output))
+    }
+
+    /// Strays of an instance that is not our child do not come to us.
+    fn may_have_gone_to_reaper(&self, process: &Process) -> bool {
+        self.reaper == Some(process.parent)
     }
 
     /// Whether the process is a member, or a descendant of one that no table has shown yet.

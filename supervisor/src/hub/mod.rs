@@ -43,6 +43,7 @@ use self::{
     switchboard::{Number, Outcome, Switchboard},
 };
 use crate::{
+    driver::Custody,
     message::GateOrder,
     protocol::{Answer, ConfigureError, Role, ToControl},
     reception::Reception,
@@ -113,6 +114,7 @@ struct Hub {
     options: HubOptions,
     desk: Supervisor,
     orders: mpsc::Receiver<GateOrder>,
+    custody: mpsc::Receiver<Custody>,
     changes: broadcast::Receiver<Change>,
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     board: Switchboard,
@@ -167,11 +169,14 @@ impl Hub {
     fn new(options: HubOptions) -> Result<Self, HubError> {
         let (desk, orders) = Supervisor::start(options.supervisor.clone())?;
         let changes = desk.changes();
+        let custody =
+            desk.custody().ok_or(HubError::System("start twice", io::ErrorKind::Other.into()))?;
         let reception = Reception::of(&options.launcher, &desk.run_dir());
         Ok(Self {
             options,
             desk,
             orders,
+            custody,
             changes,
             events: mpsc::channel(EVENTS),
             board: Switchboard::default(),
@@ -198,6 +203,7 @@ impl Hub {
                 asked = signals.next() => self.asked(asked),
                 Some(event) = self.events.1.recv() => self.take(event).await,
                 Some(order) = self.orders.recv() => self.order(order),
+                Some(custody) = self.custody.recv() => self.office.take_into_custody(custody),
                 change = self.changes.recv() => self.tell_change(change),
                 () = until(deadline) => self.deadline_passed(),
                 () = until(returning) => self.give_up_waiting(),

@@ -1,12 +1,16 @@
 //! The control process: it faces operators, and says what is to be.
 
 use std::{
+    collections::HashMap,
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::Arc,
 };
 
-use doorbell_config::spec::{AppSpec, ListenAddr};
+use doorbell_config::{
+    name::AppId,
+    spec::{AppSpec, ListenAddr},
+};
 
 use super::{
     Event, Hub, HubError,
@@ -19,6 +23,7 @@ use super::{
 use crate::protocol::{
     APPS_AT_ONCE, Answer, FromControl, Role, TRUSTED_LIMITS, ToControl, VERSION, Wish,
 };
+use crate::{driver::Custody, message::Generation};
 
 /// The control process, and what is kept for it.
 #[derive(Debug, Default)]
@@ -30,6 +35,8 @@ pub(super) struct Office {
     put: Vec<Arc<AppSpec>>,
     /// Figures that one asked to keep for the next.
     kept: String,
+    /// What is kept open there for instances.
+    custody: HashMap<(AppId, Generation), Vec<Arc<OwnedFd>>>,
 }
 
 impl Office {
@@ -47,6 +54,29 @@ impl Office {
     pub(super) fn tell_with(&self, message: &ToControl, descriptors: Vec<Arc<OwnedFd>>) {
         if let Some(peer) = self.peer.as_ref().filter(|_| self.is_open) {
             peer.tell_with(message, descriptors);
+        }
+    }
+
+    /// Has something kept open, or let go.
+    pub(super) fn take_into_custody(&mut self, custody: Custody) {
+        match custody {
+            Custody::Hold(app, generation, descriptors) => {
+                let hold = ToControl::Hold { app: app.clone(), generation };
+                self.tell_with(&hold, descriptors.clone());
+                self.custody.insert((app, generation), descriptors);
+            }
+            Custody::Release(app, generation) => {
+                self.custody.remove(&(app.clone(), generation));
+                self.tell(&ToControl::Release { app, generation });
+            }
+        }
+    }
+
+    /// Whoever is new is to keep all that there is.
+    fn hand_over_custody(&self) {
+        for ((app, generation), descriptors) in &self.custody {
+            let hold = ToControl::Hold { app: app.clone(), generation: *generation };
+            self.tell_with(&hold, descriptors.clone());
         }
     }
 
@@ -179,6 +209,7 @@ impl Hub {
         self.office.is_open = true;
         self.tell_snapshots();
         self.office.tell(&ToControl::Begin);
+        self.office.hand_over_custody();
         for number in self.taking_part() {
             self.introduce(number);
         }

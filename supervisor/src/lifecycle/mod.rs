@@ -45,7 +45,15 @@ pub(crate) use state::{
 };
 pub(crate) use terms::{Goal, Off, Tenancy, Terms};
 
+pub(crate) use turn::adopt::Adoption;
+
 use turn::Turn;
+
+/// What an app's life begins with when instances of it outlived an earlier supervisor, and what is to
+/// be done about them.
+pub(crate) fn adopt(terms: &Terms, adoption: Adoption, now: Instant) -> (Life, Vec<Effect>) {
+    Turn::of(Life::default(), terms, now).adopt(adoption)
+}
 
 /// What becomes of an app when `event` happens at `now`, and what is to be done about it, in order.
 ///

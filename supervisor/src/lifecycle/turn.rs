@@ -13,6 +13,8 @@ use super::{
 };
 use crate::message::{Generation, Refusal, RefusalReason};
 
+#[path = "adopt.rs"]
+pub(super) mod adopt;
 #[path = "progress.rs"]
 mod progress;
 #[path = "wish.rs"]

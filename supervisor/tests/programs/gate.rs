@@ -90,6 +90,8 @@ impl Gate {
                 door.refusal = None;
                 door.wanted = false;
             }
+            // A supervisor without proxies has no need for it.
+            GateOrder::Reopen { app, .. } => panic!("{app} is opened again"),
             GateOrder::Shut { app, generation } => {
                 let door = doors.entry(app.clone()).or_default();
                 door.open.take_if(|(open, _)| *open == generation);
@@ -182,7 +184,7 @@ impl Gate {
     /// The orders for one app so far.
     pub(crate) fn orders(&self, app: &AppId) -> Vec<GateOrder> {
         let orders = self.orders.lock().unwrap();
-        orders.iter().filter(|order| app_of(order) == app).cloned().collect()
+        orders.iter().filter(|order| order.app() == app).cloned().collect()
     }
 
     /// Waits until the gate was given this order.
@@ -231,14 +233,4 @@ fn get(endpoint: &Endpoint, path: &str) -> String {
     let mut response = String::new();
     stream.read_to_string(&mut response).unwrap();
     response
-}
-
-fn app_of(order: &GateOrder) -> &AppId {
-    match order {
-        GateOrder::Open { app, .. }
-        | GateOrder::Shut { app, .. }
-        | GateOrder::AskRetire { app, .. }
-        | GateOrder::Refuse { app, .. }
-        | GateOrder::Hold { app } => app,
-    }
 }

@@ -1,0 +1,97 @@
+//! How apps come by instances that outlived an earlier supervisor.
+//!
+//! Each is taken up when its app is defined. When all are, what nobody took up is ended; starts wait
+//! for that, so that no app ever runs twice.
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+use doorbell_config::{
+    name::AppId,
+    spec::{AppSpec, Backend, Placeholder},
+};
+use tokio::time::Instant;
+
+use super::{Desk, app::Instance, sweep};
+use crate::{
+    driver::{Adoptee, Job, Phase},
+    lifecycle::{Adoption, adopt},
+};
+
+/// Instances by their apps, the oldest first.
+pub(super) fn by_app(adoptees: Vec<(AppId, Adoptee)>) -> HashMap<AppId, Vec<Adoptee>> {
+    let mut by_app: HashMap<AppId, Vec<Adoptee>> = HashMap::new();
+    for (app, adoptee) in adoptees {
+        by_app.entry(app).or_default().push(adoptee);
+    }
+    by_app
+}
+
+/// Tells definitions apart that run a program in different ways. Equal ones may differ between two
+/// versions of Doorbell; then instances are replaced once.
+pub(super) fn fingerprint(spec: &AppSpec) -> u64 {
+    let Backend::Process(process) = &spec.backend else { return 0 };
+    let mut hasher = DefaultHasher::new();
+    process.command.hash(&mut hasher);
+    process.directory.hash(&mut hasher);
+    process.env.hash(&mut hasher);
+    format!("{:?} {:?}", process.endpoint, process.ready.probe).hash(&mut hasher);
+    let mut texts = process.command.iter().chain(process.env.values());
+    if texts.any(|text| text.asks_for(Placeholder::BasePath)) {
+        spec.base_path().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+impl Desk {
+    /// Takes up the instances of an app that was just defined; tells whether they run as it says now.
+    pub(super) fn adopt(&mut self, id: &AppId) -> bool {
+        let Some(adoptees) = self.adoptees.remove(id) else { return true };
+        let Some(app) = self.apps.get_mut(id) else { return true };
+        let (Some(spec), Some(terms)) = (app.program.clone(), app.terms()) else { return true };
+        let fingerprint = fingerprint(&spec);
+        let (mut adoption, mut are_alike) = (Adoption::default(), true);
+        for adoptee in adoptees {
+            let (generation, pid) = (adoptee.generation(), adoptee.pid());
+            let list = match adoptee.phase() {
+                Phase::Starting => &mut adoption.starting,
+                Phase::Ready => &mut adoption.ready,
+                Phase::Leaving => &mut adoption.leaving,
+            };
+            list.push(generation);
+            are_alike = adoptee.fingerprint() == fingerprint;
+            let (phase, ready, warnings) = (adoptee.phase(), adoptee.ready(), Vec::new());
+            tracing::info!(app = %id, generation = generation.0, pid, ?phase, "adopted");
+            self.leftovers.spare(id, generation);
+            let now = Instant::now();
+            let fingerprint = adoptee.fingerprint();
+            let queued = std::time::Duration::ZERO;
+            let job = Job { app: spec.clone(), generation, fingerprint, queued, admitted: now };
+            let (handle, task) = self.driver.adopted(job, adoptee, self.reports.0.clone());
+            self.meter.watch(id, generation, handle.witness());
+            app.instances.push(Instance { generation, handle, pid: Some(pid), ready, warnings });
+            let task = self.tasks.spawn(task);
+            self.instances.insert(task.id(), (id.clone(), generation));
+        }
+        let (life, effects) = adopt(&terms, adoption, Instant::now().into_std());
+        app.life = life;
+        for effect in effects {
+            self.perform(id, effect);
+        }
+        are_alike
+    }
+
+    /// Every app is defined: ends what nobody took up, and lets starts begin behind that.
+    pub(super) fn end_adoption(&mut self) {
+        for (app, adoptees) in self.adoptees.drain() {
+            tracing::warn!(%app, instances = adoptees.len(), "is defined no more, and still runs");
+        }
+        let apps = &self.apps;
+        let finishing =
+            self.driver.finish_outputs(|id| apps.get(id)?.process().map(|process| process.logs));
+        self.errands.spawn(finishing);
+        self.sweep = Some(tokio::spawn(sweep(self.leftovers.clone(), self.driver.scanner())));
+    }
+}

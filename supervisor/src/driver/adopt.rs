@@ -1,0 +1,275 @@
+//! Instances that outlived the supervisor that started them: found by their records, and taken up as
+//! they are.
+//!
+//! What they print has waited in their pipes meanwhile; what the control process kept open for them
+//! comes back from there, so that nothing is lost even of those that ended.
+
+use std::{
+    collections::HashSet,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+};
+
+use doorbell_config::{name::AppId, spec::OutputSpec};
+use rustix::process::{PidfdFlags, pidfd_open};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    Driver, Handle, Job, Report, children,
+    endpoint::{Place, base36, socket_folder},
+    instance::{self, Instance, Wires},
+    launch::INSTANCE,
+    notify::NotifySocket,
+    record::{Phase, Record},
+    root::Root,
+    tree::Tree,
+};
+use crate::{
+    message::{Endpoint, Generation, StartTimes},
+    output::{Capture, OutputPipe, Tail},
+};
+
+/// What another process is to keep open for an instance, so that it outlives us.
+#[derive(Debug)]
+pub(crate) enum Custody {
+    /// The read end of its output, and its notify socket if it has one.
+    Hold(AppId, Generation, Vec<Arc<OwnedFd>>),
+    /// The instance is gone.
+    Release(AppId, Generation),
+}
+
+/// An instance to be taken up.
+#[derive(Debug)]
+pub(crate) struct Adoptee {
+    record: Record,
+    pidfd: OwnedFd,
+}
+
+impl Adoptee {
+    pub(crate) fn generation(&self) -> Generation {
+        self.record.generation
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.record.pid
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.record.phase
+    }
+
+    /// Where it serves, and how its start went.
+    pub(crate) fn ready(&self) -> Option<(Endpoint, StartTimes)> {
+        self.record.ready.clone()
+    }
+
+    /// Of the definition that it was started with.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.record.fingerprint
+    }
+}
+
+fn marker(record: &Record) -> String {
+    format!("{INSTANCE}={}.{}", record.app, record.generation.0)
+}
+
+impl Driver {
+    /// Instances of an earlier supervisor that still run, by app. Records of others are forgotten;
+    /// what they printed last is written by [`Driver::finish_outputs`].
+    pub(crate) fn adoptees(&self) -> io::Result<Vec<(AppId, Adoptee)>> {
+        let (mut living, mut dead) = (Vec::new(), Vec::new());
+        for record in Record::read_all(&self.run_dir())? {
+            match open(&record) {
+                Some(pidfd) => living.push((record.app.clone(), Adoptee { record, pidfd })),
+                None => dead.push((record.app.clone(), record.generation)),
+            }
+        }
+        for (app, generation) in &dead {
+            let folder = socket_folder(&self.run_dir(), app);
+            if let Err(error) = Record::remove(&folder, *generation) {
+                tracing::warn!(%app, %error, "a record of an instance stays behind");
+            }
+        }
+        self.dead.lock().unwrap_or_else(PoisonError::into_inner).extend(dead);
+        living.sort_by_key(|(_, adoptee)| adoptee.record.generation);
+        Ok(living)
+    }
+
+    /// The task of an instance that is taken up, and the hold on it.
+    pub(crate) fn adopted(
+        self: &Arc<Self>,
+        job: Job,
+        adoptee: Adoptee,
+        reports: mpsc::Sender<Report>,
+    ) -> (Handle, impl Future<Output = ()> + Send + 'static) {
+        let (handle, wires) = Handle::new(reports);
+        (handle, instance::take_up(Arc::clone(self), job, wires, adoptee))
+    }
+
+    /// What is kept for an instance, once.
+    fn take_held(&self, app: &AppId, generation: Generation) -> Vec<OwnedFd> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.remove(&(app.clone(), generation)).unwrap_or_default()
+    }
+
+    /// Asks for what an instance needs to be kept open elsewhere too.
+    pub(super) fn hold(&self, job: &Job, descriptors: Vec<Arc<OwnedFd>>) {
+        self.tell_custodian(Custody::Hold(job.app.id.clone(), job.generation, descriptors));
+    }
+
+    /// The instance is gone: nobody needs to keep anything.
+    pub(super) fn forget(&self, job: &Job) {
+        self.tell_custodian(Custody::Release(job.app.id.clone(), job.generation));
+        let folder = socket_folder(&self.run_dir(), &job.app.id);
+        if let Err(error) = Record::remove(&folder, job.generation) {
+            tracing::warn!(app = %job.app.id, %error, "a record of an instance stays behind");
+        }
+    }
+
+    fn tell_custodian(&self, custody: Custody) {
+        // Nobody may be there, as in tests. One that does not keep up misses an instance, whose
+        // output then survives us only as long as the instance itself.
+        let _ = self.custodian.try_send(custody);
+    }
+
+    /// Writes down how far an instance is. That it cannot be is no reason to end it.
+    pub(super) fn note(&self, record: &Record) {
+        let folder = socket_folder(&self.run_dir(), &record.app);
+        if let Err(error) = record.write(&folder) {
+            tracing::error!(app = %record.app, %error, "this instance will not outlive doorbell");
+        }
+    }
+
+    /// Writes what instances printed that ended while there was no supervisor. `spec_of` tells how an
+    /// app's output is kept, if the app is still defined.
+    pub(crate) fn finish_outputs(
+        self: &Arc<Self>,
+        spec_of: impl Fn(&AppId) -> Option<OutputSpec>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let dead: HashSet<_> = {
+            let mut dead = self.dead.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *dead).into_iter().collect()
+        };
+        let work: Vec<_> = dead
+            .into_iter()
+            .map(|(app, generation)| {
+                let held = self.take_held(&app, generation).into_iter().next();
+                let spec = spec_of(&app);
+                (app, generation, held, spec)
+            })
+            .collect();
+        let driver = Arc::clone(self);
+        async move {
+            for (app, generation, held, spec) in work {
+                let path = driver.output_path(&app, generation);
+                if let (Some(held), Some(spec)) = (held, spec) {
+                    let finished = driver.finish_output(&app, held, &path, spec);
+                    if let Err(error) = finished.await {
+                        tracing::error!(%app, %error, "the last output of an app is lost");
+                    }
+                }
+                if let Err(error) = OutputPipe::remove(&path) {
+                    tracing::warn!(%app, %error, "a pipe stays behind");
+                }
+            }
+        }
+    }
+
+    async fn finish_output(
+        &self,
+        app: &AppId,
+        held: OwnedFd,
+        path: &std::path::Path,
+        spec: OutputSpec,
+    ) -> io::Result<()> {
+        let pipe = OutputPipe::from_held(held, path)?;
+        let capture = Capture::start(pipe, self.logs.open(app, spec), Arc::new(Tail::default()))?;
+        capture.say("ended while doorbell was being restarted".to_owned()).await;
+        capture.finish().await;
+        Ok(())
+    }
+
+    /// Where an instance's output goes through.
+    pub(super) fn output_path(&self, app: &AppId, generation: Generation) -> PathBuf {
+        let name = format!("{}.out", base36(generation.0));
+        socket_folder(&self.run_dir(), app).join(name)
+    }
+
+    /// Where an instance says how it is.
+    pub(super) fn notify_path(&self, app: &AppId, generation: Generation) -> PathBuf {
+        let name = format!("{}.notify", base36(generation.0));
+        socket_folder(&self.run_dir(), app).join(name)
+    }
+}
+
+/// A handle for exactly the process of this record.
+fn open(record: &Record) -> Option<OwnedFd> {
+    let pid = children::to_rustix(record.pid)?;
+    let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
+    // After the handle: it is that of the process which is looked at now.
+    record.lives(&marker(record)).then_some(pidfd)
+}
+
+impl Instance {
+    /// Takes up an instance as it is.
+    pub(super) fn adopt(
+        driver: Arc<Driver>,
+        job: Job,
+        wires: Wires,
+        adoptee: Adoptee,
+    ) -> io::Result<Self> {
+        let Adoptee { record, pidfd } = adoptee;
+        let (app, generation) = (job.app.id.clone(), job.generation);
+        let process = job.process()?;
+        let (stop, logs) = (process.stop, process.logs);
+        let mut held = driver.take_held(&app, generation).into_iter();
+        let path = driver.output_path(&app, generation);
+        let output = match held.next() {
+            Some(held) => OutputPipe::from_held(held, &path)?,
+            None => OutputPipe::reopen(&path)?,
+        };
+        let path = driver.notify_path(&app, generation);
+        let notify = match held.next() {
+            Some(held) => Some(NotifySocket::from_held(held, path)?),
+            None if path.exists() => Some(NotifySocket::bind(path)?),
+            None => None,
+        };
+        let kept = keep(&output, notify.as_ref())?;
+        let place = Place::adopt(&driver.ports, &record.place)?;
+        let root = Root::watch(record.pid, pidfd)?;
+        let tree = Tree::adopted(record.pid, marker(&record), output.identity());
+        *wires.witness.tree.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree);
+        let log = driver.logs.open(&app, logs);
+        let capture = Capture::start(output, log, wires.witness.tail.clone())?;
+        driver.hold(&job, kept);
+        let started = (record.phase == Phase::Starting).then(|| driver.pace.start());
+        let spawned_at = Instant::now();
+        Ok(Self {
+            driver,
+            job,
+            stop,
+            place,
+            notify,
+            root,
+            capture,
+            wires,
+            started,
+            spawned_at,
+            record,
+        })
+    }
+}
+
+/// What is to be kept open elsewhere for an instance.
+pub(super) fn keep(
+    output: &OutputPipe,
+    notify: Option<&NotifySocket>,
+) -> io::Result<Vec<Arc<OwnedFd>>> {
+    let mut kept = vec![Arc::new(output.try_clone()?)];
+    if let Some(notify) = notify {
+        kept.push(Arc::new(notify.as_fd().try_clone_to_owned()?));
+    }
+    Ok(kept)
+}

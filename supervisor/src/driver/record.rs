@@ -1,0 +1,125 @@
+//! What is written down of a running instance, so that a supervisor that comes after this one can
+//! adopt it: one small file each, beside its sockets. It need not outlive a crash of the machine, and
+//! is not synced.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use doorbell_config::name::AppId;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    endpoint::base36,
+    procfs::{self, Pid, Process},
+};
+use crate::message::{Endpoint, Generation, StartTimes};
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// How far an instance is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Phase {
+    /// Spawned.
+    Starting,
+    /// Serving, or draining.
+    Ready,
+    /// Told to end.
+    Leaving,
+}
+
+/// A running instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) app: AppId,
+    pub(crate) generation: Generation,
+    /// The kernel's run, so that pids of before a reboot are nobody's.
+    pub(crate) boot: String,
+    pub(crate) pid: Pid,
+    /// When it began, in clock ticks since boot: with the pid, its identity.
+    pub(crate) began: u64,
+    pub(crate) phase: Phase,
+    /// Where it was told to listen.
+    pub(crate) place: Endpoint,
+    /// Where it was found listening, and how its start went.
+    pub(crate) ready: Option<(Endpoint, StartTimes)>,
+    /// Of the definition that it was started with, as far as that matters to a program.
+    pub(crate) fingerprint: u64,
+}
+
+impl Record {
+    /// Of a process that was just spawned.
+    pub(crate) fn new(
+        app: AppId,
+        generation: Generation,
+        pid: Pid,
+        place: Endpoint,
+        fingerprint: u64,
+    ) -> io::Result<Self> {
+        let began = Process::read(pid).ok_or(io::ErrorKind::NotFound)?.began;
+        let (boot, phase, ready) = (boot()?, Phase::Starting, None);
+        Ok(Self { app, generation, boot, pid, began, phase, place, ready, fingerprint })
+    }
+
+    /// Writes it down, in the app's run folder.
+    pub(crate) fn write(&self, folder: &Path) -> io::Result<()> {
+        let path = Self::path(folder, self.generation);
+        let fresh = path.with_extension("new");
+        fs::write(&fresh, serde_json::to_vec(self)?)?;
+        fs::rename(fresh, path)
+    }
+
+    /// The instance is gone.
+    pub(crate) fn remove(folder: &Path, generation: Generation) -> io::Result<()> {
+        match fs::remove_file(Self::path(folder, generation)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn path(folder: &Path, generation: Generation) -> PathBuf {
+        folder.join(format!("{}.json", base36(generation.0)))
+    }
+
+    /// All that are written down in the run folders of apps.
+    pub(crate) fn read_all(run_dir: &Path) -> io::Result<Vec<Self>> {
+        let mut all = Vec::new();
+        for folder in fs::read_dir(run_dir)?.filter_map(Result::ok) {
+            // The list of roles, say.
+            let Ok(files) = fs::read_dir(folder.path()) else { continue };
+            for file in files.filter_map(Result::ok).map(|file| file.path()) {
+                if file.extension().is_some_and(|extension| extension == "json") {
+                    match Self::read(&file) {
+                        Ok(record) => all.push(record),
+                        Err(error) => {
+                            tracing::error!(path = %file.display(), %error, "no record of an instance");
+                        }
+                    }
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn read(path: &Path) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&fs::read(path)?)?)
+    }
+
+    /// Whether its first process still runs: this very one, and not another with its number.
+    pub(crate) fn lives(&self, marker: &str) -> bool {
+        let process = Process::read(self.pid).filter(|process| {
+            process.began == self.began
+                && !process.is_zombie
+                && boot().is_ok_and(|boot| boot == self.boot)
+        });
+        // What we may not read says nothing.
+        process.is_some() && procfs::variable_is(self.pid, marker.as_bytes()) != Some(false)
+    }
+}
+
+/// The kernel's run.
+fn boot() -> io::Result<String> {
+    Ok(fs::read_to_string(BOOT_ID)?.trim().to_owned())
+}

@@ -1,0 +1,53 @@
+//! What becomes of instances that outlived an earlier supervisor.
+
+use super::Turn;
+use crate::{
+    lifecycle::{Effect, Life, Ready, Starting, State, Successor, Timer},
+    message::Generation,
+};
+
+/// Instances of one app that still run, each list ascending.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Adoption {
+    /// They were ready.
+    pub(crate) ready: Vec<Generation>,
+    /// They were starting.
+    pub(crate) starting: Vec<Generation>,
+    /// They were told to end.
+    pub(crate) leaving: Vec<Generation>,
+}
+
+impl Turn<'_> {
+    /// The newest ready instance serves, older ones finish what they have; a start goes on unless it
+    /// was overtaken.
+    pub(in crate::lifecycle) fn adopt(mut self, adoption: Adoption) -> (Life, Vec<Effect>) {
+        let Adoption { mut ready, mut starting, leaving } = adoption;
+        leaving.into_iter().for_each(|generation| self.signal(generation));
+        let main = ready.pop();
+        ready.into_iter().for_each(|generation| self.leave(generation));
+        let start = starting.pop().filter(|start| {
+            let is_overtaken = main.is_some_and(|main| main > *start);
+            if is_overtaken {
+                self.signal(*start);
+            }
+            !is_overtaken
+        });
+        starting.into_iter().for_each(|generation| self.signal(generation));
+        if let Some(generation) = start {
+            let deadline = self.after(self.terms.start_deadline);
+            self.emit(Effect::SetTimer(Timer::StartDeadline(generation), deadline));
+        }
+        let successor = start.map_or(Successor::None, Successor::Starting);
+        let state = match (main, start) {
+            (Some(generation), _) => {
+                self.emit(Effect::OpenGate(generation));
+                self.serve(generation);
+                State::Ready(Ready { generation, since: self.now, successor })
+            }
+            (None, Some(generation)) => State::Starting(Starting { generation }),
+            (None, None) => State::Stopped,
+        };
+        self.emit(Effect::Publish);
+        (Life { state, leavers: self.leavers, failures: self.failures }, self.effects)
+    }
+}
