@@ -24,6 +24,7 @@ use tokio::{
 
 use crate::{
     admin::{self, Admin},
+    allocator,
     app::{Gates, Table},
     gatekeeper,
     house::House,
@@ -55,6 +56,7 @@ pub fn serve(config_path: PathBuf) -> anyhow::Result<()> {
         .install_default()
         .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
     let open_files = raise_descriptor_limit();
+    allocator::purge_in_background();
     // Pingora's own clock is a thread that wakes a hundred times a second once it was used.
     set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
     let runtime = tokio::runtime::Builder::new_multi_thread()
