@@ -63,7 +63,7 @@ pub async fn run(
     let (loaded, archive) = reading.await.context("reading the configuration")?;
     let now = loaded.outcome.as_ref().ok().map(|config| &config.server);
     if let Some(server) = beginning.server.as_ref().or(now) {
-        household.start_logging(&server.log)?;
+        household.start_logging(Role::Control, &server.log)?;
     }
     let admin = Arc::new(Admin::new(Arc::clone(&house)));
     let is_first = beginning.server.is_none();

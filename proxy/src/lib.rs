@@ -7,6 +7,7 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod allocator;
 pub mod answer;
 pub mod app;
 pub mod cli;
@@ -36,6 +37,7 @@ pub mod patience;
 pub mod peer;
 pub mod relay;
 pub mod rewrite;
+pub mod sandbox;
 pub mod scrape;
 pub mod serve;
 pub mod server;

@@ -18,9 +18,10 @@ use doorbell_supervisor::{
 use tokio::runtime::Runtime;
 
 use crate::{
-    control,
+    allocator, control,
     house::House,
     logging,
+    sandbox::{self, Plan},
     server::{self, Household},
 };
 
@@ -44,6 +45,7 @@ pub fn serve(config_path: PathBuf, split: Split) -> anyhow::Result<()> {
     let Loaded { outcome, .. } = House::read(&config_path, &mut Archive::default());
     let server = outcome?.server;
     logging::start(&server.log)?;
+    allocator::purge_in_background();
     let options = options(config_path, server, split)?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(hub::run(options));
@@ -94,6 +96,9 @@ fn tasks(config_path: PathBuf) -> Launcher {
 /// Why it cannot start, or does not understand what it is told.
 pub fn role(role: Role, reception: PathBuf, config_path: Option<PathBuf>) -> anyhow::Result<()> {
     let connection = take_connection().context("this is started by `doorbell serve` alone")?;
+    let confined = sandbox::confine(&plan(role))?.to_string();
+    allocator::purge_in_background();
+    let household = Household::Own { reception, confined };
     let runtime = match role {
         Role::Control => runtime()?,
         Role::Proxy => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
@@ -102,13 +107,22 @@ pub fn role(role: Role, reception: PathBuf, config_path: Option<PathBuf>) -> any
         match role {
             Role::Control => {
                 let config_path = config_path.context("no configuration is named")?;
-                control::run(connection, config_path, Household::Own { reception }).await
+                control::run(connection, config_path, household).await
             }
-            Role::Proxy => server::run(connection, Household::Own { reception }).await,
+            Role::Proxy => server::run(connection, household).await,
         }
     });
     runtime.shutdown_timeout(LAST_TASKS);
     outcome
+}
+
+/// What a role may keep. The configuration may name files anywhere, now or after its next change:
+/// whether the control process may read them is up to its user.
+fn plan(role: Role) -> Plan {
+    match role {
+        Role::Control => Plan::Control { read: vec!["/".into()], write: Vec::new() },
+        Role::Proxy => Plan::Proxy { read: Vec::new() },
+    }
 }
 
 /// Takes the connection to the supervisor from standard input, and puts nothing there.

@@ -48,6 +48,8 @@ pub enum Household {
     Own {
         /// Where to call.
         reception: PathBuf,
+        /// What it gave up, in words.
+        confined: String,
     },
     /// It is a task among others.
     Shared,
@@ -57,7 +59,7 @@ impl Household {
     /// Another supervisor, if one will come.
     pub async fn next_supervisor(&self) -> Option<UnixStream> {
         match self {
-            Self::Own { reception } => reception::call(reception).await,
+            Self::Own { reception, .. } => reception::call(reception).await,
             Self::Shared => None,
         }
     }
@@ -66,11 +68,12 @@ impl Household {
     ///
     /// # Errors
     /// If the level is no filter.
-    pub fn start_logging(&self, spec: &LogSpec) -> anyhow::Result<()> {
-        match self {
-            Self::Own { .. } => logging::start(spec),
-            Self::Shared => Ok(()),
+    pub fn start_logging(&self, role: Role, spec: &LogSpec) -> anyhow::Result<()> {
+        if let Self::Own { confined, .. } = self {
+            logging::start(spec)?;
+            tracing::info!(?role, pid = std::process::id(), "confined: {confined}");
         }
+        Ok(())
     }
 }
 
@@ -121,7 +124,7 @@ pub async fn run(connection: UnixStream, household: Household) -> anyhow::Result
     let Some((ToProxy::Welcome { number, workers, server }, _)) = receiver.next().await? else {
         bail!("the supervisor began with something else than a welcome");
     };
-    household.start_logging(&server.log)?;
+    household.start_logging(Role::Proxy, &server.log)?;
     install_tls_provider();
     // Pingora's own clock is a thread that wakes a hundred times a second once it was used.
     set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));

@@ -16,7 +16,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags},
+    fs::{CWD, Mode, OFlags},
     net::sockopt::socket_peercred,
 };
 use serde::{Deserialize, Serialize};
@@ -142,7 +142,8 @@ pub async fn call(path: &Path) -> Option<StdStream> {
 
 fn open_folder(folder: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(folder, flags, Mode::empty())?)
+    // A confined role may call this one, and not open(2).
+    Ok(rustix::fs::openat(CWD, folder, flags, Mode::empty())?)
 }
 
 /// A path for sockets in a folder that is open, short enough for unix(7) wherever the folder is.

@@ -253,8 +253,7 @@ impl Desk {
             Instruction::Remove(app) => self.remove(&app),
         }
         // The first one says what there is.
-        if self.is_adopting {
-            self.is_adopting = false;
+        if std::mem::take(&mut self.is_adopting) {
             self.end_adoption();
         }
     }
@@ -273,6 +272,10 @@ impl Desk {
     }
 
     fn shut_down(&mut self, deadline: Duration, done: Option<oneshot::Sender<ShutdownReport>>) {
+        // What nobody defined by now is not to outlive us.
+        if std::mem::take(&mut self.is_adopting) {
+            self.end_adoption();
+        }
         let running = self.apps.values().map(|app| app.instances.len()).sum();
         tracing::info!(instances = running, "stopping all apps");
         self.shutdown = Some(Shutdown {
@@ -298,6 +301,7 @@ impl Desk {
         if shutdown.killed > 0 {
             self.tasks.abort_all();
             self.instances.clear();
+            self.sweep = None;
             return;
         }
         shutdown.killed = self.instances.len().max(1);
@@ -308,7 +312,7 @@ impl Desk {
     }
 
     fn is_over(&self) -> bool {
-        self.shutdown.is_some() && self.instances.is_empty()
+        self.shutdown.is_some() && self.instances.is_empty() && self.sweep.is_none()
     }
 
     async fn finish(mut self) {

@@ -55,6 +55,7 @@ impl Hub {
         tracing::info!(?limit, "shutting down: no new connections, running requests finish");
         service_notify::say("STOPPING=1");
         self.office.tell(&ToControl::Closing);
+        self.expect_nobody();
         self.listeners.drain(..).for_each(|listener| listener.forget_file());
         self.drain(limit);
         self.look_whether_drained();

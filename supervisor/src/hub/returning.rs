@@ -159,6 +159,13 @@ impl Hub {
         self.look_who_is_back();
     }
 
+    /// All is about to end: who has not come back ends too.
+    pub(super) fn expect_nobody(&mut self) {
+        self.returning.deadline = None;
+        self.returning.arriving.clear();
+        self.returning.expected.drain(..).for_each(|known| kill(&known));
+    }
+
     /// Starts what there has to be and is not. Operators first, so that a second Doorbell on the same
     /// socket starts nothing.
     fn start_missing(&mut self) -> Result<(), HubError> {
