@@ -12,6 +12,7 @@
 //!
 //! Reading is [`crate::logs`].
 
+mod calendar;
 pub(crate) mod capture;
 pub(crate) mod rotate;
 mod tail;
