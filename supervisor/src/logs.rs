@@ -160,7 +160,7 @@ fn open_all(folder: &Path) -> io::Result<Vec<Open>> {
 }
 
 /// Where the last `lines` whole lines of a file begin and end.
-fn last_lines(file: &File, size: u64, lines: usize) -> io::Result<(u64, u64)> {
+pub(crate) fn last_lines(file: &File, size: u64, lines: usize) -> io::Result<(u64, u64)> {
     let mut end = None;
     let mut found = 0;
     let mut block_end = size;

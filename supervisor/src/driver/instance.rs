@@ -29,7 +29,7 @@ use super::{
 use crate::{
     lifecycle::Failure,
     message::{Endpoint, StartTimes},
-    output::Capture,
+    output::{Capture, OutputPipe},
     probe::{self, Started},
 };
 
@@ -122,9 +122,9 @@ impl Instance {
         });
         let (place, marker, spawned) = spawning.await.map_err(io::Error::from)??;
         let spawned_at = Instant::now();
-        let Spawned { pid, pidfd, output, output_inode } = spawned;
+        let Spawned { pid, pidfd, output } = spawned;
         let root = Root::watch(pid, pidfd)?;
-        let tree = Tree::of(pid, marker, output_inode);
+        let tree = Tree::of(pid, marker, output.identity());
         *wires.witness.tree.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree);
         let spec = job.process()?;
         let stop = spec.stop;
@@ -351,7 +351,9 @@ fn spawn_blocking(
         Place::prepare(process.endpoint, probe, &driver.ports, &sockets, job.generation)?;
     let around = Surroundings { place: &place, notify_socket, state_dir: &driver.state_dir };
     let launch = Launch::of(&job.app, process, job.generation, &around)?;
-    let spawned = spawn::spawn(&launch, place.listener.take(), driver.open_files);
+    create_private(&sockets)?;
+    let output = OutputPipe::create(&sockets.join(format!("{}.out", base36(job.generation.0))))?;
+    let spawned = spawn::spawn(&launch, output, place.listener.take(), driver.open_files);
     let spawned = spawned.map_err(|source| SpawnError::Execute {
         program: launch.program.display().to_string(),
         source,

@@ -13,6 +13,8 @@ use std::{
 
 use tokio::sync::Mutex;
 
+use crate::output::PipeIdentity;
+
 /// Times the list of processes is read where there are always new ones.
 const ROUNDS: usize = 16;
 
@@ -129,10 +131,11 @@ pub(crate) fn has_variable(pid: Pid, variable: &[u8]) -> Option<bool> {
     }
 }
 
-/// Whether standard output or standard error of a process is the pipe with this inode.
-pub(crate) fn writes_to(pid: Pid, pipe_inode: u64) -> bool {
+/// Whether standard output or standard error of a process is this pipe.
+pub(crate) fn writes_to(pid: Pid, pipe: PipeIdentity) -> bool {
     [1, 2].iter().any(|fd| {
-        fs::metadata(format!("/proc/{pid}/fd/{fd}")).is_ok_and(|found| found.ino() == pipe_inode)
+        fs::metadata(format!("/proc/{pid}/fd/{fd}"))
+            .is_ok_and(|found| (found.dev(), found.ino()) == (pipe.device, pipe.inode))
     })
 }
 

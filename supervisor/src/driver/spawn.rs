@@ -1,17 +1,14 @@
 //! Turns a [`Launch`] into a running process: no shell, a process group of its own, standard input
-//! from nowhere, both outputs into one pipe of ours, and no other descriptor of ours.
+//! from nowhere, both outputs into one pipe, and no other descriptor of ours.
 
-use std::{
-    fs::File,
-    io::{self, PipeReader},
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
-};
+use std::{io, os::fd::OwnedFd};
 
 use rustix::process::{
     PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid,
 };
 
 use super::{children, launch::Launch, procfs::Pid, sys};
+use crate::output::OutputPipe;
 
 /// A process that runs, and is registered as ours to wait for.
 #[derive(Debug)]
@@ -19,27 +16,27 @@ pub(super) struct Spawned {
     pub(super) pid: Pid,
     pub(super) pidfd: OwnedFd,
     /// What it and its descendants write.
-    pub(super) output: PipeReader,
-    /// The pipe's identity, which those who write to it share.
-    pub(super) output_inode: u64,
+    pub(super) output: OutputPipe,
 }
 
-/// Spawns, with a soft limit on open files if it is not to be ours. Blocks until the program is
+/// Spawns with an output pipe, whose other end goes to the program, and with a soft limit on open files if it is not to be ours. Blocks until the program is
 /// executed or failed to be.
 pub(super) fn spawn(
     launch: &Launch,
+    (output, theirs): (OutputPipe, OwnedFd),
     listener: Option<OwnedFd>,
     open_files: Option<u64>,
 ) -> io::Result<Spawned> {
-    let (output, writer) = io::pipe()?;
-    let writer = File::from(OwnedFd::from(writer));
-    let output_inode = writer.metadata()?.ino();
-    let legacy = sys::Legacy { output: writer.into(), listener, open_files };
-    let (pid, pidfd) = children::spawn_registered(|| {
+    let legacy = sys::Legacy { output: theirs, listener, open_files };
+    let spawned = children::spawn_registered(|| {
         let pid = sys::spawn(launch, legacy)?;
         open(pid).map(|pidfd| (pid, pidfd))
+    });
+    let (pid, pidfd) = spawned.inspect_err(|_| {
+        // Nobody prints, and the first failure is the one to tell.
+        let _ = OutputPipe::remove(output.path());
     })?;
-    Ok(Spawned { pid, pidfd, output, output_inode })
+    Ok(Spawned { pid, pidfd, output })
 }
 
 /// Nobody has waited for the child yet, so the pid is still its own.

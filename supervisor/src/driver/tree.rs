@@ -19,6 +19,7 @@ use super::{
     children,
     procfs::{self, Pid, Process, ProcessTable},
 };
+use crate::output::PipeIdentity;
 
 /// The processes of one instance.
 #[derive(Clone, Debug)]
@@ -26,7 +27,7 @@ pub(crate) struct Tree {
     /// `NAME=value` that every process of the instance is started with.
     marker: String,
     /// The pipe that takes the instance's output.
-    output_inode: u64,
+    output: PipeIdentity,
     /// Pid to start time.
     members: BTreeMap<Pid, u64>,
     /// Process groups and sessions seen with living members. Their numbers are not reused while
@@ -42,11 +43,11 @@ enum Found {
 
 impl Tree {
     /// The tree of a process that was just spawned as the leader of its own group.
-    pub(crate) fn of(root: Pid, marker: String, output_inode: u64) -> Self {
+    pub(crate) fn of(root: Pid, marker: String, output: PipeIdentity) -> Self {
         let began = Process::read(root).map(|process| process.began);
         Self {
             marker,
-            output_inode,
+            output,
             members: began.map(|began| (root, began)).into_iter().collect(),
             groups: BTreeSet::from([root]),
         }
@@ -114,7 +115,7 @@ impl Tree {
             return Some(false);
         }
         let is_marked = procfs::has_variable(process.pid, self.marker.as_bytes())?;
-        Some(is_marked || procfs::writes_to(process.pid, self.output_inode))
+        Some(is_marked || procfs::writes_to(process.pid, self.output))
     }
 
     /// Whether the process is a member, or a descendant of one that no table has shown yet.

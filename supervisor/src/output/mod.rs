@@ -6,18 +6,36 @@
 //! removed. A line is never torn between two files. One longer than 64 KiB is split into lines that
 //! end with a mark.
 //!
-//! An app never waits for a disk that hangs or is full: after [`capture::PATIENCE`] its lines are
-//! dropped, and their number is written as soon as writing works again. A disk that is merely
-//! slower than the app slows the app, through its pipe.
+//! An app prints into a pipe with a name, and what it printed stays there until it stands in its
+//! log. So we may be killed at any moment: the app goes on, and the next Doorbell reads on where we
+//! stopped. `mark` says how exactly.
 //!
-//! Reading is [`crate::logs`].
+//! An app never waits for a disk that hangs or is full: after [`capture::PATIENCE`], if its pipe has
+//! no room, its lines are dropped, and their number is written as soon as writing works again. A disk
+//! that is merely slower than the app slows the app, through its pipe.
+//!
+//! `reader` is the task, `pipe` what it begins with; `cut` decides what can be passed on, `batch`
+//! brings it to the files of `rotate`. Reading these is [`crate::logs`].
 
+mod batch;
 mod calendar;
 pub(crate) mod capture;
+mod current;
+mod cut;
+mod intake;
+mod mark;
+mod pipe;
+mod reader;
 pub(crate) mod rotate;
+mod scratch;
+#[cfg(test)]
+mod survival;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use capture::Capture;
+pub(crate) use pipe::{OutputPipe, PipeIdentity};
 pub(crate) use rotate::{AppLog, Logs};
 pub(crate) use tail::Tail;
 

@@ -4,9 +4,8 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs,
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,7 +13,11 @@ use std::{
 
 use doorbell_config::{name::AppId, spec::OutputSpec};
 
-use super::{CURRENT, OURS, calendar::utc};
+use super::{
+    CURRENT, OURS,
+    calendar::utc,
+    current::{Current, End},
+};
 
 /// The logs of every app that runs. Two instances of one app share its files.
 #[derive(Debug)]
@@ -37,15 +40,18 @@ struct RotatingFile {
     folder: PathBuf,
     spec: Arc<Mutex<OutputSpec>>,
     current: Option<Current>,
-    /// The last write ended within a line.
-    is_torn: bool,
+    end: End,
     lost: Lost,
 }
 
-#[derive(Debug)]
-struct Current {
-    file: File,
-    size: u64,
+/// Where a part of what is appended begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Spot {
+    /// Bytes that stand before it, in other files.
+    pub(crate) done: u64,
+    /// The file that takes it.
+    pub(crate) inode: u64,
+    pub(crate) offset: u64,
 }
 
 /// Lines that were not written, and why not.
@@ -89,7 +95,7 @@ impl AppLog {
             folder,
             spec: spec.clone(),
             current: None,
-            is_torn: false,
+            end: End::Unknown,
             lost: Lost::default(),
         };
         Self { file: Mutex::new(file), spec }
@@ -97,7 +103,18 @@ impl AppLog {
 
     /// Appends whole lines. What cannot be written is dropped, counted and told of later.
     pub(crate) fn append(&self, lines: &[u8]) {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).append(lines);
+        self.append_noting(lines, &mut |_| {});
+    }
+
+    /// Appends whole lines like `append`, and tells before each write where it begins. One file may
+    /// take some of them, and the next one the rest.
+    pub(crate) fn append_noting(&self, lines: &[u8], note: &mut dyn FnMut(Spot)) {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).append(lines, note);
+    }
+
+    /// The folder of the files.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).folder.clone()
     }
 
     /// Counts lines that were dropped before they came here.
@@ -118,9 +135,9 @@ impl RotatingFile {
         *self.spec.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn append(&mut self, lines: &[u8]) {
+    fn append(&mut self, lines: &[u8], note: &mut dyn FnMut(Spot)) {
         let mut rest = lines;
-        let written = self.own_up().and_then(|()| self.write_all(&mut rest));
+        let written = self.own_up().and_then(|()| self.write_all(&mut rest, note));
         if let Err(error) = written {
             if self.lost.lines == 0 {
                 let folder = self.folder.display();
@@ -137,14 +154,15 @@ impl RotatingFile {
         if self.lost.lines == 0 {
             return Ok(());
         }
-        let note = format!("{OURS}{} lines lost: {}\n", self.lost.lines, self.lost.reason);
-        self.write_all(&mut note.as_bytes())?;
+        let words = format!("{OURS}{} lines lost: {}\n", self.lost.lines, self.lost.reason);
+        self.write_all(&mut words.as_bytes(), &mut |_| {})?;
         self.lost = Lost::default();
         Ok(())
     }
 
     /// Writes whole lines; what is left of `lines` afterwards was not written.
-    fn write_all(&mut self, lines: &mut &[u8]) -> io::Result<()> {
+    fn write_all(&mut self, lines: &mut &[u8], note: &mut dyn FnMut(Spot)) -> io::Result<()> {
+        let all = lines.len();
         while !lines.is_empty() {
             let max = self.spec().max_size.0;
             let size = self.current()?.size;
@@ -156,6 +174,9 @@ impl RotatingFile {
             // A line that is larger than a file gets one of its own.
             let piece = if fitting == 0 { first_line(lines) } else { fitting };
             self.mend()?;
+            let done = (all - lines.len()) as u64;
+            let current = self.current()?;
+            note(Spot { done, inode: current.inode, offset: current.size });
             self.write_piece(lines, piece)?;
         }
         Ok(())
@@ -170,7 +191,8 @@ impl RotatingFile {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     current.size += written as u64;
-                    self.is_torn = ready.get(written - 1) != Some(&b'\n');
+                    let is_whole = ready.get(written - 1) == Some(&b'\n');
+                    self.end = if is_whole { End::Whole } else { End::Torn };
                     *lines = lines.get(written..).unwrap_or_default();
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -182,11 +204,11 @@ impl RotatingFile {
 
     /// Ends a line that a failed write tore.
     fn mend(&mut self) -> io::Result<()> {
-        if self.is_torn {
+        if self.end == End::Torn {
             let current = self.current()?;
             current.file.write_all(b"\n")?;
             current.size += 1;
-            self.is_torn = false;
+            self.end = End::Whole;
         }
         Ok(())
     }
@@ -194,8 +216,11 @@ impl RotatingFile {
     fn current(&mut self) -> io::Result<&mut Current> {
         let current = match self.current.take() {
             Some(current) => current,
-            None => open_current(&self.folder)?,
+            None => Current::open(&self.folder, self.end)?,
         };
+        if self.end == End::Unknown {
+            self.end = End::Whole;
+        }
         Ok(self.current.insert(current))
     }
 
@@ -235,14 +260,6 @@ fn step_past(name: &Path, newest: &Path) -> u64 {
         path.file_name().map(|name| name.as_encoded_bytes().get(..8).map(<[u8]>::to_vec))
     };
     if day(name) == day(newest) { 1 } else { DAY }
-}
-
-fn open_current(folder: &Path) -> io::Result<Current> {
-    DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
-    let file =
-        OpenOptions::new().append(true).create(true).mode(0o640).open(folder.join(CURRENT))?;
-    let size = file.metadata()?.len();
-    Ok(Current { file, size })
 }
 
 /// Rotated files, oldest first.
@@ -343,6 +360,17 @@ mod tests {
         fs::remove_file(&app).unwrap();
         log.append(b"three\n");
         assert_eq!(read_all(&app), "[doorbell] 5 lines lost: slow\nthree\n");
+    }
+
+    #[test]
+    fn a_line_that_a_kill_tore_is_cut_off() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(CURRENT), "one\ntwo\nthr").unwrap();
+        let mut spots = Vec::new();
+        let log = log(folder.path(), 14, 9);
+        log.append_noting(b"three\nfour\n", &mut |spot| spots.push((spot.done, spot.offset)));
+        assert_eq!(read_all(folder.path()), "one\ntwo\nthree\nfour\n");
+        assert_eq!(spots, [(0, 8), (6, 0)]);
     }
 
     #[test]

@@ -1,0 +1,361 @@
+//! Passes on what one instance prints, in whole lines.
+//!
+//! One task per instance. It looks at the front of the app's pipe and has a blocking thread write
+//! what can be passed on; only then are the bytes taken out of the pipe, so that whoever kills us
+//! takes no line with us (`mark`). Meanwhile the app goes on into the rest of the pipe.
+//!
+//! A line that has not ended stays in the pipe. The system does not announce what a large write adds
+//! behind it, so the task looks again by itself as long as one lies there, ever more seldom.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{
+    AppLog, OURS, OutputPipe, Tail,
+    batch::{self, Batch, Work},
+    capture::{Order, PATIENCE},
+    cut::{self, Cut, Rest},
+    intake::Intake,
+    mark::Record,
+    rotate::count_lines,
+};
+
+/// Bytes of lines of ours that may wait for the disk.
+const SAID: usize = 64 * 1024;
+/// How long the end of a capture waits for the disk.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// Between two looks at a line that has not ended, or at a disk that hangs: the first pause, and the
+/// longest, after doubling.
+const PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(256);
+
+/// The task's state.
+pub(super) struct Reader {
+    intake: Arc<Intake>,
+    log: Arc<AppLog>,
+    tail: Arc<Tail>,
+    news: News,
+    /// Somebody may still write.
+    is_open: bool,
+    /// Bytes at the front that were looked at, and hold no end of a line.
+    unfinished: usize,
+    /// Bytes behind those in flight whose lines are in the tail already.
+    told: usize,
+    pause: Duration,
+    /// What goes with the next write, but for the batch.
+    next: Work,
+    writing: Option<Writing>,
+    /// Memory for a batch.
+    spare: Vec<u8>,
+}
+
+/// Whether a look is worth it.
+enum News {
+    None,
+    Possible,
+    /// The system says so.
+    Announced,
+}
+
+struct Writing {
+    task: JoinHandle<Vec<u8>>,
+    since: Instant,
+}
+
+impl Reader {
+    pub(super) fn of(pipe: OutputPipe, log: Arc<AppLog>, tail: Arc<Tail>) -> io::Result<Self> {
+        Ok(Self {
+            intake: Arc::new(Intake::of(pipe)?),
+            log,
+            tail,
+            news: News::Possible,
+            is_open: true,
+            unfinished: 0,
+            told: 0,
+            pause: PAUSE,
+            next: Work::default(),
+            writing: None,
+            spare: Vec::new(),
+        })
+    }
+
+    /// Reads until it is told to finish, or nobody is left to tell it.
+    pub(super) async fn run(
+        mut self,
+        mut orders: mpsc::Receiver<Order>,
+        unsettled: Option<Record>,
+    ) {
+        if let Some(record) = unsettled {
+            self.take_up(record).await;
+        }
+        loop {
+            self.write();
+            let wake = self.wake();
+            let listens = self.writing.is_none() && self.is_open;
+            // Dropping the losing branches loses nothing: what is in the pipe stays.
+            tokio::select! {
+                biased;
+                order = orders.recv() => match order {
+                    Some(Order::Say(line)) => self.say(&line),
+                    Some(Order::Settle(done)) => {
+                        self.settle();
+                        let _ = done.send(());
+                    }
+                    Some(Order::Finish) => return self.finish().await,
+                    None => return,
+                },
+                memory = written(&mut self.writing) => self.written(memory),
+                readable = self.intake.news(), if listens => match readable {
+                    Ok(()) => self.news = News::Announced,
+                    Err(_) => self.is_open = false,
+                },
+                () = until(wake) => self.wait_over(),
+            }
+        }
+    }
+
+    /// Takes away what an earlier reader had written when it ended.
+    async fn take_up(&mut self, record: Record) {
+        let (intake, log) = (self.intake.clone(), self.log.clone());
+        let settle = move || batch::settle(&intake, &log, &record);
+        match tokio::task::spawn_blocking(settle).await.map_err(io::Error::from).flatten() {
+            Ok(lines) => self.tail.push(&lines),
+            Err(error) => tracing::warn!(%error, "output of an app may be written twice"),
+        }
+    }
+
+    fn say(&mut self, line: &str) {
+        let line = format!("{OURS}{line}\n");
+        if self.next.said.len() < SAID {
+            self.next.said.extend_from_slice(line.as_bytes());
+        } else {
+            self.next.lost += 1;
+        }
+    }
+
+    /// Starts a write if there is something to write and nothing being written.
+    fn write(&mut self) {
+        if self.writing.is_some() {
+            return;
+        }
+        self.next.batch = self.next_batch();
+        if self.next.batch.is_some() || !self.next.said.is_empty() || self.next.lost > 0 {
+            self.start_writing();
+        }
+    }
+
+    fn start_writing(&mut self) {
+        let work = std::mem::take(&mut self.next);
+        if let Some(batch) = &work.batch {
+            self.tell(&batch.bytes, batch.cut.length);
+            self.intake.depart(batch.cut.length);
+            self.leave(batch.cut.length);
+        }
+        let (intake, log) = (self.intake.clone(), self.log.clone());
+        let task = tokio::task::spawn_blocking(move || work.perform(&intake, &log));
+        self.writing = Some(Writing { task, since: Instant::now() });
+    }
+
+    fn written(&mut self, memory: Option<Vec<u8>>) {
+        self.writing = None;
+        // A write that panicked takes its lines with it; the next one may do better.
+        self.spare = memory.unwrap_or_else(|| {
+            self.intake.take_in_flight(&mut vec![0; self.intake.capacity()]);
+            Vec::new()
+        });
+        self.news = News::Possible;
+        self.pause = PAUSE;
+    }
+
+    /// The next bytes to write, if there is reason to look.
+    fn next_batch(&mut self) -> Option<Batch> {
+        if !self.is_open {
+            return None;
+        }
+        let intake = self.intake.clone();
+        let looked = match std::mem::replace(&mut self.news, News::None) {
+            News::None => return None,
+            News::Possible => self.look(),
+            News::Announced => intake.after_news(|| self.look()),
+        };
+        match looked {
+            Ok(batch) => {
+                self.is_open = batch.is_some();
+                batch
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => {
+                tracing::error!(%error, "cannot read the output of an app");
+                self.news = News::Possible;
+                None
+            }
+        }
+    }
+
+    /// Looks at the front of the pipe; `None` if nothing is left and nothing will come, `WouldBlock`
+    /// if there is nothing to pass on now.
+    fn look(&mut self) -> io::Result<Option<Batch>> {
+        // Half of the pipe: the app fills the other half meanwhile.
+        let most = (self.intake.capacity() / 2).max(self.intake.longest());
+        let has_ended = self.intake.has_ended();
+        let mut bytes = std::mem::take(&mut self.spare);
+        self.intake.peek(most, &mut bytes)?;
+        let known = std::mem::replace(&mut self.unfinished, bytes.len());
+        let cut = cut::cut(&bytes, known, self.intake.longest(), || {
+            if has_ended {
+                Rest::Ends
+            } else if bytes.len() == known && self.intake.is_full_of(&bytes) {
+                Rest::Crowds
+            } else {
+                Rest::Waits
+            }
+        });
+        match cut {
+            Some(cut) => Ok(Some(Batch { bytes, cut })),
+            None if bytes.is_empty() && has_ended => Ok(None),
+            None => {
+                if self.intake.available() > known {
+                    self.pause = PAUSE;
+                }
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+        }
+    }
+
+    /// Puts the lines up to here into the tail, but for those that are there.
+    fn tell(&mut self, bytes: &[u8], end: usize) {
+        if let Some(new) = bytes.get(self.told..end) {
+            self.tail.push(new);
+            self.told = end;
+        }
+    }
+
+    /// The first bytes are somebody else's from here on.
+    fn leave(&mut self, bytes: usize) {
+        self.told = self.told.saturating_sub(bytes);
+        self.unfinished = 0;
+    }
+
+    /// Puts everything into the tail that was printed.
+    fn settle(&mut self) {
+        let has_ended = self.intake.has_ended();
+        let mut bytes = Vec::new();
+        match self.intake.peek_all(&mut bytes) {
+            Ok(in_flight) => {
+                let behind = bytes.get(in_flight..).unwrap_or_default();
+                let rest = if has_ended { Rest::Ends } else { Rest::Waits };
+                self.tell(behind, cut::cut_all(behind, self.intake.longest(), rest));
+            }
+            Err(error) => tracing::error!(%error, "cannot see the output of an app"),
+        }
+    }
+
+    /// When to look without being told.
+    fn wake(&self) -> Option<Instant> {
+        match &self.writing {
+            Some(writing) if writing.since.elapsed() < PATIENCE => Some(writing.since + PATIENCE),
+            Some(_) => Some(Instant::now() + self.pause),
+            None if self.is_curious() => Some(Instant::now() + self.pause),
+            None => None,
+        }
+    }
+
+    /// Whether something may come, or be there, that nobody announces.
+    fn is_curious(&self) -> bool {
+        self.is_open && (self.unfinished > 0 || matches!(self.news, News::Possible))
+    }
+
+    fn wait_over(&mut self) {
+        self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+        self.news = News::Possible;
+        if self.writing.is_some() && self.intake.is_crowded() {
+            self.make_room();
+            self.pause = PAUSE;
+        }
+    }
+
+    /// Drops lines, since the disk hangs and the app must not.
+    fn make_room(&mut self) {
+        self.intake.take_in_flight(&mut vec![0; self.intake.capacity()]);
+        let (most, longest) = (self.intake.capacity(), self.intake.longest());
+        let mut dropped = 0;
+        // Who goes on writing must not keep us here.
+        while dropped < most {
+            let mut bytes = Vec::new();
+            if self.intake.peek(most, &mut bytes).is_err() {
+                return;
+            }
+            let cut = cut::cut(&bytes, 0, longest, || {
+                if self.intake.is_full_of(&bytes) { Rest::Crowds } else { Rest::Waits }
+            });
+            let Some(Cut { length, ending }) = cut else { return };
+            self.tell(&bytes, length);
+            self.leave(length);
+            bytes.truncate(length);
+            self.next.lost += count_lines(&bytes) + count_lines(ending.words());
+            self.intake.take(&mut bytes);
+            dropped += length;
+        }
+    }
+
+    async fn finish(mut self) {
+        let disk_kept_up = timeout(GOODBYE, self.write_rest()).await;
+        if disk_kept_up.is_err() {
+            tracing::error!("the disk did not take an app's last output in time");
+        }
+        self.intake.remove();
+    }
+
+    /// Writes what is in the pipe now, and no more: who goes on writing must not keep us here. Ours
+    /// are the last words.
+    async fn write_rest(&mut self) {
+        let said = std::mem::take(&mut self.next.said);
+        self.until_written().await;
+        let mut left = self.intake.available();
+        while let Some(batch) = self.last_batch(left) {
+            left -= batch.cut.length;
+            self.next.batch = Some(batch);
+            self.start_writing();
+            self.until_written().await;
+        }
+        self.next.said = said;
+        self.start_writing();
+        self.until_written().await;
+    }
+
+    async fn until_written(&mut self) {
+        if self.writing.is_some() {
+            let memory = written(&mut self.writing).await;
+            self.written(memory);
+        }
+    }
+
+    /// The next of the last bytes, whether a line ends there or not.
+    fn last_batch(&mut self, left: usize) -> Option<Batch> {
+        let mut bytes = std::mem::take(&mut self.spare);
+        self.intake.peek(left.min(self.intake.capacity()), &mut bytes).ok()?;
+        let rest = if bytes.len() == left { Rest::Ends } else { Rest::Crowds };
+        let cut = cut::cut(&bytes, 0, self.intake.longest(), || rest)?;
+        Some(Batch { bytes, cut })
+    }
+}
+
+/// The memory of what was written; `None` if that panicked.
+async fn written(writing: &mut Option<Writing>) -> Option<Vec<u8>> {
+    match writing {
+        Some(writing) => (&mut writing.task).await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
