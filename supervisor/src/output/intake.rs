@@ -132,15 +132,22 @@ impl Intake {
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let path = format!("/proc/self/fd/{}", self.pipe.as_raw_fd());
         let Ok(writer) = open(path, flags, Mode::empty()) else {
-            return self.is_half_full();
+            return self.available() >= self.capacity / 2;
         };
         let mut writer = [PollFd::new(&writer, PollFlags::OUT)];
         let polled = retry_on_intr(|| poll(&mut writer, Some(&Timespec::default())));
         polled.is_ok() && !writer[0].revents().contains(PollFlags::OUT)
     }
 
-    pub(super) fn is_half_full(&self) -> bool {
-        self.available() >= self.capacity / 2
+    /// Whether who writes has to wait although there is nothing but these bytes, which were seen.
+    pub(super) fn is_full_of(&self, seen: &[u8]) -> bool {
+        // In this order: if it is full of what came since the look, that is counted.
+        self.is_full() && self.available() == seen.len()
+    }
+
+    /// Whether who writes has to wait soon.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.available() >= self.capacity / 4 * 3 || self.is_full()
     }
 
     /// Removes the pipe's name and its mark.

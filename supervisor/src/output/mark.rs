@@ -18,7 +18,8 @@
 //! hits between the last two, which are two system calls in a row, and what lies at the front of the
 //! pipe by then is byte for byte what was just written. Then that repetition is taken for it.
 //!
-//! A kill of the machine, and not of us, may lose what the disk does not have yet.
+//! What was given up because the disk hung is dropped, and its number forgotten by a kill. A kill of
+//! the machine, and not of us, may lose what the disk does not have yet.
 
 use std::{
     fs::{File, OpenOptions},

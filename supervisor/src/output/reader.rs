@@ -191,7 +191,7 @@ impl Reader {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(error) => {
                 tracing::error!(%error, "cannot read the output of an app");
-                self.is_open = false;
+                self.news = News::Possible;
                 None
             }
         }
@@ -209,7 +209,7 @@ impl Reader {
         let cut = cut::cut(&bytes, known, self.intake.longest(), || {
             if has_ended {
                 Rest::Ends
-            } else if bytes.len() == known && self.intake.is_full() {
+            } else if bytes.len() == known && self.intake.is_full_of(&bytes) {
                 Rest::Crowds
             } else {
                 Rest::Waits
@@ -219,7 +219,7 @@ impl Reader {
             Some(cut) => Ok(Some(Batch { bytes, cut })),
             None if bytes.is_empty() && has_ended => Ok(None),
             None => {
-                if bytes.len() > known {
+                if self.intake.available() > known {
                     self.pause = PAUSE;
                 }
                 Err(io::ErrorKind::WouldBlock.into())
@@ -260,15 +260,20 @@ impl Reader {
         match &self.writing {
             Some(writing) if writing.since.elapsed() < PATIENCE => Some(writing.since + PATIENCE),
             Some(_) => Some(Instant::now() + self.pause),
-            None if false => None,
+            None if self.is_curious() => Some(Instant::now() + self.pause),
             None => None,
         }
+    }
+
+    /// Whether something may come, or be there, that nobody announces.
+    fn is_curious(&self) -> bool {
+        self.is_open && (self.unfinished > 0 || matches!(self.news, News::Possible))
     }
 
     fn wait_over(&mut self) {
         self.pause = (2 * self.pause).min(LONGEST_PAUSE);
         self.news = News::Possible;
-        if self.writing.is_some() && (self.intake.is_half_full() || self.intake.is_full()) {
+        if self.writing.is_some() && self.intake.is_crowded() {
             self.make_room();
             self.pause = PAUSE;
         }
@@ -285,10 +290,10 @@ impl Reader {
             if self.intake.peek(most, &mut bytes).is_err() {
                 return;
             }
-            let is_full = || if self.intake.is_full() { Rest::Crowds } else { Rest::Waits };
-            let Some(Cut { length, ending }) = cut::cut(&bytes, 0, longest, is_full) else {
-                return;
-            };
+            let cut = cut::cut(&bytes, 0, longest, || {
+                if self.intake.is_full_of(&bytes) { Rest::Crowds } else { Rest::Waits }
+            });
+            let Some(Cut { length, ending }) = cut else { return };
             self.tell(&bytes, length);
             self.leave(length);
             bytes.truncate(length);
