@@ -44,6 +44,8 @@ pub struct ServerSpec {
     pub state_dir: PathBuf,
     /// Folder for the captured output of apps, one folder per app.
     pub log_dir: PathBuf,
+    /// Who the proxy and the control process run as, if not as the supervisor does.
+    pub user: Option<String>,
     /// Peers whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Whether every app is also reachable at `/apps/<id>/` and `/_app/<id>/` on hosts that no app
@@ -92,6 +94,8 @@ pub struct ServerTimeouts {
     pub write_idle: Duration,
     /// Total, from SIGTERM to the last running request's end.
     pub shutdown: Duration,
+    /// Total, from an upgrade to the last exchange of the old version.
+    pub upgrade: Duration,
 }
 
 /// The access log.

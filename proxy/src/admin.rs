@@ -146,6 +146,7 @@ fn for_operators(admin: Arc<Admin>) -> Router {
         .route("/v1/apps/{id}/logs", get(logs::read))
         .route("/v1/apps/{id}/{verb}", post(apps::operate))
         .route("/v1/reload", post(reload))
+        .route("/v1/upgrade", post(upgrade))
         .with_state(admin)
 }
 
@@ -218,5 +219,22 @@ async fn reload(State(admin): State<Arc<Admin>>) -> Response {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, &error).into_response()
         }
         Err(error) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, &error).into_response(),
+    }
+}
+
+/// What an upgrade did.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Upgraded {
+    /// The version before.
+    pub from: String,
+    /// The version that serves.
+    pub to: String,
+}
+
+async fn upgrade(State(admin): State<Arc<Admin>>) -> Response {
+    let from = env!("CARGO_PKG_VERSION").to_owned();
+    match admin.house.upgrade().await {
+        Ok(to) => Json(Upgraded { from, to }).into_response(),
+        Err(why) => Problem::new(StatusCode::CONFLICT, &why).into_response(),
     }
 }

@@ -10,9 +10,9 @@ mod documents;
 mod screen;
 mod table;
 
-use doorbell_supervisor::protocol::Role;
+use doorbell_supervisor::{hub::SPEAKS, protocol::Role};
 
-use crate::serve::{self, Split};
+use crate::serve::{self, Beginning, Split};
 
 /// Where the configuration is looked for unless told.
 const CONFIG: &str = "/etc/doorbell/doorbell.toml";
@@ -40,6 +40,9 @@ enum Verb {
         /// Everything in this process, for tiny machines: no part survives another
         #[arg(long)]
         one_process: bool,
+        /// Take up what an earlier version of this process left
+        #[arg(long, hide = true)]
+        upgraded: bool,
     },
     /// The process that operators talk to; started by `serve`
     #[command(hide = true)]
@@ -71,6 +74,17 @@ enum Verb {
         #[command(flatten)]
         socket: SocketArg,
     },
+    /// Let the binary that was put in this one's place take over, without losing a request
+    ///
+    /// Apps go on, new connections are the new version's, and the old one finishes what it has within
+    /// `timeouts.upgrade`. If the new version does not come up, nothing changes. SIGUSR2 does the same.
+    Upgrade {
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+    /// Print which versions of the protocol between doorbell's processes this binary takes over from
+    #[command(hide = true, name = SPEAKS)]
+    Speaks,
     /// Show every app: state, since when, process, memory, CPU, requests, last cold start
     Status {
         /// Only this app, with the reason of its state, warnings and last output
@@ -145,9 +159,10 @@ struct AppArg {
 /// What to tell the user.
 pub fn run() -> anyhow::Result<u8> {
     match Cli::parse().verb {
-        Verb::Serve { config, one_process } => {
+        Verb::Serve { config, one_process, upgraded } => {
             let split = if one_process { Split::OneProcess } else { Split::Processes };
-            serve::serve(config.config, split)?;
+            let beginning = if upgraded { Beginning::Upgraded } else { Beginning::Fresh };
+            serve::serve(config.config, split, beginning)?;
             Ok(0)
         }
         Verb::Control { config, reception } => {
@@ -159,6 +174,8 @@ pub fn run() -> anyhow::Result<u8> {
             Ok(0)
         }
         Verb::Check { config } => documents::check(&config.config),
+        Verb::Upgrade { socket } => control::upgrade(&socket.find()?),
+        Verb::Speaks => documents::speaks(),
         Verb::Reload { socket } => control::reload(&socket.find()?),
         Verb::Status { app, json, socket } => {
             control::status(&socket.find()?, app.as_deref(), json)

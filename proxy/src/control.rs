@@ -25,6 +25,7 @@ use doorbell_supervisor::{
 use crate::{
     admin::{self, Admin},
     house::{Before, House},
+    metrics::figures::Figures,
     server::Household,
     watch,
 };
@@ -36,6 +37,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(500);
 #[derive(Default)]
 struct Beginning {
     number: u32,
+    upgraded_to: Option<String>,
     server: Option<ServerSpec>,
     kept: String,
     before: Before,
@@ -127,9 +129,13 @@ async fn listen_to_whoever(
         house.link.forget_all();
         let beginning = hear_out(&mut receiver, &house).await?;
         house.is_called(beginning.number);
-        let house = Arc::clone(&house);
+        keep(&house, &house.scraper.gone());
+        let (house, upgraded_to) = (Arc::clone(&house), beginning.upgraded_to);
         // It is answered through what is heard next.
-        tokio::spawn(async move { house.restate().await });
+        tokio::spawn(async move {
+            house.restate().await;
+            house.is_supervised(upgraded_to);
+        });
     }
     Ok(())
 }
@@ -148,7 +154,8 @@ async fn hear_out(receiver: &mut Receiver<ToControl>, house: &House) -> anyhow::
     let mut beginning = Beginning::default();
     while let Some((message, with)) = receiver.next().await? {
         match message {
-            ToControl::Welcome { number, server, kept } => {
+            ToControl::Welcome { number, server, kept, upgraded_to } => {
+                beginning.upgraded_to = upgraded_to;
                 beginning.number = number;
                 beginning.server = server.map(|server| *server);
                 beginning.kept = kept;
@@ -189,9 +196,9 @@ async fn listen(
             ToControl::Answer { wish, answer } => house.link.answered(wish, *answer),
             ToControl::Proxy { number } => {
                 let connection = with.into_iter().next().context("no connection came")?;
-                house.scraper.connect(number, UnixStream::from(connection))?;
+                let over = house.scraper.connect(number, UnixStream::from(connection))?;
+                tokio::spawn(settle(Arc::clone(house), number, over));
             }
-            ToControl::ProxyGone { number } => keep(house, number),
             ToControl::Listening(addresses) => house.listens_on(addresses),
             ToControl::Reload => {
                 let house = Arc::clone(house);
@@ -208,17 +215,17 @@ async fn listen(
 }
 
 /// What a proxy counted is kept, also for a control process that comes after this one.
-fn keep(house: &Arc<House>, number: u32) {
-    let house = Arc::clone(house);
-    tokio::spawn(async move {
-        // Its last words may be on their way.
-        house.scraper.heard_out(number).await;
-        if let Some(figures) = house.scraper.disconnect(number) {
-            match serde_json::to_string(&figures) {
-                // Without a supervisor there is nobody to keep it; we have it ourselves.
-                Ok(text) => drop(house.link.say(&FromControl::Keep(text))),
-                Err(error) => tracing::error!(%error, "figures cannot be kept"),
-            }
-        }
-    });
+async fn settle(house: Arc<House>, number: u32, over: impl Future<Output = ()>) {
+    over.await;
+    if let Some(figures) = house.scraper.settle(number) {
+        keep(&house, &figures);
+    }
+}
+
+fn keep(house: &House, figures: &Figures) {
+    match serde_json::to_string(figures) {
+        // Without a supervisor there is nobody to keep it; the next one is told.
+        Ok(text) => drop(house.link.say(&FromControl::Keep(text))),
+        Err(error) => tracing::error!(%error, "figures cannot be kept"),
+    }
 }

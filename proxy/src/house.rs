@@ -10,7 +10,7 @@ use std::{
         Arc, Mutex as StdMutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -32,6 +32,9 @@ use crate::{
     metrics::{export::Reloads, figures::Figures},
     scrape::Scraper,
 };
+
+/// How long a new version of the supervisor may take to come back.
+const NEXT_SUPERVISOR: Duration = Duration::from_secs(30);
 
 /// Why a configuration was not taken over. What ran before runs on.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +103,8 @@ pub struct House {
     started_with: ArcSwapOption<ServerSpec>,
     sources: watch::Sender<Arc<Vec<Seen>>>,
     listening: StdMutex<Vec<ListenAddr>>,
+    /// The version of the last supervisor that came about by an upgrade while we were there.
+    supervisors: watch::Sender<Option<String>>,
     /// What the supervisor calls us; 0 for nothing yet.
     number: AtomicU32,
     reload_good: AtomicBool,
@@ -128,6 +133,7 @@ impl House {
             scraper: Arc::default(),
             custody: Custody::default(),
             number: AtomicU32::new(0),
+            supervisors: watch::Sender::default(),
             config_path,
             routes: ArcSwap::from_pointee(Routes::new()),
             started_with: ArcSwapOption::empty(),
@@ -186,6 +192,30 @@ impl House {
             // It is gone again; the next one is told.
             Ok(Answer::Operated(_) | Answer::Usages(_) | Answer::Upgraded(_)) | Err(_) => {}
         }
+    }
+
+    /// Lets the binary that stands in our place take over; tells its version when it has.
+    ///
+    /// # Errors
+    /// Why it has not; then nothing has changed.
+    pub async fn upgrade(&self) -> Result<String, String> {
+        let mut supervisors = self.supervisors.subscribe();
+        supervisors.mark_unchanged();
+        match self.link.wish(&[], Wish::Upgrade).await {
+            Ok(Answer::Upgraded(Err(why))) => return Err(why),
+            // It became the new version before it could answer.
+            Ok(_) | Err(NoSupervisor) => {}
+        }
+        let seen = supervisors.wait_for(|seen| seen.is_some());
+        match tokio::time::timeout(NEXT_SUPERVISOR, seen).await {
+            Ok(Ok(seen)) => seen.clone().ok_or_else(|| NoSupervisor.to_string()),
+            Ok(Err(_)) | Err(_) => Err("the new version has not come back to us yet".to_owned()),
+        }
+    }
+
+    /// A supervisor is back, as this version, if it came about by an upgrade.
+    pub fn is_supervised(&self, upgraded_to: Option<String>) {
+        self.supervisors.send_replace(upgraded_to);
     }
 
     /// What the supervisor calls us, if it does.

@@ -29,8 +29,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Scraper {
     next: AtomicU64,
     lines: Mutex<BTreeMap<u32, Line>>,
-    /// Of proxies that are gone.
-    gone: Mutex<Figures>,
+    gone: Mutex<GoneFigures>,
+}
+
+/// Figures of proxies that are gone.
+#[derive(Default)]
+struct GoneFigures {
+    /// What an earlier control process knew.
+    kept: Figures,
+    /// By their numbers: one may be taken for gone while its connection is made anew.
+    proxies: BTreeMap<u32, Figures>,
 }
 
 /// A connection to one proxy.
@@ -42,12 +50,24 @@ struct Line {
     over: CancellationToken,
 }
 
+impl GoneFigures {
+    fn sum(&self) -> Figures {
+        let mut sum = self.kept.clone();
+        self.proxies.values().for_each(|figures| sum.add(figures));
+        sum
+    }
+}
+
 impl Scraper {
-    /// Asks this proxy too from here on.
+    /// Asks this proxy too from here on. What comes back resolves when it says nothing any more.
     ///
     /// # Errors
     /// If the connection is none.
-    pub fn connect(self: &Arc<Self>, number: u32, connection: UnixStream) -> std::io::Result<()> {
+    pub fn connect(
+        &self,
+        number: u32,
+        connection: UnixStream,
+    ) -> std::io::Result<impl Future<Output = ()> + Send + use<>> {
         let (sender, receiver) = wire::open::<Told>(connection, ANSWER_LIMITS)?;
         let (asked, last) = (Arc::default(), Arc::default());
         let over = CancellationToken::new();
@@ -56,39 +76,47 @@ impl Scraper {
             hear(receiver, to.0, to.1).await;
             drop(done);
         });
+        let ended = over.clone();
         self.lines().insert(number, Line { sender, asked, last, over });
-        Ok(())
+        // It is there after all.
+        lock(&self.gone).proxies.remove(&number);
+        Ok(ended.cancelled_owned())
     }
 
-    /// Waits for the last words of a proxy that is gone, which may be on their way.
-    pub async fn heard_out(&self, number: u32) {
-        let over = self.lines().get(&number).map(|line| line.over.clone());
-        if let Some(over) = over {
-            // One that is gone says nothing for ever, so this does not take long.
-            let _ = timeout(PATIENCE, over.cancelled()).await;
-        }
-    }
-
-    /// The proxy is gone: what it counted stays. Gives all that is to be kept.
-    pub fn disconnect(&self, number: u32) -> Option<Figures> {
-        let line = self.lines().remove(&number)?;
+    /// The proxy says nothing any more: what it counted stays. Gives all that is to be kept, if that
+    /// is news.
+    pub fn settle(&self, number: u32) -> Option<Figures> {
+        let line = {
+            let mut lines = self.lines();
+            let is_over = lines.get(&number).is_some_and(|line| line.over.is_cancelled());
+            is_over.then(|| lines.remove(&number)).flatten()?
+        };
         let mut figures = lock(&line.last).clone();
         figures.settle();
         let mut gone = lock(&self.gone);
-        gone.add(&figures);
-        Some(gone.clone())
+        gone.proxies.insert(number, figures);
+        Some(gone.sum())
+    }
+
+    /// What proxies that are gone have counted.
+    #[must_use]
+    pub fn gone(&self) -> Figures {
+        lock(&self.gone).sum()
     }
 
     /// What an earlier control process knew of proxies that were gone.
     pub fn remember(&self, figures: Figures) {
-        *lock(&self.gone) = figures;
+        lock(&self.gone).kept = figures;
     }
 
     /// Apps that are no more count nothing any more.
     pub fn forget(&self, apps: &[AppId]) {
         let mut gone = lock(&self.gone);
         for app in apps {
-            gone.apps.remove(app);
+            gone.kept.apps.remove(app);
+            for figures in gone.proxies.values_mut() {
+                figures.apps.remove(app);
+            }
         }
     }
 
@@ -97,7 +125,7 @@ impl Scraper {
         let asking: Vec<_> = self.lines().values().map(|line| self.ask(line)).collect();
         // One that does not answer has said something before.
         let _ = timeout(PATIENCE, join_all(asking)).await;
-        let mut sum = lock(&self.gone).clone();
+        let mut sum = self.gone();
         for line in self.lines().values() {
             sum.add(&lock(&line.last));
         }

@@ -3,7 +3,11 @@
 //! Of the configuration it reads the settings that it needs for itself, and leaves the rest to the
 //! control process.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use anyhow::Context;
 use doorbell_config::{
@@ -12,7 +16,7 @@ use doorbell_config::{
 };
 use doorbell_supervisor::{
     SupervisorOptions,
-    hub::{self, HubOptions, Launcher, Processes},
+    hub::{self, HubOptions, Launcher, Processes, Successor, User},
     protocol::Role,
 };
 use tokio::runtime::Runtime;
@@ -28,6 +32,9 @@ use crate::{
 /// Time for what still runs beside the hub when all is over.
 const LAST_TASKS: std::time::Duration = std::time::Duration::from_millis(500);
 
+/// The option that says so.
+const UPGRADED: &str = "--upgraded";
+
 /// Whether roles are processes of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
@@ -37,16 +44,25 @@ pub enum Split {
     OneProcess,
 }
 
+/// Whether an earlier version became this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// It was started.
+    Fresh,
+    /// It was; the lock on the state folder is standard input.
+    Upgraded,
+}
+
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// Why Doorbell cannot start; or that it could not end cleanly.
-pub fn serve(config_path: PathBuf, split: Split) -> anyhow::Result<()> {
+pub fn serve(config_path: PathBuf, split: Split, beginning: Beginning) -> anyhow::Result<()> {
     let Loaded { outcome, .. } = House::read(&config_path, &mut Archive::default());
     let server = outcome?.server;
     logging::start(&server.log)?;
     allocator::purge_in_background();
-    let options = options(config_path, server, split)?;
+    let options = options(config_path, server, split, beginning)?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(hub::run(options));
     // A disk that hangs holds threads of the runtime, which would be waited for without end.
@@ -54,24 +70,75 @@ pub fn serve(config_path: PathBuf, split: Split) -> anyhow::Result<()> {
     Ok(outcome?)
 }
 
-fn options(config_path: PathBuf, server: ServerSpec, split: Split) -> anyhow::Result<HubOptions> {
+fn options(
+    config_path: PathBuf,
+    server: ServerSpec,
+    split: Split,
+    beginning: Beginning,
+) -> anyhow::Result<HubOptions> {
+    let lock = match beginning {
+        Beginning::Fresh => None,
+        Beginning::Upgraded => Some(Arc::new(take_input().context("the state folder's lock")?)),
+    };
     let supervisor = SupervisorOptions {
         state_dir: server.state_dir.clone(),
         log_dir: server.log_dir.clone(),
         parallel_starts: server.limits.parallel_starts,
         open_files: raise_descriptor_limit(),
+        lock,
     };
+    let binary = binary()?;
+    let successor = Successor {
+        binary: binary.clone(),
+        arguments: vec![
+            "serve".into(),
+            "--config".into(),
+            config_path.clone().into(),
+            UPGRADED.into(),
+        ],
+    };
+    let user = server.user.as_deref().map(user).transpose()?.flatten();
     let launcher = match split {
         Split::Processes => Launcher::Processes(Processes {
-            binary: std::env::current_exe().context("where is the program?")?,
+            binary,
             control: vec!["control".into(), "--config".into(), config_path.into()],
             proxy: vec!["proxy".into()],
-            user: None,
+            user,
         }),
         Split::OneProcess => tasks(config_path),
     };
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Ok(HubOptions { supervisor, server, launcher, workers })
+    let is_upgraded = beginning == Beginning::Upgraded;
+    let successor = Some(successor);
+    Ok(HubOptions { supervisor, server, launcher, workers, successor, is_upgraded })
+}
+
+/// Where the program stands, also when another has been put in its place since.
+fn binary() -> anyhow::Result<PathBuf> {
+    const REPLACED: &str = " (deleted)";
+    let binary = std::env::current_exe().context("where is the program?")?;
+    let name = binary.to_string_lossy();
+    Ok(name.strip_suffix(REPLACED).map_or_else(|| binary.clone(), PathBuf::from))
+}
+
+/// The user of this name; `None` if that is who we are.
+fn user(name: &str) -> anyhow::Result<Option<User>> {
+    let found = nix::unistd::User::from_name(name)
+        .with_context(|| format!("cannot look up `server.user` \"{name}\""))?
+        .with_context(|| {
+            format!("there is no user \"{name}\": make it, or change `server.user`")
+        })?;
+    let user = User { uid: found.uid.as_raw(), gid: found.gid.as_raw() };
+    let own = rustix::process::geteuid();
+    if own.as_raw() == user.uid {
+        return Ok(None);
+    }
+    anyhow::ensure!(
+        own.is_root(),
+        "`server.user` is \"{name}\", but only root can run processes as somebody else: start \
+         doorbell as root or as \"{name}\", or leave the setting out"
+    );
+    Ok(Some(user))
 }
 
 /// Roles as tasks of this process.
@@ -127,13 +194,18 @@ fn plan(role: Role) -> Plan {
 
 /// Takes the connection to the supervisor from standard input, and puts nothing there.
 fn take_connection() -> std::io::Result<std::os::unix::net::UnixStream> {
-    use std::os::fd::AsFd;
-    let connection = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let connection = take_input()?;
     if rustix::net::sockopt::socket_domain(&connection)? != rustix::net::AddressFamily::UNIX {
         return Err(std::io::ErrorKind::InvalidInput.into());
     }
-    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
     Ok(connection.into())
+}
+
+/// Takes what standard input is, and puts nothing there.
+fn take_input() -> std::io::Result<OwnedFd> {
+    let input = std::io::stdin().as_fd().try_clone_to_owned()?;
+    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    Ok(input)
 }
 
 fn runtime() -> anyhow::Result<Runtime> {

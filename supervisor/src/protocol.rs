@@ -24,6 +24,9 @@ use crate::{
 /// The protocol's version. Who does not speak it is not taken on.
 pub const VERSION: u32 = 1;
 
+/// Versions that this one can take over from.
+pub const TAKES_OVER_FROM: [u32; 1] = [VERSION];
+
 /// What a proxy may send: small reports, and the listening sockets that it brings back.
 pub const PROXY_LIMITS: Limits = Limits { text: 64 * 1024, descriptors: MOST_DESCRIPTORS };
 /// What the control process, and the supervisor itself, may send.
@@ -146,6 +149,9 @@ pub enum ToControl {
         server: Option<Box<ServerSpec>>,
         /// Figures that an earlier control process asked to keep.
         kept: String,
+        /// The supervisor's version, if it came about by an upgrade.
+        #[serde(default)]
+        upgraded_to: Option<String>,
     },
     /// Apps of the configuration that holds.
     Apps(Vec<Arc<AppSpec>>),
@@ -170,11 +176,6 @@ pub enum ToControl {
     },
     /// With a connection to a proxy, to ask for figures.
     Proxy {
-        /// Its number.
-        number: u32,
-    },
-    /// A proxy is gone.
-    ProxyGone {
         /// Its number.
         number: u32,
     },

@@ -84,8 +84,15 @@ impl Reception {
         UnixListener::bind(short(&folder, SOCKET))
     }
 
-    /// Roles of the earlier supervisor that still run.
-    pub(crate) fn known(&self) -> Vec<Known> {
+    /// Roles of the earlier supervisor that still run, and the highest number that it gave.
+    pub(crate) fn known(&self) -> (Vec<Known>, u32) {
+        let mut known = self.noted();
+        let highest = known.iter().map(|known| known.number).max().unwrap_or(0);
+        known.retain(Known::lives);
+        (known, highest)
+    }
+
+    fn noted(&self) -> Vec<Known> {
         let text = match fs::read(self.folder.join(LIST)) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
@@ -95,7 +102,7 @@ impl Reception {
             }
         };
         match serde_json::from_slice::<Vec<Known>>(&text) {
-            Ok(known) => known.into_iter().filter(Known::lives).collect(),
+            Ok(known) => known,
             Err(error) => {
                 tracing::error!(%error, "cannot understand which roles an earlier supervisor had");
                 Vec::new()
@@ -180,14 +187,14 @@ mod tests {
     fn a_pid_that_is_another_process_now_is_nobody() {
         let folder = tempfile::tempdir().unwrap();
         let reception = Reception::new(folder.path());
-        assert!(reception.known().is_empty());
+        assert_eq!(reception.known(), (Vec::new(), 0));
         let me = Known::of(Role::Proxy, 7, std::process::id()).unwrap();
-        let reused = Known { began: me.began + 1, ..me };
+        let reused = Known { began: me.began + 1, number: 9, ..me };
         reception.note(&[me, reused]).unwrap();
-        assert_eq!(reception.known(), [me]);
+        assert_eq!(reception.known(), (vec![me], 9));
         fs::write(folder.path().join(LIST), "[{").unwrap();
-        assert!(reception.known().is_empty());
+        assert_eq!(reception.known(), (Vec::new(), 0));
         reception.close();
-        assert!(reception.known().is_empty());
+        assert_eq!(reception.known(), (Vec::new(), 0));
     }
 }

@@ -42,6 +42,8 @@ pub struct SupervisorOptions {
     /// Soft limit on open files that apps get; `None` where it is ours. Programs that close or
     /// count all descriptors they may have are slow with the many that we need.
     pub open_files: Option<u64>,
+    /// The lock on the state folder, from an earlier version that became this one.
+    pub lock: Option<Arc<OwnedFd>>,
 }
 
 /// Why there is no supervisor.
@@ -147,6 +149,8 @@ pub(crate) enum Request {
         done: oneshot::Sender<Result<(), OperateError>>,
     },
     ParallelStarts(usize),
+    /// Write down what a later version needs to know; gives what keeps the state folder ours.
+    Carry(oneshot::Sender<std::io::Result<OwnedFd>>),
     Shutdown {
         deadline: Duration,
         done: oneshot::Sender<ShutdownReport>,
@@ -256,6 +260,14 @@ impl Supervisor {
     /// Takes back what another process held for an instance while there was no supervisor.
     pub fn hand_back(&self, app: AppId, generation: Generation, held: Vec<OwnedFd>) {
         self.driver.hand_back(app, generation, held);
+    }
+
+    /// Writes down what another version of this program is to know of apps, and gives the lock on the
+    /// state folder, for it to inherit.
+    pub(crate) async fn carry(&self) -> std::io::Result<OwnedFd> {
+        let (done, carried) = oneshot::channel();
+        let carried = self.ask(Request::Carry(done), carried).await;
+        carried.unwrap_or_else(|| Err(std::io::ErrorKind::BrokenPipe.into()))
     }
 
     /// Takes a report from a gate. Never blocks and never fails.

@@ -116,6 +116,7 @@ impl Default for ServerSpec {
             admin: vec![ListenAddr::Unix("/run/doorbell/admin.sock".into())],
             state_dir: "/var/lib/doorbell".into(),
             log_dir: "/var/log/doorbell".into(),
+            user: None,
             trusted_proxies: Vec::new(),
             path_access: true,
             default_app: None,
@@ -156,6 +157,7 @@ impl Default for ServerTimeouts {
             body_idle: Duration::from_secs(60),
             write_idle: Duration::from_secs(60),
             shutdown: Duration::from_secs(30),
+            upgrade: Duration::from_secs(3600),
         }
     }
 }

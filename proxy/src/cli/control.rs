@@ -13,7 +13,10 @@ use super::{
     screen, table,
 };
 use crate::{
-    admin::status::{AppStatus, Status},
+    admin::{
+        Upgraded,
+        status::{AppStatus, Status},
+    },
     house::ReloadReport,
 };
 
@@ -31,6 +34,12 @@ pub(super) fn reload(socket: &Path) -> anyhow::Result<u8> {
     for setting in &report.needs_restart {
         writeln!(out, "warning: `{setting}` takes effect with the next restart")?;
     }
+    Ok(0)
+}
+
+pub(super) fn upgrade(socket: &Path) -> anyhow::Result<u8> {
+    let upgraded: Upgraded = block_on(call_json(socket, Method::POST, "/v1/upgrade"))?;
+    writeln!(io::stdout(), "upgraded from {} to {}", upgraded.from, upgraded.to)?;
     Ok(0)
 }
 

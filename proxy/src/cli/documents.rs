@@ -15,6 +15,8 @@ use doorbell_config::{
     spec::{AppSpec, Backend, Config, ListenAddr},
 };
 
+use doorbell_supervisor::protocol::TAKES_OVER_FROM;
+
 use crate::house::House;
 
 /// Where a doorbell listens for its operators unless told.
@@ -95,6 +97,11 @@ fn from_config(config: &Config) -> anyhow::Result<PathBuf> {
         ListenAddr::Tcp(_) => None,
     });
     socket.context("the configuration names no admin socket")
+}
+
+pub(super) fn speaks() -> anyhow::Result<u8> {
+    writeln!(io::stdout(), "{}", serde_json::to_string(&TAKES_OVER_FROM)?)?;
+    Ok(0)
 }
 
 pub(super) fn schema() -> anyhow::Result<u8> {

@@ -14,10 +14,15 @@ use doorbell_config::{
 };
 use tokio::time::Instant;
 
-use super::{Desk, app::Instance, sweep};
+use super::{
+    Desk,
+    app::{App, Instance, Past},
+    carry::Carried,
+    sweep,
+};
 use crate::{
     driver::{Adoptee, Job, Phase},
-    lifecycle::{Adoption, adopt},
+    lifecycle::{Adoption, Goal, adopt},
 };
 
 /// Instances by their apps, the oldest first.
@@ -45,14 +50,38 @@ pub(super) fn fingerprint(spec: &AppSpec) -> u64 {
     hasher.finish()
 }
 
+impl App {
+    /// Goes on with what an earlier version knew.
+    fn take_up(&mut self, carried: &Carried) {
+        self.starts = carried.starts;
+        if carried.rests && self.goal == Goal::Up {
+            self.goal = Goal::Down;
+        }
+        if carried.since_unix_seconds > 0 {
+            self.since_unix_seconds = carried.since_unix_seconds;
+        }
+        if carried.past != Past::default() {
+            *self.past() = carried.past.clone();
+        }
+    }
+}
+
 impl Desk {
     /// Takes up the instances of an app that was just defined; tells whether they run as it says now.
     pub(super) fn adopt(&mut self, id: &AppId) -> bool {
-        let Some(adoptees) = self.adoptees.remove(id) else { return true };
+        let adoptees = self.adoptees.remove(id).unwrap_or_default();
+        let carried = self.carried.remove(id);
+        if adoptees.is_empty() && carried.is_none() {
+            return true;
+        }
         let Some(app) = self.apps.get_mut(id) else { return true };
+        let carried = carried.unwrap_or_default();
+        app.take_up(&carried);
         let (Some(spec), Some(terms)) = (app.program.clone(), app.terms()) else { return true };
         let fingerprint = fingerprint(&spec);
-        let (mut adoption, mut are_alike) = (Adoption::default(), true);
+        let Carried { failures, back_off, .. } = carried;
+        let mut adoption = Adoption { failures, back_off, ..Adoption::default() };
+        let mut are_alike = true;
         for adoptee in adoptees {
             let (generation, pid) = (adoptee.generation(), adoptee.pid());
             let list = match adoptee.phase() {

@@ -9,6 +9,7 @@ use doorbell_config::{
     name::AppId,
     spec::{AppSpec, Backend, ProcessSpec, StartMode},
 };
+use serde::{Deserialize, Serialize};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -39,7 +40,7 @@ pub(super) struct App {
 }
 
 /// What happened to an app.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Past {
     pub(super) last_start: Option<StartTimes>,
     pub(super) reason: Option<String>,

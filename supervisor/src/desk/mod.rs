@@ -10,6 +10,7 @@
 
 mod adopt;
 mod app;
+mod carry;
 mod define;
 mod effects;
 mod line;
@@ -34,6 +35,7 @@ use tokio::{
 
 use self::{
     app::App,
+    carry::Carried,
     line::Line,
     state_dir::{Generations, StateDir, SwitchFile, Switches},
     timers::Timers,
@@ -81,6 +83,8 @@ pub(crate) struct Desk {
     /// Instances of an earlier supervisor, until their apps are defined.
     adoptees: HashMap<AppId, Vec<Adoptee>>,
     is_adopting: bool,
+    /// What an earlier version knew of apps, until they are defined.
+    carried: HashMap<AppId, Carried>,
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     tasks: JoinSet<()>,
     instances: HashMap<Id, (AppId, Generation)>,
@@ -118,7 +122,7 @@ impl Desk {
         options: SupervisorOptions,
         channels: Channels,
     ) -> Result<Self, SupervisorError> {
-        let state_dir = StateDir::open(&options.state_dir)?;
+        let state_dir = StateDir::open(&options.state_dir, options.lock.as_deref())?;
         driver::adopt_strays()
             .map_err(|source| SupervisorError::System { what: "adopt stray processes", source })?;
         let (state, log) = (state_dir.path().to_owned(), options.log_dir);
@@ -129,7 +133,7 @@ impl Desk {
             .map_err(|source| SupervisorError::Folder { path: run_dir.clone(), source })?;
         let adoptees = driver
             .adoptees()
-            .map_err(|source| SupervisorError::Folder { path: run_dir, source })?;
+            .map_err(|source| SupervisorError::Folder { path: run_dir.clone(), source })?;
         Ok(Self {
             apps: HashMap::new(),
             is_set_up: false,
@@ -146,6 +150,7 @@ impl Desk {
             leftovers: Leftovers::of(state_dir.path()),
             adoptees: adopt::by_app(adoptees),
             is_adopting: true,
+            carried: carry::read(&run_dir),
             reports: mpsc::channel(REPORTS),
             tasks: JoinSet::new(),
             instances: HashMap::new(),
@@ -238,6 +243,10 @@ impl Desk {
             Request::ParallelStarts(cap) => {
                 self.line.set_cap(cap);
                 self.settle();
+            }
+            Request::Carry(done) => {
+                // The one who asked may have left.
+                let _ = done.send(self.carry());
             }
             Request::Shutdown { deadline, done } => self.shut_down(deadline, Some(done)),
         }

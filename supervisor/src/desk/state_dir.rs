@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -63,18 +63,29 @@ pub(super) struct Generations {
 }
 
 impl StateDir {
-    pub(super) fn open(path: &Path) -> Result<Self, SupervisorError> {
+    /// Opens and locks the folder, or takes over the lock of an earlier version of this process.
+    pub(super) fn open(path: &Path, lock: Option<&OwnedFd>) -> Result<Self, SupervisorError> {
         let failed = |source| SupervisorError::Folder { path: path.into(), source };
         create_private(path).map_err(failed)?;
         let path = path.canonicalize().map_err(failed)?;
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true).mode(0o600);
-        let lock = options.open(path.join(LOCK)).map_err(failed)?;
+        let lock = match lock {
+            Some(lock) => lock.try_clone().map_err(failed)?.into(),
+            None => {
+                let mut options = OpenOptions::new();
+                options.create(true).truncate(false).write(true).mode(0o600);
+                options.open(path.join(LOCK)).map_err(failed)?
+            }
+        };
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { path, lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(SupervisorError::InUse(path)),
             Err(error) => Err(failed(error.into())),
         }
+    }
+
+    /// What keeps the folder ours.
+    pub(super) fn lock(&self) -> io::Result<OwnedFd> {
+        Ok(self.lock.try_clone()?.into())
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -206,7 +217,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let app = |name| AppId::parse(name).unwrap();
         {
-            let state = StateDir::open(folder.path()).unwrap();
+            let state = StateDir::open(folder.path(), None).unwrap();
             let mut switches = state.switches();
             assert!(!switches.is_disabled(&app("a"), Some(StartMode::OnDemand)));
             assert!(switches.is_disabled(&app("b"), Some(StartMode::Disabled)));
@@ -218,7 +229,7 @@ mod tests {
             file.save(&switches).await.unwrap();
             older.await.unwrap();
         }
-        let mut switches = StateDir::open(folder.path()).unwrap().switches();
+        let mut switches = StateDir::open(folder.path(), None).unwrap().switches();
         assert!(switches.is_disabled(&app("a"), Some(StartMode::OnDemand)));
         assert!(!switches.is_disabled(&app("b"), Some(StartMode::Disabled)));
         assert!(switches.is_disabled(&app("c"), Some(StartMode::Disabled)));
@@ -230,7 +241,7 @@ mod tests {
     fn a_corrupt_file_is_set_aside() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(SWITCHES), "{ half a fi").unwrap();
-        let state = StateDir::open(folder.path()).unwrap();
+        let state = StateDir::open(folder.path(), None).unwrap();
         assert_eq!(state.switches(), Switches::default());
         assert!(folder.path().join("switches.json.corrupt").exists());
     }
@@ -238,16 +249,16 @@ mod tests {
     #[test]
     fn two_cannot_use_one_folder() {
         let folder = tempfile::tempdir().unwrap();
-        let first = StateDir::open(folder.path()).unwrap();
-        assert!(matches!(StateDir::open(folder.path()), Err(SupervisorError::InUse(_))));
+        let first = StateDir::open(folder.path(), None).unwrap();
+        assert!(matches!(StateDir::open(folder.path(), None), Err(SupervisorError::InUse(_))));
         drop(first);
-        assert!(StateDir::open(folder.path()).is_ok());
+        assert!(StateDir::open(folder.path(), None).is_ok());
     }
 
     #[test]
     fn generations_rise_even_if_the_clock_is_set_back() {
         let folder = tempfile::tempdir().unwrap();
-        let state = StateDir::open(folder.path()).unwrap();
+        let state = StateDir::open(folder.path(), None).unwrap();
         let first = state.generations().unwrap().next();
         assert!(state.generations().unwrap().next() > first);
         fs::write(folder.path().join(GENERATION), (u64::MAX / 2).to_string()).unwrap();

@@ -399,6 +399,7 @@ fn spawn_blocking(
     process: &ProcessSpec,
     notify_socket: Option<&std::path::Path>,
 ) -> Result<(Place, String, Spawned, Record), SpawnError> {
+    let _starting = super::STARTING.read().unwrap_or_else(PoisonError::into_inner);
     let sockets = socket_folder(&driver.run_dir(), &job.app.id);
     let probe = &process.ready.probe;
     let mut place =

@@ -27,10 +27,12 @@ mod watch;
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
+    ffi::OsString,
     io,
     os::fd::OwnedFd,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -51,6 +53,7 @@ pub(crate) use self::{
     procfs::{Process, Scanner},
     record::Phase,
     root::Root,
+    sys::let_signals_in,
     usage::Meter,
 };
 use self::{endpoint::Ports, tree::Tree};
@@ -191,6 +194,20 @@ impl Driver {
         let (handle, wires) = Handle::new(reports);
         (handle, instance::run(self.clone(), job, wires))
     }
+}
+
+/// Held for reading while a program is between its start and its record, so that no other version of us
+/// takes over in between.
+static STARTING: RwLock<()> = RwLock::new(());
+
+/// Becomes another program, which takes up what this one leaves; returns only if that fails.
+pub(crate) fn become_another(
+    program: &Path,
+    arguments: &[OsString],
+    lock: &OwnedFd,
+) -> io::Result<Infallible> {
+    let _nobody_starts = STARTING.write().unwrap_or_else(PoisonError::into_inner);
+    sys::execute(program.as_os_str(), arguments, lock)
 }
 
 impl Job {

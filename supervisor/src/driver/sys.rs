@@ -8,7 +8,8 @@
 #![allow(unsafe_code)]
 
 use std::{
-    ffi::{CString, NulError, OsStr, c_char, c_int, c_void},
+    convert::Infallible,
+    ffi::{CString, NulError, OsStr, OsString, c_char, c_int, c_void},
     fs::File,
     io, mem,
     os::{
@@ -97,6 +98,50 @@ pub(super) fn spawn(launch: &Launch, legacy: Legacy) -> io::Result<Pid> {
     // SAFETY: waitpid takes a null status. The child is ours, and nobody else knows of it.
     unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
     Err(io::Error::from_raw_os_error(error))
+}
+
+/// Becomes another program, with `input` as its standard input; returns only if that fails. Signals
+/// that come meanwhile wait until the new program has handlers for them ([`let_signals_in`]).
+pub(super) fn execute(
+    program: &OsStr,
+    arguments: &[OsString],
+    input: &OwnedFd,
+) -> io::Result<Infallible> {
+    let all = [program].into_iter().chain(arguments.iter().map(OsString::as_os_str));
+    let arguments = all.map(c_string).collect::<Result<Vec<_>, _>>()?;
+    let variables = std::env::vars_os().map(|(mut name, value)| {
+        name.push("=");
+        name.push(value);
+        c_string(&name)
+    });
+    let variables = variables.collect::<Result<Vec<_>, _>>()?;
+    let program = c_string(program)?;
+    let end = [ptr::null()];
+    let argv: Vec<_> = arguments.iter().map(|a| a.as_ptr()).chain(end).collect();
+    let envp: Vec<_> = variables.iter().map(|v| v.as_ptr()).chain(end).collect();
+    rustix::stdio::dup2_stdin(input)?;
+    // SAFETY: the strings are NUL-terminated, the arrays of them null-terminated, and all are alive.
+    // The mask is of this thread, which is the only one that is left if execve succeeds; if it fails,
+    // it is restored.
+    unsafe {
+        let (mut all, mut before) = (mem::zeroed(), mem::zeroed());
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+        libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr());
+        let failed = io::Error::last_os_error();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut());
+        Err(failed)
+    }
+}
+
+/// Lets signals in that waited for this program to have handlers. Threads that exist are not affected.
+pub(crate) fn let_signals_in() {
+    // SAFETY: a mask on the stack.
+    unsafe {
+        let mut none = mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+    }
 }
 
 /// Where the child begins.

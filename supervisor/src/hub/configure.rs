@@ -329,12 +329,16 @@ impl Hub {
         let addresses = self.addresses();
         let over: Vec<Turn> = self.turns.extract_if(.., |one| one.waiting.is_empty()).collect();
         for Turn { wish: (control, wish), number, .. } in over {
-            if number == 0 {
+            let is_first = number == 0;
+            if is_first {
                 service_notify::say("READY=1\nSTATUS=serving");
                 let version = env!("CARGO_PKG_VERSION");
                 tracing::info!(version, pid = std::process::id(), "ready");
             }
             self.answer(control, wish, Answer::Configured(Ok(addresses.clone())));
+            if is_first {
+                self.renew_control();
+            }
         }
     }
 

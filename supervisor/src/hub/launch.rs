@@ -7,14 +7,14 @@ use std::{
         fd::OwnedFd,
         unix::{net::UnixStream, process::CommandExt},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
     time::Duration,
 };
 
 use rustix::process::{PidfdFlags, pidfd_open};
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{io::AsyncReadExt, net::unix::pipe, sync::watch, task::JoinHandle, time::timeout};
 
 use crate::{
     driver::{Root, children},
@@ -27,6 +27,11 @@ const GOODBYE: Duration = Duration::from_secs(10);
 /// What a proxy gets of our environment: nothing that says more than where things are.
 const FOR_PROXIES: [&str; 7] =
     ["SSL_CERT_FILE", "SSL_CERT_DIR", "NO_COLOR", "TZ", "LANG", "RUST_BACKTRACE", "LOCALDOMAIN"];
+
+/// The verb by which a binary tells what it takes over from, as a list of numbers in JSON.
+pub const SPEAKS: &str = "takes-over-from";
+/// Bytes of such a list.
+const MOST_SPOKEN: u64 = 4096;
 
 /// How roles are started.
 #[derive(Clone)]
@@ -188,6 +193,36 @@ async fn dies(told: &mut watch::Receiver<Fate>) {
 async fn patience(told: &mut watch::Receiver<Fate>) -> Duration {
     let fate = told.wait_for(|fate| *fate != Fate::Live).await;
     if fate.is_ok_and(|fate| *fate == Fate::Leave) { GOODBYE } else { Duration::ZERO }
+}
+
+/// Asks a binary which versions of the protocol it can take over from.
+pub(super) async fn ask_what_it_speaks(binary: &Path) -> io::Result<Vec<u32>> {
+    let mut command = Command::new(binary);
+    command.arg(SPEAKS).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    let mut output = None;
+    let (pid, pidfd) = children::spawn_registered(|| {
+        let mut child = command.spawn()?;
+        output = child.stdout.take();
+        let raw = children::to_rustix(child.id()).ok_or(io::ErrorKind::InvalidData)?;
+        io::Result::Ok((child.id(), pidfd_open(raw, PidfdFlags::NONBLOCK)?))
+    })?;
+    let mut root = Root::watch(pid, pidfd)?;
+    let output = output.ok_or(io::ErrorKind::BrokenPipe)?;
+    let mut output = pipe::Receiver::from_owned_fd(output.into())?;
+    let mut text = Vec::new();
+    let answered = timeout(GOODBYE, async {
+        (&mut output).take(MOST_SPOKEN).read_to_end(&mut text).await?;
+        io::Result::Ok(root.exit().await)
+    });
+    let answered = answered.await;
+    root.kill();
+    root.reap();
+    match answered {
+        Ok(Ok(exit)) if exit.is_success() => Ok(serde_json::from_slice(&text)?),
+        Ok(Ok(exit)) => Err(io::Error::other(exit.to_string())),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
 }
 
 /// Waits for a process's end, and brings it about if it is to die.

@@ -19,6 +19,7 @@ mod signals;
 mod socket_file;
 mod sockets;
 mod switchboard;
+mod upgrade;
 
 use std::{collections::BTreeMap, io, time::Duration};
 
@@ -31,7 +32,6 @@ use tokio::{
     time::Instant,
 };
 
-pub use self::launch::{Launcher, Processes, StartTask, User};
 use self::{
     closing::Closing,
     configure::{Catalog, Listener, Turn},
@@ -41,9 +41,14 @@ use self::{
     returning::Returning,
     signals::{Asked, Signals},
     switchboard::{Number, Outcome, Switchboard},
+    upgrade::Upgrade,
+};
+pub use self::{
+    launch::{Launcher, Processes, SPEAKS, StartTask, User},
+    upgrade::Successor,
 };
 use crate::{
-    driver::Custody,
+    driver::{self, Custody},
     message::GateOrder,
     protocol::{Answer, ConfigureError, Role, ToControl},
     reception::Reception,
@@ -71,6 +76,10 @@ pub struct HubOptions {
     pub launcher: Launcher,
     /// Threads of a proxy, and sockets of a listener.
     pub workers: usize,
+    /// What this process becomes by an upgrade, if it can.
+    pub successor: Option<Successor>,
+    /// Whether an earlier version became this.
+    pub is_upgraded: bool,
 }
 
 /// Why Doorbell ended other than it should.
@@ -103,6 +112,8 @@ enum Event {
     Restart(Role),
     /// A process wants to come back.
     Came(u32, std::os::unix::net::UnixStream),
+    /// What a new binary takes over from.
+    Speaks(io::Result<Vec<u32>>),
     /// Everybody is there: this may be configured now.
     Configure((Number, u64), Box<configure::Wanted>),
     /// The desk is closed.
@@ -130,6 +141,7 @@ struct Hub {
     restarts: BTreeMap<&'static str, Restarts>,
     reception: Option<Reception>,
     returning: Returning,
+    upgrade: Option<Upgrade>,
     closing: Option<Closing>,
     failed: Option<HubError>,
 }
@@ -154,6 +166,7 @@ struct Restarts {
 /// Why it cannot start.
 pub async fn run(options: HubOptions) -> Result<(), HubError> {
     let mut signals = Signals::new().map_err(|error| HubError::System("catch signals", error))?;
+    driver::let_signals_in();
     let mut hub = Hub::new(options)?;
     let opened = hub.expect();
     if opened.is_ok() {
@@ -191,6 +204,7 @@ impl Hub {
             restarts: BTreeMap::new(),
             reception,
             returning: Returning::default(),
+            upgrade: None,
             closing: None,
             failed: None,
         })
@@ -199,6 +213,7 @@ impl Hub {
     async fn work(&mut self, signals: &mut Signals) {
         while !self.is_over() {
             let (deadline, returning) = (self.deadline(), self.returning.deadline());
+            let upgrade = self.upgrade.as_ref().map(Upgrade::deadline);
             tokio::select! {
                 asked = signals.next() => self.asked(asked),
                 Some(event) = self.events.1.recv() => self.take(event).await,
@@ -207,6 +222,7 @@ impl Hub {
                 change = self.changes.recv() => self.tell_change(change),
                 () = until(deadline) => self.deadline_passed(),
                 () = until(returning) => self.give_up_waiting(),
+                () = until(upgrade) => self.upgrade_failed("the new proxy does not serve in time"),
             }
         }
     }
@@ -214,13 +230,14 @@ impl Hub {
     async fn take(&mut self, event: Event) {
         match event {
             Event::Told(number, told) if self.proxies.contains_key(&number) => {
-                self.told_by_proxy(number, told);
+                self.told_by_proxy(number, told).await;
             }
             Event::Told(number, told) => self.told_by_control(number, told).await,
             Event::Answered { control, wish, answer } => self.answer(control, wish, answer),
             Event::Restart(role) => self.restart(role),
             Event::Came(pid, stream) => self.came(pid, stream),
             Event::Configure(wish, wanted) => self.configure(wish, *wanted).await,
+            Event::Speaks(spoken) => self.binary_speaks(spoken),
             Event::DeskClosed(report) => self.desk_closed(report),
         }
     }
@@ -234,6 +251,7 @@ impl Hub {
                 service_notify::say("READY=1");
             }
             Asked::Reload => {}
+            Asked::Upgrade => self.upgrade(None),
             Asked::Stop => self.close(),
         }
     }

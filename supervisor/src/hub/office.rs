@@ -30,6 +30,8 @@ use crate::{driver::Custody, message::Generation};
 pub(super) struct Office {
     peer: Option<Peer>,
     is_open: bool,
+    /// It was told to end, for another to take its place.
+    is_renewed: bool,
     pub(super) admin: Vec<(ListenAddr, Arc<OwnedFd>)>,
     /// Apps of the wish that comes next.
     put: Vec<Arc<AppSpec>>,
@@ -192,7 +194,10 @@ impl Hub {
     fn welcome_control(&mut self, number: Number) {
         let Some(peer) = &self.office.peer else { return };
         let server = self.server.clone().map(Box::new);
-        peer.tell(&ToControl::Welcome { number, server, kept: self.office.kept.clone() });
+        let kept = self.office.kept.clone();
+        let is_upgraded = self.options.is_upgraded;
+        let upgraded_to = is_upgraded.then(|| env!("CARGO_PKG_VERSION").to_owned());
+        peer.tell(&ToControl::Welcome { number, server, kept, upgraded_to });
         let latest: Vec<_> = self.catalog.latest().cloned().collect();
         for apps in latest.chunks(APPS_AT_ONCE) {
             peer.tell(&ToControl::Apps(apps.to_vec()));
@@ -237,8 +242,7 @@ impl Hub {
                 tokio::spawn(async move { answered(Answer::Usages(desk.usages().await)).await });
             }
             Wish::Upgrade => {
-                let answer = Answer::Upgraded(Err("not there yet".into()));
-                self.answer(control, wish, answer);
+                self.upgrade(Some((control, wish)));
             }
         }
     }
@@ -246,6 +250,16 @@ impl Hub {
     pub(super) fn answer(&mut self, control: Number, wish: u64, answer: Answer) {
         if self.office.is(control) {
             self.office.tell(&ToControl::Answer { wish, answer: Box::new(answer) });
+        }
+    }
+
+    /// After an upgrade, the control process is the old version's: it has handed back what it had, and
+    /// another takes its place.
+    pub(super) fn renew_control(&mut self) {
+        if self.options.is_upgraded && self.returning.is_control_back() {
+            tracing::info!("the control process makes way for the new version's");
+            self.office.tell(&ToControl::End);
+            self.office.is_renewed = true;
         }
     }
 
@@ -267,6 +281,9 @@ impl Hub {
         }
         if self.is_first_start() {
             return self.fail(HubError::Role(Role::Control));
+        }
+        if std::mem::take(&mut self.office.is_renewed) {
+            return self.restart(Role::Control);
         }
         tracing::warn!(pid = peer.runner.pid, "the control process is gone; starting another");
         self.restart_later(Role::Control, peer.since.elapsed());

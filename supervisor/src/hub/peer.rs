@@ -3,10 +3,15 @@
 use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
+    time::Duration,
 };
 
 use serde::de::DeserializeOwned;
-use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 
 use super::{
     Event,
@@ -17,6 +22,9 @@ use crate::{
     protocol::{FromControl, FromProxy},
     wire::{self, Frame, Limits, Sender},
 };
+
+/// How long a role may take to read what is on its way.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a role says.
 pub(super) enum Told {
@@ -75,6 +83,12 @@ impl Peer {
             Ok(frame) => self.send(frame),
             Err(error) => tracing::error!(%error, "a message cannot be sent"),
         }
+    }
+
+    /// Waits until all that was sent is on its way.
+    pub(super) async fn flush(&self) {
+        // One that does not read is not waited for.
+        let _ = timeout(PATIENCE, self.sender.flush()).await;
     }
 
     /// Sends a message with descriptors.

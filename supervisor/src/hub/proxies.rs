@@ -98,7 +98,7 @@ impl Hub {
         Ok(())
     }
 
-    pub(super) fn told_by_proxy(&mut self, number: Number, told: Told) {
+    pub(super) async fn told_by_proxy(&mut self, number: Number, told: Told) {
         let (told, descriptors) = match told {
             Told::Proxy(told, descriptors) => (told, descriptors),
             Told::Control(..) => return,
@@ -109,7 +109,10 @@ impl Hub {
             FromProxy::Listening(listening) => self.brought(number, listening, descriptors),
             FromProxy::Introduced => self.introduced(number),
             FromProxy::Report(report) => self.reported(number, report),
-            FromProxy::Applied { turn } => self.applied(number, turn),
+            FromProxy::Applied { turn } => {
+                self.applied(number, turn);
+                self.look_whether_upgraded(number).await;
+            }
         }
     }
 
@@ -239,13 +242,15 @@ impl Hub {
         self.note_roles();
         let outcome = self.board.leave(number);
         self.pass_on(outcome);
-        self.office.tell(&ToControl::ProxyGone { number });
         self.end_turn(number, None);
         if self.closing.is_some() {
             return self.look_whether_drained();
         }
         if !self.returning.is_over() {
             return self.look_who_is_back();
+        }
+        if self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is(number)) {
+            return self.upgrade_failed("its proxy ended before it served; it said why in the log");
         }
         match proxy.stage {
             Stage::Draining | Stage::Leaving | Stage::WaitingToLeave => {}

@@ -30,6 +30,8 @@ pub(super) struct Returning {
     arriving: Vec<Number>,
     /// Given up then.
     deadline: Option<Instant>,
+    /// Whether the control process is an earlier supervisor's.
+    control_is_back: bool,
     /// What is to be configured when everybody is there.
     pub(super) postponed: Option<((Number, u64), Wanted)>,
 }
@@ -43,13 +45,17 @@ impl Returning {
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
+
+    pub(super) fn is_control_back(&self) -> bool {
+        self.control_is_back
+    }
 }
 
 impl Hub {
     /// Opens for roles of an earlier supervisor, and starts those that it had not.
     pub(super) fn expect(&mut self) -> Result<(), HubError> {
         let Some(reception) = self.reception.clone() else { return self.start_missing() };
-        let expected = reception.known();
+        let (expected, highest) = reception.known();
         let listener = reception
             .open()
             .map_err(|error| HubError::System("open for the other processes", error))?;
@@ -74,7 +80,7 @@ impl Hub {
                 }
             }
         });
-        self.next.role = expected.iter().map(|known| known.number).max().unwrap_or(0);
+        self.next.role = highest;
         if expected.is_empty() {
             return self.start_missing();
         }
@@ -108,7 +114,10 @@ impl Hub {
     fn take_back(&mut self, known: &Known, stream: UnixStream) -> io::Result<()> {
         let runner = Runner::of(known.role, known.pid, open(known.pid)?)?;
         match known.role {
-            Role::Control => self.attach_control(known.number, stream, runner),
+            Role::Control => {
+                self.returning.control_is_back = true;
+                self.attach_control(known.number, stream, runner)
+            }
             Role::Proxy => {
                 self.attach_proxy(known.number, stream, runner)?;
                 if let Some(proxy) = self.proxies.get_mut(&known.number) {

@@ -1,5 +1,7 @@
 //! What becomes of instances that outlived an earlier supervisor.
 
+use std::time::Duration;
+
 use super::Turn;
 use crate::{
     lifecycle::{Effect, Life, Ready, Starting, State, Successor, Timer},
@@ -15,13 +17,18 @@ pub(crate) struct Adoption {
     pub(crate) starting: Vec<Generation>,
     /// They were told to end.
     pub(crate) leaving: Vec<Generation>,
+    /// Crashes and failed starts in a row.
+    pub(crate) failures: u32,
+    /// Until the next try, if it failed.
+    pub(crate) back_off: Option<Duration>,
 }
 
 impl Turn<'_> {
     /// The newest ready instance serves, older ones finish what they have; a start goes on unless it
     /// was overtaken.
     pub(in crate::lifecycle) fn adopt(mut self, adoption: Adoption) -> (Life, Vec<Effect>) {
-        let Adoption { mut ready, mut starting, leaving } = adoption;
+        let Adoption { mut ready, mut starting, leaving, failures, back_off } = adoption;
+        self.failures = failures;
         leaving.into_iter().for_each(|generation| self.signal(generation));
         let main = ready.pop();
         ready.into_iter().for_each(|generation| self.leave(generation));
@@ -45,7 +52,10 @@ impl Turn<'_> {
                 State::Ready(Ready { generation, since: self.now, successor })
             }
             (None, Some(generation)) => State::Starting(Starting { generation }),
-            (None, None) => State::Stopped,
+            (None, None) => match back_off {
+                Some(left) => self.back_off(left),
+                None => State::Stopped,
+            },
         };
         self.emit(Effect::Publish);
         (Life { state, leavers: self.leavers, failures: self.failures }, self.effects)

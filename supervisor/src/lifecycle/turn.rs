@@ -215,7 +215,7 @@ impl<'a> Turn<'a> {
         }
     }
 
-    fn back_off(&mut self, delay: Duration) -> State {
+    pub(super) fn back_off(&mut self, delay: Duration) -> State {
         self.refuse(RefusalReason::BackingOff, delay);
         let until = self.after(delay);
         self.emit(Effect::SetTimer(Timer::BackOff, until));

@@ -32,6 +32,7 @@ pub(super) fn compile(mut section: Section<'_>, keys: &ServerKeys, apps: &[&AppI
         admin,
         state_dir: section.resolve(&keys.state_dir.0),
         log_dir: section.resolve(&keys.log_dir.0),
+        user: keys.user.clone(),
         trusted_proxies: keys.trusted_proxies.iter().map(|network| network.value.0).collect(),
         path_access: keys.path_access,
         default_app: default_app(section, keys, apps),
@@ -154,6 +155,7 @@ fn timeouts(keys: &ServerKeys) -> ServerTimeouts {
         body_idle: timeouts.body_idle.0.0,
         write_idle: timeouts.write_idle.0.0,
         shutdown: timeouts.shutdown.0,
+        upgrade: timeouts.upgrade.0,
     }
 }
 

@@ -33,6 +33,10 @@ pub struct ServerKeys {
     pub state_dir: Text<FilePath>,
     /// Folder for the output of apps, one folder per app.
     pub log_dir: Text<FilePath>,
+    /// The user that faces the internet: the proxy and the control process run as this one, where
+    /// Doorbell itself is started as root. It has to be able to read the configuration.
+    #[schemars(extend("x-default" = "the one that starts Doorbell"))]
+    pub user: Option<String>,
     /// Load balancers and proxies in front, whose `X-Forwarded-*`, `Forwarded` and `X-Request-ID`
     /// headers are believed.
     pub trusted_proxies: Vec<At<Text<IpNet>>>,
@@ -106,6 +110,9 @@ pub struct ServerTimeoutKeys {
     /// For running requests to end when Doorbell is stopped. Apps then have 20 seconds to end,
     /// whatever their `stop.grace`.
     pub shutdown: Text<Duration>,
+    /// For WebSockets and running requests of the old version to end after `doorbell upgrade`; new
+    /// connections are the new version's.
+    pub upgrade: Text<Duration>,
 }
 
 impl Default for ServerTimeoutKeys {
@@ -118,6 +125,7 @@ impl Default for ServerTimeoutKeys {
             body_idle: positive(timeouts.body_idle),
             write_idle: positive(timeouts.write_idle),
             shutdown: Text(timeouts.shutdown),
+            upgrade: Text(timeouts.upgrade),
         }
     }
 }
@@ -185,6 +193,7 @@ impl Default for ServerKeys {
             admin: list(server.admin),
             state_dir: Text(FilePath(server.state_dir)),
             log_dir: Text(FilePath(server.log_dir)),
+            user: None,
             trusted_proxies: Vec::new(),
             path_access: server.path_access,
             default_app: None,

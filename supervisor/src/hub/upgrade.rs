@@ -1,0 +1,166 @@
+//! Another version takes over, and nobody notices.
+//!
+//! The new binary is asked what it speaks, its proxy is started beside the old one, with the same
+//! sockets, and only when that serves the old one is told to finish what it has and this process
+//! becomes the new binary (execve(2)): same pid, same children. From there on it goes as after a kill:
+//! roles come back, instances are adopted. Whatever fails before that changes nothing.
+
+use std::{ffi::OsString, io, path::PathBuf, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    Event, Hub, Launcher,
+    launch::{self, Fate},
+    proxies::Stage,
+    switchboard::Number,
+};
+use crate::{
+    driver,
+    protocol::{Answer, ToProxy, VERSION},
+};
+
+/// How long the new proxy may take until it serves.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Who wants to know how an upgrade goes: a control process, and the number of its wish.
+type Asker = Option<(Number, u64)>;
+
+/// An upgrade under way.
+#[derive(Debug)]
+pub(super) struct Upgrade {
+    asker: Asker,
+    /// The new proxy, once the binary was asked.
+    proxy: Option<Number>,
+    deadline: Instant,
+}
+
+/// How this process becomes another version of itself.
+#[derive(Clone, Debug)]
+pub struct Successor {
+    /// The program.
+    pub binary: PathBuf,
+    /// Its arguments, which make it take up what this one leaves.
+    pub arguments: Vec<OsString>,
+}
+
+impl Upgrade {
+    pub(super) fn is(&self, proxy: Number) -> bool {
+        self.proxy == Some(proxy)
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}
+
+impl Hub {
+    /// Begins an upgrade.
+    pub(super) fn upgrade(&mut self, asker: Asker) {
+        let hindrance = match (&self.options.launcher, &self.upgrade) {
+            (Launcher::Tasks(_), _) => Some("everything is in one process: restart it"),
+            _ if self.closing.is_some() => Some("doorbell shuts down"),
+            (_, Some(_)) => Some("another upgrade is under way"),
+            _ if !self.returning.is_over() || self.is_first_start() => {
+                Some("doorbell has only just begun: try again in a moment")
+            }
+            (Launcher::Processes(_), None) => None,
+        };
+        if let Some(hindrance) = hindrance {
+            return self.answer_upgrade(asker, Err(hindrance.into()));
+        }
+        let Some(binary) = self.options.successor.as_ref().map(|one| one.binary.clone()) else {
+            return self.answer_upgrade(asker, Err("it is not known where the program is".into()));
+        };
+        tracing::info!(binary = %binary.display(), "upgrading");
+        let deadline = Instant::now() + PATIENCE;
+        self.upgrade = Some(Upgrade { asker, proxy: None, deadline });
+        let events = self.events.0.clone();
+        tokio::spawn(async move {
+            let spoken = launch::ask_what_it_speaks(&binary).await;
+            // An error means that all is over.
+            let _ = events.send(Event::Speaks(spoken)).await;
+        });
+    }
+
+    /// The new binary has said what it speaks.
+    pub(super) fn binary_speaks(&mut self, spoken: io::Result<Vec<u32>>) {
+        match spoken {
+            Ok(versions) if versions.contains(&VERSION) => {}
+            Ok(versions) => {
+                let words = format!("it takes over from {versions:?}, and this is {VERSION}");
+                return self.upgrade_failed(&words);
+            }
+            Err(error) => return self.upgrade_failed(&format!("the new binary: {error}")),
+        }
+        let started = self.start_proxy();
+        match (started, &mut self.upgrade) {
+            (Ok(number), Some(upgrade)) => upgrade.proxy = Some(number),
+            (Ok(number), None) => self.expel(number, "is not needed any more"),
+            (Err(error), _) => {
+                self.upgrade_failed(&format!("its proxy cannot be started: {error}"))
+            }
+        }
+    }
+
+    /// The new proxy serves: from here on there is no way back but forward.
+    pub(super) async fn look_whether_upgraded(&mut self, proxy: Number) {
+        if !self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is(proxy)) {
+            return;
+        }
+        let limit = self.server.as_ref().unwrap_or(&self.options.server).timeouts.upgrade;
+        for (number, old) in &mut self.proxies {
+            if *number != proxy && old.takes_part() && old.stage != Stage::Draining {
+                old.stage = Stage::Draining;
+                old.peer.tell(&ToProxy::Drain { limit });
+            }
+        }
+        for proxy in self.proxies.values() {
+            proxy.peer.flush().await;
+        }
+        let error = self.become_successor().await;
+        // The new proxy goes on, with this supervisor.
+        self.upgrade_failed(&format!("the new binary cannot be executed: {error}"));
+    }
+
+    /// Does not return, unless it cannot be done.
+    async fn become_successor(&mut self) -> io::Error {
+        let Some(successor) = self.options.successor.clone() else {
+            return io::ErrorKind::NotFound.into();
+        };
+        // No program may be between its start and its record. One that hangs there is not waited for.
+        let carried = self.desk.carry().await;
+        let outcome = tokio::task::spawn_blocking(move || {
+            let lock = carried?;
+            driver::become_another(&successor.binary, &successor.arguments, &lock)
+        });
+        match outcome.await {
+            Ok(Err(error)) => error,
+            Ok(Ok(never)) => match never {},
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Nothing has changed, and whoever asked is told why.
+    pub(super) fn upgrade_failed(&mut self, why: &str) {
+        let Some(Upgrade { asker, proxy, .. }) = self.upgrade.take() else { return };
+        tracing::error!("not upgraded: {why}");
+        if let Some(proxy) = proxy.and_then(|proxy| self.proxies.get(&proxy))
+            && proxy.stage != Stage::Serving
+        {
+            proxy.peer.runner.tell(Fate::Die);
+        }
+        self.answer_upgrade(asker, Err(why.to_owned()));
+    }
+
+    fn answer_upgrade(&mut self, asker: Asker, outcome: Result<(), String>) {
+        match asker {
+            Some((control, wish)) => self.answer(control, wish, Answer::Upgraded(outcome)),
+            None => {
+                if let Err(why) = outcome {
+                    tracing::error!("not upgraded: {why}");
+                }
+            }
+        }
+    }
+}
