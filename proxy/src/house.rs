@@ -201,10 +201,9 @@ impl House {
     pub async fn upgrade(&self) -> Result<String, String> {
         let mut supervisors = self.supervisors.subscribe();
         supervisors.mark_unchanged();
-        match self.link.wish(&[], Wish::Upgrade).await {
-            Ok(Answer::Upgraded(Err(why))) => return Err(why),
-            // It became the new version before it could answer.
-            Ok(_) | Err(NoSupervisor) => {}
+        // Where it works, the supervisor becomes the new version before it can answer.
+        if let Ok(Answer::Upgraded(Err(why))) = self.link.wish(&[], Wish::Upgrade).await {
+            return Err(why);
         }
         let seen = supervisors.wait_for(|seen| seen.is_some());
         match tokio::time::timeout(NEXT_SUPERVISOR, seen).await {

@@ -80,11 +80,13 @@ fn options(
         Beginning::Fresh => None,
         Beginning::Upgraded => Some(Arc::new(take_input().context("the state folder's lock")?)),
     };
+    let user = server.user.as_deref().map(user).transpose()?.flatten();
     let supervisor = SupervisorOptions {
         state_dir: server.state_dir.clone(),
         log_dir: server.log_dir.clone(),
         parallel_starts: server.limits.parallel_starts,
         open_files: raise_descriptor_limit(),
+        group: user.map(|user| user.gid),
         lock,
     };
     let binary = binary()?;
@@ -97,7 +99,6 @@ fn options(
             UPGRADED.into(),
         ],
     };
-    let user = server.user.as_deref().map(user).transpose()?.flatten();
     let launcher = match split {
         Split::Processes => Launcher::Processes(Processes {
             binary,

@@ -22,7 +22,10 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
-use crate::{driver::Process, protocol::Role};
+use crate::{
+    driver::{Process, share_socket},
+    protocol::Role,
+};
 
 const SOCKET: &str = "roles.sock";
 const LIST: &str = "roles.json";
@@ -73,15 +76,19 @@ impl Reception {
         self.folder.join(SOCKET)
     }
 
-    /// Opens for those who call.
-    pub(crate) fn open(&self) -> io::Result<UnixListener> {
+    /// Opens for those who call, and are of this group if they are another user.
+    pub(crate) fn open(&self, group: Option<u32>) -> io::Result<UnixListener> {
         let path = self.path();
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
         let folder = open_folder(&self.folder)?;
-        UnixListener::bind(short(&folder, SOCKET))
+        let listener = UnixListener::bind(short(&folder, SOCKET))?;
+        if let Some(group) = group {
+            share_socket(&path, group)?;
+        }
+        Ok(listener)
     }
 
     /// Roles of the earlier supervisor that still run, and the highest number that it gave.
@@ -169,10 +176,10 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let reception = Reception::new(&folder);
         // An earlier one left its socket.
-        drop(reception.open().unwrap());
+        drop(reception.open(None).unwrap());
         let path = reception.path();
         let calling = tokio::spawn(async move { call(&path).await });
-        let listener = reception.open().unwrap();
+        let listener = reception.open(None).unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         assert_eq!(caller(&stream.into_std().unwrap()).unwrap(), std::process::id());
         assert!(calling.await.unwrap().is_some());

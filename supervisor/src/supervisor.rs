@@ -42,6 +42,9 @@ pub struct SupervisorOptions {
     /// Soft limit on open files that apps get; `None` where it is ours. Programs that close or
     /// count all descriptors they may have are slow with the many that we need.
     pub open_files: Option<u64>,
+    /// The group of the other processes, where they run as another user: they get through to the
+    /// sockets of apps, and may read what apps print.
+    pub group: Option<u32>,
     /// The lock on the state folder, from an earlier version that became this one.
     pub lock: Option<Arc<OwnedFd>>,
 }

@@ -21,7 +21,10 @@ mod timers;
 
 use std::{
     collections::{HashMap, VecDeque},
+    fs::DirBuilder,
     future::pending,
+    os::unix::fs::DirBuilderExt,
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -127,10 +130,12 @@ impl Desk {
             .map_err(|source| SupervisorError::System { what: "adopt stray processes", source })?;
         let (state, log) = (state_dir.path().to_owned(), options.log_dir);
         let custodian = channels.custodian.clone();
-        let driver = Arc::new(Driver::new(state, log, options.open_files, custodian));
+        let driver =
+            Arc::new(Driver::new(state, log.clone(), options.open_files, options.group, custodian));
         let run_dir = driver.run_dir();
         driver::create_private(&run_dir)
             .map_err(|source| SupervisorError::Folder { path: run_dir.clone(), source })?;
+        let_others_in(&driver, &options.group, [state_dir.path(), &run_dir], &log)?;
         let adoptees = driver
             .adoptees()
             .map_err(|source| SupervisorError::Folder { path: run_dir.clone(), source })?;
@@ -365,6 +370,26 @@ impl Desk {
         self.events.push_back((app.clone(), event));
         self.settle();
     }
+}
+
+/// Lets the other roles through to sockets, and lets them read what apps print, where they are another
+/// user.
+fn let_others_in(
+    driver: &Driver,
+    group: &Option<u32>,
+    through: [&Path; 2],
+    logs: &Path,
+) -> Result<(), SupervisorError> {
+    let Some(group) = *group else { return Ok(()) };
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| SupervisorError::Folder { path, source }
+    };
+    for folder in through {
+        driver.let_through(folder).map_err(failed(folder))?;
+    }
+    DirBuilder::new().recursive(true).mode(0o750).create(logs).map_err(failed(logs))?;
+    driver::share_folder(logs, group, 0o750).map_err(failed(logs))
 }
 
 async fn sweep(leftovers: Leftovers, scanner: Arc<driver::Scanner>) {

@@ -5,9 +5,9 @@ use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     os::{
-        fd::OwnedFd,
+        fd::{AsRawFd, OwnedFd},
         unix::{
-            fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+            fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
             net::UnixListener,
         },
     },
@@ -19,6 +19,7 @@ use doorbell_config::{
     name::AppId,
     spec::{EndpointSpec, Probe},
 };
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, chownat, fstat};
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, socket_with, sockopt::set_socket_reuseaddr,
 };
@@ -214,7 +215,8 @@ pub(crate) fn socket_folder(run_dir: &Path, app: &AppId) -> PathBuf {
 pub(crate) fn create_private(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let found = fs::metadata(folder)?;
-    if found.mode() & 0o077 == 0 {
+    // Our own group may get through to what it is shown, `share_folder`.
+    if found.mode() & 0o067 == 0 {
         return Ok(());
     }
     if found.uid() != rustix::process::geteuid().as_raw() {
@@ -222,6 +224,30 @@ pub(crate) fn create_private(folder: &Path) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+}
+
+/// Lets a group through a folder of ours, without showing what is in it. What is made in it belongs to
+/// that group.
+pub(crate) fn share_folder(folder: &Path, group: u32, mode: u32) -> io::Result<()> {
+    chown(folder, None, Some(group))?;
+    // Changing the group clears the bit that hands it on.
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o2000 | mode))
+}
+
+/// Lets a group connect to a socket that an app made. Whatever the app has put in its place is left
+/// alone.
+pub(crate) fn share_socket(path: &Path, group: u32) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let socket = rustix::fs::open(path, flags, Mode::empty())?;
+    let found = fstat(&socket)?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::Socket {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no socket"));
+    }
+    let group = rustix::fs::Gid::from_raw(group);
+    chownat(&socket, "", None, Some(group), AtFlags::EMPTY_PATH)?;
+    // chmod(2) has no way but this one for a file that is open as a path alone.
+    let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
+    fs::set_permissions(path, fs::Permissions::from_mode(found.st_mode & 0o777 | 0o060))
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

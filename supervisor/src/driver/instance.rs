@@ -200,6 +200,7 @@ impl Instance {
         match outcome {
             Ok((endpoint, times)) => {
                 self.started = None;
+                self.driver.let_connect(&endpoint);
                 self.tell(Note::Ready { endpoint: endpoint.clone(), times }).await;
                 self.record.ready = Some((endpoint.clone(), times));
                 self.note_phase(Phase::Ready).await;
@@ -407,6 +408,7 @@ fn spawn_blocking(
     let around = Surroundings { place: &place, notify_socket, state_dir: &driver.state_dir };
     let launch = Launch::of(&job.app, process, job.generation, &around)?;
     create_private(&sockets)?;
+    driver.let_through(&sockets)?;
     let output = OutputPipe::create(&driver.output_path(&job.app.id, job.generation))?;
     let spawned = spawn::spawn(&launch, output, place.listener.take(), driver.open_files);
     let spawned = spawned.map_err(|source| SpawnError::Execute {

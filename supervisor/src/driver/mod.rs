@@ -48,11 +48,11 @@ use tokio::{
 pub(crate) use self::{
     adopt::{Adoptee, Custody},
     children::{adopt_strays, reap_strays},
-    endpoint::create_private,
+    endpoint::{create_private, share_folder, share_socket},
     leftover::Leftovers,
     procfs::{Process, Scanner},
     record::Phase,
-    root::Root,
+    root::{Exit, Root},
     sys::let_signals_in,
     usage::Meter,
 };
@@ -74,6 +74,8 @@ pub(crate) struct Driver {
     logs: Logs,
     /// Soft limit on open files that instances get, if not ours.
     open_files: Option<u64>,
+    /// The group of the other roles, where they are another user.
+    group: Option<u32>,
     /// What another process kept open for instances of an earlier supervisor.
     held: Mutex<HashMap<(AppId, Generation), Vec<OwnedFd>>>,
     /// Instances of an earlier supervisor that ended while there was none.
@@ -150,6 +152,7 @@ impl Driver {
         state_dir: PathBuf,
         log_dir: PathBuf,
         open_files: Option<u64>,
+        group: Option<u32>,
         custodian: mpsc::Sender<Custody>,
     ) -> Self {
         Self {
@@ -159,6 +162,7 @@ impl Driver {
             pace: Pace::default(),
             logs: Logs::new(log_dir),
             open_files,
+            group,
             held: Mutex::default(),
             dead: Mutex::default(),
             custodian,
@@ -178,6 +182,20 @@ impl Driver {
     /// The output of an app's instances is kept like this from here on.
     pub(crate) fn logs_are(&self, app: &AppId, spec: OutputSpec) {
         self.logs.change(app, spec);
+    }
+
+    /// Lets the other roles through a folder, where they are another user.
+    pub(crate) fn let_through(&self, folder: &Path) -> io::Result<()> {
+        self.group.map_or(Ok(()), |group| share_folder(folder, group, 0o710))
+    }
+
+    /// Lets the proxy connect to an app's socket, where it is another user.
+    fn let_connect(&self, endpoint: &Endpoint) {
+        if let (Some(group), Endpoint::Unix(path)) = (self.group, endpoint)
+            && let Err(error) = share_socket(path, group)
+        {
+            tracing::error!(path = %path.display(), %error, "the proxy cannot connect to this app");
+        }
     }
 
     /// Folder of the sockets of all apps.

@@ -17,7 +17,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::{io::AsyncReadExt, net::unix::pipe, sync::watch, task::JoinHandle, time::timeout};
 
 use crate::{
-    driver::{Root, children},
+    driver::{Exit, Root, children},
     protocol::Role,
     reception::Reception,
 };
@@ -239,9 +239,10 @@ async fn attend(role: Role, mut root: Root, mut told: watch::Receiver<Fate>) {
         },
     };
     root.reap();
-    if exit.is_success() {
-        tracing::debug!(?role, pid, "ended");
-    } else {
+    let is_known = exit != Exit::Unknown;
+    if is_known && !exit.is_success() {
         tracing::warn!(?role, pid, "{exit}");
+    } else {
+        tracing::debug!(?role, pid, "{exit}");
     }
 }

@@ -217,7 +217,7 @@ impl Hub {
             tokio::select! {
                 asked = signals.next() => self.asked(asked),
                 Some(event) = self.events.1.recv() => self.take(event).await,
-                Some(order) = self.orders.recv() => self.order(order),
+                Some(order) = self.orders.recv() => self.order(&order),
                 Some(custody) = self.custody.recv() => self.office.take_into_custody(custody),
                 change = self.changes.recv() => self.tell_change(change),
                 () = until(deadline) => self.deadline_passed(),
@@ -256,7 +256,7 @@ impl Hub {
         }
     }
 
-    fn order(&mut self, order: GateOrder) {
+    fn order(&mut self, order: &GateOrder) {
         let outcome = self.board.order(order);
         self.pass_on(outcome);
     }

@@ -167,7 +167,7 @@ impl Hub {
                 }
             }
             FromControl::Held { app, generation } => self.desk.hand_back(app, generation, with),
-            FromControl::Admin(address) => self.brought_admin(address, with),
+            FromControl::Admin(address) => self.brought_admin(&address, with),
             FromControl::Introduced => {
                 if let Err(error) = self.open_admin() {
                     return self.fail(error);
@@ -184,8 +184,8 @@ impl Hub {
     }
 
     /// A control process that outlived its supervisor brings the socket of an admin address.
-    fn brought_admin(&mut self, address: ListenAddr, sockets: Vec<OwnedFd>) {
-        for socket in sockets.into_iter().filter(|socket| sockets::listens_on(socket, &address)) {
+    fn brought_admin(&mut self, address: &ListenAddr, sockets: Vec<OwnedFd>) {
+        for socket in sockets.into_iter().filter(|socket| sockets::listens_on(socket, address)) {
             self.office.admin.push((address.clone(), Arc::new(socket)));
         }
     }

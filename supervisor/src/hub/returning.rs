@@ -57,7 +57,7 @@ impl Hub {
         let Some(reception) = self.reception.clone() else { return self.start_missing() };
         let (expected, highest) = reception.known();
         let listener = reception
-            .open()
+            .open(self.options.supervisor.group)
             .map_err(|error| HubError::System("open for the other processes", error))?;
         let events = self.events.0.clone();
         tokio::spawn(async move {

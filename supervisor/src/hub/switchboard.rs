@@ -58,7 +58,7 @@ struct Asked {
 
 impl Switchboard {
     /// Passes an order of the desk's on to every proxy.
-    pub(super) fn order(&mut self, order: GateOrder) -> Outcome {
+    pub(super) fn order(&mut self, order: &GateOrder) -> Outcome {
         let mut outcome = Outcome::default();
         let app = order.app().clone();
         let standing = self.gates.entry(app.clone()).or_default();
@@ -66,7 +66,7 @@ impl Switchboard {
         if !matches!(order, GateOrder::AskRetire { .. }) {
             standing.wanted.clear();
         }
-        match &order {
+        match order {
             GateOrder::Open { generation, endpoint, .. }
             | GateOrder::Reopen { generation, endpoint, .. } => {
                 standing.open = Some((*generation, endpoint.clone()));
@@ -95,8 +95,7 @@ impl Switchboard {
         standing.end_asking(&app, &mut outcome);
         self.tidy(&app);
         let newest = self.proxies.last().copied();
-        let orders =
-            self.proxies.iter().map(|proxy| (*proxy, told(&order, Some(*proxy) == newest)));
+        let orders = self.proxies.iter().map(|proxy| (*proxy, told(order, Some(*proxy) == newest)));
         outcome.orders.extend(orders);
         outcome
     }

@@ -64,7 +64,8 @@ async fn descriptors_come_with_their_message() {
     for n in 0..50_u8 {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[n]).unwrap();
-        let descriptors = vec![Arc::new(OwnedFd::from(file)); usize::from(n % 3)];
+        let file = Arc::new(OwnedFd::from(file));
+        let descriptors = vec![file; usize::from(n % 3)];
         sender.send_frame(Frame::with(&n.to_string(), descriptors).unwrap()).unwrap();
     }
     for n in 0..50_u8 {
@@ -116,7 +117,8 @@ async fn descriptors_that_no_message_speaks_of_end_the_connection() {
     let (_sender, mut receiver) = open::<String>(theirs, LIMITS).unwrap();
     ours.set_nonblocking(true).unwrap();
     let ours = UnixStream::from_std(ours).unwrap();
-    let many = vec![Arc::new(OwnedFd::from(tempfile::tempfile().unwrap())); 200];
+    let file = Arc::new(OwnedFd::from(tempfile::tempfile().unwrap()));
+    let many = vec![file; 200];
     let text = [&4_u32.to_le_bytes()[..], &[0], b"\"ab\""].concat();
     let flood = async {
         for _ in 0..10 {

@@ -55,6 +55,8 @@ impl House {
             log_dir: folder.path().join("log"),
             parallel_starts,
             open_files: Some(OPEN_FILES),
+            group: None,
+            lock: None,
         })
         .unwrap();
         let gate = Gate::new(supervisor.clone());

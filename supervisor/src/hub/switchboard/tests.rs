@@ -46,8 +46,8 @@ fn board(proxies: &[Number]) -> Switchboard {
 #[test]
 fn an_instance_retires_when_it_has_everywhere() {
     let mut board = board(&[1, 2]);
-    assert_eq!(board.order(open()).orders.len(), 2);
-    assert_eq!(board.order(ask()).orders.len(), 2);
+    assert_eq!(board.order(&open()).orders.len(), 2);
+    assert_eq!(board.order(&ask()).orders.len(), 2);
     assert_eq!(board.report(1, retired()), Outcome::default());
     assert_eq!(board.report(2, retired()).reports, [retired()]);
     assert!(board.gates.is_empty());
@@ -56,8 +56,8 @@ fn an_instance_retires_when_it_has_everywhere() {
 #[test]
 fn an_instance_that_one_proxy_uses_is_opened_again_where_it_retired() {
     let mut board = board(&[1, 2, 3]);
-    board.order(open());
-    board.order(ask());
+    board.order(&open());
+    board.order(&ask());
     board.report(1, retired());
     // Somebody came there meanwhile: no need to trouble the desk.
     assert_eq!(board.report(1, wanted()), Outcome::default());
@@ -72,8 +72,8 @@ fn an_instance_that_one_proxy_uses_is_opened_again_where_it_retired() {
 #[test]
 fn who_came_while_the_others_were_asked_is_told_behind_the_retirement() {
     let mut board = board(&[1, 2]);
-    board.order(open());
-    board.order(ask());
+    board.order(&open());
+    board.order(&ask());
     board.report(1, retired());
     board.report(1, wanted());
     assert_eq!(board.report(2, retired()).reports, [retired(), wanted()]);
@@ -82,13 +82,13 @@ fn who_came_while_the_others_were_asked_is_told_behind_the_retirement() {
 #[test]
 fn a_proxy_that_dies_has_retired_and_drained_all() {
     let mut one = board(&[1, 2]);
-    one.order(open());
-    one.order(ask());
+    one.order(&open());
+    one.order(&ask());
     one.report(1, retired());
     assert_eq!(one.leave(2).reports, [retired()]);
     let mut other = board(&[1, 2]);
-    other.order(open());
-    other.order(GateOrder::Shut { app: id(), generation: G });
+    other.order(&open());
+    other.order(&GateOrder::Shut { app: id(), generation: G });
     assert_eq!(other.report(1, drained()), Outcome::default());
     assert_eq!(other.leave(2).reports, [drained()]);
     assert!(other.gates.is_empty());
@@ -97,21 +97,21 @@ fn a_proxy_that_dies_has_retired_and_drained_all() {
 #[test]
 fn without_a_proxy_nothing_is_in_use() {
     let mut board = board(&[]);
-    board.order(open());
-    assert_eq!(board.order(ask()).reports, [retired()]);
-    board.order(open());
+    board.order(&open());
+    assert_eq!(board.order(&ask()).reports, [retired()]);
+    board.order(&open());
     let shut = GateOrder::Shut { app: id(), generation: G };
-    assert_eq!(board.order(shut).reports, [drained()]);
+    assert_eq!(board.order(&shut).reports, [drained()]);
 }
 
 #[test]
 fn a_proxy_that_comes_learns_what_the_others_know() {
     let mut board = board(&[1]);
-    board.order(open());
+    board.order(&open());
     let refusal =
         Refusal { reason: RefusalReason::Disabled, retry_after: Duration::from_secs(1000) };
     let other = AppId::parse("off").unwrap();
-    board.order(GateOrder::Refuse { app: other.clone(), refusal });
+    board.order(&GateOrder::Refuse { app: other.clone(), refusal });
     let orders = board.join(2);
     assert_eq!(orders.len(), 2);
     assert!(orders.iter().any(|order| matches!(
@@ -123,15 +123,15 @@ fn a_proxy_that_comes_learns_what_the_others_know() {
         GateOrder::Refuse { app, refusal } if *app == other
             && refusal.retry_after > Duration::from_secs(900)
     )));
-    board.order(GateOrder::Hold { app: other });
+    board.order(&GateOrder::Hold { app: other });
     assert_eq!(board.join(3).len(), 1);
 }
 
 #[test]
 fn a_proxy_that_comes_while_the_others_are_asked_keeps_the_instance() {
     let mut board = board(&[1]);
-    board.order(open());
-    board.order(ask());
+    board.order(&open());
+    board.order(&ask());
     board.join(2);
     let outcome = board.report(1, retired());
     assert_eq!(outcome.reports, [busy(0)]);
@@ -145,19 +145,19 @@ fn a_wish_is_passed_on_once_until_it_is_answered() {
     for _ in 0..1000 {
         assert_eq!(board.report(1, wanted()), Outcome::default());
     }
-    board.order(open());
+    board.order(&open());
     assert_eq!(board.report(1, wanted()).reports, [wanted()]);
 }
 
 #[test]
 fn what_nobody_asked_is_not_believed() {
     let mut board = board(&[1, 2]);
-    board.order(open());
+    board.order(&open());
     let stale = Generation(6);
     for report in [retired(), drained(), busy(0)] {
         assert_eq!(board.report(1, report), Outcome::default());
     }
-    board.order(ask());
+    board.order(&ask());
     board.report(1, retired());
     // Twice from one is not once from each.
     assert_eq!(board.report(1, retired()), Outcome::default());
@@ -175,7 +175,7 @@ fn a_start_is_counted_by_the_newest_proxy_alone() {
     let mut board = board(&[1, 2]);
     let started = Some(crate::message::StartTimes::default());
     let order = GateOrder::Open { app: id(), generation: G, endpoint: endpoint(), started };
-    let outcome = board.order(order);
+    let outcome = board.order(&order);
     let counted = |order: &GateOrder| matches!(order, GateOrder::Open { started: Some(_), .. });
     let counts: Vec<_> = outcome.orders.iter().map(|(n, order)| (*n, counted(order))).collect();
     assert_eq!(counts, [(1, false), (2, true)]);
