@@ -39,29 +39,35 @@ pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
     Ok(total)
 }
 
-/// Clock ticks that a process has used (proc(5), `utime` and `stime` of `stat`).
+/// Clock ticks that a process tree has used (proc(5), `utime` and `stime` of `stat`).
 ///
 /// # Errors
 /// If the kernel does not tell.
 pub fn ticks(pid: u32) -> anyhow::Result<u64> {
+    tree(pid).into_iter().map(ticks_of).sum()
+}
+
+fn ticks_of(pid: u32) -> anyhow::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields = stat.rsplit_once(") ").context("stat without a name")?.1;
     let fields: Vec<&str> = fields.split(' ').collect();
     Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
 }
 
-/// How often the threads of a process have gone to sleep, and so were woken (proc(5),
+/// How often the threads of a process tree have gone to sleep, and so were woken (proc(5),
 /// `voluntary_ctxt_switches`).
 ///
 /// # Errors
 /// If the kernel does not tell.
 pub fn wake_ups(pid: u32) -> anyhow::Result<u64> {
     let mut total = 0;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let status = fs::read_to_string(thread?.path().join("status"))?;
-        let mut lines = status.lines();
-        let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        total += count.context("no voluntary_ctxt_switches")?.trim().parse::<u64>()?;
+    for pid in tree(pid) {
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let status = fs::read_to_string(thread?.path().join("status"))?;
+            let mut lines = status.lines();
+            let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            total += count.context("no voluntary_ctxt_switches")?.trim().parse::<u64>()?;
+        }
     }
     Ok(total)
 }

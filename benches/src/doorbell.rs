@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -18,6 +19,9 @@ use crate::{
     server::{Server, free_address},
     wait,
 };
+
+/// What it says when it is ready.
+const READY: &str = "INFO ready version";
 
 /// How long it may take to load a configuration.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -53,15 +57,47 @@ impl Doorbell {
              state_dir = \"state\"\nlog_dir = \"logs\"\n\n{apps}"
         );
         fs::write(&config, place_includes_first(&server))?;
-        let mut command = Command::new(binary()?);
-        command.args(["serve", "--config"]).arg(&config);
         let since = Instant::now();
-        let server = Server::spawn(command, core, &folder.path().join("doorbell.log"))?;
+        let server = serve(&folder, core)?;
         let mut doorbell = Self { address, loading: Duration::ZERO, server, folder };
         wait::until(PATIENCE, || doorbell.ask("GET", "/readyz").ok().filter(Answer::is_good))
             .with_context(|| format!("doorbell is not ready:\n{}", doorbell.log()))?;
         doorbell.loading = since.elapsed();
         Ok(doorbell)
+    }
+
+    /// Kills one of its processes and waits until another has taken its place.
+    ///
+    /// # Errors
+    /// If there is none, or none comes.
+    pub fn kill_role(&self, role: &str) -> anyhow::Result<()> {
+        let pid = self.role(role).with_context(|| format!("no {role} runs"))?;
+        kill(pid)?;
+        wait::until(PATIENCE, || self.role(role).filter(|other| *other != pid))
+            .with_context(|| format!("no {role} came again"))?;
+        Ok(())
+    }
+
+    /// Kills its supervisor and starts another; tells how long that one took to be ready.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub fn kill_supervisor(&mut self) -> anyhow::Result<Duration> {
+        let ready = |log: &str| log.matches(READY).count();
+        let before = ready(&self.log());
+        kill(self.pid())?;
+        let since = Instant::now();
+        self.server = serve(&self.folder, Core::Any)?;
+        wait::until(PATIENCE, || (ready(&self.log()) > before).then_some(()))
+            .with_context(|| format!("doorbell is not ready:\n{}", self.log()))?;
+        Ok(since.elapsed())
+    }
+
+    fn role(&self, role: &str) -> Option<u32> {
+        let list = fs::read(self.folder.path().join("state/run/roles.json")).ok()?;
+        let list: Vec<Value> = serde_json::from_slice(&list).ok()?;
+        let mut pids = list.iter().filter(|one| one["role"] == role).map(|one| &one["pid"]);
+        pids.next_back().and_then(Value::as_u64).and_then(|pid| u32::try_from(pid).ok())
     }
 
     /// Its process id.
@@ -111,6 +147,18 @@ impl Doorbell {
         let answer = self.ask("GET", &format!("/v1/apps/{app}"))?;
         serde_json::from_slice(&answer.body).context("not a status")
     }
+}
+
+/// Starts it in its folder.
+fn serve(folder: &TempDir, core: Core) -> anyhow::Result<Server> {
+    let mut command = Command::new(binary()?);
+    command.args(["serve", "--config"]).arg(folder.path().join("doorbell.toml"));
+    Server::spawn(command, core, &folder.path().join("doorbell.log"))
+}
+
+fn kill(pid: u32) -> anyhow::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no pid")?;
+    Ok(kill_process(pid, Signal::KILL)?)
 }
 
 impl Answer {

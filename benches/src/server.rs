@@ -1,7 +1,7 @@
 //! A server process, from its start to its end.
 
 use std::{
-    fs::{self, File},
+    fs::{self, OpenOptions},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -31,7 +31,8 @@ impl Server {
     /// # Errors
     /// If it cannot be started.
     pub fn spawn(mut command: Command, core: Core, output: &Path) -> anyhow::Result<Self> {
-        let log = File::create(output).context("a file for a server's output")?;
+        let log = OpenOptions::new().create(true).append(true).open(output);
+        let log = log.context("a file for a server's output")?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = machine::on(core, || command.spawn())?
             .with_context(|| format!("cannot run {command:?}"))?;

@@ -1,0 +1,164 @@
+//! What the death of a part costs, and an upgrade: how long until the next first answer, how long
+//! until everything is adopted, and how many requests failed.
+//!
+//! A client asks the same running app again and again on new connections; what is told is the longest
+//! pause between two answers around each blow.
+//!
+//! Options: `--rounds N` of each blow (20), `--apps N` that run while the supervisor is killed (500).
+#![allow(clippy::print_stdout, reason = "its tables are what a bench is for")]
+
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use doorbell_benches::{
+    client::Connection,
+    doorbell::{self, Doorbell},
+    figures::{median, millis, short, table},
+    machine::{self, Core},
+    options::option,
+    wait,
+};
+
+const APP: &str = env!("CARGO_BIN_EXE_bench-app");
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn main() -> anyhow::Result<()> {
+    let rounds = option("--rounds", 20)?;
+    let apps = option("--apps", 500)?;
+    machine::raise_descriptor_limit();
+    println!("{}", machine::describe());
+    println!("{}\n", machine::version(&doorbell::binary()?.to_string_lossy(), "--version"));
+    print_blows(rounds)?;
+    print_adoption(apps)
+}
+
+/// A client that asks without end.
+struct Caller {
+    stop: Arc<AtomicBool>,
+    failed: Arc<AtomicU64>,
+    answers: Arc<Mutex<Vec<Instant>>>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Caller {
+    fn start(address: SocketAddr) -> Self {
+        let (stop, failed, answers) = (Arc::default(), Arc::default(), Arc::default());
+        let to: (Arc<AtomicBool>, Arc<AtomicU64>, Arc<Mutex<Vec<Instant>>>) =
+            (Arc::clone(&stop), Arc::clone(&failed), Arc::clone(&answers));
+        let thread = std::thread::spawn(move || {
+            while !to.0.load(Ordering::Relaxed) {
+                let answer = Connection::open(address)
+                    .and_then(|mut open| open.ask("GET", "app-0.test", "/"));
+                match answer {
+                    Ok(answer) if answer.is_good() => {
+                        to.2.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+                    }
+                    Ok(_) | Err(_) => _ = to.1.fetch_add(1, Ordering::Relaxed),
+                }
+            }
+        });
+        Self { stop, failed, answers, thread }
+    }
+
+    /// The longest pause between two answers since a moment, once one came behind it.
+    fn pause_since(&self, moment: Instant) -> anyhow::Result<Duration> {
+        wait::until(PATIENCE, || {
+            let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+            let after = answers.iter().filter(|at| **at > moment).count();
+            (after > 20).then_some(())
+        })
+        .context("no answer any more")?;
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = answers.iter().rposition(|at| *at <= moment).unwrap_or(0);
+        let pauses = answers[from..].windows(2).map(|pair| pair[1] - pair[0]);
+        pauses.max().context("no two answers")
+    }
+
+    fn end(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        drop(self.thread.join());
+        self.failed.load(Ordering::Relaxed)
+    }
+}
+
+fn print_blows(rounds: usize) -> anyhow::Result<()> {
+    let mut doorbell = Doorbell::start(&apps(1), Core::Any)?;
+    let woken = Connection::open(doorbell.address)?.ask("GET", "app-0.test", "/")?;
+    anyhow::ensure!(woken.is_good(), "not answered: {}", woken.status);
+    let mut rows = Vec::new();
+    for blow in
+        ["kill -9 of the proxy", "kill -9 of control", "kill -9 of the supervisor", "upgrade"]
+    {
+        let mut pauses = Vec::new();
+        let caller = Caller::start(doorbell.address);
+        for _ in 0..rounds {
+            let since = Instant::now();
+            caller.pause_since(since)?;
+            let since = Instant::now();
+            strike(&mut doorbell, blow)?;
+            pauses.push(millis(caller.pause_since(since)?));
+        }
+        let failed = caller.end();
+        let worst = pauses.iter().copied().fold(0.0, f64::max);
+        rows.push(vec![blow.to_owned(), short(median(&pauses)), short(worst), failed.to_string()]);
+    }
+    let title =
+        ["blow", "longest pause, median ms", "worst ms", "requests that failed in all rounds"];
+    println!("{}", table(&title, &rows));
+    Ok(())
+}
+
+fn strike(doorbell: &mut Doorbell, blow: &str) -> anyhow::Result<()> {
+    match blow {
+        "upgrade" => {
+            let answer = doorbell.ask("POST", "/v1/upgrade")?;
+            anyhow::ensure!(answer.is_good(), "not upgraded: {}", answer.text());
+            Ok(())
+        }
+        "kill -9 of the proxy" => doorbell.kill_role("proxy"),
+        "kill -9 of control" => doorbell.kill_role("control"),
+        _ => doorbell.kill_supervisor().map(drop),
+    }
+}
+
+/// How long a new supervisor takes until it has adopted everything.
+fn print_adoption(apps: usize) -> anyhow::Result<()> {
+    let mut doorbell = Doorbell::start(&self::apps(apps), Core::Any)?;
+    for number in 0..apps {
+        let host = format!("app-{number}.test");
+        let woken = Connection::open(doorbell.address)?.ask("GET", &host, "/")?;
+        anyhow::ensure!(woken.is_good(), "not answered: {}", woken.status);
+    }
+    let adopted_before = doorbell.log().matches("adopted").count();
+    let times = doorbell.kill_supervisor()?;
+    let adopted = doorbell.log().matches("adopted").count() - adopted_before;
+    anyhow::ensure!(adopted == apps, "{adopted} of {apps} adopted:\n{}", doorbell.log());
+    println!(
+        "{apps} running apps: {} ms from the new supervisor's start until all are adopted and it is \
+         ready",
+        short(millis(times))
+    );
+    Ok(())
+}
+
+fn apps(count: usize) -> String {
+    let mut text = String::new();
+    for number in 0..count {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "[app.app-{number}]\nhosts = [\"app-{number}.test\"]\ncommand = [\"{APP}\"]\n\
+             directory = \"/\"\n"
+        );
+    }
+    text
+}
