@@ -156,7 +156,7 @@ fn apps(count: usize) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "[app.app-{number}]\nhosts = [\"app-{number}.test\"]\ncommand = [\"{APP}\"]\n\
+            "[app.app-{number}]\nhosts = [\"app-{number}.test\"]\ncommand = [\"{APP}\", \"connect\", \"0\"]\n\
              directory = \"/\"\n"
         );
     }

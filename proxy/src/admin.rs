@@ -36,6 +36,7 @@ use crate::{
 mod apps;
 mod logs;
 mod observers;
+mod operators;
 pub mod status;
 
 /// What handlers work with.
@@ -120,11 +121,9 @@ pub fn serve(admin: &Arc<Admin>, sockets: Vec<(ListenAddr, OwnedFd)>) -> io::Res
         match address {
             ListenAddr::Unix(_) => {
                 let listener = UnixListener::from_std(socket.into())?;
-                let (app, stop) = (for_operators(Arc::clone(admin)), admin.stop.clone());
-                admin.tasks.spawn(async move {
-                    let serving = axum::serve(listener, app);
-                    serving.with_graceful_shutdown(stop.cancelled_owned()).await
-                });
+                let (stop, tasks) = (admin.stop.clone(), admin.tasks.clone());
+                let app = for_operators(Arc::clone(admin));
+                admin.tasks.spawn(operators::serve(listener, app, stop, tasks));
             }
             ListenAddr::Tcp(_) => {
                 let listener = TcpListener::from_std(socket.into())?;
