@@ -48,10 +48,11 @@ pub(crate) use self::{
     children::{adopt_strays, reap_strays},
     endpoint::create_private,
     leftover::Leftovers,
-    procfs::{Process, Scanner},
+    procfs::{Process, Scanner, has_threads},
     record::Phase,
     root::Root,
     usage::Meter,
+    watch::any_gone,
 };
 use self::{endpoint::Ports, tree::Tree};
 use crate::{
