@@ -103,6 +103,8 @@ enum Event {
     Restart(Role),
     /// A process wants to come back.
     Came(u32, std::os::unix::net::UnixStream),
+    /// One that was expected back has ended.
+    Lost(Number),
     /// Everybody is there: this may be configured now.
     Configure((Number, u64), Box<configure::Wanted>),
     /// The desk is closed.
@@ -220,6 +222,7 @@ impl Hub {
             Event::Answered { control, wish, answer } => self.answer(control, wish, answer),
             Event::Restart(role) => self.restart(role),
             Event::Came(pid, stream) => self.came(pid, stream),
+            Event::Lost(number) => self.lost(number),
             Event::Configure(wish, wanted) => self.configure(wish, *wanted).await,
             Event::DeskClosed(report) => self.desk_closed(report),
         }
