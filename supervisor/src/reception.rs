@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use crate::{
-    driver::{Process, share_socket},
+    driver::{Process, has_threads, share_socket},
     protocol::Role,
 };
 
@@ -59,10 +59,10 @@ impl Known {
         Process::read(pid).map(|process| Self { role, number, pid, began: process.began })
     }
 
-    /// Whether it still runs.
+    /// Whether anything of it still runs, and holds its sockets.
     pub(crate) fn lives(&self) -> bool {
-        let process = Process::read(self.pid);
-        process.is_some_and(|process| process.began == self.began && !process.is_zombie)
+        let process = Process::read(self.pid).filter(|process| process.began == self.began);
+        process.is_some_and(|process| !process.is_zombie || has_threads(self.pid))
     }
 }
 

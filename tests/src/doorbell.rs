@@ -23,11 +23,20 @@ pub struct Setup {
     config: String,
     include: String,
     server: String,
-    env: Vec<(String, String)>,
     state_dir: Option<PathBuf>,
+    manner: Manner,
 }
 
-/// A running doorbell; ended with its apps when dropped.
+/// How the binary is run: again and again in the same way.
+#[derive(Default)]
+struct Manner {
+    env: Vec<(String, String)>,
+    args: Vec<String>,
+    /// User and group, if not ours.
+    user: Option<u32>,
+}
+
+/// A running doorbell; ended with its apps when dropped, whatever was killed of it.
 pub struct Doorbell {
     /// Its folder: configuration, state, logs.
     pub dir: TempDir,
@@ -35,7 +44,8 @@ pub struct Doorbell {
     pub port: u16,
     /// Where Prometheus connects.
     pub metrics_port: u16,
-    child: Child,
+    pub(crate) child: Child,
+    manner: Manner,
     include: String,
     server: String,
 }
@@ -84,8 +94,8 @@ impl Setup {
             config: apps.to_owned(),
             include: String::new(),
             server: String::new(),
-            env: Vec::new(),
             state_dir: None,
+            manner: Manner::default(),
         }
     }
 
@@ -114,7 +124,21 @@ impl Setup {
     /// A variable in doorbell's own environment.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.env.push((name.to_owned(), value.to_owned()));
+        self.manner.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Everything in one process.
+    #[must_use]
+    pub fn one_process(mut self) -> Self {
+        self.manner.args.push("--one-process".to_owned());
+        self
+    }
+
+    /// Run by another user and its group, whose folder it is.
+    #[must_use]
+    pub fn user(mut self, number: u32) -> Self {
+        self.manner.user = Some(number);
         self
     }
 
@@ -129,20 +153,18 @@ impl Setup {
     #[must_use]
     pub fn start(self) -> Doorbell {
         let (port, metrics_port) = (free_port(), free_port());
-        let binary = binary();
-        let mut command = Command::new(&binary);
-        let path = self.dir.path().join("doorbell.toml");
         if let Some(state) = &self.state_dir {
             std::os::unix::fs::symlink(state, self.dir.path().join("state")).expect("a link");
         }
         let head = head(&self.include, port, metrics_port, &self.server);
         write_file(self.dir.path(), "doorbell.toml", &(head + &self.config));
-        let log = fs::File::create(self.dir.path().join("doorbell.log")).expect("a log file");
-        command.args(["serve", "--config"]).arg(&path).envs(self.env.clone());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
-        let Self { dir, include, server, .. } = self;
-        let mut doorbell = Doorbell { dir, port, metrics_port, child, include, server };
+        if let Some(user) = self.manner.user {
+            let folder = self.dir.path();
+            std::os::unix::fs::chown(folder, Some(user), Some(user)).expect("to give it away");
+        }
+        let child = self.manner.spawn(self.dir.path());
+        let Self { dir, include, server, manner, .. } = self;
+        let mut doorbell = Doorbell { dir, port, metrics_port, child, manner, include, server };
         doorbell.wait_until_ready();
         doorbell
     }
@@ -154,6 +176,28 @@ impl Setup {
         write_file(self.dir.path(), "doorbell.toml", &(head + &self.config));
         let path = self.dir.path().join("doorbell.toml");
         (self.dir, path)
+    }
+}
+
+impl Manner {
+    /// Runs the binary in a folder; its log goes on where it was.
+    fn spawn(&self, folder: &Path) -> Child {
+        let binary = binary();
+        let mut command = match self.user {
+            Some(user) => {
+                let mut command = Command::new("setpriv");
+                command.args([format!("--reuid={user}"), format!("--regid={user}")]);
+                command.arg("--clear-groups").arg(&binary);
+                command
+            }
+            None => Command::new(&binary),
+        };
+        let log = folder.join("doorbell.log");
+        let log = fs::OpenOptions::new().append(true).create(true).open(log).expect("a log file");
+        command.arg("serve").args(&self.args);
+        command.arg("--config").arg(folder.join("doorbell.toml")).envs(self.env.clone());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.spawn().unwrap_or_else(|error| panic!("{}: {error}", binary.display()))
     }
 }
 
@@ -185,11 +229,35 @@ impl Doorbell {
         Setup::new(apps).start()
     }
 
-    fn wait_until_ready(&mut self) {
+    /// Starts the supervisor again, which was killed: the same folder, configuration and ports. Who
+    /// outlived it is with it again when this returns.
+    pub fn start_again(&mut self) {
+        self.begin_again();
+        self.wait_until_ready();
+    }
+
+    /// Starts the supervisor again and does not wait for anything.
+    pub fn begin_again(&mut self) {
+        assert!(self.has_ended(), "the supervisor runs");
+        self.child = self.manner.spawn(self.dir.path());
+    }
+
+    /// Whether the supervisor has ended.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
+    /// Waits until this supervisor says that all is in place, and operators are told so.
+    pub fn wait_until_ready(&mut self) {
+        let says = format!("pid={}", self.pid());
         let ready = poll(PATIENCE, || {
             if let Ok(Some(status)) = self.child.try_wait() {
                 panic!("doorbell ended with {status}:\n{}", self.log());
             }
+            let log = self.log();
+            log.lines()
+                .any(|line| line.contains(" ready ") && line.ends_with(&says))
+                .then_some(())?;
             let answer =
                 Connection::try_open(self.metrics_port).ok()?.try_get("localhost", "/readyz")?;
             (answer.status == 200).then_some(())
@@ -197,16 +265,18 @@ impl Doorbell {
         assert!(ready.is_some(), "doorbell is not ready:\n{}", self.log());
     }
 
-    /// Its process id.
+    /// The process id of its supervisor.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// A figure of its memory in KiB, as `VmRSS` or `VmHWM`, which is the peak (proc(5)).
+    /// A figure in KiB of the memory of the process that clients talk to, as `VmRSS` or `VmHWM`,
+    /// which is the peak (proc(5)).
     #[must_use]
     pub fn memory(&self, name: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("status");
+        let path = format!("/proc/{}/status", self.proxy_pid());
+        let status = fs::read_to_string(path).expect("status");
         let mut words = status
             .lines()
             .find_map(|line| line.strip_prefix(name))
@@ -331,12 +401,6 @@ impl Doorbell {
         rustix::process::kill_process(pid.expect("a pid"), signal).expect("a signal");
     }
 
-    /// Ends doorbell by SIGKILL: it has no time for anything.
-    pub fn kill(mut self) {
-        self.child.kill().expect("to kill");
-        self.child.wait().expect("its end");
-    }
-
     /// Ends doorbell by SIGTERM and tells how long that took; fails if it did not end well.
     pub fn stop(mut self) -> Duration {
         let since = Instant::now();
@@ -350,14 +414,14 @@ impl Doorbell {
 
 impl Drop for Doorbell {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(Some(_))) {
-            return;
+        if !self.has_ended() {
+            self.signal(rustix::process::Signal::TERM);
+            if poll(PATIENCE, || self.child.try_wait().ok().flatten()).is_none() {
+                drop(self.child.kill());
+                drop(self.child.wait());
+            }
         }
-        self.signal(rustix::process::Signal::TERM);
-        if poll(PATIENCE, || self.child.try_wait().ok().flatten()).is_none() {
-            drop(self.child.kill());
-            drop(self.child.wait());
-        }
+        self.end_remains();
         if std::thread::panicking() {
             eprintln!("doorbell's log:\n{}", self.log());
         }
@@ -382,7 +446,7 @@ pub fn tool(args: &[&str]) -> Output {
 }
 
 /// The binary under test: `DOORBELL_BIN`, or the one built beside the tests.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("DOORBELL_BIN") {
         return path.into();
     }

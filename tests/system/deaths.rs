@@ -2,11 +2,10 @@
 
 use std::{
     net::TcpStream,
-    path::Path,
     time::{Duration, Instant},
 };
 
-use doorbell_tests::{Doorbell, Setup, eventually, free_port};
+use doorbell_tests::{Doorbell, eventually, free_port, kill};
 
 use crate::{
     node,
@@ -14,11 +13,6 @@ use crate::{
     python,
     reloading::Load,
 };
-
-fn kill(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("to kill");
-}
 
 #[test]
 fn requests_held_during_a_killed_start_are_answered() {
@@ -215,45 +209,110 @@ fn holders(port: u16) -> Vec<u32> {
         .collect()
 }
 
-/// Ends what a failed test leaves running, when dropped.
-struct Remains<'a>(&'a Path);
+/// Three apps that are hard to keep hold of, and what they run.
+struct Unruly {
+    d: Doorbell,
+    port: u16,
+    before: Vec<u32>,
+}
 
-impl Drop for Remains<'_> {
-    fn drop(&mut self) {
-        marked_pids(self.0).into_iter().for_each(kill);
+impl Unruly {
+    fn apps(port: u16, env: &str) -> String {
+        let fixed = format!("port = {port}\n{env}");
+        [
+            marked("fixed", "", &fixed),
+            marked("wrapped", "wrapper", env),
+            marked("wanderer", "fork", &format!("start = \"always\"\n{env}")),
+        ]
+        .concat()
+    }
+
+    fn start() -> Self {
+        let port = free_port();
+        let d = Doorbell::with(&Self::apps(port, ""));
+        let mut unruly = Self { d, port, before: Vec::new() };
+        unruly.visit();
+        unruly.before = unruly.pids();
+        assert_eq!(unruly.before.len(), 4, "the wrapper is two");
+        unruly
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        marked_pids(self.d.dir.path())
+    }
+
+    fn visit(&self) {
+        for id in ["fixed", "wrapped", "wanderer"] {
+            let answer = self.d.get(&format!("{id}.test"), "/");
+            assert_eq!(answer.status, 200, "{id}\n{}", self.d.log());
+        }
+    }
+
+    /// Nothing was started, nothing ended, and a shutdown ends all.
+    fn are_as_before(self) {
+        self.visit();
+        assert_eq!(self.pids(), self.before);
+        assert_eq!(holders(self.port), [self.d.app_pid("fixed").expect("a process")]);
+        let dir = self.d.dir.path().to_owned();
+        let state = self.d.state_path();
+        self.d.stop();
+        assert_eq!((marked_pids(&dir), doorbell_tests::apps_of(&state)), (vec![], vec![]));
+    }
+
+    /// Each runs once, and none of those that ran before.
+    fn are_replaced(self) {
+        self.visit();
+        eventually("the old ones are gone", || self.before.iter().all(|pid| !is_alive(*pid)));
+        assert_eq!(self.pids().len(), 4, "{:?}, then {:?}", self.before, self.pids());
+        assert_eq!(holders(self.port), [self.d.app_pid("fixed").expect("a process")]);
     }
 }
 
 #[test]
-fn after_a_killed_doorbell_there_are_no_two_copies_of_an_app() {
-    let keep = tempfile::tempdir().expect("a folder");
-    let port = free_port();
-    let apps = [
-        marked("fixed", "", &format!("port = {port}")),
-        marked("wrapped", "wrapper", ""),
-        marked("wanderer", "fork", "start = \"always\""),
-    ]
-    .concat()
-    .replace("{dir}", &keep.path().to_string_lossy());
-    let pids = || marked_pids(keep.path());
-    let _remains = Remains(keep.path());
-    let visit = |d: &Doorbell| {
-        for id in ["fixed", "wrapped", "wanderer"] {
-            assert_eq!(d.get(&format!("{id}.test"), "/").status, 200, "{id}\n{}", d.log());
-        }
-    };
-    let first = Setup::new(&apps).state_dir(keep.path()).start();
-    visit(&first);
-    let before = pids();
-    assert_eq!(before.len(), 4, "the wrapper is two");
-    first.kill();
-    assert!(before.iter().any(|pid| is_alive(*pid)), "something is left for the next one to find");
-    let second = Setup::new(&apps).state_dir(keep.path()).start();
-    visit(&second);
-    let after = pids();
-    assert_eq!(after.len(), 4, "{before:?}, then {after:?}");
-    assert!(before.iter().all(|pid| !after.contains(pid)), "{before:?}, then {after:?}");
-    assert_eq!(holders(port), [second.app_pid("fixed").expect("a process")]);
-    second.stop();
-    assert_eq!(pids(), [0; 0]);
+fn apps_of_a_killed_doorbell_are_taken_up_and_not_started_twice() {
+    let mut unruly = Unruly::start();
+    unruly.d.kill_all();
+    assert_eq!(unruly.pids(), unruly.before);
+    unruly.d.start_again();
+    unruly.are_as_before();
+}
+
+#[test]
+fn apps_of_a_killed_supervisor_are_taken_up_and_not_started_twice() {
+    let mut unruly = Unruly::start();
+    unruly.d.kill_supervisor();
+    unruly.visit();
+    unruly.d.start_again();
+    unruly.are_as_before();
+}
+
+#[test]
+fn apps_that_changed_while_doorbell_was_dead_are_replaced_and_never_run_twice() {
+    let mut unruly = Unruly::start();
+    unruly.d.kill_all();
+    unruly.d.rewrite(&Unruly::apps(unruly.port, "env = { NEW = \"1\" }"));
+    unruly.d.start_again();
+    unruly.are_replaced();
+}
+
+#[test]
+fn apps_that_nothing_is_written_of_are_ended_before_others_start() {
+    let mut unruly = Unruly::start();
+    unruly.d.kill_all();
+    for id in ["fixed", "wrapped", "wanderer"] {
+        let folder = unruly.d.state_path().join("run").join(id);
+        std::fs::remove_dir_all(folder).expect("to remove");
+    }
+    unruly.d.start_again();
+    unruly.are_replaced();
+}
+
+#[test]
+fn apps_that_are_no_more_configured_end_with_the_next_doorbell() {
+    let mut unruly = Unruly::start();
+    unruly.d.kill_all();
+    unruly.d.rewrite(&node("other", ""));
+    unruly.d.start_again();
+    eventually("they end", || unruly.pids().is_empty());
+    assert_eq!(unruly.d.get("other.test", "/version").status, 200);
 }

@@ -23,7 +23,8 @@ fn start(setup: Setup) -> Doorbell {
         fs::read_to_string(info.path()).is_ok_and(|text| text.contains("inotify wd:"))
     };
     eventually("it watches", || {
-        let mut infos = fs::read_dir(format!("/proc/{}/fdinfo", d.pid())).expect("descriptors");
+        let mut infos =
+            fs::read_dir(format!("/proc/{}/fdinfo", d.control_pid())).expect("descriptors");
         infos.any(|info| info.is_ok_and(watches))
     });
     d

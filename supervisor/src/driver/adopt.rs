@@ -21,6 +21,7 @@ use super::{
     endpoint::{Place, base36, socket_folder},
     instance::{self, Instance, Wires},
     launch::INSTANCE,
+    leftover::Remains,
     notify::NotifySocket,
     record::{Phase, Record},
     root::Root,
@@ -45,6 +46,16 @@ pub(crate) enum Custody {
 pub(crate) struct Adoptee {
     record: Record,
     pidfd: OwnedFd,
+    first: First,
+}
+
+/// Who is watched of an instance that is taken up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    /// Its first process.
+    Itself,
+    /// The oldest of those that the first one left behind.
+    StandIn,
 }
 
 impl Adoptee {
@@ -80,10 +91,17 @@ impl Driver {
     /// what they printed last is written by [`Driver::finish_outputs`].
     pub(crate) fn adoptees(&self) -> io::Result<Vec<(AppId, Adoptee)>> {
         let (mut living, mut dead) = (Vec::new(), Vec::new());
+        // Only looked for where a first process is gone, which is seldom.
+        let mut remains = None;
         for record in Record::read_all(&self.run_dir())? {
-            match open(&record) {
-                Some(pidfd) => living.push((record.app.clone(), Adoptee { record, pidfd })),
-                None => dead.push((record.app.clone(), record.generation)),
+            let (app, generation) = (record.app.clone(), record.generation);
+            let found = Adoptee::itself(&record).or_else(|| {
+                let remains = remains.get_or_insert_with(|| Remains::of(&self.state_dir));
+                Adoptee::stand_in(record, remains)
+            });
+            match found {
+                Some(adoptee) => living.push((app, adoptee)),
+                None => dead.push((app, generation)),
             }
         }
         for (app, generation) in &dead {
@@ -204,6 +222,21 @@ impl Driver {
     }
 }
 
+impl Adoptee {
+    /// An instance whose first process still runs.
+    fn itself(record: &Record) -> Option<Self> {
+        open(record).map(|pidfd| Self { record: record.clone(), pidfd, first: First::Itself })
+    }
+
+    /// An instance whose first process is gone, as that of a daemon, and left others.
+    fn stand_in(record: Record, remains: &Remains) -> Option<Self> {
+        let oldest = remains.oldest(&record.app, record.generation)?;
+        let record = Record { pid: oldest.pid, began: oldest.began, ..record };
+        let pidfd = record.is_of_this_boot().then(|| open(&record))??;
+        Some(Self { record, pidfd, first: First::StandIn })
+    }
+}
+
 /// A handle for exactly the process of this record.
 fn open(record: &Record) -> Option<OwnedFd> {
     let pid = children::to_rustix(record.pid)?;
@@ -220,7 +253,7 @@ impl Instance {
         wires: Wires,
         adoptee: Adoptee,
     ) -> io::Result<Self> {
-        let Adoptee { record, pidfd } = adoptee;
+        let Adoptee { record, pidfd, first } = adoptee;
         let (app, generation) = (job.app.id.clone(), job.generation);
         let process = job.process()?;
         let (stop, logs) = (process.stop, process.logs);
@@ -244,6 +277,11 @@ impl Instance {
         let log = driver.logs.open(&app, logs);
         let capture = Capture::start(output, log, wires.witness.tail.clone())?;
         driver.hold(&job, kept);
+        if first == First::StandIn {
+            // What is left may not be what served.
+            wires.check.notify_one();
+            driver.note(&record);
+        }
         let started = (record.phase == Phase::Starting).then(|| driver.pace.start());
         let spawned_at = Instant::now();
         Ok(Self {

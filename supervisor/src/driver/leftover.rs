@@ -2,7 +2,13 @@
 //! and locks, and would be a second copy of their app. They are known by the state folder in their
 //! environment, which only one Doorbell uses at a time.
 
-use std::{collections::HashSet, io, os::unix::ffi::OsStrExt, path::Path, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    time::Duration,
+};
 
 use doorbell_config::name::AppId;
 use rustix::process::Signal;
@@ -10,7 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     launch::{INSTANCE, STATE_DIR},
-    procfs::{self, Pid, Process, Scanner},
+    procfs::{self, Pid, Process, ProcessTable, Scanner},
     tree::{self, Tree},
     watch,
 };
@@ -31,16 +37,61 @@ pub(crate) struct Leftovers {
     spared: HashSet<String>,
 }
 
+/// The oldest process of each instance of an earlier Doorbell.
+#[derive(Debug, Default)]
+pub(super) struct Remains {
+    oldest: HashMap<String, Process>,
+}
+
+impl Remains {
+    /// Those of a state folder. Of a table that cannot be read there are none.
+    pub(super) fn of(state_dir: &Path) -> Self {
+        let table = match ProcessTable::read() {
+            Ok(table) => table,
+            Err(error) => {
+                tracing::error!(%error, "cannot look for what instances left");
+                return Self::default();
+            }
+        };
+        let (mark, mut oldest) = (mark_of(state_dir), HashMap::<String, Process>::new());
+        for process in table.all().filter(|process| !process.is_zombie) {
+            if procfs::has_variable(process.pid, &mark) == Some(true)
+                && let Some(instance) = procfs::variable(process.pid, INSTANCE)
+            {
+                let known = oldest.entry(instance).or_insert(*process);
+                if (process.began, process.pid) < (known.began, known.pid) {
+                    *known = *process;
+                }
+            }
+        }
+        Self { oldest }
+    }
+
+    pub(super) fn oldest(&self, app: &AppId, generation: Generation) -> Option<Process> {
+        self.oldest.get(&name_of(app, generation)).copied()
+    }
+}
+
+/// What an instance is called in the environment of its processes.
+fn name_of(app: &AppId, generation: Generation) -> String {
+    format!("{app}.{}", generation.0)
+}
+
+/// What every process of a state folder's instances has in its environment.
+fn mark_of(state_dir: &Path) -> Vec<u8> {
+    let mut mark = format!("{STATE_DIR}=").into_bytes();
+    mark.extend_from_slice(state_dir.as_os_str().as_bytes());
+    mark
+}
+
 impl Leftovers {
     pub(crate) fn of(state_dir: &Path) -> Self {
-        let mut mark = format!("{STATE_DIR}=").into_bytes();
-        mark.extend_from_slice(state_dir.as_os_str().as_bytes());
-        Self { mark, spared: HashSet::new() }
+        Self { mark: mark_of(state_dir), spared: HashSet::new() }
     }
 
     /// Leaves the processes of this instance alone.
     pub(crate) fn spare(&mut self, app: &AppId, generation: Generation) {
-        self.spared.insert(format!("{app}.{}", generation.0));
+        self.spared.insert(name_of(app, generation));
     }
 
     /// Ends them all; bounded in time.

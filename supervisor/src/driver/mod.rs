@@ -50,11 +50,12 @@ pub(crate) use self::{
     children::{adopt_strays, reap_strays},
     endpoint::{create_private, share_folder, share_socket},
     leftover::Leftovers,
-    procfs::{Process, Scanner},
+    procfs::{Process, Scanner, has_threads},
     record::Phase,
     root::{Exit, Root},
     sys::let_signals_in,
     usage::Meter,
+    watch::any_gone,
 };
 use self::{endpoint::Ports, tree::Tree};
 use crate::{

@@ -110,6 +110,13 @@ impl Process {
     }
 }
 
+/// Whether threads of a process are left. Its first one may have ended before them; until the last
+/// has, what it holds is held.
+pub(crate) fn has_threads(pid: Pid) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    threads.is_ok_and(|threads| threads.take(2).count() > 1)
+}
+
 /// What people call a process.
 pub(crate) fn name(pid: Pid) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm"))

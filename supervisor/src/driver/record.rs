@@ -110,12 +110,15 @@ impl Record {
     /// Whether its first process still runs: this very one, and not another with its number.
     pub(crate) fn lives(&self, marker: &str) -> bool {
         let process = Process::read(self.pid).filter(|process| {
-            process.began == self.began
-                && !process.is_zombie
-                && boot().is_ok_and(|boot| boot == self.boot)
+            process.began == self.began && !process.is_zombie && self.is_of_this_boot()
         });
         // What we may not read says nothing.
         process.is_some() && procfs::variable_is(self.pid, marker.as_bytes()) != Some(false)
+    }
+
+    /// Whether its pids mean anything.
+    pub(crate) fn is_of_this_boot(&self) -> bool {
+        boot().is_ok_and(|boot| boot == self.boot)
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) async fn all_gone(witness: &Witness, scanner: &Scanner) -> io::Result
 }
 
 /// Waits until one of these processes has ended.
-pub(super) async fn any_gone(handles: Vec<OwnedFd>) {
+pub(crate) async fn any_gone(handles: Vec<OwnedFd>) {
     let watched: Vec<_> =
         handles.into_iter().filter_map(|handle| sys::watch(handle).ok()).collect();
     if watched.is_empty() {

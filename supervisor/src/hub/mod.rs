@@ -114,6 +114,8 @@ enum Event {
     Came(u32, std::os::unix::net::UnixStream),
     /// What a new binary takes over from.
     Speaks(io::Result<Vec<u32>>),
+    /// One that was expected back has ended.
+    Lost(Number),
     /// Everybody is there: this may be configured now.
     Configure((Number, u64), Box<configure::Wanted>),
     /// The desk is closed.
@@ -236,6 +238,7 @@ impl Hub {
             Event::Answered { control, wish, answer } => self.answer(control, wish, answer),
             Event::Restart(role) => self.restart(role),
             Event::Came(pid, stream) => self.came(pid, stream),
+            Event::Lost(number) => self.lost(number),
             Event::Configure(wish, wanted) => self.configure(wish, *wanted).await,
             Event::Speaks(spoken) => self.binary_speaks(spoken),
             Event::DeskClosed(report) => self.desk_closed(report),

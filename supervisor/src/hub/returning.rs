@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{Event, Hub, HubError, configure::Wanted, launch::Runner, switchboard::Number};
 use crate::{
-    driver::children,
+    driver::{any_gone, children},
     protocol::Role,
     reception::{self, Known, Reception},
 };
@@ -87,9 +87,36 @@ impl Hub {
         for Known { role, number, pid, .. } in &expected {
             tracing::info!(?role, number, pid, "outlived its supervisor; expected back");
         }
+        self.watch_for_the_end_of(&expected);
         self.returning.deadline = Some(Instant::now() + PATIENCE);
         self.returning.expected = expected;
         Ok(())
+    }
+
+    /// Who ends before it comes is not waited for.
+    fn watch_for_the_end_of(&self, expected: &[Known]) {
+        for known in expected.iter().copied() {
+            let events = self.events.0.clone();
+            tokio::spawn(async move {
+                if let Ok(handle) = open(known.pid)
+                    && known.lives()
+                {
+                    any_gone(vec![handle]).await;
+                }
+                // An error means that all is over.
+                let _ = events.send(Event::Lost(known.number)).await;
+            });
+        }
+    }
+
+    /// One that was expected has ended. If it has come meanwhile, its connection tells that too.
+    pub(super) fn lost(&mut self, number: Number) {
+        let is_lost = |known: &mut Known| known.number == number && !known.lives();
+        for known in self.returning.expected.extract_if(.., is_lost) {
+            let Known { role, pid, .. } = known;
+            tracing::warn!(?role, pid, "ended before it came back, and is replaced");
+        }
+        self.look_who_is_back();
     }
 
     /// Somebody is at the door.
