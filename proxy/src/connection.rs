@@ -46,8 +46,10 @@ pub struct Service {
     pub connector: TransportConnector,
     /// Connections to apps that wait for their next request.
     pub pool: relay::Pool,
-    /// True from the beginning of the shutdown.
+    /// True when this proxy is to end: connections close behind their next answer.
     pub shutdown: watch::Receiver<bool>,
+    /// True when those that wait for a request are closed too: nobody will serve them.
+    pub hang_up: watch::Receiver<bool>,
 }
 
 /// What follows a request on its connection.
@@ -62,14 +64,14 @@ impl Service {
     /// Serves a connection to its end.
     pub async fn serve(&self, stream: ClientStream) {
         let mut stream = Box::new(stream);
-        let mut shutdown = self.shutdown.clone();
+        let mut hang_up = self.hang_up.clone();
         loop {
             let limits = self.head_limits();
             let wait = self.shared.table.load().server.timeouts.keep_alive;
             let came = tokio::select! {
                 biased;
                 came = stream.wait(wait) => came,
-                _ = shutdown.wait_for(|begun| *begun) => return,
+                _ = hang_up.wait_for(|begun| *begun) => return,
             };
             if !matches!(came, Ok(true)) {
                 return;

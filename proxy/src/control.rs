@@ -57,6 +57,7 @@ pub async fn run(
     let house = Arc::new(House::new(config_path));
     let mut receiver = introduce(&house, connection, None)?;
     let beginning = hear_out(&mut receiver, &house).await?;
+    let beginning = beginning.context("the supervisor left before it had begun")?;
     let path = house.config_path.clone();
     let reading = tokio::task::spawn_blocking(move || {
         let mut archive = Archive::default();
@@ -90,6 +91,8 @@ pub async fn run(
     watcher.abort();
     // Whoever follows a log does so for ever.
     let _ = tokio::time::timeout(LAST_ANSWERS, admin.answered()).await;
+    // The supervisor sees the end also where this process goes on.
+    house.link.disconnect();
     outcome.context("listening to the supervisor")?
 }
 
@@ -127,7 +130,8 @@ async fn listen_to_whoever(
         let Some(connection) = household.next_supervisor().await else { return Ok(()) };
         receiver = introduce(&house, connection, Some(&admin))?;
         house.link.forget_all();
-        let beginning = hear_out(&mut receiver, &house).await?;
+        // It may have been the last breath of the one that was gone.
+        let Some(beginning) = hear_out(&mut receiver, &house).await? else { continue };
         house.is_called(beginning.number);
         keep(&house, &house.scraper.gone());
         let (house, upgraded_to) = (Arc::clone(&house), beginning.upgraded_to);
@@ -149,10 +153,13 @@ enum End {
     Orphaned,
 }
 
-/// Takes in the beginning.
-async fn hear_out(receiver: &mut Receiver<ToControl>, house: &House) -> anyhow::Result<Beginning> {
+/// Takes in the beginning; `None` if the supervisor is gone before it is complete.
+async fn hear_out(
+    receiver: &mut Receiver<ToControl>,
+    house: &House,
+) -> anyhow::Result<Option<Beginning>> {
     let mut beginning = Beginning::default();
-    while let Some((message, with)) = receiver.next().await? {
+    while let Some((message, with)) = next(receiver).await? {
         match message {
             ToControl::Welcome { number, server, kept, upgraded_to } => {
                 beginning.upgraded_to = upgraded_to;
@@ -169,11 +176,21 @@ async fn hear_out(receiver: &mut Receiver<ToControl>, house: &House) -> anyhow::
             }
             ToControl::Listening(addresses) => beginning.listening = addresses,
             ToControl::Snapshot(snapshot) => house.link.learn(*snapshot),
-            ToControl::Begin => return Ok(beginning),
+            ToControl::Begin => return Ok(Some(beginning)),
             other => bail!("the supervisor began with {other:?}"),
         }
     }
-    bail!("the supervisor left before it had begun")
+    Ok(None)
+}
+
+/// The next message; `None` if the supervisor is gone, perhaps in the midst of a word.
+async fn next(
+    receiver: &mut Receiver<ToControl>,
+) -> anyhow::Result<Option<(ToControl, Vec<OwnedFd>)>> {
+    match receiver.next().await {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
+        other => Ok(other?),
+    }
 }
 
 /// Hears what a supervisor says until it says the end, or is gone.
@@ -183,13 +200,7 @@ async fn listen(
     admin: &Admin,
 ) -> anyhow::Result<End> {
     loop {
-        let (message, with) = match receiver.next().await {
-            Ok(Some(message)) => message,
-            Ok(None) => return Ok(End::Orphaned),
-            // It was killed in the midst of a word.
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(End::Orphaned),
-            Err(error) => return Err(error.into()),
-        };
+        let Some((message, with)) = next(receiver).await? else { return Ok(End::Orphaned) };
         match message {
             ToControl::Snapshot(snapshot) => house.link.learn(*snapshot),
             ToControl::Forgotten(app) => house.link.forget(&app),

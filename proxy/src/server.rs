@@ -17,7 +17,7 @@ use anyhow::{Context, bail};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use doorbell_config::spec::{AccessLogSpec, AppSpec, LogOutput, LogSpec, ServerSpec};
 use doorbell_supervisor::{
-    protocol::{Apply, FromProxy, Hello, Listening, Role, TRUSTED_LIMITS, ToProxy, VERSION},
+    protocol::{Apply, Drain, FromProxy, Hello, Listening, Role, TRUSTED_LIMITS, ToProxy, VERSION},
     reception,
     wire::{self, Frame, Receiver, Sender},
 };
@@ -35,7 +35,7 @@ use crate::{
     logging,
     metrics::{AppMetrics, ServerMetrics},
     shared::Shared,
-    worker::{Order, Worker},
+    worker::{Endings, Order, Worker},
 };
 
 /// Looks at open connections this often while they drain.
@@ -104,6 +104,7 @@ struct Proxy {
     access_log: Option<AccessLogSpec>,
     health: HealthChecks,
     shutdown: watch::Sender<bool>,
+    hang_up: watch::Sender<bool>,
     end: watch::Sender<bool>,
     /// Since it is to end, until when running exchanges may take.
     draining: Option<Instant>,
@@ -155,11 +156,11 @@ impl Proxy {
         let line: Line = Arc::new(ArcSwapOption::from_pointee(sender));
         let shared = Arc::new(shared(server, Arc::clone(&line)));
         let (shutdown, shutting_down) = watch::channel(false);
+        let (hang_up, hanging_up) = watch::channel(false);
         let (end, ended) = watch::channel(false);
+        let endings = Endings { shutdown: shutting_down, hang_up: hanging_up, end: ended };
         let workers = (0..workers)
-            .map(|number| {
-                Worker::start(number, Arc::clone(&shared), shutting_down.clone(), ended.clone())
-            })
+            .map(|number| Worker::start(number, Arc::clone(&shared), endings.clone()))
             .collect::<Result<_, _>>()
             .context("cannot start a worker")?;
         Ok(Self {
@@ -173,6 +174,7 @@ impl Proxy {
             access_log: None,
             health: HealthChecks::default(),
             shutdown,
+            hang_up,
             end,
             draining: None,
             doors: TaskTracker::new(),
@@ -248,7 +250,7 @@ impl Proxy {
                 let connection = UnixStream::from(connection);
                 self.control = Some(figures_desk::Desk::open(connection, &self.shared)?);
             }
-            ToProxy::Drain { limit } => self.drain(limit).await,
+            ToProxy::Drain { limit, manner } => self.drain(limit, manner).await,
         }
         Ok(())
     }
@@ -342,11 +344,15 @@ impl Proxy {
     }
 
     /// Accepts nobody any more; who is there may finish.
-    async fn drain(&mut self, limit: Duration) {
+    async fn drain(&mut self, limit: Duration, manner: Drain) {
         self.draining = Some(Instant::now() + limit);
         self.listening.clear();
         // Nobody may listen any more, which is as good.
         let _ = self.shutdown.send(true);
+        match manner {
+            Drain::ForAnother => {}
+            Drain::ForGood => _ = self.hang_up.send_replace(true),
+        }
         for worker in &self.workers {
             let (done, wait) = oneshot::channel();
             if worker.tell(Order::IgnoreAll(done)).await {
@@ -395,6 +401,8 @@ impl Proxy {
             }
             Err(error) => tracing::error!(%error, "the last lines of the access log"),
         }
+        // The supervisor sees the end also where this process goes on.
+        self.line.store(None);
     }
 }
 

@@ -42,6 +42,17 @@ pub enum Order {
     IgnoreAll(oneshot::Sender<()>),
 }
 
+/// What tells a worker that it is to end, each true from its moment on.
+#[derive(Clone)]
+pub struct Endings {
+    /// Connections close behind their next answer.
+    pub shutdown: watch::Receiver<bool>,
+    /// Those that wait for a request are closed.
+    pub hang_up: watch::Receiver<bool>,
+    /// Everything is cut.
+    pub end: watch::Receiver<bool>,
+}
+
 /// A worker, from outside.
 pub struct Worker {
     orders: mpsc::Sender<Order>,
@@ -49,23 +60,19 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker. It ends when `shutdown` is true and `drained` resolves.
+    /// Starts a worker.
     ///
     /// # Errors
     /// If no thread or runtime can be made, or what it serves with cannot: Pingora panics over a
     /// bundle of trusted certificates that it cannot read.
-    pub fn start(
-        number: usize,
-        shared: Arc<Shared>,
-        shutdown: watch::Receiver<bool>,
-        end: watch::Receiver<bool>,
-    ) -> io::Result<Self> {
+    pub fn start(number: usize, shared: Arc<Shared>, endings: Endings) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (orders, inbox) = mpsc::channel(ORDERS);
         let (made, is_made) = std::sync::mpsc::channel();
         let thread =
             std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                let service = runtime.block_on(async { service(shared, shutdown) });
+                let end = endings.end.clone();
+                let service = runtime.block_on(async { service(shared, endings) });
                 // Whoever starts workers waits for this.
                 let _ = made.send(());
                 runtime.block_on(work(service, inbox, end));
@@ -119,7 +126,7 @@ async fn work(
     }
 }
 
-fn service(shared: Arc<Shared>, shutdown: watch::Receiver<bool>) -> Arc<Service> {
+fn service(shared: Arc<Shared>, endings: Endings) -> Arc<Service> {
     let conf = Arc::new(ServerConf {
         threads: 1,
         upstream_keepalive_pool_size: POOL,
@@ -143,7 +150,8 @@ fn service(shared: Arc<Shared>, shutdown: watch::Receiver<bool>) -> Arc<Service>
         http2: Arc::new(Http2 { proxy: Arc::new(http2) }),
         connector: TransportConnector::new(None),
         pool: Pool::default(),
-        shutdown,
+        shutdown: endings.shutdown,
+        hang_up: endings.hang_up,
     })
 }
 

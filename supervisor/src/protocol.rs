@@ -102,7 +102,19 @@ pub enum ToProxy {
     Drain {
         /// Time for that; then they are cut.
         limit: Duration,
+        /// What becomes of connections that wait for a request.
+        manner: Drain,
     },
+}
+
+/// Why a proxy is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Drain {
+    /// Another one goes on: who is connected may ask once more, and is told to connect anew.
+    ForAnother,
+    /// Doorbell ends: who asks nothing is let go at once.
+    ForGood,
 }
 
 /// A change of the configuration, as a proxy sees it.

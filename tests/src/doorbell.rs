@@ -34,6 +34,8 @@ struct Manner {
     args: Vec<String>,
     /// User and group, if not ours.
     user: Option<u32>,
+    /// A binary of its own, that may be replaced.
+    own_binary: bool,
 }
 
 /// A running doorbell; ended with its apps when dropped, whatever was killed of it.
@@ -142,6 +144,13 @@ impl Setup {
         self
     }
 
+    /// A binary of its own, for [`Doorbell::replace_binary`].
+    #[must_use]
+    pub fn own_binary(mut self) -> Self {
+        self.manner.own_binary = true;
+        self
+    }
+
     /// A state folder that outlives this doorbell.
     #[must_use]
     pub fn state_dir(mut self, path: &Path) -> Self {
@@ -161,6 +170,9 @@ impl Setup {
         if let Some(user) = self.manner.user {
             let folder = self.dir.path();
             std::os::unix::fs::chown(folder, Some(user), Some(user)).expect("to give it away");
+        }
+        if self.manner.own_binary {
+            fs::copy(binary(), own_binary(self.dir.path())).expect("a binary");
         }
         let child = self.manner.spawn(self.dir.path());
         let Self { dir, include, server, manner, .. } = self;
@@ -182,7 +194,7 @@ impl Setup {
 impl Manner {
     /// Runs the binary in a folder; its log goes on where it was.
     fn spawn(&self, folder: &Path) -> Child {
-        let binary = binary();
+        let binary = if self.own_binary { own_binary(folder) } else { binary() };
         let mut command = match self.user {
             Some(user) => {
                 let mut command = Command::new("setpriv");
@@ -199,6 +211,10 @@ impl Manner {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.spawn().unwrap_or_else(|error| panic!("{}: {error}", binary.display()))
     }
+}
+
+fn own_binary(folder: &Path) -> PathBuf {
+    folder.join("doorbell")
 }
 
 /// What stands above the apps.
@@ -242,6 +258,18 @@ impl Doorbell {
         self.child = self.manner.spawn(self.dir.path());
     }
 
+    /// Puts another binary in the place of its own: this script, or the same anew.
+    pub fn replace_binary(&self, script: Option<&str>) {
+        let (path, fresh) = (own_binary(self.dir.path()), self.dir.path().join("doorbell.new"));
+        match script {
+            Some(script) => fs::write(&fresh, script).expect("a script"),
+            None => _ = fs::copy(binary(), &fresh).expect("a binary"),
+        }
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&fresh, executable).expect("its mode");
+        fs::rename(fresh, path).expect("to replace it");
+    }
+
     /// Whether the supervisor has ended.
     pub fn has_ended(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(Some(_)))
@@ -249,14 +277,19 @@ impl Doorbell {
 
     /// Waits until this supervisor says that all is in place, and operators are told so.
     pub fn wait_until_ready(&mut self) {
-        let says = format!("pid={}", self.pid());
+        // For people, and for machines.
+        let says = [format!("pid={}", self.pid()), format!("\"pid\":{}}}", self.pid())];
         let ready = poll(PATIENCE, || {
             if let Ok(Some(status)) = self.child.try_wait() {
                 panic!("doorbell ended with {status}:\n{}", self.log());
             }
             let log = self.log();
             log.lines()
-                .any(|line| line.contains(" ready ") && line.ends_with(&says))
+                .any(|line| {
+                    line.contains("version")
+                        && line.contains("ready")
+                        && says.iter().any(|says| line.contains(says))
+                })
                 .then_some(())?;
             let answer =
                 Connection::try_open(self.metrics_port).ok()?.try_get("localhost", "/readyz")?;

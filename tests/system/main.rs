@@ -18,6 +18,7 @@ mod reloading;
 mod routing;
 mod scripted;
 mod tls;
+mod upgrading;
 mod upstreams;
 mod watching;
 mod wire;

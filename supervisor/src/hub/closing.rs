@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Event, Hub, launch::Fate, proxies::Stage};
 use crate::{
-    protocol::{ToControl, ToProxy},
+    protocol::{Drain, ToControl, ToProxy},
     service_notify,
     supervisor::ShutdownReport,
 };
@@ -67,7 +67,7 @@ impl Hub {
         for proxy in self.proxies.values_mut() {
             if proxy.takes_part() {
                 proxy.stage = Stage::Draining;
-                proxy.peer.tell(&ToProxy::Drain { limit });
+                proxy.peer.tell(&ToProxy::Drain { limit, manner: Drain::ForGood });
             } else {
                 proxy.peer.runner.tell(Fate::Die);
             }

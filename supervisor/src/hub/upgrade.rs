@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     driver,
-    protocol::{Answer, ToProxy, VERSION},
+    protocol::{Answer, Drain, ToProxy, VERSION},
 };
 
 /// How long the new proxy may take until it serves.
@@ -112,7 +112,7 @@ impl Hub {
         for (number, old) in &mut self.proxies {
             if *number != proxy && old.takes_part() && old.stage != Stage::Draining {
                 old.stage = Stage::Draining;
-                old.peer.tell(&ToProxy::Drain { limit });
+                old.peer.tell(&ToProxy::Drain { limit, manner: Drain::ForAnother });
             }
         }
         for proxy in self.proxies.values() {

@@ -1,0 +1,182 @@
+//! Another binary takes over: nobody notices, and one that does not come up changes nothing.
+
+use std::time::Duration;
+
+use doorbell_tests::{Doorbell, Role, Setup, WebSocket, eventually, get};
+
+use crate::{node, reloading::Load};
+
+fn start(more: &str) -> Doorbell {
+    Setup::new(&(node("app", "") + more)).own_binary().start()
+}
+
+/// Processes that must stay what they are.
+fn lasting(d: &Doorbell) -> (u32, Option<u32>) {
+    (d.pid(), d.app_pid("app"))
+}
+
+#[test]
+fn requests_uploads_websockets_and_a_pending_start_pass_through_an_upgrade() {
+    let d = start(&node("slow", "env = { START_DELAY = \"1500\" }"));
+    let load = Load::on(d.port, "app.test", 6);
+    load.wait_for(20);
+    let (before, proxy, control) = (lasting(&d), d.proxy_pid(), d.control_pid());
+    let mut websocket = WebSocket::open(d.port, "app.test", "/ws").expect("a websocket");
+    websocket.echo("before");
+    let mut upload = d.connect();
+    upload.send("POST /upload HTTP/1.1\r\nHost: app.test\r\nContent-Length: 10\r\n\r\nhello");
+    let mut cold = d.connect();
+    cold.send_get("slow.test", "/");
+    eventually("it starts", || d.state("slow") == "starting");
+
+    d.replace_binary(None);
+    assert!(d.ok(&["upgrade"]).starts_with("upgraded from "));
+    assert_eq!(lasting(&d), before, "the supervisor and the app are the same processes");
+    assert!(d.proxy_pid() != proxy && d.control_pid() != control, "the others are new");
+
+    assert_eq!(cold.read().status, 200);
+    upload.send("world");
+    let uploaded = upload.read();
+    assert_eq!((uploaded.status, uploaded.json()["length"].as_u64()), (200, Some(10)));
+    websocket.echo("after");
+    load.wait_for(50);
+    load.end_without_failure();
+    assert_eq!((d.starts("slow"), d.app_pids().len()), (1, 2), "{}", d.log());
+    drop(websocket);
+    eventually("the old proxy ends when its last client leaves", || {
+        doorbell_tests::began(proxy).is_none()
+    });
+}
+
+#[test]
+fn twenty_upgrades_in_a_row_fail_nobody() {
+    let d = start("");
+    let load = Load::on(d.port, "app.test", 4);
+    load.wait_for(10);
+    let before = lasting(&d);
+    for _ in 0..20 {
+        d.replace_binary(None);
+        d.ok(&["upgrade"]);
+        load.wait_for(5);
+    }
+    load.end_without_failure();
+    assert_eq!(lasting(&d), before);
+    eventually("old proxies end", || d.role_pids().len() == 2);
+}
+
+#[test]
+fn a_signal_upgrades_too() {
+    let d = start("");
+    let proxy = d.proxy_pid();
+    d.signal(rustix::process::Signal::USR2);
+    d.wait_for_successor(Role::Proxy, proxy);
+    eventually("the new version is ready", || d.log().matches(" ready version").count() == 2);
+    assert_eq!(d.get("app.test", "/").status, 200);
+}
+
+#[test]
+fn a_binary_that_does_not_come_up_changes_nothing() {
+    let d = start("");
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let before = (lasting(&d), d.proxy_pid(), d.control_pid());
+    let load = Load::on(d.port, "app.test", 2);
+    let speaks = "if [ \"$1\" = takes-over-from ]; then echo \"[1]\"; exit; fi";
+    for (script, why) in [
+        ("no program at all".to_owned(), "Exec format error"),
+        ("#!/nowhere/sh".to_owned(), "No such file"),
+        ("#!/bin/sh\nexit 3".to_owned(), "exited with status 3"),
+        ("#!/bin/sh\necho hello".to_owned(), "expected"),
+        ("#!/bin/sh\necho \"[99]\"".to_owned(), "takes over from [99]"),
+        (format!("#!/bin/sh\n{speaks}\nexit 1"), "ended before it served"),
+    ] {
+        d.replace_binary(Some(&script));
+        let output = d.cli(&["upgrade"]);
+        assert_eq!(output.status, 1, "{script}: {output:?}");
+        assert!(output.stderr.contains(why), "{script}: {output:?}");
+        assert_eq!((lasting(&d), d.proxy_pid(), d.control_pid()), before, "{script}");
+        load.wait_for(5);
+    }
+    d.replace_binary(None);
+    d.ok(&["upgrade"]);
+    load.wait_for(5);
+    load.end_without_failure();
+}
+
+#[test]
+fn many_listeners_pass_through_an_upgrade() {
+    let ports: Vec<u16> = (0..36).map(|_| doorbell_tests::free_port()).collect();
+    let d = start("");
+    let more: String = ports.iter().map(|port| format!("\"127.0.0.1:{port}\", ")).collect();
+    let text = std::fs::read_to_string(d.config_path()).expect("the file");
+    let text = text.replacen("listen = [", &format!("listen = [{more}\"unix:http.sock\", "), 1);
+    d.write_file("doorbell.toml", &text);
+    d.ok(&["reload"]);
+    let answers = |d: &Doorbell| {
+        assert!(ports.iter().all(|port| get(*port, "app.test", "/").status == 200), "{}", d.log());
+        assert!(std::os::unix::net::UnixStream::connect(d.dir.path().join("http.sock")).is_ok());
+    };
+    answers(&d);
+    for _ in 0..2 {
+        d.ok(&["upgrade"]);
+        answers(&d);
+    }
+}
+
+#[test]
+fn counters_do_not_fall_over_upgrades() {
+    let d = start("");
+    let series = "doorbell_http_requests_total{app=\"app\",code=\"200\",method=\"GET\"}";
+    for round in 1..=4 {
+        for _ in 0..5 {
+            assert_eq!(d.get("app.test", "/").status, 200);
+        }
+        let expected = f64::from(round * 5);
+        eventually("all are counted", || d.metric(series) == Some(expected));
+        d.ok(&["upgrade"]);
+    }
+    eventually("none is forgotten", || d.metric(series) == Some(20.0));
+    assert_eq!(d.starts("app"), 1);
+}
+
+#[test]
+fn what_operators_did_and_what_failed_outlives_an_upgrade() {
+    let gone = "[app.gone]\nhosts = [\"gone.test\"]\ncommand = [\"false\"]\ndirectory = \"/\"\n\
+                back_off = { initial = \"1m\" }\n";
+    let more = node("off", "") + &node("rests", "start = \"always\"") + gone;
+    let d = start(&more);
+    d.ok(&["disable", "off"]);
+    d.wait_for_state("rests", "ready");
+    d.ok(&["stop", "rests"]);
+    assert_eq!(d.get("gone.test", "/").status, 503);
+    d.wait_for_state("gone", "backing_off");
+    d.ok(&["upgrade"]);
+    assert_eq!(d.get("off.test", "/").status, 503);
+    assert_eq!(d.state("rests"), "stopped");
+    assert_eq!(d.state("gone"), "backing_off");
+    let status = d.status("gone");
+    assert!(status["reason"].as_str().is_some_and(|reason| reason.contains("exited")), "{status}");
+    assert_eq!(status["starts"]["failed"], 1);
+}
+
+#[test]
+fn old_websockets_are_cut_at_the_end_of_their_time() {
+    let d = Setup::new(&node("app", ""))
+        .own_binary()
+        .server("[server.timeouts]\nupgrade = \"1s\"")
+        .start();
+    let proxy = d.proxy_pid();
+    let mut websocket = WebSocket::open(d.port, "app.test", "/ws").expect("a websocket");
+    d.ok(&["upgrade"]);
+    assert_eq!(websocket.read(), None);
+    eventually("the old proxy ends", || doorbell_tests::began(proxy).is_none());
+    assert_eq!(d.get("app.test", "/").status, 200);
+}
+
+#[test]
+fn all_in_one_process_says_that_it_cannot() {
+    let d = Setup::new(&node("app", "")).one_process().start();
+    let output = d.cli(&["upgrade"]);
+    assert!(output.stderr.contains("one process"), "{output:?}");
+    assert_eq!(d.get("app.test", "/").status, 200);
+    assert!(d.stop() < Duration::from_secs(30));
+}
