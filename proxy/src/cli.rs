@@ -41,8 +41,8 @@ enum Verb {
         #[arg(long)]
         one_process: bool,
         /// Take up what an earlier version of this process left
-        #[arg(long, hide = true)]
-        upgraded: bool,
+        #[arg(long, hide = true, value_name = "STATE_DIR")]
+        upgraded: Option<PathBuf>,
     },
     /// The process that operators talk to; started by `serve`
     #[command(hide = true)]
@@ -161,7 +161,7 @@ pub fn run() -> anyhow::Result<u8> {
     match Cli::parse().verb {
         Verb::Serve { config, one_process, upgraded } => {
             let split = if one_process { Split::OneProcess } else { Split::Processes };
-            let beginning = if upgraded { Beginning::Upgraded } else { Beginning::Fresh };
+            let beginning = upgraded.map_or(Beginning::Fresh, Beginning::Upgraded);
             serve::serve(config.config, split, beginning)?;
             Ok(0)
         }

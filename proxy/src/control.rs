@@ -128,6 +128,7 @@ async fn listen_to_whoever(
         house.link.disconnect();
         tracing::warn!("the supervisor is gone; waiting for the next");
         let Some(connection) = household.next_supervisor().await else { return Ok(()) };
+        let kept = house.keep().await;
         receiver = introduce(&house, connection, Some(&admin))?;
         house.link.forget_all();
         // It may have been the last breath of the one that was gone.
@@ -137,7 +138,7 @@ async fn listen_to_whoever(
         let (house, upgraded_to) = (Arc::clone(&house), beginning.upgraded_to);
         // It is answered through what is heard next.
         tokio::spawn(async move {
-            house.restate().await;
+            house.restate(kept).await;
             house.is_supervised(upgraded_to);
         });
     }

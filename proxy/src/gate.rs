@@ -233,6 +233,8 @@ impl Gate {
             door.instances.push(Arc::clone(&fresh));
             fresh
         });
+        // A supervisor that is gone may have shut it; this one knows nothing of that.
+        instance.reopen();
         self.open.store(Some(instance));
         drop(door);
         self.let_in();
@@ -246,12 +248,17 @@ impl Gate {
 
     /// Begins anew with a supervisor that knows nothing of this gate: only this instance may be open,
     /// and whoever waits is reported again.
+    ///
+    /// What is closed by that is not shut: the order to open it may be on its way.
     pub fn begin_anew(&self, open: Option<Generation>) {
+        let mut door = self.lock();
         let now = self.open.load().as_ref().map(|instance| instance.generation);
-        if let Some(stale) = now.filter(|now| Some(*now) != open) {
-            self.shut(stale);
+        if now.is_some_and(|now| Some(now) != open) {
+            self.open.store(None);
         }
-        self.hold();
+        door.mode = Mode::Hold;
+        door.wanted = false;
+        self.want(&mut door);
     }
 
     /// Gives leases to the next of those who wait, if an instance is open. Tells whether others wait

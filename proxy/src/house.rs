@@ -22,7 +22,7 @@ use doorbell_config::{
     spec::{AppSpec, Config, ListenAddr, ServerSpec},
 };
 use doorbell_supervisor::protocol::{Answer, ConfigureError, Rejected, Wish};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
 use crate::{
     clock,
@@ -111,11 +111,12 @@ pub struct House {
     reload_at: AtomicU64,
     /// Held during a reload, and locked before `inner`.
     archive: Arc<Mutex<Archive>>,
-    inner: Mutex<Inner>,
+    inner: Arc<Mutex<Inner>>,
 }
 
+/// What holds.
 #[derive(Default)]
-struct Inner {
+pub struct Inner {
     /// Apps whose routes are theirs.
     apps: Vec<Arc<AppSpec>>,
     /// Apps whose routes belong to others.
@@ -142,7 +143,7 @@ impl House {
             reload_good: AtomicBool::new(false),
             reload_at: AtomicU64::new(0),
             archive: Arc::default(),
-            inner: Mutex::default(),
+            inner: Arc::default(),
         }
     }
 
@@ -175,15 +176,21 @@ impl House {
         *self.inner.lock().await = Inner { apps, rejected, server };
     }
 
+    /// Keeps the configuration as it is, until it is told to another supervisor.
+    pub async fn keep(&self) -> OwnedMutexGuard<Inner> {
+        Arc::clone(&self.inner).lock_owned().await
+    }
+
     /// Tells a supervisor that knows nothing what holds: not the file, which may have become wrong.
-    pub async fn restate(&self) {
-        let inner = self.inner.lock().await;
+    ///
+    /// `inner` is held since before the supervisor can be told anything else.
+    pub async fn restate(&self, inner: OwnedMutexGuard<Inner>) {
         let Some(server) = inner.server.clone() else { return };
         let (routes, mut apps) = (self.routes.load_full(), inner.apps.clone());
         // As they were served; their latest definitions come with the next change of the file.
         apps.extend(inner.rejected.iter().filter_map(|app| routes.app(app.id.as_str()).cloned()));
-        let (gone, rejected) = (Vec::new(), Vec::new());
-        let wish = Wish::Configure { server: Box::new(server), gone, rejected };
+        let (gone, rejected, is_whole) = (Vec::new(), Vec::new(), true);
+        let wish = Wish::Configure { server: Box::new(server), gone, rejected, is_whole };
         match self.link.wish(&apps, wish).await {
             Ok(Answer::Configured(Ok(listening))) => self.listens_on(listening),
             Ok(Answer::Configured(Err(error))) => {
@@ -319,6 +326,7 @@ impl House {
             server: Box::new(server.clone()),
             gone: difference.gone.clone(),
             rejected: told.collect(),
+            is_whole: inner.server.is_none(),
         };
         let listening = match self.link.wish(&difference.put, wish).await? {
             Answer::Configured(outcome) => outcome?,
@@ -398,6 +406,7 @@ fn needs_restart(old: &ServerSpec, new: &ServerSpec) -> Vec<String> {
     [
         ("admin", old.admin == new.admin),
         ("state_dir", old.state_dir == new.state_dir),
+        ("user", old.user == new.user),
         ("log_dir", old.log_dir == new.log_dir),
         ("log", old.log == new.log),
         ("limits.head for HTTP/2", old.limits.head == new.limits.head),

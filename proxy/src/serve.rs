@@ -5,7 +5,7 @@
 
 use std::{
     os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -18,6 +18,7 @@ use doorbell_supervisor::{
     SupervisorOptions,
     hub::{self, HubOptions, Launcher, Processes, Successor, User},
     protocol::Role,
+    reception::settings_that_held,
 };
 use tokio::runtime::Runtime;
 
@@ -45,12 +46,12 @@ pub enum Split {
 }
 
 /// Whether an earlier version became this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Beginning {
     /// It was started.
     Fresh,
-    /// It was; the lock on the state folder is standard input.
-    Upgraded,
+    /// It was; this is its state folder, the lock on which is standard input.
+    Upgraded(PathBuf),
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -58,11 +59,10 @@ pub enum Beginning {
 /// # Errors
 /// Why Doorbell cannot start; or that it could not end cleanly.
 pub fn serve(config_path: PathBuf, split: Split, beginning: Beginning) -> anyhow::Result<()> {
-    let Loaded { outcome, .. } = House::read(&config_path, &mut Archive::default());
-    let server = outcome?.server;
+    let server = settings(&config_path, &beginning)?;
     logging::start(&server.log)?;
     allocator::purge_in_background();
-    let options = options(config_path, server, split, beginning)?;
+    let options = options(config_path, server, split, &beginning)?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(hub::run(options));
     // A disk that hangs holds threads of the runtime, which would be waited for without end.
@@ -70,17 +70,52 @@ pub fn serve(config_path: PathBuf, split: Split, beginning: Beginning) -> anyhow
     Ok(outcome?)
 }
 
+/// The settings that this process needs. Where something lives that an earlier one started, a file that
+/// has become wrong meanwhile is no reason to let go of it: then those hold that held before.
+fn settings(config_path: &Path, beginning: &Beginning) -> anyhow::Result<ServerSpec> {
+    if let Beginning::Upgraded(state_dir) = beginning
+        && let Ok(server) = settings_that_held(state_dir)
+    {
+        return Ok(server);
+    }
+    let Loaded { outcome, .. } = House::read(config_path, &mut Archive::default());
+    match outcome {
+        Ok(config) => Ok(config.server),
+        Err(problems) => match settings_that_held(&state_dir(config_path)) {
+            Ok(server) => {
+                eprintln!(
+                    "doorbell: {problems}\ndoorbell: going on with the settings that held before"
+                );
+                Ok(server)
+            }
+            Err(_) => Err(problems.into()),
+        },
+    }
+}
+
+/// The state folder that a file names in which something else is wrong, as far as it can be told.
+fn state_dir(config_path: &Path) -> PathBuf {
+    let text = std::fs::read_to_string(config_path).unwrap_or_default();
+    let file = text.parse::<toml::Table>().unwrap_or_default();
+    let named = file.get("server").and_then(|server| server.get("state_dir")?.as_str());
+    let folder = config_path.parent().unwrap_or(Path::new("."));
+    named.map_or_else(|| ServerSpec::default().state_dir, |named| folder.join(named))
+}
+
 fn options(
     config_path: PathBuf,
     server: ServerSpec,
     split: Split,
-    beginning: Beginning,
+    beginning: &Beginning,
 ) -> anyhow::Result<HubOptions> {
     let lock = match beginning {
         Beginning::Fresh => None,
-        Beginning::Upgraded => Some(Arc::new(take_input().context("the state folder's lock")?)),
+        Beginning::Upgraded(_) => Some(Arc::new(take_input().context("the state folder's lock")?)),
     };
     let user = server.user.as_deref().map(user).transpose()?.flatten();
+    if server.user.is_none() && rustix::process::geteuid().is_root() {
+        tracing::warn!("the proxy runs as root: name another user for it in `server.user`");
+    }
     let supervisor = SupervisorOptions {
         state_dir: server.state_dir.clone(),
         log_dir: server.log_dir.clone(),
@@ -97,6 +132,7 @@ fn options(
             "--config".into(),
             config_path.clone().into(),
             UPGRADED.into(),
+            server.state_dir.clone().into(),
         ],
     };
     let launcher = match split {
@@ -109,7 +145,7 @@ fn options(
         Split::OneProcess => tasks(config_path),
     };
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let is_upgraded = beginning == Beginning::Upgraded;
+    let is_upgraded = *beginning != Beginning::Fresh;
     let successor = Some(successor);
     Ok(HubOptions { supervisor, server, launcher, workers, successor, is_upgraded })
 }

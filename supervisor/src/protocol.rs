@@ -27,8 +27,10 @@ pub const VERSION: u32 = 1;
 /// Versions that this one can take over from.
 pub const TAKES_OVER_FROM: [u32; 1] = [VERSION];
 
-/// What a proxy may send: small reports, and the listening sockets that it brings back.
-pub const PROXY_LIMITS: Limits = Limits { text: 64 * 1024, descriptors: MOST_DESCRIPTORS };
+/// What a proxy may send: small reports, and no descriptor.
+pub const PROXY_LIMITS: Limits = Limits { text: 64 * 1024, descriptors: 0 };
+/// What one may send that outlived its supervisor: the listening sockets too that it brings back.
+pub const RETURNING_LIMITS: Limits = Limits { text: 64 * 1024, descriptors: MOST_DESCRIPTORS };
 /// What the control process, and the supervisor itself, may send.
 pub const TRUSTED_LIMITS: Limits =
     Limits { text: 256 * 1024 * 1024, descriptors: MOST_DESCRIPTORS };
@@ -256,6 +258,8 @@ pub enum Wish {
         gone: Vec<AppId>,
         /// Apps among those sent whose routes belong to others.
         rejected: Vec<Rejected>,
+        /// Whether the apps that were sent are all there are, and not what differs from before.
+        is_whole: bool,
     },
     /// Something for one app; answered when it had its effect.
     Operate(AppId, Verb),
@@ -296,6 +300,9 @@ pub enum ConfigureError {
     /// The access log cannot be opened.
     #[error("cannot open the access log: {0}")]
     AccessLog(String),
+    /// It said what differs from what this supervisor does not know.
+    #[error("the supervisor is a new one: try again in a moment")]
+    Anew,
     /// Doorbell shuts down.
     #[error("doorbell shuts down")]
     Closing,

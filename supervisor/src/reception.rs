@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use doorbell_config::spec::ServerSpec;
 use rustix::{
     fs::{CWD, Mode, OFlags},
     net::sockopt::socket_peercred,
@@ -24,11 +25,13 @@ use tokio::net::UnixListener;
 
 use crate::{
     driver::{Process, has_threads, share_socket},
-    protocol::Role,
+    protocol::{Listening, Role},
 };
 
 const SOCKET: &str = "roles.sock";
 const LIST: &str = "roles.json";
+const SETTINGS: &str = "settings.json";
+const LISTENERS: &str = "listeners.json";
 /// Time between two calls.
 const PACE: Duration = Duration::from_millis(20);
 /// Calls that may find no folder before there is nobody to expect any more.
@@ -45,6 +48,17 @@ pub struct Known {
     pub pid: u32,
     /// When it began, in clock ticks since boot.
     pub began: u64,
+    /// Whether it was told to end, and only finishes what it has.
+    #[serde(default)]
+    pub is_draining: bool,
+}
+
+/// An address that is listened on, as the next supervisor is to know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KnownListener {
+    pub(crate) listening: Listening,
+    /// Of its sockets, stat(2): nobody else's has one of these.
+    pub(crate) inodes: Vec<u64>,
 }
 
 /// The place, in a folder.
@@ -56,7 +70,8 @@ pub(crate) struct Reception {
 impl Known {
     /// A role that was just started; `None` if it has ended.
     pub(crate) fn of(role: Role, number: u32, pid: u32) -> Option<Self> {
-        Process::read(pid).map(|process| Self { role, number, pid, began: process.began })
+        let began = Process::read(pid)?.began;
+        Some(Self { role, number, pid, began, is_draining: false })
     }
 
     /// Whether anything of it still runs, and holds its sockets.
@@ -124,13 +139,44 @@ impl Reception {
         fs::rename(fresh, path)
     }
 
+    /// Writes down what is listened on, so that sockets which come back are known.
+    pub(crate) fn note_listeners(&self, listeners: &[KnownListener]) -> io::Result<()> {
+        let (path, fresh) = (self.folder.join(LISTENERS), self.folder.join("listeners.new"));
+        fs::write(&fresh, serde_json::to_vec(listeners)?)?;
+        fs::rename(fresh, path)
+    }
+
+    /// What an earlier supervisor listened on.
+    pub(crate) fn known_listeners(&self) -> Vec<KnownListener> {
+        let text = fs::read(self.folder.join(LISTENERS)).unwrap_or_default();
+        // Without the list nothing that comes back is believed, and all is opened anew.
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Writes down the settings that hold.
+    pub(crate) fn note_settings(&self, server: &ServerSpec) -> io::Result<()> {
+        let (path, fresh) = (self.folder.join(SETTINGS), self.folder.join("settings.new"));
+        fs::write(&fresh, serde_json::to_vec(server)?)?;
+        fs::rename(fresh, path)
+    }
+
     /// Forgets everybody: a shutdown in order.
     pub(crate) fn close(&self) {
-        for name in [LIST, SOCKET] {
+        for name in [LIST, LISTENERS, SETTINGS, SOCKET] {
             // They may not be there.
             let _ = fs::remove_file(self.folder.join(name));
         }
     }
+}
+
+/// The settings that held under an earlier supervisor with this state folder, if roles or apps of it
+/// may live.
+///
+/// # Errors
+/// If there are none that can be read.
+pub fn settings_that_held(state_dir: &Path) -> io::Result<ServerSpec> {
+    let text = fs::read(state_dir.join("run").join(SETTINGS))?;
+    Ok(serde_json::from_slice(&text)?)
 }
 
 /// Who calls, as the kernel says.
@@ -144,12 +190,13 @@ pub async fn call(path: &Path) -> Option<StdStream> {
     let folder = path.parent()?;
     let mut without_folder = 0;
     while without_folder < WITHOUT_FOLDER {
+        // The one that is gone may still seem to be there.
+        tokio::time::sleep(PACE).await;
         match open_folder(folder).and_then(|folder| StdStream::connect(short(&folder, SOCKET))) {
             Ok(stream) => return Some(stream),
             Err(_) if folder.exists() => without_folder = 0,
             Err(_) => without_folder += 1,
         }
-        tokio::time::sleep(PACE).await;
     }
     None
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
-    desk::{Channels, Desk},
+    desk::{Channels, Desk, forget_carried},
     driver::{Custody, Driver, Meter},
     mailbox::Mailbox,
     message::{GateOrder, GateReport, Generation, Instruction, Snapshot, Usage, Verb},
@@ -170,6 +170,7 @@ pub struct Supervisor {
     meter: Arc<Meter>,
     driver: Arc<Driver>,
     custody: Arc<Mutex<Option<mpsc::Receiver<Custody>>>>,
+    has_adoptees: bool,
 }
 
 impl Supervisor {
@@ -196,11 +197,11 @@ impl Supervisor {
             custodian,
         };
         let desk = Desk::new(options, channels)?;
-        let (meter, driver) = (desk.meter(), desk.driver());
+        let (meter, driver, has_adoptees) = (desk.meter(), desk.driver(), desk.has_adoptees());
         // The desk ends with its shutdown, which the last handle's end brings about at the latest.
         tokio::spawn(desk.run());
         let custody = Arc::new(Mutex::new(Some(custody)));
-        Ok((Self { requests, mailbox, snapshots, meter, driver, custody }, gates))
+        Ok((Self { requests, mailbox, snapshots, meter, driver, custody, has_adoptees }, gates))
     }
 
     /// Applies an instruction; returns when it is applied, which is not when every app it starts is
@@ -255,6 +256,11 @@ impl Supervisor {
         self.driver.run_dir()
     }
 
+    /// Whether instances of an earlier supervisor were found at the start.
+    pub(crate) fn has_adoptees(&self) -> bool {
+        self.has_adoptees
+    }
+
     /// What another process is to keep open, for the first who asks.
     pub(crate) fn custody(&self) -> Option<mpsc::Receiver<Custody>> {
         self.custody.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -271,6 +277,11 @@ impl Supervisor {
         let (done, carried) = oneshot::channel();
         let carried = self.ask(Request::Carry(done), carried).await;
         carried.unwrap_or_else(|| Err(std::io::ErrorKind::BrokenPipe.into()))
+    }
+
+    /// Nobody took over after all.
+    pub(crate) fn forget_carried(&self) {
+        forget_carried(&self.run_dir());
     }
 
     /// Takes a report from a gate. Never blocks and never fails.

@@ -251,7 +251,12 @@ impl<T: DeserializeOwned> Receiver<T> {
             }
         }
         let is_cut = received.flags.contains(ReturnFlags::CTRUNC);
-        if is_cut || self.descriptors.len() > MOST_DESCRIPTORS + self.limits.descriptors {
+        let most = match self.limits.descriptors {
+            0 => 0,
+            // Those of the next frame may come along.
+            allowed => allowed + MOST_DESCRIPTORS,
+        };
+        if is_cut || self.descriptors.len() > most {
             return Err(forbidden("more descriptors than it may"));
         }
         self.read.extend_from_slice(chunk.get(..received.bytes).unwrap_or_default());

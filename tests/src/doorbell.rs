@@ -172,7 +172,7 @@ impl Setup {
             std::os::unix::fs::chown(folder, Some(user), Some(user)).expect("to give it away");
         }
         if self.manner.own_binary {
-            fs::copy(binary(), own_binary(self.dir.path())).expect("a binary");
+            copy_binary(&own_binary(self.dir.path()));
         }
         let child = self.manner.spawn(self.dir.path());
         let Self { dir, include, server, manner, .. } = self;
@@ -211,6 +211,13 @@ impl Manner {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.spawn().unwrap_or_else(|error| panic!("{}: {error}", binary.display()))
     }
+}
+
+/// Copies the binary in another process: who has it open for writing, as a child of another test that
+/// is being started may, keeps it from being executed.
+fn copy_binary(to: &Path) {
+    let status = Command::new("cp").arg(binary()).arg(to).status().expect("cp");
+    assert!(status.success(), "{status}");
 }
 
 fn own_binary(folder: &Path) -> PathBuf {
@@ -262,8 +269,14 @@ impl Doorbell {
     pub fn replace_binary(&self, script: Option<&str>) {
         let (path, fresh) = (own_binary(self.dir.path()), self.dir.path().join("doorbell.new"));
         match script {
-            Some(script) => fs::write(&fresh, script).expect("a script"),
-            None => _ = fs::copy(binary(), &fresh).expect("a binary"),
+            Some(script) => {
+                fs::write(own_binary(self.dir.path()).with_extension("sh"), script)
+                    .expect("a script");
+                let from = own_binary(self.dir.path()).with_extension("sh");
+                let status = Command::new("cp").arg(from).arg(&fresh).status().expect("cp");
+                assert!(status.success(), "{status}");
+            }
+            None => copy_binary(&fresh),
         }
         let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(&fresh, executable).expect("its mode");

@@ -65,7 +65,11 @@ fn client_loop(
         }
         connection.send_get(host, "/version");
         match connection.try_read() {
-            Some(response) if response.status == 200 => {}
+            Some(response) if response.status == 200 => {
+                if response.field("connection") == Some("close") {
+                    connection = Connection::open(port);
+                }
+            }
             other => {
                 failures.push(format!("{other:?}"));
                 connection = Connection::open(port);

@@ -42,7 +42,7 @@ fn requests_uploads_websockets_and_a_pending_start_pass_through_an_upgrade() {
     load.wait_for(50);
     load.end_without_failure();
     assert_eq!((d.starts("slow"), d.app_pids().len()), (1, 2), "{}", d.log());
-    drop(websocket);
+    drop((websocket, upload, cold));
     eventually("the old proxy ends when its last client leaves", || {
         doorbell_tests::began(proxy).is_none()
     });
@@ -125,7 +125,7 @@ fn many_listeners_pass_through_an_upgrade() {
 #[test]
 fn counters_do_not_fall_over_upgrades() {
     let d = start("");
-    let series = "doorbell_http_requests_total{app=\"app\",code=\"200\",method=\"GET\"}";
+    let series = "doorbell_http_requests_total{app=\"app\",method=\"GET\",code=\"200\"}";
     for round in 1..=4 {
         for _ in 0..5 {
             assert_eq!(d.get("app.test", "/").status, 200);
@@ -179,4 +179,46 @@ fn all_in_one_process_says_that_it_cannot() {
     assert!(output.stderr.contains("one process"), "{output:?}");
     assert_eq!(d.get("app.test", "/").status, 200);
     assert!(d.stop() < Duration::from_secs(30));
+}
+
+#[test]
+fn an_app_in_use_goes_on_answering_others_after_an_upgrade_and_a_kill() {
+    let mut d = start("");
+    let mut websocket = WebSocket::open(d.port, "app.test", "/ws").expect("a websocket");
+    let old = d.proxy_pid();
+    d.ok(&["upgrade"]);
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let mut websocket_too = WebSocket::open(d.port, "app.test", "/ws").expect("a websocket");
+    // Only the new one listens.
+    for _ in 0..20 {
+        let response = d.get("app.test", "/pid");
+        assert_eq!((response.status, response.field("connection")), (200, None));
+    }
+    d.kill_supervisor();
+    d.start_again();
+    for _ in 0..20 {
+        let response = d.get("app.test", "/pid");
+        assert_eq!((response.status, response.field("connection")), (200, None));
+    }
+    websocket.echo("old");
+    websocket_too.echo("new");
+    assert!(doorbell_tests::began(old).is_some() && d.app_pids().len() == 1);
+}
+
+#[test]
+fn a_wrong_file_is_no_hindrance_and_nothing_is_lost_by_it() {
+    let mut d = start("");
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let pid = d.app_pid("app");
+    let text = std::fs::read_to_string(d.config_path()).expect("the file");
+    d.write_file("doorbell.toml", &format!("nonsense = 1\n{text}"));
+    eventually("it is seen", || d.log().contains("configuration not loaded"));
+    d.ok(&["upgrade"]);
+    assert_eq!(d.get("app.test", "/").status, 200);
+    d.kill_supervisor();
+    d.start_again();
+    assert_eq!(d.get("app.test", "/").status, 200);
+    d.write_file("doorbell.toml", &text);
+    eventually("it is good again", || d.cli(&["reload"]).status == 0);
+    assert_eq!(d.app_pid("app"), pid);
 }

@@ -90,6 +90,11 @@ impl Instance {
         }
     }
 
+    /// Gives leases again, if it was closed.
+    pub(super) fn reopen(&self) {
+        self.word.fetch_and(!CLOSED, Ordering::AcqRel);
+    }
+
     fn report_drained(&self) {
         (self.reports)(GateReport::Drained { app: self.app.clone(), generation: self.generation });
     }

@@ -267,3 +267,32 @@ fn lease_and_retirement_never_both_succeed() {
         assert_eq!(instance.is_spent(), retired);
     }
 }
+
+#[test]
+fn a_lease_from_before_a_new_supervisor_keeps_nobody_out() {
+    let scene = scene();
+    scene.open(1);
+    let lease = scene.leased();
+    // Its picture is complete, and its order to open on its way.
+    scene.gate.begin_anew(None);
+    let place = scene.place();
+    assert_eq!(scene.take_reports(), [GateReport::Wanted { app: app() }]);
+    scene.open(1);
+    drop((scene.leased(), place, lease));
+    scene.gate.retire_if_idle(Generation(1), Duration::ZERO);
+    let retired = GateReport::Retired { app: app(), generation: Generation(1) };
+    assert_eq!(scene.take_reports(), [retired]);
+}
+
+#[test]
+fn what_an_earlier_supervisor_shut_is_opened_by_the_next() {
+    let scene = scene();
+    scene.open(1);
+    let lease = scene.leased();
+    scene.gate.shut(Generation(1));
+    scene.gate.begin_anew(None);
+    scene.gate.reopen(Generation(1), Endpoint::Upstream);
+    drop((scene.leased(), lease));
+    assert_eq!(scene.take_reports(), []);
+    scene.leased();
+}

@@ -6,8 +6,9 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
-    os::fd::OwnedFd,
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -71,7 +72,10 @@ impl Desk {
             one.1 != Carried { since_unix_seconds, ..blank.clone() }
         };
         let carried: HashMap<&AppId, Carried> = carried.filter(said).collect();
-        fs::write(path(&self.driver.run_dir()), serde_json::to_vec(&carried)?)?;
+        let mut options = OpenOptions::new();
+        let options = options.create(true).truncate(true).write(true).mode(0o600);
+        let mut file = options.open(path(&self.driver.run_dir()))?;
+        file.write_all(&serde_json::to_vec(&carried)?)?;
         self.state_dir.lock()
     }
 }
@@ -95,6 +99,12 @@ pub(super) fn read(run_dir: &Path) -> HashMap<AppId, Carried> {
         tracing::warn!(%error, "what was known of apps is not understood");
         HashMap::new()
     })
+}
+
+/// Nobody took over after all.
+pub(crate) fn forget(run_dir: &Path) {
+    // It may not be there.
+    let _ = fs::remove_file(path(run_dir));
 }
 
 fn path(run_dir: &Path) -> PathBuf {

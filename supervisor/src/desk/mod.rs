@@ -36,6 +36,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
+pub(crate) use self::carry::forget as forget_carried;
 use self::{
     app::App,
     carry::Carried,
@@ -168,6 +169,10 @@ impl Desk {
 
     pub(crate) fn meter(&self) -> Arc<Meter> {
         self.meter.clone()
+    }
+
+    pub(crate) fn has_adoptees(&self) -> bool {
+        !self.adoptees.is_empty()
     }
 
     pub(crate) fn driver(&self) -> Arc<Driver> {

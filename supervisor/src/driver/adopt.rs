@@ -271,6 +271,8 @@ impl Instance {
         };
         let kept = keep(&output, notify.as_ref())?;
         let place = Place::adopt(&driver.ports, &record.place)?;
+        // After an upgrade it is our own child still.
+        children::register(record.pid);
         let root = Root::watch(record.pid, pidfd)?;
         let tree = Tree::adopted(record.pid, marker(&record), output.identity());
         *wires.witness.tree.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree);

@@ -36,6 +36,11 @@ pub(crate) fn spawn_registered<T, E>(
     Ok((pid, spawned))
 }
 
+/// Registers a process that another version of us spawned.
+pub(super) fn register(pid: Pid) {
+    with_instances(|instances| instances.insert(pid));
+}
+
 /// Forgets a process that was waited for.
 pub(crate) fn forget(pid: Pid) {
     with_instances(|instances| instances.remove(&pid));

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    Adoptee, Driver, Job, Note, Order, Report, Witness, adopt,
+    Adoptee, Driver, Job, Leftovers, Note, Order, Report, Witness, adopt,
     endpoint::{EndpointError, Place, create_private, socket_folder},
     launch::{Launch, LaunchError, Surroundings},
     notify::NotifySocket,
@@ -107,6 +107,13 @@ pub(super) async fn take_up(driver: Arc<Driver>, job: Job, wires: Wires, adoptee
     let reports = wires.reports.clone();
     let adopted = Instance::adopt(driver.clone(), job.clone(), wires, adoptee);
     let adopted = adopted.map_err(|error| format!("cannot be taken up: {error}"));
+    if adopted.is_err() {
+        // Nobody else will: it was spared when others were ended.
+        let rest = Leftovers::of_one(&driver.state_dir, &job.app.id, job.generation);
+        if let Err(error) = rest.end(&driver.scanner).await {
+            tracing::error!(app = %job.app.id, %error, "processes of an app cannot be found");
+        }
+    }
     live_and_go(&driver, &job, adopted, &reports).await;
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Leftovers {
     mark: Vec<u8>,
     /// Instances that are adopted.
     spared: HashSet<String>,
+    /// The instance that is looked for, if not all are.
+    only: Option<String>,
 }
 
 /// The oldest process of each instance of an earlier Doorbell.
@@ -86,7 +88,12 @@ fn mark_of(state_dir: &Path) -> Vec<u8> {
 
 impl Leftovers {
     pub(crate) fn of(state_dir: &Path) -> Self {
-        Self { mark: mark_of(state_dir), spared: HashSet::new() }
+        Self { mark: mark_of(state_dir), spared: HashSet::new(), only: None }
+    }
+
+    /// Those of one instance.
+    pub(crate) fn of_one(state_dir: &Path, app: &AppId, generation: Generation) -> Self {
+        Self { only: Some(name_of(app, generation)), ..Self::of(state_dir) }
     }
 
     /// Leaves the processes of this instance alone.
@@ -134,6 +141,9 @@ impl Leftovers {
 
     fn include(&self, pid: Pid) -> bool {
         let is_ours = procfs::has_variable(pid, &self.mark) == Some(true);
-        is_ours && procfs::variable(pid, INSTANCE).is_none_or(|name| !self.spared.contains(&name))
+        is_ours
+            && procfs::variable(pid, INSTANCE).is_none_or(|name| {
+                !self.spared.contains(&name) && self.only.as_ref().is_none_or(|only| *only == name)
+            })
     }
 }

@@ -32,7 +32,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, TryLockError},
     time::Duration,
 };
 
@@ -215,6 +215,9 @@ impl Driver {
     }
 }
 
+/// How long programs may take to be executed before another version takes over.
+const LAST_STARTS: Duration = Duration::from_secs(5);
+
 /// Held for reading while a program is between its start and its record, so that no other version of us
 /// takes over in between.
 static STARTING: RwLock<()> = RwLock::new(());
@@ -225,7 +228,19 @@ pub(crate) fn become_another(
     arguments: &[OsString],
     lock: &OwnedFd,
 ) -> io::Result<Infallible> {
-    let _nobody_starts = STARTING.write().unwrap_or_else(PoisonError::into_inner);
+    let until = Instant::now() + LAST_STARTS;
+    let _nobody_starts = loop {
+        match STARTING.try_write() {
+            Ok(held) => break held,
+            Err(TryLockError::Poisoned(held)) => break held.into_inner(),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::other("an app hangs in its start"));
+            }
+        }
+    };
     sys::execute(program.as_os_str(), arguments, lock)
 }
 

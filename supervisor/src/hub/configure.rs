@@ -69,6 +69,8 @@ pub(super) struct Wanted {
     pub(super) put: Vec<Arc<AppSpec>>,
     pub(super) gone: Vec<AppId>,
     pub(super) rejected: Vec<Rejected>,
+    /// Whether that is all there is.
+    pub(super) is_whole: bool,
 }
 
 impl Wanted {
@@ -165,16 +167,20 @@ impl Hub {
             self.returning.postponed = Some((wish, wanted));
             return;
         }
+        let is_first = self.is_first_start();
+        if is_first && !wanted.is_whole {
+            // It was on its way when another supervisor was there.
+            return self.refuse_configuration(wish, ConfigureError::Anew);
+        }
         let opened = match self.open_for(&wanted.server) {
             Ok(opened) => opened,
             Err(error) => return self.refuse_configuration(wish, error),
         };
-        let is_first = self.is_first_start();
         if self.instruct(&wanted, is_first).await.is_err() {
             return self.refuse_configuration(wish, ConfigureError::Closing);
         }
         self.catalog.change(&wanted);
-        let waiting = self.taking_part();
+        let (told, waiting) = (self.taking_part(), self.serving());
         let ignore = self.change_listeners(&wanted.server, &opened);
         let log_changed = self.access_log.spec != opened.access_log.spec;
         if log_changed {
@@ -182,9 +188,11 @@ impl Hub {
         }
         let number = self.next.turn;
         self.next.turn += 1;
-        self.tell_proxies(&waiting, &wanted, &opened, log_changed, (number, ignore));
+        self.tell_proxies(&told, &wanted, &opened, log_changed, (number, ignore));
         self.listeners.extend(opened.listeners);
         self.server = Some(wanted.server);
+        self.note_listeners();
+        self.note_settings();
         self.tell_listening();
         if waiting.is_empty() {
             // The first ones, that have waited for it.
@@ -205,8 +213,14 @@ impl Hub {
         let access_log = if self.access_log.spec == server.access_log {
             self.access_log.clone()
         } else {
-            LogFile::open(server.access_log.as_ref())
-                .map_err(|error| ConfigureError::AccessLog(error.to_string()))?
+            match LogFile::open(server.access_log.as_ref()) {
+                Ok(log) => log,
+                Err(error) if self.has_survivors && self.is_first_start() => {
+                    tracing::error!(%error, "there is no access log until this is mended");
+                    LogFile::default()
+                }
+                Err(error) => return Err(ConfigureError::AccessLog(error.to_string())),
+            }
         };
         let mut listeners: Vec<Listener> = Vec::new();
         for configured in &server.listen {
@@ -216,6 +230,9 @@ impl Hub {
             }
             match self.open_listener(configured, &listeners) {
                 Ok(listener) => listeners.push(listener),
+                Err(error) if self.has_survivors && self.is_first_start() => {
+                    tracing::error!(address = %configured, %error, "cannot listen any more");
+                }
                 Err(error) => {
                     listeners.iter().for_each(Listener::forget_file);
                     return Err(ConfigureError::Listen(configured.clone(), error.to_string()));
@@ -291,7 +308,9 @@ impl Hub {
             for apps in served.chunks(APPS_AT_ONCE) {
                 peer.tell(&ToProxy::Apps(apps.to_vec()));
             }
-            for listener in &opened.listeners {
+            let number = peer.number;
+            let is_leaving = self.proxies.get(&number).is_none_or(|proxy| proxy.is_leaving());
+            for listener in opened.listeners.iter().filter(|_| !is_leaving) {
                 let listen = ToProxy::Listen(listener.listening.clone());
                 peer.tell_with(&listen, listener.sockets.clone());
             }
@@ -299,6 +318,16 @@ impl Hub {
                 self.access_log.tell(peer);
             }
             peer.tell(&apply);
+        }
+    }
+
+    /// Writes down the settings that hold, for a supervisor that comes after this one: the file may have
+    /// become wrong by then.
+    fn note_settings(&self) {
+        if let (Some(reception), Some(server)) = (&self.reception, &self.server)
+            && let Err(error) = reception.note_settings(server)
+        {
+            tracing::error!(%error, "cannot write down the settings that hold");
         }
     }
 
@@ -313,8 +342,8 @@ impl Hub {
     fn refuse_configuration(&mut self, (control, wish): (Number, u64), error: ConfigureError) {
         let answer = Answer::Configured(Err(error.clone()));
         self.answer(control, wish, answer);
-        if self.is_first_start() && self.closing.is_none() {
-            self.fail(HubError::Configure(error));
+        if self.is_first_start() && self.closing.is_none() && error != ConfigureError::Anew {
+            self.fail_unless_survived(HubError::Configure(error));
         }
     }
 

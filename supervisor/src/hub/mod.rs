@@ -143,6 +143,8 @@ struct Hub {
     restarts: BTreeMap<&'static str, Restarts>,
     reception: Option<Reception>,
     returning: Returning,
+    /// Whether something lives that an earlier supervisor started: then nothing is a first start.
+    has_survivors: bool,
     upgrade: Option<Upgrade>,
     closing: Option<Closing>,
     failed: Option<HubError>,
@@ -186,6 +188,7 @@ impl Hub {
         let changes = desk.changes();
         let custody =
             desk.custody().ok_or(HubError::System("start twice", io::ErrorKind::Other.into()))?;
+        let has_survivors = desk.has_adoptees();
         let reception = Reception::of(&options.launcher, &desk.run_dir());
         Ok(Self {
             options,
@@ -206,6 +209,7 @@ impl Hub {
             restarts: BTreeMap::new(),
             reception,
             returning: Returning::default(),
+            has_survivors,
             upgrade: None,
             closing: None,
             failed: None,
@@ -280,7 +284,10 @@ impl Hub {
             Ok(Change::Updated(snapshot)) => {
                 self.office.tell(&ToControl::Snapshot(Box::new((*snapshot).clone())));
             }
-            Ok(Change::Removed(app)) => self.office.tell(&ToControl::Forgotten(app)),
+            Ok(Change::Removed(app)) => {
+                self.board.forget(&app);
+                self.office.tell(&ToControl::Forgotten(app));
+            }
             // It lags behind; what holds now is told as a whole.
             Err(RecvError::Lagged(_)) => self.tell_snapshots(),
             Err(RecvError::Closed) => {}
@@ -316,7 +323,7 @@ impl Hub {
     }
 
     fn restart(&mut self, role: Role) {
-        if self.closing.is_some() || !self.returning.is_over() {
+        if self.closing.is_some() || !self.returning.is_over() || self.has(role) {
             return;
         }
         let started = match role {
@@ -326,6 +333,14 @@ impl Hub {
         if let Err(error) = started {
             tracing::error!(?role, %error, "cannot start a process of doorbell's own; trying again");
             self.restart_later(role, Duration::ZERO);
+        }
+    }
+
+    /// Whether somebody plays this part already, or is about to.
+    fn has(&self, role: Role) -> bool {
+        match role {
+            Role::Control => !self.office.is_empty(),
+            Role::Proxy => self.proxies.values().any(|proxy| !proxy.is_leaving()),
         }
     }
 

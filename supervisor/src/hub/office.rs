@@ -170,7 +170,7 @@ impl Hub {
             FromControl::Admin(address) => self.brought_admin(&address, with),
             FromControl::Introduced => {
                 if let Err(error) = self.open_admin() {
-                    return self.fail(error);
+                    self.fail_unless_survived(error);
                 }
                 self.welcome_control(number);
                 self.look_who_is_back();
@@ -227,9 +227,9 @@ impl Hub {
             let _ = events.send(Event::Answered { control, wish, answer }).await;
         };
         match what {
-            Wish::Configure { server, gone, rejected } => {
+            Wish::Configure { server, gone, rejected, is_whole } => {
                 let put = std::mem::take(&mut self.office.put);
-                let wanted = Wanted { server: *server, put, gone, rejected };
+                let wanted = Wanted { server: *server, put, gone, rejected, is_whole };
                 self.configure((control, wish), wanted).await;
             }
             Wish::Operate(app, verb) => {
@@ -279,7 +279,7 @@ impl Hub {
         if !self.returning.is_over() {
             return self.look_who_is_back();
         }
-        if self.is_first_start() {
+        if self.is_first_start() && !self.has_survivors {
             return self.fail(HubError::Role(Role::Control));
         }
         if std::mem::take(&mut self.office.is_renewed) {

@@ -12,15 +12,15 @@ use super::{
     configure::Listener,
     launch::{Fate, Runner},
     peer::{Peer, Told},
-    sockets,
     switchboard::Number,
 };
 use crate::{
     message::{GateOrder, GateReport},
     protocol::{
-        APPS_AT_ONCE, Apply, FromProxy, Hello, Listening, PROXY_LIMITS, Role, ToControl, ToProxy,
-        VERSION,
+        APPS_AT_ONCE, Apply, FromProxy, Hello, Listening, PROXY_LIMITS, RETURNING_LIMITS, Role,
+        ToControl, ToProxy, VERSION,
     },
+    reception::Known,
 };
 
 /// A proxy.
@@ -80,7 +80,7 @@ impl Hub {
         let (ours, theirs) = UnixStream::pair()?;
         let runner = self.options.launcher.start(Role::Proxy, theirs, self.reception.as_ref())?;
         let number = self.next_role();
-        self.attach_proxy(number, ours, runner)?;
+        self.attach_proxy(number, ours, runner, None)?;
         Ok(number)
     }
 
@@ -90,10 +90,14 @@ impl Hub {
         number: Number,
         connection: UnixStream,
         runner: Runner,
+        known: Option<&Known>,
     ) -> io::Result<()> {
         let events = self.events.0.clone();
-        let peer = Peer::attach(connection, runner, number, PROXY_LIMITS, events, Told::Proxy)?;
-        self.proxies.insert(number, Proxy { peer, stage: Stage::Coming, is_back: false });
+        let limits = if known.is_some() { RETURNING_LIMITS } else { PROXY_LIMITS };
+        let peer = Peer::attach(connection, runner, number, limits, events, Told::Proxy)?;
+        let is_leaving = known.is_some_and(|known| known.is_draining);
+        let stage = if is_leaving { Stage::Leaving } else { Stage::Coming };
+        self.proxies.insert(number, Proxy { peer, stage, is_back: known.is_some() });
         self.note_roles();
         Ok(())
     }
@@ -120,25 +124,16 @@ impl Hub {
         if hello.protocol != VERSION || hello.role != Role::Proxy {
             return self.expel(number, "speaks another protocol");
         }
-        if let Some(proxy) = self.proxies.get_mut(&number)
-            && proxy.is_back
-            && hello.is_draining
-        {
-            proxy.stage = Stage::Leaving;
-        }
+        // What it was told to do stands in our own list; that it says so too changes nothing.
     }
 
     /// A proxy that outlived its supervisor brings its listening sockets.
     fn brought(&mut self, number: Number, listening: Listening, sockets: Vec<OwnedFd>) {
-        let is_back = self.proxies.get(&number).is_some_and(|proxy| {
-            proxy.is_back && matches!(proxy.stage, Stage::Coming | Stage::Leaving)
-        });
-        let are_good = sockets.len() == self.options.workers
-            && sockets.iter().all(|socket| sockets::listens_on(socket, &listening.address));
-        if !is_back || !are_good {
-            return self.expel(number, "brought sockets that are not its own");
+        let is_coming_back =
+            self.proxies.get(&number).is_some_and(|proxy| proxy.is_back && proxy.is_coming());
+        if !is_coming_back || !self.returning.knows(&listening, &sockets) {
+            return self.expel(number, "brought sockets that are not ours");
         }
-        self.next.listener = self.next.listener.max(listening.number + 1);
         // Two proxies may bring the same.
         if self.listeners.iter().all(|known| known.listening.number != listening.number) {
             let sockets = sockets.into_iter().map(Arc::new).collect();
@@ -184,7 +179,9 @@ impl Hub {
         for apps in self.catalog.served().chunks(APPS_AT_ONCE) {
             peer.tell(&ToProxy::Apps(apps.to_vec()));
         }
-        for listener in &self.listeners {
+        // One that only finishes what it has listens no more.
+        let listeners = self.listeners.iter().filter(|_| proxy.stage == Stage::Told);
+        for listener in listeners {
             peer.tell_with(&ToProxy::Listen(listener.listening.clone()), listener.sockets.clone());
         }
         self.access_log.tell(peer);
@@ -218,6 +215,9 @@ impl Hub {
 
     fn reported(&mut self, number: Number, report: GateReport) {
         // The gate of an app that was removed may still say something; others were never there.
+        if self.desk.snapshot(report.app()).is_none() {
+            return tracing::debug!(number, app = %report.app(), "a gate of no app speaks");
+        }
         let outcome = self.board.report(number, report);
         self.pass_on(outcome);
     }
@@ -256,7 +256,7 @@ impl Hub {
             Stage::Draining | Stage::Leaving | Stage::WaitingToLeave => {}
             // Nothing ever worked: whoever started us is to know.
             Stage::Coming | Stage::Waiting | Stage::Told
-                if self.is_first_start() && !proxy.is_back =>
+                if self.is_first_start() && !self.has_survivors =>
             {
                 self.fail(HubError::Role(Role::Proxy));
             }
@@ -287,5 +287,12 @@ impl Hub {
     pub(super) fn taking_part(&self) -> BTreeSet<Number> {
         let taking_part = self.proxies.iter().filter(|(_, proxy)| proxy.takes_part());
         taking_part.map(|(number, _)| *number).collect()
+    }
+
+    /// Those of them that serve, or are about to.
+    pub(super) fn serving(&self) -> BTreeSet<Number> {
+        let mut serving = self.taking_part();
+        serving.retain(|number| self.proxies.get(number).is_some_and(|proxy| !proxy.is_leaving()));
+        serving
     }
 }

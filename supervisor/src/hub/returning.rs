@@ -12,11 +12,13 @@ use std::{
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::Instant;
 
-use super::{Event, Hub, HubError, configure::Wanted, launch::Runner, switchboard::Number};
+use super::{
+    Event, Hub, HubError, configure::Wanted, launch::Runner, sockets, switchboard::Number,
+};
 use crate::{
     driver::{any_gone, children},
-    protocol::Role,
-    reception::{self, Known, Reception},
+    protocol::{Listening, Role},
+    reception::{self, Known, KnownListener, Reception},
 };
 
 /// How long roles are waited for that an earlier supervisor had.
@@ -28,6 +30,8 @@ pub(super) struct Returning {
     expected: Vec<Known>,
     /// Those who came, and have not introduced themselves yet.
     arriving: Vec<Number>,
+    /// What the earlier supervisor listened on.
+    listeners: Vec<KnownListener>,
     /// Given up then.
     deadline: Option<Instant>,
     /// Whether the control process is an earlier supervisor's.
@@ -40,6 +44,18 @@ impl Returning {
     /// Whether everybody is there.
     pub(super) fn is_over(&self) -> bool {
         self.deadline.is_none()
+    }
+
+    /// Whether these sockets are those that an earlier supervisor opened for this address.
+    pub(super) fn knows(&self, listening: &Listening, sockets: &[OwnedFd]) -> bool {
+        let known = self.listeners.iter().find(|known| known.listening == *listening);
+        known.is_some_and(|known| {
+            !sockets.is_empty()
+                && sockets.iter().all(|socket| {
+                    inode(socket).is_some_and(|inode| known.inodes.contains(&inode))
+                        && sockets::listens_on(socket, &listening.address)
+                })
+        })
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -81,6 +97,9 @@ impl Hub {
             }
         });
         self.next.role = highest;
+        self.returning.listeners = reception.known_listeners();
+        let numbers = self.returning.listeners.iter().map(|known| known.listening.number);
+        self.next.listener = numbers.max().map_or(0, |highest| highest.saturating_add(1));
         if expected.is_empty() {
             return self.start_missing();
         }
@@ -128,6 +147,7 @@ impl Hub {
         let known = expected.swap_remove(at);
         match self.take_back(&known, stream) {
             Ok(()) => {
+                self.has_survivors = true;
                 tracing::info!(role = ?known.role, pid, "is back");
                 self.returning.arriving.push(known.number);
             }
@@ -145,13 +165,7 @@ impl Hub {
                 self.returning.control_is_back = true;
                 self.attach_control(known.number, stream, runner)
             }
-            Role::Proxy => {
-                self.attach_proxy(known.number, stream, runner)?;
-                if let Some(proxy) = self.proxies.get_mut(&known.number) {
-                    proxy.is_back = true;
-                }
-                Ok(())
-            }
+            Role::Proxy => self.attach_proxy(known.number, stream, runner, Some(known)),
         }
     }
 
@@ -167,7 +181,7 @@ impl Hub {
             self.returning.deadline = None;
             self.note_roles();
             if let Err(error) = self.start_missing() {
-                return self.fail(error);
+                return self.fail_unless_survived(error);
             }
             if let Some((wish, wanted)) = self.returning.postponed.take() {
                 let events = self.events.0.clone();
@@ -222,17 +236,44 @@ impl Hub {
         let Some(reception) = self.reception.as_ref().filter(|_| self.returning.is_over()) else {
             return;
         };
-        let proxies = self
-            .proxies
-            .values()
-            .filter_map(|proxy| Some((Role::Proxy, proxy.peer.number, proxy.peer.runner.pid?)));
-        let control = self.office.known().map(|(number, pid)| (Role::Control, number, pid));
-        let known =
-            proxies.chain(control).filter_map(|(role, number, pid)| Known::of(role, number, pid));
-        if let Err(error) = reception.note(&known.collect::<Vec<_>>()) {
+        let proxies = self.proxies.values().filter_map(|proxy| {
+            let pid = proxy.peer.runner.pid?;
+            let is_draining = proxy.is_leaving();
+            Some(Known { is_draining, ..Known::of(Role::Proxy, proxy.peer.number, pid)? })
+        });
+        let control = self.office.known();
+        let control = control.and_then(|(number, pid)| Known::of(Role::Control, number, pid));
+        let known: Vec<_> = proxies.chain(control).collect();
+        if let Err(error) = reception.note(&known) {
             tracing::error!(%error, "cannot write down which processes are ours");
         }
     }
+
+    /// Writes down what is listened on, likewise.
+    pub(super) fn note_listeners(&self) {
+        let Some(reception) = &self.reception else { return };
+        let known = self.listeners.iter().map(|listener| KnownListener {
+            listening: listener.listening.clone(),
+            inodes: listener.sockets.iter().filter_map(|socket| inode(socket)).collect(),
+        });
+        if let Err(error) = reception.note_listeners(&known.collect::<Vec<_>>()) {
+            tracing::error!(%error, "cannot write down which sockets are ours");
+        }
+    }
+
+    /// Ends because what is to be cannot begin; not while something lives on that was there before.
+    pub(super) fn fail_unless_survived(&mut self, error: HubError) {
+        if self.has_survivors {
+            tracing::error!(%error, "cannot go on as before; what runs, runs on");
+        } else {
+            self.fail(error);
+        }
+    }
+}
+
+/// What tells a socket from every other.
+fn inode(socket: &OwnedFd) -> Option<u64> {
+    rustix::fs::fstat(socket).ok().map(|found| found.st_ino)
 }
 
 /// A process that is not our child.

@@ -45,6 +45,8 @@ struct Standing {
     leaving: Vec<(Generation, BTreeSet<Number>)>,
     /// Proxies whose wish was passed on and is not answered.
     wanted: BTreeSet<Number>,
+    /// Proxies that could not connect, until they are told to go on.
+    unreachable: BTreeSet<Number>,
 }
 
 /// Whether an instance may retire was asked.
@@ -65,6 +67,7 @@ impl Switchboard {
         // Each of these answers whoever waits, or asks them to say again that they do.
         if !matches!(order, GateOrder::AskRetire { .. }) {
             standing.wanted.clear();
+            standing.unreachable.clear();
         }
         match order {
             GateOrder::Open { generation, endpoint, .. }
@@ -129,7 +132,8 @@ impl Switchboard {
                 }
             }
             GateReport::Unreachable { generation, .. } => {
-                if standing.open.as_ref().is_some_and(|(open, _)| *open == generation) {
+                let is_open = standing.open.as_ref().is_some_and(|(open, _)| *open == generation);
+                if is_open && standing.unreachable.insert(proxy) {
                     // Whoever waits at that gate now says so again.
                     standing.wanted.remove(&proxy);
                     outcome.reports.push(report);
@@ -184,6 +188,11 @@ impl Switchboard {
         }
         self.gates.retain(|_, standing| !standing.just_holds());
         outcome
+    }
+
+    /// The app is gone for good: its gates hold, as any that nobody spoke of.
+    pub(super) fn forget(&mut self, app: &AppId) {
+        self.gates.remove(app);
     }
 
     fn tidy(&mut self, app: &AppId) {

@@ -115,10 +115,12 @@ impl Hub {
                 old.peer.tell(&ToProxy::Drain { limit, manner: Drain::ForAnother });
             }
         }
+        self.note_roles();
         for proxy in self.proxies.values() {
             proxy.peer.flush().await;
         }
         let error = self.become_successor().await;
+        self.desk.forget_carried();
         // The new proxy goes on, with this supervisor.
         self.upgrade_failed(&format!("the new binary cannot be executed: {error}"));
     }
