@@ -162,7 +162,7 @@ pub fn run() -> anyhow::Result<u8> {
         Verb::Serve { config, one_process, upgraded } => {
             let split = if one_process { Split::OneProcess } else { Split::Processes };
             let beginning = upgraded.map_or(Beginning::Fresh, Beginning::Upgraded);
-            serve::serve(config.config, split, beginning)?;
+            serve::serve(config.config, split, &beginning)?;
             Ok(0)
         }
         Verb::Control { config, reception } => {

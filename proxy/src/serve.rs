@@ -58,11 +58,11 @@ pub enum Beginning {
 ///
 /// # Errors
 /// Why Doorbell cannot start; or that it could not end cleanly.
-pub fn serve(config_path: PathBuf, split: Split, beginning: Beginning) -> anyhow::Result<()> {
-    let server = settings(&config_path, &beginning)?;
+pub fn serve(config_path: PathBuf, split: Split, beginning: &Beginning) -> anyhow::Result<()> {
+    let server = settings(&config_path, beginning)?;
     logging::start(&server.log)?;
     allocator::purge_in_background();
-    let options = options(config_path, server, split, &beginning)?;
+    let options = options(config_path, server, split, beginning)?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(hub::run(options));
     // A disk that hangs holds threads of the runtime, which would be waited for without end.

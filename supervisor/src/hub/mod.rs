@@ -3,7 +3,7 @@
 //! It starts the control process and the proxy, hands out listening sockets, keeps the configuration
 //! that holds, carries orders to gates and reports back, and sees to it that what dies comes back. It
 //! is one task; whatever takes time (a role's answer, a verb's effect) is awaited elsewhere and comes
-//! back as an [`Event`].
+//! back as an event.
 //!
 //! `proxies` and `office` are about the two kinds of roles, `configure` about what is to be,
 //! `switchboard` makes one gate of many, `closing` is the end.

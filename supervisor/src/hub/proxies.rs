@@ -122,9 +122,9 @@ impl Hub {
 
     fn greeted(&mut self, number: Number, hello: &Hello) {
         if hello.protocol != VERSION || hello.role != Role::Proxy {
-            return self.expel(number, "speaks another protocol");
+            self.expel(number, "speaks another protocol");
         }
-        // What it was told to do stands in our own list; that it says so too changes nothing.
+        // Whether it is to end stands in our own list; that it says so too changes nothing.
     }
 
     /// A proxy that outlived its supervisor brings its listening sockets.
