@@ -211,7 +211,7 @@ impl Gate {
     /// Order `Open`: leases are for this instance from here on, waiters first come first served.
     ///
     /// An instance that was found unreachable and is well after all is opened again, with the leases
-    /// it has. One that was retired while the order was on its way stays closed; whoever waits is
+    /// it has; so is one that was shut because a new supervisor did not know it yet. One that was retired while the order was on its way stays closed; whoever waits is
     /// reported again.
     ///
     /// Only the first of those who wait are let in; [`Gate::let_in`] the rest in portions, so that
@@ -226,7 +226,7 @@ impl Gate {
         }
         door.instances.retain(|old| !old.is_spent());
         let known = door.instances.iter().find(|one| one.generation == generation).cloned();
-        let instance = known.unwrap_or_else(|| {
+        let instance = known.inspect(|known| known.readmit()).unwrap_or_else(|| {
             let reports = Arc::clone(&self.reports);
             let fresh = Instance::new(self.app.clone(), generation, endpoint, started, reports);
             let fresh = Arc::new(fresh);
@@ -251,6 +251,8 @@ impl Gate {
         if let Some(stale) = now.filter(|now| Some(*now) != open) {
             self.shut(stale);
         }
+        // Of a retirement that was not heard any more the new supervisor knows nothing either.
+        self.lock().retired = None;
         self.hold();
     }
 

@@ -90,6 +90,11 @@ impl Instance {
         }
     }
 
+    /// Gives leases again, after all.
+    pub(super) fn readmit(&self) {
+        self.word.fetch_and(!CLOSED, Ordering::AcqRel);
+    }
+
     fn report_drained(&self) {
         (self.reports)(GateReport::Drained { app: self.app.clone(), generation: self.generation });
     }
