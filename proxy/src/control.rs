@@ -55,6 +55,7 @@ pub async fn run(
     let house = Arc::new(House::new(config_path));
     let mut receiver = introduce(&house, connection, None)?;
     let beginning = hear_out(&mut receiver, &house).await?;
+    let beginning = beginning.context("the supervisor left before it had begun")?;
     let path = house.config_path.clone();
     let reading = tokio::task::spawn_blocking(move || {
         let mut archive = Archive::default();
@@ -88,6 +89,8 @@ pub async fn run(
     watcher.abort();
     // Whoever follows a log does so for ever.
     let _ = tokio::time::timeout(LAST_ANSWERS, admin.answered()).await;
+    // As a task we are over when nobody holds our end any more, whoever still asks.
+    house.link.disconnect();
     outcome.context("listening to the supervisor")?
 }
 
@@ -122,16 +125,34 @@ async fn listen_to_whoever(
     while listen(&mut receiver, &house, &admin).await? == End::Orphaned {
         house.link.disconnect();
         tracing::warn!("the supervisor is gone; waiting for the next");
-        let Some(connection) = household.next_supervisor().await else { return Ok(()) };
-        receiver = introduce(&house, connection, Some(&admin))?;
-        house.link.forget_all();
-        let beginning = hear_out(&mut receiver, &house).await?;
-        house.is_called(beginning.number);
+        let Some((number, next)) = next_supervisor(&household, &house, &admin).await? else {
+            return Ok(());
+        };
+        receiver = next;
+        house.is_called(number);
         let house = Arc::clone(&house);
         // It is answered through what is heard next.
         tokio::spawn(async move { house.restate().await });
     }
     Ok(())
+}
+
+/// The next supervisor that begins with us, and what it calls us; `None` if none will come.
+async fn next_supervisor(
+    household: &Household,
+    house: &House,
+    admin: &Admin,
+) -> anyhow::Result<Option<(u32, Receiver<ToControl>)>> {
+    while let Some(connection) = household.next_supervisor().await {
+        // One that is being killed may seem to be there, and the next may be killed too.
+        let Ok(mut receiver) = introduce(house, connection, Some(admin)) else { continue };
+        house.link.forget_all();
+        if let Some(beginning) = hear_out(&mut receiver, house).await? {
+            return Ok(Some((beginning.number, receiver)));
+        }
+        house.link.disconnect();
+    }
+    Ok(None)
 }
 
 /// Why there is nothing more to hear.
@@ -143,10 +164,13 @@ enum End {
     Orphaned,
 }
 
-/// Takes in the beginning.
-async fn hear_out(receiver: &mut Receiver<ToControl>, house: &House) -> anyhow::Result<Beginning> {
+/// Takes in the beginning; `None` if the supervisor is gone before its end.
+async fn hear_out(
+    receiver: &mut Receiver<ToControl>,
+    house: &House,
+) -> anyhow::Result<Option<Beginning>> {
     let mut beginning = Beginning::default();
-    while let Some((message, with)) = receiver.next().await? {
+    while let Some((message, with)) = next(receiver).await? {
         match message {
             ToControl::Welcome { number, server, kept } => {
                 beginning.number = number;
@@ -162,11 +186,22 @@ async fn hear_out(receiver: &mut Receiver<ToControl>, house: &House) -> anyhow::
             }
             ToControl::Listening(addresses) => beginning.listening = addresses,
             ToControl::Snapshot(snapshot) => house.link.learn(*snapshot),
-            ToControl::Begin => return Ok(beginning),
+            ToControl::Begin => return Ok(Some(beginning)),
             other => bail!("the supervisor began with {other:?}"),
         }
     }
-    bail!("the supervisor left before it had begun")
+    Ok(None)
+}
+
+/// What the supervisor says next; `None` if it is gone.
+async fn next(
+    receiver: &mut Receiver<ToControl>,
+) -> std::io::Result<Option<(ToControl, Vec<OwnedFd>)>> {
+    match receiver.next().await {
+        // It was killed in the midst of a word.
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
+        other => other,
+    }
 }
 
 /// Hears what a supervisor says until it says the end, or is gone.
@@ -175,14 +210,7 @@ async fn listen(
     house: &Arc<House>,
     admin: &Admin,
 ) -> anyhow::Result<End> {
-    loop {
-        let (message, with) = match receiver.next().await {
-            Ok(Some(message)) => message,
-            Ok(None) => return Ok(End::Orphaned),
-            // It was killed in the midst of a word.
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(End::Orphaned),
-            Err(error) => return Err(error.into()),
-        };
+    while let Some((message, with)) = next(receiver).await? {
         match message {
             ToControl::Snapshot(snapshot) => house.link.learn(*snapshot),
             ToControl::Forgotten(app) => house.link.forget(&app),
@@ -205,6 +233,7 @@ async fn listen(
             other => bail!("the supervisor said {other:?} in the midst of things"),
         }
     }
+    Ok(End::Orphaned)
 }
 
 /// What a proxy counted is kept, also for a control process that comes after this one.

@@ -133,12 +133,13 @@ pub async fn call(path: &Path) -> Option<StdStream> {
     let folder = path.parent()?;
     let mut without_folder = 0;
     while without_folder < WITHOUT_FOLDER {
+        // First of all: whoever is turned away comes again, and not in a hurry.
+        tokio::time::sleep(PACE).await;
         match open_folder(folder).and_then(|folder| StdStream::connect(short(&folder, SOCKET))) {
             Ok(stream) => return Some(stream),
             Err(_) if folder.exists() => without_folder = 0,
             Err(_) => without_folder += 1,
         }
-        tokio::time::sleep(PACE).await;
     }
     None
 }
