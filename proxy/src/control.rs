@@ -132,7 +132,10 @@ async fn listen_to_whoever(
         house.is_called(number);
         let house = Arc::clone(&house);
         // It is answered through what is heard next.
-        tokio::spawn(async move { house.restate().await });
+        tokio::spawn(async move {
+            house.restate().await;
+            house.catch_up().await;
+        });
     }
     Ok(())
 }

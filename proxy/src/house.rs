@@ -103,6 +103,8 @@ pub struct House {
     /// What the supervisor calls us; 0 for nothing yet.
     number: AtomicU32,
     reload_good: AtomicBool,
+    /// A change was read and nobody was there to make it hold.
+    is_behind: AtomicBool,
     reload_at: AtomicU64,
     /// Held during a reload, and locked before `inner`.
     archive: Arc<Mutex<Archive>>,
@@ -134,6 +136,7 @@ impl House {
             sources: watch::Sender::default(),
             listening: StdMutex::default(),
             reload_good: AtomicBool::new(false),
+            is_behind: AtomicBool::new(false),
             reload_at: AtomicU64::new(0),
             archive: Arc::default(),
             inner: Mutex::default(),
@@ -185,6 +188,14 @@ impl House {
             }
             // It is gone again; the next one is told.
             Ok(Answer::Operated(_) | Answer::Usages(_) | Answer::Upgraded(_)) | Err(_) => {}
+        }
+    }
+
+    /// Takes over a change that came while there was no supervisor.
+    pub async fn catch_up(self: &Arc<Self>) {
+        if self.is_behind.swap(false, Ordering::Relaxed) {
+            // The outcome is logged and counted where it happens.
+            drop(self.reload().await);
         }
     }
 
@@ -262,6 +273,8 @@ impl House {
             Ok(report) => report.log(),
             Err(error) => {
                 self.reload_good.store(false, Ordering::Relaxed);
+                let nobody_was_there = matches!(error, ReloadError::Supervisor(_));
+                self.is_behind.fetch_or(nobody_was_there, Ordering::Relaxed);
                 tracing::error!("configuration not loaded, the old one stays:\n{error}");
             }
         }
