@@ -127,22 +127,38 @@ async fn listen_to_whoever(
     while listen(&mut receiver, &house, &admin).await? == End::Orphaned {
         house.link.disconnect();
         tracing::warn!("the supervisor is gone; waiting for the next");
-        let Some(connection) = household.next_supervisor().await else { return Ok(()) };
-        let kept = house.keep().await;
-        receiver = introduce(&house, connection, Some(&admin))?;
-        house.link.forget_all();
-        // It may have been the last breath of the one that was gone.
-        let Some(beginning) = hear_out(&mut receiver, &house).await? else { continue };
+        let next = next_supervisor(&household, &house, &admin).await?;
+        let Some((beginning, next)) = next else { return Ok(()) };
+        receiver = next;
         house.is_called(beginning.number);
         keep(&house, &house.scraper.gone());
         let (house, upgraded_to) = (Arc::clone(&house), beginning.upgraded_to);
         // It is answered through what is heard next.
         tokio::spawn(async move {
-            house.restate(kept).await;
+            house.restate().await;
             house.is_supervised(upgraded_to);
+            house.catch_up().await;
         });
     }
     Ok(())
+}
+
+/// The next supervisor that begins with us, and what it says; `None` if none will come.
+async fn next_supervisor(
+    household: &Household,
+    house: &House,
+    admin: &Admin,
+) -> anyhow::Result<Option<(Beginning, Receiver<ToControl>)>> {
+    while let Some(connection) = household.next_supervisor().await {
+        // One that is being killed may seem to be there, and the next may be killed too.
+        let Ok(mut receiver) = introduce(house, connection, Some(admin)) else { continue };
+        house.link.forget_all();
+        if let Some(beginning) = hear_out(&mut receiver, house).await? {
+            return Ok(Some((beginning, receiver)));
+        }
+        house.link.disconnect();
+    }
+    Ok(None)
 }
 
 /// Why there is nothing more to hear.
@@ -200,8 +216,7 @@ async fn listen(
     house: &Arc<House>,
     admin: &Admin,
 ) -> anyhow::Result<End> {
-    loop {
-        let Some((message, with)) = next(receiver).await? else { return Ok(End::Orphaned) };
+    while let Some((message, with)) = next(receiver).await? {
         match message {
             ToControl::Snapshot(snapshot) => house.link.learn(*snapshot),
             ToControl::Forgotten(app) => house.link.forget(&app),
@@ -224,6 +239,7 @@ async fn listen(
             other => bail!("the supervisor said {other:?} in the midst of things"),
         }
     }
+    Ok(End::Orphaned)
 }
 
 /// What a proxy counted is kept, also for a control process that comes after this one.

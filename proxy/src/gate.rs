@@ -211,7 +211,7 @@ impl Gate {
     /// Order `Open`: leases are for this instance from here on, waiters first come first served.
     ///
     /// An instance that was found unreachable and is well after all is opened again, with the leases
-    /// it has. One that was retired while the order was on its way stays closed; whoever waits is
+    /// it has; so is one that was shut because a new supervisor did not know it yet. One that was retired while the order was on its way stays closed; whoever waits is
     /// reported again.
     ///
     /// Only the first of those who wait are let in; [`Gate::let_in`] the rest in portions, so that
@@ -256,6 +256,8 @@ impl Gate {
         if now.is_some_and(|now| Some(now) != open) {
             self.open.store(None);
         }
+        // Of a retirement that was not heard any more the new supervisor knows nothing either.
+        door.retired = None;
         door.mode = Mode::Hold;
         door.wanted = false;
         self.want(&mut door);

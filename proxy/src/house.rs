@@ -22,7 +22,7 @@ use doorbell_config::{
     spec::{AppSpec, Config, ListenAddr, ServerSpec},
 };
 use doorbell_supervisor::protocol::{Answer, ConfigureError, Rejected, Wish};
-use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex, watch};
 
 use crate::{
     clock,
@@ -108,15 +108,16 @@ pub struct House {
     /// What the supervisor calls us; 0 for nothing yet.
     number: AtomicU32,
     reload_good: AtomicBool,
+    /// A change was read and nobody was there to make it hold.
+    is_behind: AtomicBool,
     reload_at: AtomicU64,
     /// Held during a reload, and locked before `inner`.
     archive: Arc<Mutex<Archive>>,
-    inner: Arc<Mutex<Inner>>,
+    inner: Mutex<Inner>,
 }
 
-/// What holds.
 #[derive(Default)]
-pub struct Inner {
+struct Inner {
     /// Apps whose routes are theirs.
     apps: Vec<Arc<AppSpec>>,
     /// Apps whose routes belong to others.
@@ -141,9 +142,10 @@ impl House {
             sources: watch::Sender::default(),
             listening: StdMutex::default(),
             reload_good: AtomicBool::new(false),
+            is_behind: AtomicBool::new(false),
             reload_at: AtomicU64::new(0),
             archive: Arc::default(),
-            inner: Arc::default(),
+            inner: Mutex::default(),
         }
     }
 
@@ -176,15 +178,9 @@ impl House {
         *self.inner.lock().await = Inner { apps, rejected, server };
     }
 
-    /// Keeps the configuration as it is, until it is told to another supervisor.
-    pub async fn keep(&self) -> OwnedMutexGuard<Inner> {
-        Arc::clone(&self.inner).lock_owned().await
-    }
-
     /// Tells a supervisor that knows nothing what holds: not the file, which may have become wrong.
-    ///
-    /// `inner` is held since before the supervisor can be told anything else.
-    pub async fn restate(&self, inner: OwnedMutexGuard<Inner>) {
+    pub async fn restate(&self) {
+        let inner = self.inner.lock().await;
         let Some(server) = inner.server.clone() else { return };
         let (routes, mut apps) = (self.routes.load_full(), inner.apps.clone());
         // As they were served; their latest definitions come with the next change of the file.
@@ -222,6 +218,14 @@ impl House {
     /// A supervisor is back, as this version, if it came about by an upgrade.
     pub fn is_supervised(&self, upgraded_to: Option<String>) {
         self.supervisors.send_replace(upgraded_to);
+    }
+
+    /// Takes over a change that came while there was no supervisor.
+    pub async fn catch_up(self: &Arc<Self>) {
+        if self.is_behind.swap(false, Ordering::Relaxed) {
+            // The outcome is logged and counted where it happens.
+            drop(self.reload().await);
+        }
     }
 
     /// What the supervisor calls us, if it does.
@@ -298,6 +302,11 @@ impl House {
             Ok(report) => report.log(),
             Err(error) => {
                 self.reload_good.store(false, Ordering::Relaxed);
+                let nobody_was_there = matches!(
+                    error,
+                    ReloadError::Supervisor(_) | ReloadError::Configure(ConfigureError::Anew)
+                );
+                self.is_behind.fetch_or(nobody_was_there, Ordering::Relaxed);
                 tracing::error!("configuration not loaded, the old one stays:\n{error}");
             }
         }

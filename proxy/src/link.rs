@@ -27,6 +27,8 @@ pub struct Link {
     next: AtomicU64,
     wishes: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
     snapshots: RwLock<HashMap<AppId, Arc<Snapshot>>>,
+    /// Cold starts that earlier supervisors counted: those that became ready, and those that failed.
+    earlier: Mutex<HashMap<AppId, (u64, u64)>>,
 }
 
 /// There is no supervisor at the moment, or it went away over the wish.
@@ -117,18 +119,30 @@ impl Link {
     }
 
     /// Takes news of an app.
-    pub fn learn(&self, snapshot: Snapshot) {
+    pub fn learn(&self, mut snapshot: Snapshot) {
+        let (ready, failed) = self.earlier().get(&snapshot.app).copied().unwrap_or_default();
+        snapshot.starts.cold_ready += ready;
+        snapshot.starts.cold_failed += failed;
         let mut snapshots = self.snapshots.write().unwrap_or_else(PoisonError::into_inner);
         snapshots.insert(snapshot.app.clone(), Arc::new(snapshot));
     }
 
     /// The app is gone.
     pub fn forget(&self, app: &AppId) {
+        self.earlier().remove(app);
         self.snapshots.write().unwrap_or_else(PoisonError::into_inner).remove(app);
     }
 
-    /// Everything is about to be told anew.
+    /// Everything is about to be told anew, by one that has counted nothing yet.
     pub fn forget_all(&self) {
-        self.snapshots.write().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut snapshots = self.snapshots.write().unwrap_or_else(PoisonError::into_inner);
+        let counted = snapshots.drain().map(|(app, snapshot)| {
+            (app, (snapshot.starts.cold_ready, snapshot.starts.cold_failed))
+        });
+        self.earlier().extend(counted.filter(|(_, counts)| *counts != (0, 0)));
+    }
+
+    fn earlier(&self) -> std::sync::MutexGuard<'_, HashMap<AppId, (u64, u64)>> {
+        self.earlier.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

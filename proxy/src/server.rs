@@ -191,13 +191,20 @@ impl Proxy {
     ) -> anyhow::Result<()> {
         while self.serve(&mut messages).await? == End::Orphaned {
             self.line.store(None);
+            // What it began to tell is told anew.
+            self.apps.clear();
+            self.sockets.clear();
             let drained = self.drained();
             let connection = tokio::select! {
                 connection = household.next_supervisor() => connection,
                 () = drained => None,
             };
             let Some(connection) = connection else { return Ok(()) };
-            messages = self.introduce_again(connection)?;
+            match self.introduce_again(connection) {
+                Ok(receiver) => messages = receiver,
+                // One that is being killed seemed to be there: `messages` still say that it is gone.
+                Err(error) => tracing::debug!(%error, "the supervisor is gone again"),
+            }
         }
         Ok(())
     }

@@ -190,7 +190,7 @@ pub async fn call(path: &Path) -> Option<StdStream> {
     let folder = path.parent()?;
     let mut without_folder = 0;
     while without_folder < WITHOUT_FOLDER {
-        // The one that is gone may still seem to be there.
+        // First of all: whoever is turned away comes again, and not in a hurry.
         tokio::time::sleep(PACE).await;
         match open_folder(folder).and_then(|folder| StdStream::connect(short(&folder, SOCKET))) {
             Ok(stream) => return Some(stream),

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -74,6 +75,16 @@ def wrap():
         signal.pause()
 
 
+def count():
+    """Prints numbers as quickly as it may, until there is a file."""
+    n = 0
+    while not os.path.exists(os.environ["ENOUGH_FILE"]):
+        print("".join(f"number {k} {'x' * (k % 50)}\n" for k in range(n, n + 20)), end="", flush=True)
+        n += 20
+        time.sleep(0.001)
+    print("numbers end", n, flush=True)
+
+
 if __name__ == "__main__":
     print("mode", MODE or "plain", flush=True)
     if MODE == "exit":
@@ -92,6 +103,9 @@ if __name__ == "__main__":
         for n in range(int(os.environ["LINES"])):
             print(f"line {n:06d} {'x' * (n % 50)}")
         sys.stdout.flush()
+        serve()
+    elif MODE == "count":
+        threading.Thread(target=count, daemon=True).start()
         serve()
     else:
         serve()

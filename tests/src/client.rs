@@ -88,7 +88,9 @@ impl Connection {
         self.read()
     }
 
-    pub(crate) fn try_get(&mut self, host: &str, path: &str) -> Option<Response> {
+    /// Sends a GET and reads its answer; `None` when the server closes before its end.
+    #[track_caller]
+    pub fn try_get(&mut self, host: &str, path: &str) -> Option<Response> {
         self.try_send(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).then_some(())?;
         self.try_read()
     }

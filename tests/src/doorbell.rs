@@ -492,7 +492,8 @@ pub fn tool(args: &[&str]) -> Output {
 }
 
 /// The binary under test: `DOORBELL_BIN`, or the one built beside the tests.
-pub(crate) fn binary() -> PathBuf {
+#[must_use]
+pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("DOORBELL_BIN") {
         return path.into();
     }

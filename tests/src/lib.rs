@@ -12,7 +12,7 @@ mod wait;
 mod websocket;
 
 pub use client::{Connection, Response, get, post, request};
-pub use doorbell::{Doorbell, Output, Running, Setup, app_dir, free_port, tool};
+pub use doorbell::{Doorbell, Output, Running, Setup, app_dir, binary, free_port, tool};
 pub use frames::{Frames, Outcome};
 pub use survivors::{Role, apps_of, began, kill, signal};
 pub use wait::{eventually, eventually_within, pids_matching, within};

@@ -170,7 +170,7 @@ impl Doorbell {
                 Role::Control => (self.metrics_port, "/readyz"),
                 Role::Proxy => (self.port, "/"),
             };
-            let answer = Connection::try_open(port).ok()?.try_get("nobody.invalid", path)?;
+            let answer = Connection::try_open(port).ok()?.try_get("localhost", path)?;
             (role == Role::Proxy || answer.status == 200).then_some(())
         });
         assert!(serves.is_some(), "no successor of the {role:?}:\n{}", self.log());

@@ -3,8 +3,11 @@
 //! One file per promise: what goes over the wire, how apps wake, how processes live and die, how a
 //! reload goes, what is seen of it all. `./test` builds the binary and installs what they need.
 
+mod absence;
 mod activation;
+mod adoption;
 mod command_line;
+mod crowd;
 mod deaths;
 mod h2c;
 mod house;
@@ -17,6 +20,7 @@ mod records;
 mod reloading;
 mod routing;
 mod scripted;
+mod survival;
 mod tls;
 mod upgrading;
 mod upstreams;

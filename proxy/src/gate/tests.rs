@@ -207,6 +207,32 @@ async fn who_still_waits_when_the_gate_closes_wants_the_next_instance() {
 }
 
 #[tokio::test]
+async fn what_a_new_supervisor_learns_of_late_is_open_again_with_its_leases() {
+    let scene = scene();
+    let instance = scene.open(1);
+    let lease = scene.leased();
+    scene.gate.begin_anew(None);
+    let held = scene.place();
+    assert!(Arc::ptr_eq(&scene.open(1), &instance));
+    assert!(held.lease(SECOND).await.is_ok());
+    drop((scene.leased(), lease));
+    scene.take_reports();
+    scene.gate.shut(Generation(1));
+    let drained = GateReport::Drained { app: app(), generation: Generation(1) };
+    assert_eq!(scene.take_reports(), [drained]);
+}
+
+#[tokio::test]
+async fn what_was_retired_unheard_is_opened_by_a_new_supervisor() {
+    let scene = scene();
+    scene.open(1);
+    scene.gate.retire_if_idle(Generation(1), Duration::ZERO);
+    scene.gate.begin_anew(None);
+    scene.open(1);
+    drop(scene.leased());
+}
+
+#[tokio::test]
 async fn an_order_to_open_what_was_just_retired_comes_too_late() {
     let s = scene();
     s.open(1);

@@ -104,6 +104,8 @@ impl Desk {
             let task = self.tasks.spawn(task);
             self.instances.insert(task.id(), (id.clone(), generation));
         }
+        // Who wants it started has what it wants.
+        app.starts.ready += u64::from(!adoption.ready.is_empty());
         let (life, effects) = adopt(&terms, adoption, Instant::now().into_std());
         app.life = life;
         for effect in effects {
