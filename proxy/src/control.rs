@@ -179,6 +179,9 @@ async fn hear_out(
     while let Some((message, with)) = next(receiver).await? {
         match message {
             ToControl::Welcome { number, server, kept, upgraded_to } => {
+                if upgraded_to.is_some() {
+                    house.link.is_counted_on();
+                }
                 beginning.upgraded_to = upgraded_to;
                 beginning.number = number;
                 beginning.server = server.map(|server| *server);

@@ -27,8 +27,19 @@ pub struct Link {
     next: AtomicU64,
     wishes: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
     snapshots: RwLock<HashMap<AppId, Arc<Snapshot>>>,
-    /// Cold starts that earlier supervisors counted: those that became ready, and those that failed.
-    earlier: Mutex<HashMap<AppId, (u64, u64)>>,
+    /// What earlier supervisors counted.
+    earlier: Mutex<Counted>,
+}
+
+/// Cold starts by app: those that became ready, and those that failed.
+type ColdStarts = HashMap<AppId, (u64, u64)>;
+
+/// What earlier supervisors counted.
+#[derive(Default)]
+struct Counted {
+    all: ColdStarts,
+    /// Without the last one.
+    but_for_the_last: ColdStarts,
 }
 
 /// There is no supervisor at the moment, or it went away over the wish.
@@ -120,7 +131,7 @@ impl Link {
 
     /// Takes news of an app.
     pub fn learn(&self, mut snapshot: Snapshot) {
-        let (ready, failed) = self.earlier().get(&snapshot.app).copied().unwrap_or_default();
+        let (ready, failed) = self.earlier().all.get(&snapshot.app).copied().unwrap_or_default();
         snapshot.starts.cold_ready += ready;
         snapshot.starts.cold_failed += failed;
         let mut snapshots = self.snapshots.write().unwrap_or_else(PoisonError::into_inner);
@@ -129,7 +140,7 @@ impl Link {
 
     /// The app is gone.
     pub fn forget(&self, app: &AppId) {
-        self.earlier().remove(app);
+        self.earlier().all.remove(app);
         self.snapshots.write().unwrap_or_else(PoisonError::into_inner).remove(app);
     }
 
@@ -139,10 +150,18 @@ impl Link {
         let counted = snapshots.drain().map(|(app, snapshot)| {
             (app, (snapshot.starts.cold_ready, snapshot.starts.cold_failed))
         });
-        self.earlier().extend(counted.filter(|(_, counts)| *counts != (0, 0)));
+        let mut earlier = self.earlier();
+        earlier.but_for_the_last = earlier.all.clone();
+        earlier.all.extend(counted.filter(|(_, counts)| *counts != (0, 0)));
     }
 
-    fn earlier(&self) -> std::sync::MutexGuard<'_, HashMap<AppId, (u64, u64)>> {
+    /// This one goes on counting where the last one stopped.
+    pub fn is_counted_on(&self) {
+        let mut earlier = self.earlier();
+        earlier.all = std::mem::take(&mut earlier.but_for_the_last);
+    }
+
+    fn earlier(&self) -> std::sync::MutexGuard<'_, Counted> {
         self.earlier.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -105,7 +105,9 @@ impl Desk {
             self.instances.insert(task.id(), (id.clone(), generation));
         }
         // Who wants it started has what it wants.
-        app.starts.ready += u64::from(!adoption.ready.is_empty());
+        if app.starts.ready == 0 {
+            app.starts.ready = u64::from(!adoption.ready.is_empty());
+        }
         let (life, effects) = adopt(&terms, adoption, Instant::now().into_std());
         app.life = life;
         for effect in effects {

@@ -327,7 +327,9 @@ impl Hub {
             return;
         }
         let started = match role {
-            Role::Control => self.start_control(),
+            Role::Control => {
+                self.open_admin().map_err(io::Error::other).and_then(|()| self.start_control())
+            }
             Role::Proxy => self.start_proxy().map(drop),
         };
         if let Err(error) = started {

@@ -271,16 +271,9 @@ impl Hub {
         }
     }
 
-    /// Ends a proxy that breaks the rules. Its end is seen as any other's.
-    pub(super) fn expel(&self, number: Number, why: &str) {
-        if let Some(proxy) = self.proxies.get(&number) {
-            tracing::error!(
-                number,
-                pid = proxy.peer.runner.pid,
-                "the proxy {why}, and is replaced"
-            );
-            proxy.peer.runner.tell(Fate::Die);
-        }
+    /// Ends a proxy that breaks the rules, and hears it no more.
+    pub(super) fn expel(&mut self, number: Number, why: &'static str) {
+        self.proxy_gone(number, Some(io::Error::other(format!("it {why}"))));
     }
 
     /// Proxies that are kept up to date.

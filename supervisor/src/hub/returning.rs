@@ -181,7 +181,10 @@ impl Hub {
             self.returning.deadline = None;
             self.note_roles();
             if let Err(error) = self.start_missing() {
-                return self.fail_unless_survived(error);
+                self.fail_unless_survived(error);
+                // An address may be free again when whoever was given up is gone.
+                self.restart_later(Role::Control, Duration::ZERO);
+                self.restart_later(Role::Proxy, Duration::ZERO);
             }
             if let Some((wish, wanted)) = self.returning.postponed.take() {
                 let events = self.events.0.clone();

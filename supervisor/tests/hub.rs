@@ -1,0 +1,235 @@
+//! The supervisor's process between scripted roles: what it does about a proxy that breaks the rules.
+//!
+//! Roles are tasks here, with the same sockets between them as between processes.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::{os::unix::net::UnixStream, sync::Arc, time::Duration};
+
+use doorbell_config::{
+    name::AppId,
+    spec::{AppSpec, Backend, ListenAddr, ProcessSpec, RouteSpec, ServerSpec, Template},
+};
+use doorbell_supervisor::{
+    SupervisorOptions,
+    hub::{self, HubOptions, Launcher},
+    message::{GateOrder, GateReport, Generation},
+    protocol::{
+        Answer, FromControl, FromProxy, Hello, Listening, Role, TRUSTED_LIMITS, ToControl, ToProxy,
+        VERSION, Wish,
+    },
+    wire::{self, Frame, Receiver, Sender},
+};
+use tempfile::TempDir;
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A hub with its scripted roles: each that it starts comes out here.
+struct Scene {
+    proxies: mpsc::Receiver<UnixStream>,
+    hub: JoinHandle<Result<(), hub::HubError>>,
+    _folder: TempDir,
+}
+
+/// One role's end of its connection.
+struct Peer<T> {
+    sender: Sender,
+    receiver: Receiver<T>,
+}
+
+fn hello(role: Role) -> Hello {
+    let (number, is_draining, version) = (None, false, "test".to_owned());
+    Hello { role, number, is_draining, protocol: VERSION, version }
+}
+
+fn app(id: &str) -> Arc<AppSpec> {
+    let process = ProcessSpec::new(vec![Template::parse("/bin/false").unwrap()], "/".into());
+    let routes = RouteSpec::new(Vec::new(), Vec::new());
+    Arc::new(AppSpec::new(AppId::parse(id).unwrap(), routes, Backend::Process(Box::new(process))))
+}
+
+/// A control process that wants one app, and says no more.
+async fn control(connection: UnixStream) {
+    let (sender, mut receiver) = wire::open::<ToControl>(connection, TRUSTED_LIMITS).unwrap();
+    sender.send(&FromControl::Hello(hello(Role::Control))).unwrap();
+    sender.send(&FromControl::Introduced).unwrap();
+    let listen = vec![ListenAddr::Tcp(([127, 0, 0, 1], 0).into())];
+    let server = ServerSpec { listen, ..ServerSpec::default() };
+    while let Ok(Some((message, _))) = receiver.next().await {
+        match message {
+            ToControl::Begin => {
+                sender.send(&FromControl::Apps(vec![app("blog")])).unwrap();
+                let (gone, rejected) = (Vec::new(), Vec::new());
+                let server = Box::new(server.clone());
+                let wish = Wish::Configure { server, gone, rejected, is_whole: true };
+                let wish = FromControl::Wish { number: 1, wish: Box::new(wish) };
+                sender.send(&wish).unwrap();
+            }
+            ToControl::Answer { answer, .. } => {
+                assert!(matches!(*answer, Answer::Configured(Ok(_))), "{answer:?}");
+            }
+            ToControl::End => return,
+            _ => {}
+        }
+    }
+}
+
+impl Scene {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (came, proxies) = mpsc::channel(16);
+        let launcher = Launcher::Tasks(Arc::new(move |role, connection| match role {
+            Role::Control => tokio::spawn(control(connection)),
+            Role::Proxy => {
+                let came = came.clone();
+                tokio::spawn(async move { came.send(connection).await.unwrap() })
+            }
+        }));
+        let server = ServerSpec { admin: Vec::new(), ..ServerSpec::default() };
+        let options = HubOptions {
+            supervisor: SupervisorOptions {
+                state_dir: folder.path().join("state"),
+                log_dir: folder.path().join("log"),
+                parallel_starts: 1,
+                open_files: None,
+                group: None,
+                lock: None,
+            },
+            server,
+            launcher,
+            workers: 2,
+            successor: None,
+            is_upgraded: false,
+        };
+        Self { proxies, hub: tokio::spawn(hub::run(options)), _folder: folder }
+    }
+
+    /// The next proxy that the hub starts.
+    async fn proxy(&mut self) -> Peer<ToProxy> {
+        let came = timeout(PATIENCE, self.proxies.recv()).await.expect("a proxy is started");
+        let (sender, receiver) = wire::open(came.unwrap(), TRUSTED_LIMITS).unwrap();
+        Peer { sender, receiver }
+    }
+
+    /// A proxy that serves.
+    async fn good_proxy(&mut self) -> Peer<ToProxy> {
+        let mut proxy = self.proxy().await;
+        proxy.introduce();
+        let turn = proxy.until_applied().await;
+        proxy.sender.send(&FromProxy::Applied { turn }).unwrap();
+        proxy
+    }
+}
+
+impl Peer<ToProxy> {
+    fn introduce(&self) {
+        self.sender.send(&FromProxy::Hello(hello(Role::Proxy))).unwrap();
+        self.sender.send(&FromProxy::Introduced).unwrap();
+    }
+
+    async fn next(&mut self) -> Option<ToProxy> {
+        let next = timeout(PATIENCE, self.receiver.next()).await.expect("the hub says something");
+        next.ok().flatten().map(|(message, _)| message)
+    }
+
+    async fn until_applied(&mut self) -> u64 {
+        loop {
+            match self.next().await.expect("a configuration") {
+                ToProxy::Apply(apply) => return apply.turn,
+                ToProxy::Apps(apps) => {
+                    let told = serde_json::to_string(&apps).unwrap();
+                    assert!(
+                        !told.contains("/bin/false"),
+                        "a proxy learns how apps are run: {told}"
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits until the hub has had enough of this one.
+    async fn until_expelled(mut self) {
+        while self.next().await.is_some() {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_breaks_the_rules_is_replaced_and_nothing_else_is_touched() {
+    let mut scene = Scene::start();
+    drop(scene.good_proxy().await);
+    let listening = Listening {
+        number: u64::MAX,
+        configured: ListenAddr::Unix("/etc/passwd".into()),
+        address: ListenAddr::Unix("/etc/passwd".into()),
+    };
+    let socket = Arc::new(std::os::fd::OwnedFd::from(UnixStream::pair().unwrap().0));
+    let stranger = Hello { protocol: VERSION + 1, ..hello(Role::Proxy) };
+    let report = FromProxy::Report(GateReport::Wanted { app: AppId::parse("blog").unwrap() });
+    let frames = [
+        Frame::of(&"no message at all").unwrap(),
+        Frame::of(&"x".repeat(100_000)).unwrap(),
+        Frame::of(&FromProxy::Introduced).unwrap(),
+        Frame::of(&FromProxy::Hello(stranger)).unwrap(),
+        Frame::of(&FromProxy::Listening(listening.clone())).unwrap(),
+        Frame::with(&FromProxy::Listening(listening), vec![Arc::clone(&socket)]).unwrap(),
+        Frame::with(&report, vec![socket]).unwrap(),
+    ];
+    for frame in frames {
+        let proxy = scene.good_proxy().await;
+        proxy.sender.send_frame(frame).unwrap();
+        proxy.until_expelled().await;
+    }
+    scene.good_proxy().await;
+    assert!(std::path::Path::new("/etc/passwd").exists());
+    assert!(!scene.hub.is_finished());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reports_that_nobody_asked_for_start_nothing_and_fill_nothing() {
+    let mut scene = Scene::start();
+    let mut proxy = scene.good_proxy().await;
+    let generation = Generation(1);
+    for n in 0..20_000 {
+        let app = AppId::parse(&format!("nobody-{n}")).unwrap();
+        let reports = [
+            GateReport::Wanted { app: app.clone() },
+            GateReport::Unreachable { app: app.clone(), generation },
+            GateReport::Drained { app: app.clone(), generation },
+            GateReport::Retired { app, generation },
+        ];
+        for report in reports {
+            proxy.sender.send(&FromProxy::Report(report)).expect("the hub listens");
+        }
+        if n % 1000 == 0 {
+            proxy.sender.flush().await;
+        }
+    }
+    // An order only comes for what there is.
+    let app = AppId::parse("blog").unwrap();
+    proxy.sender.send(&FromProxy::Report(GateReport::Wanted { app: app.clone() })).unwrap();
+    let mut orders = 0;
+    loop {
+        match proxy.next().await.expect("it is not expelled") {
+            ToProxy::Order(order) => {
+                assert_eq!(*order.app(), app, "{order:?}");
+                orders += 1;
+                if matches!(order, GateOrder::Refuse { .. }) {
+                    break;
+                }
+            }
+            other => assert!(matches!(other, ToProxy::Gates(_) | ToProxy::Control), "{other:?}"),
+        }
+    }
+    assert!(orders >= 1);
+    // What a later proxy is told is as little.
+    drop(proxy);
+    let mut next = scene.good_proxy().await;
+    loop {
+        if let ToProxy::Gates(orders) = next.next().await.expect("the gates") {
+            assert!(orders.len() <= 1, "{} orders", orders.len());
+            break;
+        }
+    }
+    assert!(!scene.hub.is_finished());
+}
