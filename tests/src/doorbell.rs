@@ -144,6 +144,14 @@ impl Setup {
         self
     }
 
+    /// Its folder can be entered by other users.
+    #[must_use]
+    pub fn open_to_all(self) -> Self {
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(self.dir.path(), open).expect("its mode");
+        self
+    }
+
     /// A binary of its own, for [`Doorbell::replace_binary`].
     #[must_use]
     pub fn own_binary(mut self) -> Self {

@@ -18,6 +18,7 @@ mod processes;
 mod real_apps;
 mod records;
 mod reloading;
+mod roles;
 mod routing;
 mod scripted;
 mod survival;
