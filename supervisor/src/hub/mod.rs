@@ -301,11 +301,8 @@ impl Hub {
         if self.closing.is_some() || !self.returning.is_over() {
             return;
         }
-        let started = match role {
-            Role::Control => self.start_control(),
-            Role::Proxy => self.start_proxy().map(drop),
-        };
-        if let Err(error) = started {
+        // Nobody is started who was in the meantime.
+        if let Err(error) = self.start_missing() {
             tracing::error!(?role, %error, "cannot start a process of doorbell's own; trying again");
             self.restart_later(role, Duration::ZERO);
         }
