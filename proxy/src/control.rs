@@ -150,6 +150,7 @@ async fn next_supervisor(
     admin: &Admin,
 ) -> anyhow::Result<Option<(Beginning, Receiver<ToControl>)>> {
     while let Some(connection) = household.next_supervisor().await {
+        house.expect_stranger().await;
         // One that is being killed may seem to be there, and the next may be killed too.
         let Ok(mut receiver) = introduce(house, connection, Some(admin)) else { continue };
         house.link.forget_all();

@@ -124,6 +124,8 @@ struct Inner {
     rejected: Vec<Arc<AppSpec>>,
     /// The settings that hold.
     server: Option<ServerSpec>,
+    /// The supervisor is a new one, and is to be told all of this before any change of it.
+    is_untold: bool,
 }
 
 impl House {
@@ -175,12 +177,18 @@ impl House {
         let puts = apps.iter().chain(&instead).map(put);
         let (routes, _) = Routes::new().with(puts);
         self.routes.store(Arc::new(routes));
-        *self.inner.lock().await = Inner { apps, rejected, server };
+        *self.inner.lock().await = Inner { apps, rejected, server, is_untold: false };
+    }
+
+    /// The next supervisor knows nothing: no change is told to it before [`House::restate`].
+    pub async fn expect_stranger(&self) {
+        let mut inner = self.inner.lock().await;
+        inner.is_untold = inner.server.is_some();
     }
 
     /// Tells a supervisor that knows nothing what holds: not the file, which may have become wrong.
     pub async fn restate(&self) {
-        let inner = self.inner.lock().await;
+        let mut inner = self.inner.lock().await;
         let Some(server) = inner.server.clone() else { return };
         let (routes, mut apps) = (self.routes.load_full(), inner.apps.clone());
         // As they were served; their latest definitions come with the next change of the file.
@@ -188,7 +196,10 @@ impl House {
         let (gone, rejected, is_whole) = (Vec::new(), Vec::new(), true);
         let wish = Wish::Configure { server: Box::new(server), gone, rejected, is_whole };
         match self.link.wish(&apps, wish).await {
-            Ok(Answer::Configured(Ok(listening))) => self.listens_on(listening),
+            Ok(Answer::Configured(Ok(listening))) => {
+                inner.is_untold = false;
+                self.listens_on(listening);
+            }
             Ok(Answer::Configured(Err(error))) => {
                 tracing::error!(%error, "the new supervisor cannot go on as before");
             }
@@ -319,6 +330,9 @@ impl House {
         // The mistake of a config that is wrong is in one of these.
         self.sources.send_replace(Arc::new(loaded.sources));
         let config = loaded.outcome?;
+        if inner.is_untold {
+            return Err(NoSupervisor.into());
+        }
         let difference = inner.difference(&config);
         let changes = difference.gone.iter().cloned().map(Change::Remove);
         let (routes, conflicts) =

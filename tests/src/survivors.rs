@@ -45,7 +45,10 @@ pub fn began(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name may contain anything, parentheses too.
     let mut words = stat.rsplit_once(')')?.1.split_whitespace();
-    (words.next()? != "Z").then_some(())?;
+    // The first thread may have ended before the others, which hold sockets until they have too.
+    let has_threads =
+        || fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1);
+    (words.next()? != "Z" || has_threads()).then_some(())?;
     words.nth(18)?.parse().ok()
 }
 

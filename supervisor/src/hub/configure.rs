@@ -164,7 +164,7 @@ impl Hub {
     /// Makes a configuration the one that holds. The wish is answered when every proxy has it.
     pub(super) async fn configure(&mut self, wish: (Number, u64), wanted: Wanted) {
         if !self.returning.is_over() {
-            self.returning.postponed = Some((wish, wanted));
+            self.returning.postponed.push((wish, wanted));
             return;
         }
         let is_first = self.is_first_start();

@@ -326,13 +326,8 @@ impl Hub {
         if self.closing.is_some() || !self.returning.is_over() || self.has(role) {
             return;
         }
-        let started = match role {
-            Role::Control => {
-                self.open_admin().map_err(io::Error::other).and_then(|()| self.start_control())
-            }
-            Role::Proxy => self.start_proxy().map(drop),
-        };
-        if let Err(error) = started {
+        // Nobody is started who was in the meantime.
+        if let Err(error) = self.start_missing() {
             tracing::error!(?role, %error, "cannot start a process of doorbell's own; trying again");
             self.restart_later(role, Duration::ZERO);
         }

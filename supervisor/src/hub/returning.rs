@@ -36,8 +36,10 @@ pub(super) struct Returning {
     deadline: Option<Instant>,
     /// Whether the control process is an earlier supervisor's.
     control_is_back: bool,
-    /// What is to be configured when everybody is there.
-    pub(super) postponed: Option<((Number, u64), Wanted)>,
+    /// Those who are still expected were killed.
+    is_given_up: bool,
+    /// What is to be configured when everybody is there, in this order.
+    pub(super) postponed: Vec<((Number, u64), Wanted)>,
 }
 
 impl Returning {
@@ -181,27 +183,33 @@ impl Hub {
             self.returning.deadline = None;
             self.note_roles();
             if let Err(error) = self.start_missing() {
-                self.fail_unless_survived(error);
-                // An address may be free again when whoever was given up is gone.
+                // Who is about to end may hold an address a moment longer: apps are not to pay for it.
+                tracing::error!(%error, "trying again");
                 self.restart_later(Role::Control, Duration::ZERO);
-                self.restart_later(Role::Proxy, Duration::ZERO);
             }
-            if let Some((wish, wanted)) = self.returning.postponed.take() {
-                let events = self.events.0.clone();
-                tokio::spawn(async move {
+            let (postponed, events) =
+                (std::mem::take(&mut self.returning.postponed), self.events.0.clone());
+            tokio::spawn(async move {
+                for (wish, wanted) in postponed {
                     // An error means that all is over.
                     let _ = events.send(Event::Configure(wish, Box::new(wanted))).await;
-                });
-            }
+                }
+            });
         }
     }
 
-    /// Who has not come back is replaced.
+    /// Who has not come back is replaced, as soon as its end is seen; or is left to itself, if it
+    /// cannot be ended.
     pub(super) fn give_up_waiting(&mut self) {
-        for known in std::mem::take(&mut self.returning.expected) {
+        if self.returning.is_given_up {
+            self.returning.expected.clear();
+        }
+        self.returning.is_given_up = true;
+        self.returning.deadline = Some(Instant::now() + PATIENCE);
+        for known in &self.returning.expected {
             let Known { role, pid, .. } = known;
             tracing::error!(?role, pid, "did not come back, and is replaced");
-            kill(&known);
+            kill(known);
         }
         for number in std::mem::take(&mut self.returning.arriving) {
             self.expel(number, "did not say who it is");
@@ -221,7 +229,7 @@ impl Hub {
 
     /// Starts what there has to be and is not. Operators first, so that a second Doorbell on the same
     /// socket starts nothing.
-    fn start_missing(&mut self) -> Result<(), HubError> {
+    pub(super) fn start_missing(&mut self) -> Result<(), HubError> {
         let started = |role: Role| move |error| HubError::System(role.start(), error);
         if self.office.is_empty() {
             self.open_admin()?;
