@@ -37,6 +37,9 @@ pub const TRUSTED_LIMITS: Limits =
 /// Apps of one message.
 pub const APPS_AT_ONCE: usize = 500;
 
+/// How words end of what is not possible yet, and will be.
+pub const IN_A_MOMENT: &str = "try again in a moment";
+
 /// The parts of Doorbell that are processes of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -15,6 +15,9 @@ use tokio::net::UnixStream;
 use super::screen;
 use crate::admin::Problem;
 
+/// What is said when nobody answers who was there.
+pub(super) const CLOSED: &str = "doorbell closed the connection";
+
 /// Calls a method of the admin API; an answer that is no success becomes an error in its words.
 pub(super) async fn call(
     socket: &Path,
@@ -29,7 +32,7 @@ pub(super) async fn call(
         .uri(path)
         .header("host", "localhost")
         .body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await.context("doorbell closed the connection")?;
+    let response = sender.send_request(request).await.context(CLOSED)?;
     if response.status().is_success() {
         return Ok(response);
     }

@@ -3,13 +3,15 @@
 use std::{
     io::{self, Write},
     path::Path,
+    time::{Duration, Instant},
 };
 
+use doorbell_supervisor::protocol::IN_A_MOMENT;
 use http_body_util::BodyExt;
 use hyper::Method;
 
 use super::{
-    client::{call, call_json},
+    client::{CLOSED, call, call_json},
     screen, table,
 };
 use crate::{
@@ -37,8 +39,30 @@ pub(super) fn reload(socket: &Path) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+/// How long an upgrade is asked for, where another has just been, and the time between two tries.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Whether an error is over in a moment.
+fn is_passing(error: &anyhow::Error) -> bool {
+    let words = format!("{error:#}");
+    words.contains(IN_A_MOMENT) || words.contains(CLOSED)
+}
+
 pub(super) fn upgrade(socket: &Path) -> anyhow::Result<u8> {
-    let upgraded: Upgraded = block_on(call_json(socket, Method::POST, "/v1/upgrade"))?;
+    let upgraded = block_on(async {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let asked = call_json::<Upgraded>(socket, Method::POST, "/v1/upgrade").await;
+            match asked {
+                // Right behind another upgrade, whoever answered may be making way itself.
+                Err(error) if is_passing(&error) && Instant::now() < until => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                other => return other,
+            }
+        }
+    })?;
     writeln!(io::stdout(), "upgraded from {} to {}", upgraded.from, upgraded.to)?;
     Ok(0)
 }

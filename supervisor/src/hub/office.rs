@@ -47,6 +47,11 @@ impl Office {
         self.is_open
     }
 
+    /// Whether whoever is there knows all, and stays.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_open && !self.is_renewed
+    }
+
     pub(super) fn tell(&self, message: &ToControl) {
         if let Some(peer) = self.peer.as_ref().filter(|_| self.is_open) {
             peer.tell(message);

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     driver,
-    protocol::{Answer, Drain, ToProxy, VERSION},
+    protocol::{Answer, Drain, IN_A_MOMENT, ToProxy, VERSION},
 };
 
 /// How long the new proxy may take until it serves.
@@ -58,16 +58,19 @@ impl Hub {
     /// Begins an upgrade.
     pub(super) fn upgrade(&mut self, asker: Asker) {
         let hindrance = match (&self.options.launcher, &self.upgrade) {
-            (Launcher::Tasks(_), _) => Some("everything is in one process: restart it"),
-            _ if self.closing.is_some() => Some("doorbell shuts down"),
-            (_, Some(_)) => Some("another upgrade is under way"),
-            _ if !self.returning.is_over() || self.is_first_start() => {
-                Some("doorbell has only just begun: try again in a moment")
+            (Launcher::Tasks(_), _) => Some("everything is in one process: restart it".to_owned()),
+            _ if self.closing.is_some() => Some("doorbell shuts down".to_owned()),
+            (_, Some(_)) => Some("another upgrade is under way".to_owned()),
+            _ if !self.returning.is_over()
+                || self.is_first_start()
+                || !self.office.is_settled() =>
+            {
+                Some(format!("doorbell has only just begun: {IN_A_MOMENT}"))
             }
             (Launcher::Processes(_), None) => None,
         };
         if let Some(hindrance) = hindrance {
-            return self.answer_upgrade(asker, Err(hindrance.into()));
+            return self.answer_upgrade(asker, Err(hindrance));
         }
         let Some(binary) = self.options.successor.as_ref().map(|one| one.binary.clone()) else {
             return self.answer_upgrade(asker, Err("it is not known where the program is".into()));
