@@ -215,6 +215,9 @@ fn a_wrong_file_is_no_hindrance_and_nothing_is_lost_by_it() {
     eventually("it is seen", || d.log().contains("configuration not loaded"));
     d.ok(&["upgrade"]);
     assert_eq!(d.get("app.test", "/").status, 200);
+    // What held before is known to the new control process now, which has read the file too.
+    let told = || d.log().matches("configuration not loaded").count();
+    eventually("the new one has seen it", || told() == 2);
     d.kill_supervisor();
     d.start_again();
     assert_eq!(d.get("app.test", "/").status, 200);
