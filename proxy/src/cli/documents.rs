@@ -126,7 +126,8 @@ pub(super) fn man(mut command: Command) -> anyhow::Result<u8> {
 fn write_man(command: &mut Command, out: &mut dyn Write) -> io::Result<()> {
     command.build();
     Man::new(command.clone()).render(out)?;
-    for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
+    let shown = |verb: &&Command| verb.get_name() != "help" && !verb.is_hide_set();
+    for verb in command.get_subcommands().filter(shown) {
         writeln!(out, ".SH \"DOORBELL {}\"", verb.get_name().to_uppercase())?;
         let man = Man::new(verb.clone());
         man.render_synopsis_section(out)?;
@@ -147,11 +148,13 @@ mod tests {
         };
         let mut command =
             Command::new("doorbell").subcommands([verb("logs", "follow"), verb("status", "json")]);
+        command = command.subcommand(Command::new("inner").hide(true));
         let mut page = Vec::new();
         write_man(&mut command, &mut page).unwrap();
         let page = String::from_utf8(page).unwrap();
         for text in ["DOORBELL LOGS", "\\-\\-follow", "DOORBELL STATUS", "\\-\\-json"] {
             assert!(page.contains(text), "{text}: {page}");
         }
+        assert!(!page.contains("DOORBELL INNER"), "{page}");
     }
 }
