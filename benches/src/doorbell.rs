@@ -85,7 +85,7 @@ impl Doorbell {
     pub fn kill_supervisor(&mut self) -> anyhow::Result<Duration> {
         let ready = |log: &str| log.matches(READY).count();
         let before = ready(&self.log());
-        kill(self.pid())?;
+        self.server.kill()?;
         let since = Instant::now();
         self.server = serve(&self.folder, Core::Any)?;
         wait::until(PATIENCE, || (ready(&self.log()) > before).then_some(()))

@@ -59,6 +59,16 @@ impl Server {
         self.child.id()
     }
 
+    /// Ends it by SIGKILL and waits for its end.
+    ///
+    /// # Errors
+    /// If the system does not tell.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         // It may have ended by itself.
