@@ -138,6 +138,7 @@ impl Hub {
             proxy.peer.runner.ended().await;
         }
         self.office.end(Fate::Die);
+        self.see_killed_end().await;
         if let Some(reception) = &self.reception {
             reception.close();
         }

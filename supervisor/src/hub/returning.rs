@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     Event, Hub, HubError, configure::Wanted, launch::Runner, sockets, switchboard::Number,
@@ -38,6 +38,8 @@ pub(super) struct Returning {
     control_is_back: bool,
     /// Those who are still expected were killed.
     is_given_up: bool,
+    /// Those who were killed because all is about to end.
+    killed: Vec<OwnedFd>,
     /// What is to be configured when everybody is there, in this order.
     pub(super) postponed: Vec<((Number, u64), Wanted)>,
 }
@@ -155,7 +157,8 @@ impl Hub {
             }
             Err(error) => {
                 tracing::error!(role = ?known.role, pid, %error, "cannot be taken back");
-                kill(&known);
+                // An end that nobody waits for.
+                drop(kill(&known));
             }
         }
     }
@@ -209,7 +212,8 @@ impl Hub {
         for known in &self.returning.expected {
             let Known { role, pid, .. } = known;
             tracing::error!(?role, pid, "did not come back, and is replaced");
-            kill(known);
+            // Its end is watched already.
+            drop(kill(known));
         }
         for number in std::mem::take(&mut self.returning.arriving) {
             self.expel(number, "did not say who it is");
@@ -224,7 +228,21 @@ impl Hub {
     pub(super) fn expect_nobody(&mut self) {
         self.returning.deadline = None;
         self.returning.arriving.clear();
-        self.returning.expected.drain(..).for_each(|known| kill(&known));
+        self.returning
+            .killed
+            .extend(self.returning.expected.drain(..).filter_map(|one| kill(&one)));
+    }
+
+    /// Waits for the end of those who were killed at the end: until then they hold their sockets.
+    pub(super) async fn see_killed_end(&mut self) {
+        let ends = async {
+            for handle in self.returning.killed.drain(..) {
+                any_gone(vec![handle]).await;
+            }
+        };
+        if timeout(PATIENCE, ends).await.is_err() {
+            tracing::error!("processes of doorbell's own could not be ended");
+        }
     }
 
     /// Starts what there has to be and is not. Operators first, so that a second Doorbell on the same
@@ -293,13 +311,14 @@ fn open(pid: u32) -> io::Result<OwnedFd> {
     Ok(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
 }
 
-fn kill(known: &Known) {
-    let Ok(handle) = open(known.pid) else { return };
+/// Ends a role, and gives a handle on it while it has not ended.
+fn kill(known: &Known) -> Option<OwnedFd> {
+    let handle = open(known.pid).ok()?;
     // It may have ended between the look and the handle.
-    if known.lives() {
-        // An error means that it has ended by itself.
-        let _ = pidfd_send_signal(handle, Signal::KILL);
-    }
+    known.lives().then_some(())?;
+    // An error means that it has ended by itself.
+    let _ = pidfd_send_signal(&handle, Signal::KILL);
+    Some(handle)
 }
 
 impl Reception {
