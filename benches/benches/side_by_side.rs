@@ -4,10 +4,11 @@
 //! the second. The processor time of a request is the steadiest figure: it does not depend on whether
 //! proxy or clients are the bottleneck. A row with a single failed request is void.
 //!
-//! Options: `--rounds N` (12), `--seconds N` of each measurement (1).
+//! Options: `--rounds N` (12), `--seconds N` of each measurement (1), `--other PATH` of another build
+//! of Doorbell, to compare with that alone.
 #![allow(clippy::print_stdout, reason = "its tables are what a bench is for")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use doorbell_benches::{
     client::Connection,
@@ -17,7 +18,7 @@ use doorbell_benches::{
     load::{Clients, Load, Seen},
     machine,
     options::option,
-    proxies::{self, HOST, Kind, Proxy},
+    proxies::{self, Binaries, HOST, Kind, Proxy},
 };
 
 const CONNECTIONS: usize = 64;
@@ -43,16 +44,23 @@ fn main() -> anyhow::Result<()> {
     let (_folder, folder) = proxies::folder()?;
     let (_upstream, upstream) = proxies::start_upstream(&folder)?;
     let bare = Path::new(env!("CARGO_BIN_EXE_bare-pingora"));
-    let proxies = Kind::ALL
-        .into_iter()
-        .map(|kind| Proxy::start(kind, &folder, bare, upstream))
+    let other: PathBuf = option("--other", PathBuf::new())?;
+    let binaries = Binaries { bare_pingora: bare, other: &other };
+    let (kinds, bases): (&[Kind], &[Kind]) = if other.as_os_str().is_empty() {
+        (&Kind::PEERS, &[Kind::Nginx, Kind::BarePingora])
+    } else {
+        (&[Kind::Doorbell, Kind::OtherDoorbell], &[Kind::OtherDoorbell])
+    };
+    let proxies = kinds
+        .iter()
+        .map(|kind| Proxy::start(*kind, &folder, &binaries, upstream))
         .collect::<Result<Vec<_>, _>>()?;
 
     print_memory(&proxies)?;
     let clients = Clients::new(&folder, HOST, CONNECTIONS)?;
     let measured = measure(&proxies, &clients, rounds, seconds)?;
     for load in Load::ALL {
-        print_load(load, &measured);
+        print_load(load, kinds, bases, &measured);
     }
     Ok(())
 }
@@ -87,7 +95,7 @@ fn measure(
     Ok(measured)
 }
 
-fn print_load(load: Load, measured: &[Measured]) {
+fn print_load(load: Load, kinds: &[Kind], bases: &[Kind], measured: &[Measured]) {
     let all = |kind: Kind, figure: fn(&Measured) -> f64| -> Vec<f64> {
         let rows = measured.iter().filter(|row| row.kind == kind && row.load == load);
         rows.map(figure).collect()
@@ -96,27 +104,30 @@ fn print_load(load: Load, measured: &[Measured]) {
     let ratio = |kind: Kind, base: Kind| {
         let (ours, theirs) = (all(kind, |row| row.micros), all(base, |row| row.micros));
         let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(a, b)| a / b).collect();
-        format!("{:.2}", median(&ratios))
+        format!("{:.3}", median(&ratios))
     };
-    let row = |kind: Kind| {
+    let row = |kind: &Kind| {
+        let kind = *kind;
         let errors: f64 = all(kind, |row| row.seen.errors as f64).iter().sum();
         if errors > 0.0 {
-            let mut void = vec!["void".to_owned(); 6];
+            let mut void = vec!["void".to_owned(); 4 + bases.len()];
             void.insert(0, format!("{} ({errors} failed)", kind.name()));
             return void;
         }
-        vec![
+        let mut row = vec![
             kind.name().to_owned(),
             short(median(&all(kind, |row| row.seen.rate))),
             short(median(&all(kind, |row| row.seen.p50_micros / 1e3))),
             short(median(&all(kind, |row| row.seen.p99_micros / 1e3))),
             short(median(&all(kind, |row| row.micros))),
-            ratio(kind, Kind::Nginx),
-            ratio(kind, Kind::BarePingora),
-        ]
+        ];
+        row.extend(bases.iter().map(|base| ratio(kind, *base)));
+        row
     };
-    let title = [load.name(), "requests/s", "p50 ms", "p99 ms", "CPU µs", "× Nginx", "× Pingora"];
-    println!("{}", table(&title, &Kind::ALL.map(row)));
+    let over: Vec<_> = bases.iter().map(|base| format!("× {}", base.name())).collect();
+    let mut title = vec![load.name(), "requests/s", "p50 ms", "p99 ms", "CPU µs"];
+    title.extend(over.iter().map(String::as_str));
+    println!("{}", table(&title, &kinds.iter().map(row).collect::<Vec<_>>()));
 }
 
 fn print_memory(proxies: &[Proxy]) -> anyhow::Result<()> {

@@ -32,6 +32,7 @@ pub struct Doorbell {
     pub address: SocketAddr,
     /// From its start until it was ready.
     pub loading: Duration,
+    binary: PathBuf,
     server: Server,
     folder: TempDir,
 }
@@ -42,7 +43,15 @@ impl Doorbell {
     /// # Errors
     /// If it does not become ready.
     pub fn start(apps: &str, core: Core) -> anyhow::Result<Self> {
-        Self::start_in(tempfile::Builder::new().prefix("doorbell-bench-").tempdir()?, apps, core)
+        Self::start_in(folder()?, apps, core)
+    }
+
+    /// The same with another binary.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub fn start_other(binary: &Path, apps: &str, core: Core) -> anyhow::Result<Self> {
+        Self::start_all(binary.to_owned(), folder()?, apps, core)
     }
 
     /// The same, in a folder that may hold further files.
@@ -50,6 +59,10 @@ impl Doorbell {
     /// # Errors
     /// If it does not become ready.
     pub fn start_in(folder: TempDir, apps: &str, core: Core) -> anyhow::Result<Self> {
+        Self::start_all(binary()?, folder, apps, core)
+    }
+
+    fn start_all(binary: PathBuf, folder: TempDir, apps: &str, core: Core) -> anyhow::Result<Self> {
         let address = free_address()?;
         let config = folder.path().join("doorbell.toml");
         let server = format!(
@@ -58,8 +71,8 @@ impl Doorbell {
         );
         fs::write(&config, place_includes_first(&server))?;
         let since = Instant::now();
-        let server = serve(&folder, core)?;
-        let mut doorbell = Self { address, loading: Duration::ZERO, server, folder };
+        let server = serve(&binary, &folder, core)?;
+        let mut doorbell = Self { address, loading: Duration::ZERO, binary, server, folder };
         wait::until(PATIENCE, || doorbell.ask("GET", "/readyz").ok().filter(Answer::is_good))
             .with_context(|| format!("doorbell is not ready:\n{}", doorbell.log()))?;
         doorbell.loading = since.elapsed();
@@ -87,7 +100,7 @@ impl Doorbell {
         let before = ready(&self.log());
         self.server.kill()?;
         let since = Instant::now();
-        self.server = serve(&self.folder, Core::Any)?;
+        self.server = serve(&self.binary, &self.folder, Core::Any)?;
         wait::until(PATIENCE, || (ready(&self.log()) > before).then_some(()))
             .with_context(|| format!("doorbell is not ready:\n{}", self.log()))?;
         Ok(since.elapsed())
@@ -149,9 +162,13 @@ impl Doorbell {
     }
 }
 
+fn folder() -> anyhow::Result<TempDir> {
+    Ok(tempfile::Builder::new().prefix("doorbell-bench-").tempdir()?)
+}
+
 /// Starts it in its folder.
-fn serve(folder: &TempDir, core: Core) -> anyhow::Result<Server> {
-    let mut command = Command::new(binary()?);
+fn serve(binary: &Path, folder: &TempDir, core: Core) -> anyhow::Result<Server> {
+    let mut command = Command::new(binary);
     command.args(["serve", "--config"]).arg(folder.path().join("doorbell.toml"));
     Server::spawn(command, core, &folder.path().join("doorbell.log"))
 }

@@ -32,11 +32,13 @@ pub enum Kind {
     BarePingora,
     /// The real binary, one worker.
     Doorbell,
+    /// Another build of it, to be compared with.
+    OtherDoorbell,
 }
 
 impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Nginx, Self::HaProxy, Self::BarePingora, Self::Doorbell];
+    /// Doorbell and those that it is measured against.
+    pub const PEERS: [Self; 4] = [Self::Nginx, Self::HaProxy, Self::BarePingora, Self::Doorbell];
 
     /// For people.
     #[must_use]
@@ -46,8 +48,17 @@ impl Kind {
             Self::HaProxy => "HAProxy",
             Self::BarePingora => "bare Pingora",
             Self::Doorbell => "Doorbell",
+            Self::OtherDoorbell => "other Doorbell",
         }
     }
+}
+
+/// Programs that come with this bench, or are named to it.
+pub struct Binaries<'a> {
+    /// Our own bare Pingora.
+    pub bare_pingora: &'a Path,
+    /// Another build of Doorbell.
+    pub other: &'a Path,
 }
 
 /// A running proxy.
@@ -72,23 +83,26 @@ impl Proxy {
     pub fn start(
         kind: Kind,
         folder: &Path,
-        bare_pingora: &Path,
+        binaries: &Binaries<'_>,
         upstream: SocketAddr,
     ) -> anyhow::Result<Self> {
-        if kind == Kind::Doorbell {
-            let apps =
-                format!("[app.bench]\nhosts = [\"{HOST}\"]\nupstream = \"http://{upstream}\"\n");
-            let ours = Doorbell::start(&apps, Core::Measured)?;
-            return Ok(Self { kind, address: ours.address, running: Running::Ours(ours) });
-        }
         let folder = folder.join(kind.name());
         fs::create_dir_all(&folder)?;
         let address = free_address()?;
+        let apps =
+            || format!("[app.bench]\nhosts = [\"{HOST}\"]\nupstream = \"http://{upstream}\"\n");
         let command = match kind {
+            Kind::Doorbell => {
+                return Ok(Self::ours(kind, Doorbell::start(&apps(), Core::Measured)?));
+            }
+            Kind::OtherDoorbell => {
+                let other = Doorbell::start_other(binaries.other, &apps(), Core::Measured)?;
+                return Ok(Self::ours(kind, other));
+            }
             Kind::Nginx => nginx(&folder, &nginx_proxy(address, upstream))?,
             Kind::HaProxy => haproxy(&folder, address, upstream)?,
-            Kind::BarePingora | Kind::Doorbell => {
-                let mut command = Command::new(bare_pingora);
+            Kind::BarePingora => {
+                let mut command = Command::new(binaries.bare_pingora);
                 command.args([address.to_string(), upstream.to_string()]);
                 command
             }
@@ -96,6 +110,10 @@ impl Proxy {
         let mut server = Server::spawn(command, Core::Measured, &folder.join("output"))?;
         server.listens(address)?;
         Ok(Self { kind, address, running: Running::Peer(server) })
+    }
+
+    fn ours(kind: Kind, doorbell: Doorbell) -> Self {
+        Self { kind, address: doorbell.address, running: Running::Ours(doorbell) }
     }
 
     /// Its first process.

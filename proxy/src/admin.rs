@@ -37,6 +37,7 @@ mod apps;
 mod logs;
 mod observers;
 mod operators;
+pub use self::operators::Strangers;
 pub mod status;
 
 /// What handlers work with.
@@ -45,6 +46,8 @@ pub struct Admin {
     pub house: Arc<House>,
     /// Whether requests are served.
     pub ready: AtomicBool,
+    /// Who is no operator.
+    pub strangers: Strangers,
     stop: CancellationToken,
     tasks: TaskTracker,
     /// What is answered on, to hand back to a supervisor that has lost its own.
@@ -60,6 +63,7 @@ impl Admin {
         Self {
             house,
             ready: AtomicBool::new(false),
+            strangers: Strangers::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             sockets: Mutex::default(),
@@ -123,7 +127,8 @@ pub fn serve(admin: &Arc<Admin>, sockets: Vec<(ListenAddr, OwnedFd)>) -> io::Res
                 let listener = UnixListener::from_std(socket.into())?;
                 let (stop, tasks) = (admin.stop.clone(), admin.tasks.clone());
                 let app = for_operators(Arc::clone(admin));
-                admin.tasks.spawn(operators::serve(listener, app, stop, tasks));
+                let strangers = admin.strangers.clone();
+                admin.tasks.spawn(operators::serve(listener, app, strangers, stop, tasks));
             }
             ListenAddr::Tcp(_) => {
                 let listener = TcpListener::from_std(socket.into())?;

@@ -218,17 +218,18 @@ async fn next(
 async fn listen(
     receiver: &mut Receiver<ToControl>,
     house: &Arc<House>,
-    admin: &Admin,
+    admin: &Arc<Admin>,
 ) -> anyhow::Result<End> {
     while let Some((message, with)) = next(receiver).await? {
         match message {
             ToControl::Snapshot(snapshot) => house.link.learn(*snapshot),
             ToControl::Forgotten(app) => house.link.forget(&app),
             ToControl::Answer { wish, answer } => house.link.answered(wish, *answer),
-            ToControl::Proxy { number } => {
+            ToControl::Proxy { number, pid } => {
+                admin.strangers.know(number, pid);
                 let connection = with.into_iter().next().context("no connection came")?;
                 let over = house.scraper.connect(number, UnixStream::from(connection))?;
-                tokio::spawn(settle(Arc::clone(house), number, over));
+                tokio::spawn(settle(Arc::clone(house), Arc::clone(admin), number, over));
             }
             ToControl::Listening(addresses) => house.listens_on(addresses),
             ToControl::Reload => {
@@ -247,9 +248,10 @@ async fn listen(
 }
 
 /// What a proxy counted is kept, also for a control process that comes after this one.
-async fn settle(house: Arc<House>, number: u32, over: impl Future<Output = ()>) {
+async fn settle(house: Arc<House>, admin: Arc<Admin>, number: u32, over: impl Future<Output = ()>) {
     over.await;
     if let Some(figures) = house.scraper.settle(number) {
+        admin.strangers.forget(number);
         keep(&house, &figures);
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 /// What a proxy listens to here: short questions.
 const LIMITS: Limits = Limits { text: 1024, descriptors: 0 };
 /// What it answers may be long, with many apps, and is bounded all the same.
-pub const ANSWER_LIMITS: Limits = Limits { text: 256 * 1024 * 1024, descriptors: 0 };
+pub const ANSWER_LIMITS: Limits = Limits { text: 64 * 1024 * 1024, descriptors: 0 };
 
 /// A question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

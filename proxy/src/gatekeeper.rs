@@ -31,9 +31,12 @@ pub fn begin_anew(shared: &Shared, orders: Vec<GateOrder>) {
             | GateOrder::Shut { .. }
             | GateOrder::AskRetire { .. }
             | GateOrder::Refuse { .. }
-            | GateOrder::Hold { .. } => None,
+            | GateOrder::Hold { .. }
+            | GateOrder::Probe { .. }
+            | GateOrder::EndProbe { .. } => None,
         })
         .collect();
+    shared.probes.end_all();
     for (app, gate) in shared.gates.all() {
         gate.begin_anew(open.get(&app).copied());
     }
@@ -68,6 +71,23 @@ pub fn carry_out(shared: &Shared, order: GateOrder) {
         }
         GateOrder::Refuse { refusal, .. } => gate.refuse(&refusal),
         GateOrder::Hold { .. } => gate.hold(),
+        GateOrder::Probe { .. } | GateOrder::EndProbe { .. } => probe(shared, order),
+    }
+}
+
+/// What is asked whether it is ready need not be served, and have a gate.
+fn probe(shared: &Shared, order: GateOrder) {
+    match order {
+        GateOrder::Probe { app, generation, endpoint, question } => {
+            shared.probes.begin(app, generation, endpoint, *question);
+        }
+        GateOrder::EndProbe { app, generation } => shared.probes.end(&app, generation),
+        GateOrder::Open { .. }
+        | GateOrder::Reopen { .. }
+        | GateOrder::Shut { .. }
+        | GateOrder::AskRetire { .. }
+        | GateOrder::Refuse { .. }
+        | GateOrder::Hold { .. } => {}
     }
 }
 
@@ -80,6 +100,7 @@ fn answer_for_nobody(shared: &Shared, order: GateOrder) {
         GateOrder::AskRetire { app, generation, .. } => {
             shared.gates.answer(GateReport::Retired { app, generation });
         }
+        GateOrder::Probe { .. } | GateOrder::EndProbe { .. } => probe(shared, order),
         GateOrder::Open { .. }
         | GateOrder::Reopen { .. }
         | GateOrder::Refuse { .. }

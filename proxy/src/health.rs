@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{Arc, OnceLock},
-    time::Duration,
 };
 
 use doorbell_config::{
@@ -12,20 +11,15 @@ use doorbell_config::{
     spec::{HealthSpec, HttpProbe, UpstreamServer},
 };
 use futures_util::future::join_all;
-use pingora_core::{
-    connectors::http::Connector, protocols::http::client::HttpSession, upstreams::peer::HttpPeer,
-};
-use pingora_http::RequestHeader;
+use pingora_core::{connectors::TransportConnector, protocols::Stream, upstreams::peer::HttpPeer};
 use tokio::task::JoinHandle;
 
 use crate::{
     app::{App, Table},
     difference::Difference,
+    look::{HttpVersion, look},
     upstreams::{Server, Upstreams},
 };
-
-/// Most bytes of a body that is searched.
-const MOST_BODY: usize = 64 * 1024;
 
 /// The checks that run.
 #[derive(Default)]
@@ -35,7 +29,7 @@ pub struct HealthChecks {
 }
 
 /// One for all checks, made for the first: it holds two stores of trusted certificates.
-type SharedConnector = Arc<OnceLock<Connector>>;
+type SharedConnector = Arc<OnceLock<TransportConnector>>;
 
 struct Check {
     app: Arc<App>,
@@ -93,8 +87,7 @@ async fn check_all(
     host: String,
     connector: SharedConnector,
 ) {
-    let connector = connector.get_or_init(|| Connector::new(None));
-    let version = if app.spec.http2 { HttpVersion::Two } else { HttpVersion::One };
+    let connector = connector.get_or_init(|| TransportConnector::new(None));
     let mut ticks = tokio::time::interval(health.interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -103,7 +96,7 @@ async fn check_all(
             let (upstreams, probe, host) = (&upstreams, &health.probe, &host);
             let app = &app;
             async move {
-                let check = check(connector, upstreams, index, version, probe, host);
+                let check = check(connector, upstreams, index, app.spec.http2, probe, host);
                 let outcome = match tokio::time::timeout(health.timeout, check).await {
                     Ok(outcome) => outcome,
                     Err(_) => Err(format!("no answer within {:?}", health.timeout)),
@@ -136,42 +129,28 @@ fn first_host(app: &App) -> String {
     exact.unwrap_or_else(|| "localhost".to_owned())
 }
 
-/// What is spoken with an app's servers.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum HttpVersion {
-    One,
-    Two,
-}
-
+/// Looks at one server.
 async fn check(
-    connector: &Connector,
+    connector: &TransportConnector,
     upstreams: &Arc<Upstreams>,
     index: usize,
-    version: HttpVersion,
+    http2: bool,
     probe: &HttpProbe,
     host: &str,
 ) -> Result<(), String> {
-    let mut session = connect(connector, upstreams, index, version).await?;
-    let (status, body) = ask(&mut session, probe, host).await.map_err(|error| error.to_string())?;
-    let good = probe.status.map_or((200..400).contains(&status), |wanted| wanted == status);
-    if !good {
-        return Err(format!("status {status}"));
-    }
-    match &probe.body {
-        Some(wanted) if memchr::memmem::find(&body, wanted.as_bytes()).is_none() => {
-            Err("the body does not contain what it should".to_owned())
-        }
-        _ => Ok(()),
-    }
+    let tls = matches!(upstreams.servers()[index].address, UpstreamServer::Https { .. });
+    let stream = connect(connector, upstreams, index, http2).await?;
+    let looked = look(stream, HttpVersion::of(http2, tls), probe, host).await;
+    looked.map_err(|problem| problem.to_string())
 }
 
 /// A connection to a server, at any of its addresses.
 async fn connect(
-    connector: &Connector,
+    connector: &TransportConnector,
     upstreams: &Arc<Upstreams>,
     index: usize,
-    version: HttpVersion,
-) -> Result<HttpSession, String> {
+    http2: bool,
+) -> Result<Stream, String> {
     let server = &upstreams.servers()[index];
     let mut tried = 0;
     loop {
@@ -182,12 +161,11 @@ async fn connect(
             }
         };
         let mut peer = peer(&server.address, address)?;
-        if version == HttpVersion::Two {
-            // One stream per connection: each check makes its own.
+        if http2 {
             peer.options.set_http_version(2, 2);
         }
-        match connector.get_http_session(&peer).await {
-            Ok((session, _)) => return Ok(session),
+        match connector.new_stream(&peer).await {
+            Ok(stream) => return Ok(stream),
             Err(error) => {
                 tried += 1;
                 let has_more = server.addresses() > tried;
@@ -200,45 +178,17 @@ async fn connect(
 }
 
 fn peer(server: &UpstreamServer, address: Option<SocketAddr>) -> Result<HttpPeer, String> {
-    let mut peer = match (server, address) {
+    match (server, address) {
         (UpstreamServer::Https { host, .. }, Some(address)) => {
-            HttpPeer::new(address, true, host.clone())
+            Ok(HttpPeer::new(address, true, host.clone()))
         }
         (UpstreamServer::Http { .. }, Some(address)) => {
-            HttpPeer::new(address, false, String::new())
+            Ok(HttpPeer::new(address, false, String::new()))
         }
         (UpstreamServer::Unix(path), _) => {
             HttpPeer::new_uds(&path.to_string_lossy(), false, String::new())
-                .map_err(|error| error.to_string())?
+                .map_err(|error| error.to_string())
         }
-        (_, None) => return Err("no address".to_owned()),
-    };
-    peer.options.idle_timeout = Some(Duration::from_secs(1));
-    Ok(peer)
-}
-
-async fn ask(
-    session: &mut HttpSession,
-    probe: &HttpProbe,
-    host: &str,
-) -> pingora_error::Result<(u16, Vec<u8>)> {
-    let mut request = RequestHeader::build("GET", probe.path.as_bytes(), Some(4))?;
-    request.insert_header("host", host)?;
-    request.insert_header("user-agent", concat!("doorbell/", env!("CARGO_PKG_VERSION")))?;
-    if matches!(session, HttpSession::H1(_)) {
-        request.insert_header("connection", "close")?;
+        (_, None) => Err("no address".to_owned()),
     }
-    session.write_request_header(Box::new(request)).await?;
-    session.finish_request_body().await?;
-    session.read_response_header().await?;
-    let status = session.response_header().map_or(0, |response| response.status.as_u16());
-    let mut body = Vec::new();
-    if probe.body.is_some() {
-        while body.len() < MOST_BODY {
-            let Some(bytes) = session.read_response_body().await? else { break };
-            body.extend_from_slice(&bytes);
-        }
-    }
-    session.shutdown().await;
-    Ok((status, body))
 }

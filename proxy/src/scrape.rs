@@ -69,7 +69,13 @@ impl Scraper {
         connection: UnixStream,
     ) -> std::io::Result<impl Future<Output = ()> + Send + use<>> {
         let (sender, receiver) = wire::open::<Told>(connection, ANSWER_LIMITS)?;
-        let (asked, last) = (Arc::default(), Arc::default());
+        let asked = Arc::default();
+        // It is there after all: what it said before stands until it says more.
+        let mut last = lock(&self.gone).proxies.remove(&number);
+        if let Some(before) = self.lines().get(&number) {
+            last = Some(lock(&before.last).clone());
+        }
+        let last = Arc::new(Mutex::new(last.unwrap_or_default()));
         let over = CancellationToken::new();
         let (to, done) = ((Arc::clone(&asked), Arc::clone(&last)), over.clone().drop_guard());
         tokio::spawn(async move {
@@ -78,8 +84,6 @@ impl Scraper {
         });
         let ended = over.clone();
         self.lines().insert(number, Line { sender, asked, last, over });
-        // It is there after all.
-        lock(&self.gone).proxies.remove(&number);
         Ok(ended.cancelled_owned())
     }
 
@@ -156,7 +160,8 @@ async fn hear(
 ) {
     loop {
         match receiver.next().await {
-            Ok(Some((told, _))) => {
+            Ok(Some((mut told, _))) => {
+                told.figures.keep_within_bounds();
                 *lock(&last) = told.figures;
                 if let Some(done) = told.number.and_then(|number| lock(&asked).remove(&number)) {
                     // Whoever asked may have left.

@@ -19,6 +19,7 @@ use doorbell_supervisor::{
     hub::{self, HubOptions, Launcher, Processes, Successor, User},
     protocol::Role,
     reception::settings_that_held,
+    wire::MOST_DESCRIPTORS,
 };
 use tokio::runtime::Runtime;
 
@@ -60,6 +61,7 @@ pub enum Beginning {
 /// Why Doorbell cannot start; or that it could not end cleanly.
 pub fn serve(config_path: PathBuf, split: Split, beginning: &Beginning) -> anyhow::Result<()> {
     let server = settings(&config_path, beginning)?;
+    hub::hold_signals().context("cannot hold signals back")?;
     logging::start(&server.log)?;
     allocator::purge_in_background();
     let options = options(config_path, server, split, beginning)?;
@@ -144,7 +146,9 @@ fn options(
         }),
         Split::OneProcess => tasks(config_path),
     };
+    // Sockets of a listener, one for each worker, travel in one message.
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let workers = workers.min(MOST_DESCRIPTORS);
     let is_upgraded = *beginning != Beginning::Fresh;
     let successor = Some(successor);
     Ok(HubOptions { supervisor, server, launcher, workers, successor, is_upgraded })

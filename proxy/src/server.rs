@@ -29,11 +29,14 @@ use crate::{
     access_log::{AccessLog, LogSink},
     app::{Gates, Table},
     difference::Difference,
-    figures_desk, gatekeeper,
+    figures_desk,
+    gate::ReportSink,
+    gatekeeper,
     health::HealthChecks,
     listener::Socket,
     logging,
     metrics::{AppMetrics, ServerMetrics},
+    readiness::Probes,
     shared::Shared,
     worker::{Endings, Order, Worker},
 };
@@ -429,10 +432,11 @@ fn tell(line: &Line, message: &FromProxy) {
 
 fn shared(server: ServerSpec, line: Line) -> Shared {
     let held = server.limits.held_requests;
-    let sink = Arc::new(move |report| tell(&line, &FromProxy::Report(report)));
+    let sink: ReportSink = Arc::new(move |report| tell(&line, &FromProxy::Report(report)));
     Shared {
         table: ArcSwap::from_pointee(Table::empty(server)),
-        gates: Gates::new(held, sink),
+        gates: Gates::new(held, Arc::clone(&sink)),
+        probes: Probes::new(sink),
         metrics: Arc::new(ServerMetrics::default()),
         other: Arc::new(AppMetrics::default()),
         access_log: ArcSwapOption::empty(),

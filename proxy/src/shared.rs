@@ -12,6 +12,7 @@ use crate::{
     answer::Reply,
     app::{Gates, Table},
     metrics::{AppMetrics, RequestFigures, ServerMetrics},
+    readiness::Probes,
     transport::ConnFacts,
 };
 
@@ -25,6 +26,8 @@ pub struct Shared {
     pub table: ArcSwap<Table>,
     /// Where they get leases.
     pub gates: Gates,
+    /// Instances that are asked whether they are ready.
+    pub probes: Probes,
     /// Figures of Doorbell as a whole.
     pub metrics: Arc<ServerMetrics>,
     /// Figures of requests that belong to no app.

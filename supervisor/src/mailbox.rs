@@ -3,7 +3,7 @@
 //!
 //! Its bound is the gates' protocol: a gate reports `Wanted` once until it is answered, and answers
 //! each order once, so a few reports per app can wait here. Only `Unreachable` may come for every
-//! failed request; it is a hint, and dropped beyond [`HINTS`].
+//! failed request, and `NotAnswered` for every try; they are hints, and dropped beyond [`HINTS`].
 
 use std::{
     collections::VecDeque,
@@ -27,7 +27,7 @@ impl Mailbox {
     pub(crate) fn post(&self, report: GateReport) {
         {
             let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
-            if matches!(report, GateReport::Unreachable { .. }) && reports.len() >= HINTS {
+            if is_hint(&report) && reports.len() >= HINTS {
                 return;
             }
             reports.push_back(report);
@@ -45,6 +45,17 @@ impl Mailbox {
             }
             self.bell.notified().await;
         }
+    }
+}
+
+fn is_hint(report: &GateReport) -> bool {
+    match report {
+        GateReport::Unreachable { .. } | GateReport::NotAnswered { .. } => true,
+        GateReport::Wanted { .. }
+        | GateReport::Retired { .. }
+        | GateReport::Busy { .. }
+        | GateReport::Drained { .. }
+        | GateReport::Answered { .. } => false,
     }
 }
 

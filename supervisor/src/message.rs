@@ -9,7 +9,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use doorbell_config::{
     name::AppId,
-    spec::{AppSpec, StartMode},
+    spec::{AppSpec, HttpProbe, StartMode},
 };
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +108,25 @@ pub enum GateOrder {
         /// The app.
         app: AppId,
     },
+    /// Ask this instance until it answers as wanted, and report [`GateReport::Answered`]: it is not
+    /// open yet. The supervisor speaks no HTTP.
+    Probe {
+        /// The app.
+        app: AppId,
+        /// The instance.
+        generation: Generation,
+        /// Where it listens.
+        endpoint: Endpoint,
+        /// What it is asked.
+        question: Box<Question>,
+    },
+    /// Ask it no more.
+    EndProbe {
+        /// The app.
+        app: AppId,
+        /// The instance.
+        generation: Generation,
+    },
 }
 
 impl GateOrder {
@@ -120,9 +139,22 @@ impl GateOrder {
             | Self::Shut { app, .. }
             | Self::AskRetire { app, .. }
             | Self::Refuse { app, .. }
-            | Self::Hold { app } => app,
+            | Self::Hold { app }
+            | Self::Probe { app, .. }
+            | Self::EndProbe { app, .. } => app,
         }
     }
+}
+
+/// What an instance is asked over HTTP, and what it has to answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// What is asked for, and the answer that is wanted.
+    pub probe: HttpProbe,
+    /// `Host` of the request.
+    pub host: String,
+    /// Whether it is spoken to in HTTP/2, with prior knowledge (RFC 9113 section 3.3).
+    pub http2: bool,
 }
 
 /// From the gates to the supervisor.
@@ -164,6 +196,22 @@ pub enum GateReport {
         /// The instance.
         generation: Generation,
     },
+    /// The instance answered as wanted what it was asked.
+    Answered {
+        /// The app.
+        app: AppId,
+        /// The instance.
+        generation: Generation,
+    },
+    /// It does not yet. Told when the words change.
+    NotAnswered {
+        /// The app.
+        app: AppId,
+        /// The instance.
+        generation: Generation,
+        /// What came instead, for operators.
+        words: String,
+    },
 }
 
 impl GateReport {
@@ -175,7 +223,9 @@ impl GateReport {
             | Self::Retired { app, .. }
             | Self::Busy { app, .. }
             | Self::Drained { app, .. }
-            | Self::Unreachable { app, .. } => app,
+            | Self::Unreachable { app, .. }
+            | Self::Answered { app, .. }
+            | Self::NotAnswered { app, .. } => app,
         }
     }
 }

@@ -195,6 +195,9 @@ pub enum ToControl {
     Proxy {
         /// Its number.
         number: u32,
+        /// Its process, which is no operator; `None` if it is ours.
+        #[serde(default)]
+        pid: Option<u32>,
     },
     /// Addresses listened on now.
     Listening(Vec<ListenAddr>),

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use crate::{
-    driver::{Process, has_threads, share_socket},
+    driver::{Process, boot, has_threads, share_socket},
     protocol::{Listening, Role},
 };
 
@@ -38,7 +38,7 @@ const PACE: Duration = Duration::from_millis(20);
 const WITHOUT_FOLDER: u32 = 250;
 
 /// A role that runs, as the next supervisor is to know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     /// What it is.
     pub role: Role,
@@ -48,6 +48,9 @@ pub struct Known {
     pub pid: u32,
     /// When it began, in clock ticks since boot.
     pub began: u64,
+    /// The kernel's run, so that pids of before a reboot are nobody's.
+    #[serde(default)]
+    pub boot: Option<String>,
     /// Whether it was told to end, and only finishes what it has.
     #[serde(default)]
     pub is_draining: bool,
@@ -71,13 +74,15 @@ impl Known {
     /// A role that was just started; `None` if it has ended.
     pub(crate) fn of(role: Role, number: u32, pid: u32) -> Option<Self> {
         let began = Process::read(pid)?.began;
-        Some(Self { role, number, pid, began, is_draining: false })
+        Some(Self { role, number, pid, began, boot: boot().ok(), is_draining: false })
     }
 
     /// Whether anything of it still runs, and holds its sockets.
     pub(crate) fn lives(&self) -> bool {
+        let is_of_this_boot = self.boot.is_none() || self.boot == boot().ok();
         let process = Process::read(self.pid).filter(|process| process.began == self.began);
-        process.is_some_and(|process| !process.is_zombie || has_threads(self.pid))
+        is_of_this_boot
+            && process.is_some_and(|process| !process.is_zombie || has_threads(self.pid))
     }
 }
 
@@ -243,8 +248,9 @@ mod tests {
         let reception = Reception::new(folder.path());
         assert_eq!(reception.known(), (Vec::new(), 0));
         let me = Known::of(Role::Proxy, 7, std::process::id()).unwrap();
-        let reused = Known { began: me.began + 1, number: 9, ..me };
-        reception.note(&[me, reused]).unwrap();
+        let reused = Known { began: me.began + 1, number: 9, ..me.clone() };
+        let before = Known { boot: Some("of another day".into()), number: 8, ..me };
+        reception.note(&[me.clone(), reused, before]).unwrap();
         assert_eq!(reception.known(), (vec![me], 9));
         fs::write(folder.path().join(LIST), "[{").unwrap();
         assert_eq!(reception.known(), (Vec::new(), 0));

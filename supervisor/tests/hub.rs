@@ -106,8 +106,13 @@ impl Scene {
 
     /// The next proxy that the hub starts.
     async fn proxy(&mut self) -> Peer<ToProxy> {
-        let came = timeout(PATIENCE, self.proxies.recv()).await.expect("a proxy is started");
-        let (sender, receiver) = wire::open(came.unwrap(), TRUSTED_LIMITS).unwrap();
+        timeout(PATIENCE, self.come()).await.expect("a proxy is started")
+    }
+
+    /// The next one, whenever it comes.
+    async fn come(&mut self) -> Peer<ToProxy> {
+        let came = self.proxies.recv().await.expect("a proxy is started");
+        let (sender, receiver) = wire::open(came, TRUSTED_LIMITS).unwrap();
         Peer { sender, receiver }
     }
 
@@ -231,5 +236,23 @@ async fn reports_that_nobody_asked_for_start_nothing_and_fill_nothing() {
             break;
         }
     }
+    assert!(!scene.hub.is_finished());
+}
+
+/// Time is not what it takes here: it goes on when nobody has anything to do.
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_hangs_is_replaced() {
+    let mut scene = Scene::start();
+    drop(scene.good_proxy().await);
+    // One that does not say who it is, and one that does and then takes nothing over.
+    let silent = scene.come().await;
+    let mut idle = scene.come().await;
+    idle.introduce();
+    idle.until_applied().await;
+    let next = scene.come().await;
+    for mut hung in [silent, idle] {
+        while hung.receiver.next().await.is_ok_and(|message| message.is_some()) {}
+    }
+    next.introduce();
     assert!(!scene.hub.is_finished());
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::TcpStream,
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,7 @@ use doorbell_tests::{
 };
 use rustix::process::Signal;
 
-use crate::{crowd::Crowd, node, reloading::Load};
+use crate::{crowd::Crowd, node, python, reloading::Load};
 
 /// Lines that an app has noted at its starts.
 fn starts(d: &Doorbell) -> usize {
@@ -42,6 +43,25 @@ fn a_killed_proxy_costs_only_the_connections_that_it_held() {
     figures.only_held();
     assert!(figures.held <= 8 * kills.len(), "{figures}");
     assert_eq!((d.get("app.test", "/pid").text(), starts(&d)), (pid, 1));
+}
+
+#[test]
+fn an_app_that_starts_becomes_ready_though_the_proxy_that_asks_it_is_killed() {
+    let port = free_port();
+    let more = format!(
+        "port = {port}\nenv = {{ WARM_AFTER = \"2\" }}\nready = {{ http = \"/healthz\", status = 200 }}"
+    );
+    let d = Doorbell::with(&python("app", "", &more));
+    let proxy = d.proxy_pid();
+    std::thread::scope(|scope| {
+        let start = scope.spawn(|| d.ok(&["start", "app"]));
+        eventually("it listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        assert_eq!(d.state("app"), "starting");
+        kill(proxy);
+        start.join().expect("it starts");
+    });
+    assert_ne!(d.proxy_pid(), proxy);
+    assert_eq!((d.get("app.test", "/").status, d.starts("app")), (200, 1));
 }
 
 #[test]

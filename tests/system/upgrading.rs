@@ -1,6 +1,6 @@
 //! Another binary takes over: nobody notices, and one that does not come up changes nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use doorbell_tests::{Doorbell, Role, Setup, WebSocket, eventually, get};
 
@@ -72,6 +72,17 @@ fn a_signal_upgrades_too() {
     d.wait_for_successor(Role::Proxy, proxy);
     eventually("the new version is ready", || d.log().matches(" ready version").count() == 2);
     assert_eq!(d.get("app.test", "/").status, 200);
+}
+
+#[test]
+fn a_shutdown_is_heard_at_any_moment_of_an_upgrade() {
+    for moment in (0..400).step_by(50).map(Duration::from_millis) {
+        let d = start("");
+        d.signal(rustix::process::Signal::USR2);
+        let since = Instant::now();
+        eventually("the moment has come", || since.elapsed() >= moment);
+        d.stop();
+    }
 }
 
 #[test]

@@ -8,6 +8,19 @@ use std::collections::BTreeMap;
 use doorbell_config::name::AppId;
 use serde::{Deserialize, Serialize};
 
+use super::{METHODS, PHASES, REQUEST_BUCKETS, START_BUCKETS};
+
+/// Statuses end before this (RFC 9110 section 15).
+const MOST_STATUS: usize = 600;
+/// Counts of one app: a method and a status each.
+const MOST_COUNTS: usize = METHODS.len() * (MOST_STATUS - 100);
+const MOST_PHASES: usize = PHASES.len();
+const MOST_BUCKETS: usize = if REQUEST_BUCKETS.len() > START_BUCKETS.len() {
+    REQUEST_BUCKETS.len()
+} else {
+    START_BUCKETS.len()
+} + 1;
+
 /// All that a proxy counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Figures {
@@ -90,6 +103,20 @@ impl Figures {
         }
     }
 
+    /// Cuts what no proxy of ours says: it comes from a process that faces the internet.
+    pub fn keep_within_bounds(&mut self) {
+        for app in self.apps.values_mut().chain([&mut self.other]) {
+            app.starts.truncate(MOST_PHASES);
+            app.starts.iter_mut().for_each(HistogramFigures::keep_within_bounds);
+            if let Some(traffic) = &mut app.traffic {
+                traffic.duration.keep_within_bounds();
+                traffic.counts.truncate(MOST_COUNTS);
+                let is_real = |one: &Count| one.method < METHODS.len() && one.status < MOST_STATUS;
+                traffic.counts.retain(is_real);
+            }
+        }
+    }
+
     /// What is left of them when the proxy is gone: counts, and nothing that is now.
     pub fn settle(&mut self) {
         self.server.connections = 0;
@@ -150,6 +177,10 @@ impl TrafficFigures {
 }
 
 impl HistogramFigures {
+    fn keep_within_bounds(&mut self) {
+        self.buckets.truncate(MOST_BUCKETS);
+    }
+
     fn add(&mut self, other: &Self) {
         add_each(&mut self.buckets, &other.buckets, |one, other| {
             *one = one.saturating_add(*other);
@@ -215,6 +246,26 @@ mod tests {
         assert_eq!((gone.server.connections, gone.server.accepted), (0, 4));
         let app = gone.apps.values().next().unwrap();
         assert_eq!((app.held, app.in_flight(), app.requests()), (0, 0, 6));
+    }
+
+    #[test]
+    fn what_no_proxy_says_is_cut() {
+        let mut good = figures(4);
+        good.keep_within_bounds();
+        assert_eq!(good, figures(4));
+        let mut bad = figures(4);
+        let traffic = bad.other.traffic.as_mut().unwrap();
+        traffic.counts.push(Count { method: usize::MAX, status: 200, count: 1 });
+        traffic.counts.push(Count { method: 0, status: usize::MAX, count: 1 });
+        traffic.counts.extend(vec![traffic.counts[0]; 1_000_000]);
+        traffic.duration.buckets.resize(1_000_000, 1);
+        bad.other.starts.resize(1_000_000, HistogramFigures::default());
+        bad.keep_within_bounds();
+        let traffic = bad.other.traffic.unwrap();
+        assert!(traffic.counts.len() <= MOST_COUNTS);
+        assert!(traffic.counts.iter().all(|one| one.method < 8 && one.status < 600));
+        assert_eq!(traffic.duration.buckets.len(), MOST_BUCKETS);
+        assert_eq!(bad.other.starts.len(), MOST_PHASES);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::Desk;
 use crate::{
     driver::{Note, Report},
     lifecycle::{Event, Failure, GateEvent, InstanceEvent, State, Successor},
-    message::{GateReport, Generation},
+    message::{GateOrder, GateReport, Generation},
 };
 
 impl Desk {
@@ -29,6 +29,10 @@ impl Desk {
                 }
                 self.publish(&app);
             }
+            Note::Probe(endpoint, question) => {
+                self.order(GateOrder::Probe { app, generation, endpoint, question });
+            }
+            Note::EndProbe => self.order(GateOrder::EndProbe { app, generation }),
             Note::Gone => self.gone(&app, generation),
         }
     }
@@ -99,8 +103,21 @@ impl Desk {
             GateReport::Unreachable { app, generation } => {
                 (app, generation, GateEvent::Unreachable)
             }
+            GateReport::Answered { app, generation } => {
+                return self.probed(&app, generation, Ok(()));
+            }
+            GateReport::NotAnswered { app, generation, words } => {
+                return self.probed(&app, generation, Err(words));
+            }
         };
         self.play(&app, Event::Gate(generation, event));
+    }
+
+    /// An instance was asked whether it is ready.
+    fn probed(&self, app: &AppId, generation: Generation, outcome: Result<(), String>) {
+        if let Some(instance) = self.apps.get(app).and_then(|app| app.instance(generation)) {
+            instance.handle.probed(outcome);
+        }
     }
 
     /// Somebody waits at a gate that the desk may know nothing of, or think open.
@@ -123,7 +140,7 @@ impl Desk {
     fn reopen_upstream(&mut self, id: &AppId, generation: Generation) {
         let endpoint = crate::message::Endpoint::Upstream;
         let app = id.clone();
-        self.order(crate::message::GateOrder::Open { app, generation, endpoint, started: None });
+        self.order(GateOrder::Open { app, generation, endpoint, started: None });
     }
 }
 

@@ -54,6 +54,8 @@ const INSPECT_SELDOM: Duration = Duration::from_secs(300);
 pub(super) struct Wires {
     pub(super) inbox: channel::Receiver<Order>,
     pub(super) check: Arc<Notify>,
+    /// It was asked whether it is ready, and is.
+    pub(super) answered: Arc<Notify>,
     pub(super) witness: Arc<Witness>,
     pub(super) reports: mpsc::Sender<Report>,
 }
@@ -75,6 +77,14 @@ enum SpawnError {
 struct End {
     failure: Failure,
     reason: String,
+}
+
+/// Why an instance did not become ready.
+enum Unready {
+    /// It is to end.
+    Ordered(Order),
+    /// It has.
+    Ended(End),
 }
 
 /// A spawned instance.
@@ -200,24 +210,35 @@ impl Instance {
         // Dropping the losers loses nothing: a death can be asked for again, an order stays.
         let outcome = tokio::select! {
             biased;
-            order = ordered(&mut inbox) => return Err(order),
-            end = self.ended(None) => Err(end),
-            ready = self.ready() => ready,
+            order = ordered(&mut inbox) => Err(Unready::Ordered(order)),
+            end = self.ended(None) => Err(Unready::Ended(end)),
+            ready = self.ready() => ready.map_err(Unready::Ended),
         };
         match outcome {
             Ok((endpoint, times)) => {
                 self.started = None;
-                self.driver.let_connect(&endpoint);
                 self.tell(Note::Ready { endpoint: endpoint.clone(), times }).await;
                 self.record.ready = Some((endpoint.clone(), times));
                 self.note_phase(Phase::Ready).await;
                 Ok(endpoint)
             }
-            Err(end) => {
-                self.tell_end(end, "before it was ready").await;
-                Err(Order::Stop(self.stop))
+            Err(why) => {
+                if self.is_asked_over_http() {
+                    self.tell(Note::EndProbe).await;
+                }
+                match why {
+                    Unready::Ordered(order) => Err(order),
+                    Unready::Ended(end) => {
+                        self.tell_end(end, "before it was ready").await;
+                        Err(Order::Stop(self.stop))
+                    }
+                }
             }
         }
+    }
+
+    fn is_asked_over_http(&self) -> bool {
+        self.job.process().is_ok_and(|process| matches!(process.ready.probe, Probe::Http(_)))
     }
 
     /// Writes down how far it is.

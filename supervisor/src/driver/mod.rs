@@ -51,16 +51,16 @@ pub(crate) use self::{
     endpoint::{create_private, share_folder, share_socket},
     leftover::Leftovers,
     procfs::{Process, Scanner, has_threads},
-    record::Phase,
+    record::{Phase, boot},
     root::{Exit, Root},
-    sys::let_signals_in,
+    sys::{SIGNAL_INFO, hold_signals, signal_descriptor},
     usage::Meter,
     watch::any_gone,
 };
 use self::{endpoint::Ports, tree::Tree};
 use crate::{
     lifecycle::Failure,
-    message::{Endpoint, Generation, StartTimes},
+    message::{Endpoint, Generation, Question, StartTimes},
     output::{Logs, Tail},
     probe::{LastLook, Pace},
 };
@@ -121,6 +121,10 @@ pub(crate) enum Note {
     },
     /// Something an operator should know.
     Warning(String),
+    /// It listens here, and is to be asked whether it is ready.
+    Probe(Endpoint, Box<Question>),
+    /// It is to be asked no more.
+    EndProbe,
     Gone,
 }
 
@@ -137,6 +141,7 @@ pub(crate) struct Report {
 pub(crate) struct Handle {
     orders: channel::Sender<Order>,
     check: Arc<Notify>,
+    answered: Arc<Notify>,
     witness: Arc<Witness>,
 }
 
@@ -258,9 +263,16 @@ impl Handle {
     fn new(reports: mpsc::Sender<Report>) -> (Self, instance::Wires) {
         let (orders, inbox) = channel::channel(Order::Run);
         let check = Arc::new(Notify::new());
+        let answered = Arc::new(Notify::new());
         let witness = Arc::new(Witness::default());
-        let handle = Self { orders, check: check.clone(), witness: witness.clone() };
-        (handle, instance::Wires { inbox, check, witness, reports })
+        let wires = instance::Wires {
+            inbox,
+            check: check.clone(),
+            answered: answered.clone(),
+            witness: witness.clone(),
+            reports,
+        };
+        (Self { orders, check, answered, witness }, wires)
     }
 
     pub(crate) fn stop(&self, spec: StopSpec) {
@@ -280,6 +292,14 @@ impl Handle {
     /// Asks it to see whether it still listens.
     pub(crate) fn check(&self) {
         self.check.notify_one();
+    }
+
+    /// Tells it what came of asking whether it is ready.
+    pub(crate) fn probed(&self, outcome: Result<(), String>) {
+        match outcome {
+            Ok(()) => self.answered.notify_one(),
+            Err(words) => self.witness.last_look.set(words),
+        }
     }
 
     /// Its last lines of output.

@@ -6,10 +6,10 @@ use doorbell_config::{
 };
 use tokio::time::Instant;
 
-use super::{End, Instance, times};
+use super::{End, Instance, Note, times};
 use crate::{
-    message::{Endpoint, StartTimes},
-    probe::{self, HttpVersion, LastLook, Started},
+    message::{Endpoint, Question, StartTimes},
+    probe::{self, LastLook, Started},
 };
 
 impl Instance {
@@ -19,34 +19,30 @@ impl Instance {
         // Held from the spawn until the instance is ready.
         let Some(started) = &self.started else { return std::future::pending().await };
         match &process.ready.probe {
-            Probe::SocketActivation => Ok(self.ready_at(self.spawned_at, Instant::now(), None)),
+            Probe::SocketActivation => {
+                Ok(self.ready_at(self.place.endpoint.clone(), self.spawned_at))
+            }
             Probe::Notify => {
                 self.until_notified().await?;
-                let now = Instant::now();
-                Ok(self.ready_at(now, now, None))
+                Ok(self.ready_at(self.place.endpoint.clone(), Instant::now()))
             }
             Probe::Connect => {
                 let found = self.until_ours_listens(started).await?;
-                let now = Instant::now();
-                Ok(self.ready_at(now, now, Some(found)))
+                Ok(self.ready_at(found, Instant::now()))
             }
             Probe::Http(http) => {
                 let found = self.until_ours_listens(started).await?;
                 let listens = Instant::now();
-                self.until_answered(&found, http, started).await;
-                Ok(self.ready_at(listens, Instant::now(), Some(found)))
+                self.until_answered(&found, http).await;
+                Ok(self.ready_at(found, listens))
             }
         }
     }
 
-    fn ready_at(
-        &self,
-        listens: Instant,
-        ready: Instant,
-        found: Option<Endpoint>,
-    ) -> (Endpoint, StartTimes) {
-        let endpoint = found.unwrap_or_else(|| self.place.endpoint.clone());
-        (endpoint, times(&self.job, self.spawned_at, listens, ready))
+    /// Ready now, and listening since then.
+    fn ready_at(&self, endpoint: Endpoint, listens: Instant) -> (Endpoint, StartTimes) {
+        self.driver.let_connect(&endpoint);
+        (endpoint, times(&self.job, self.spawned_at, listens, Instant::now()))
     }
 
     async fn until_ours_listens(&self, started: &Started) -> Result<Endpoint, End> {
@@ -55,11 +51,15 @@ impl Instance {
         Ok(found)
     }
 
-    async fn until_answered(&self, found: &Endpoint, http: &HttpProbe, started: &Started) {
+    /// Has it asked by a proxy: who faces apps is not to be us.
+    async fn until_answered(&self, found: &Endpoint, http: &HttpProbe) {
         let app = &self.job.app;
-        let host = http.host.as_deref().unwrap_or_else(|| default_host(app));
-        let version = if app.http2 { HttpVersion::Two } else { HttpVersion::One };
-        probe::until_answered(found, version, http, host, started, self.last_look()).await;
+        let host = http.host.as_deref().unwrap_or_else(|| default_host(app)).to_owned();
+        let question = Question { probe: http.clone(), host, http2: app.http2 };
+        self.last_look().set(format!("GET {}: not asked yet", http.path));
+        self.driver.let_connect(found);
+        self.tell(Note::Probe(found.clone(), Box::new(question))).await;
+        self.wires.answered.notified().await;
     }
 
     /// Waits for `READY=1` from one of the instance's own processes.

@@ -123,6 +123,6 @@ impl Record {
 }
 
 /// The kernel's run.
-fn boot() -> io::Result<String> {
+pub(crate) fn boot() -> io::Result<String> {
     Ok(fs::read_to_string(BOOT_ID)?.trim().to_owned())
 }

@@ -13,7 +13,7 @@ use std::{
     fs::File,
     io, mem,
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     ptr,
@@ -30,6 +30,8 @@ const LISTEN_PID: &[u8] = b"LISTEN_PID=0000000000";
 const DIGITS_AT: usize = 11;
 /// Stack of the child until it executes: far more than its few calls need.
 const STACK: usize = 64 * 1024;
+/// Bytes that tell of one signal, signalfd(2).
+pub(crate) const SIGNAL_INFO: usize = size_of::<libc::signalfd_siginfo>();
 /// Signals there are, and one.
 const SIGNALS: c_int = 65;
 
@@ -101,7 +103,7 @@ pub(super) fn spawn(launch: &Launch, legacy: Legacy) -> io::Result<Pid> {
 }
 
 /// Becomes another program, with `input` as its standard input; returns only if that fails. Signals
-/// that come meanwhile wait until the new program has handlers for them ([`let_signals_in`]).
+/// that come meanwhile wait until the new program lets them in ([`hold_signals`]).
 pub(super) fn execute(
     program: &OsStr,
     arguments: &[OsString],
@@ -134,13 +136,40 @@ pub(super) fn execute(
     }
 }
 
-/// Lets signals in that waited for this program to have handlers. Threads that exist are not affected.
-pub(crate) fn let_signals_in() {
+/// Blocks these signals and no others, in this thread and those that it starts from here on.
+pub(crate) fn hold_signals(signals: &[c_int]) -> io::Result<()> {
+    let mask = mask(signals);
     // SAFETY: a mask on the stack.
+    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask, ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// Where signals that are blocked can be read, in pieces of [`SIGNAL_INFO`] bytes.
+pub(crate) fn signal_descriptor(signals: &[c_int]) -> io::Result<AsyncFd<OwnedFd>> {
+    let mask = mask(signals);
+    // SAFETY: a mask on the stack. What signalfd gives is a new descriptor, which is ours alone.
+    let descriptor = unsafe {
+        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+        let descriptor = libc::signalfd(-1, &raw const mask, flags);
+        if descriptor < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(descriptor)
+    };
+    watch(descriptor)
+}
+
+fn mask(signals: &[c_int]) -> libc::sigset_t {
+    // SAFETY: a mask on the stack; sigaddset refuses what is no signal.
     unsafe {
-        let mut none = mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+        let mut mask = mem::zeroed();
+        libc::sigemptyset(&raw mut mask);
+        for signal in signals {
+            libc::sigaddset(&raw mut mask, *signal);
+        }
+        mask
     }
 }
 

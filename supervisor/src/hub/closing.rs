@@ -5,17 +5,15 @@ use std::{fs, time::Duration};
 use doorbell_config::spec::ListenAddr;
 use tokio::time::Instant;
 
-use super::{Event, Hub, launch::Fate, proxies::Stage};
+use super::{Event, Hub, launch::Fate, overdue};
 use crate::{
-    protocol::{Drain, ToControl, ToProxy},
+    protocol::{Drain, ToControl},
     service_notify,
     supervisor::ShutdownReport,
 };
 
 /// Time for stopping apps whatever their own grace, after running requests had theirs.
 const STOP_APPS: Duration = Duration::from_secs(20);
-/// Time that a proxy has beyond the one it gives its clients: the last lines of its log.
-const LAST_LINES: Duration = Duration::from_secs(8);
 /// Time for the control process's last answers.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 
@@ -54,6 +52,7 @@ impl Hub {
         let limit = self.server.as_ref().unwrap_or(&self.options.server).timeouts.shutdown;
         tracing::info!(?limit, "shutting down: no new connections, running requests finish");
         service_notify::say("STOPPING=1");
+        self.upgrade_failed("doorbell shuts down");
         self.office.tell(&ToControl::Closing);
         self.expect_nobody();
         self.listeners.drain(..).for_each(|listener| listener.forget_file());
@@ -62,12 +61,11 @@ impl Hub {
     }
 
     fn drain(&mut self, limit: Duration) {
-        let deadline = Instant::now() + limit.min(Duration::from_secs(24 * 3600)) + LAST_LINES;
+        let deadline = overdue::end_of(limit);
         self.closing = Some(Closing { phase: Phase::Draining, deadline });
         for proxy in self.proxies.values_mut() {
             if proxy.takes_part() {
-                proxy.stage = Stage::Draining;
-                proxy.peer.tell(&ToProxy::Drain { limit, manner: Drain::ForGood });
+                proxy.drain(limit, Drain::ForGood);
             } else {
                 proxy.peer.runner.tell(Fate::Die);
             }

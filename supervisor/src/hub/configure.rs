@@ -291,7 +291,7 @@ impl Hub {
     }
 
     fn tell_proxies(
-        &self,
+        &mut self,
         proxies: &BTreeSet<Number>,
         wanted: &Wanted,
         opened: &Opened,
@@ -303,21 +303,22 @@ impl Hub {
         let served: Vec<_> = served.map(without_program).collect();
         let (server, gone) = (wanted.server.clone(), wanted.unserved());
         let apply = Apply { turn, server, is_whole: false, gone, ignore };
-        let apply = ToProxy::Apply(Box::new(apply));
-        for peer in proxies.iter().filter_map(|number| Some(&self.proxies.get(number)?.peer)) {
+        for (number, proxy) in &mut self.proxies {
+            if !proxies.contains(number) {
+                continue;
+            }
+            let peer = &proxy.peer;
             for apps in served.chunks(APPS_AT_ONCE) {
                 peer.tell(&ToProxy::Apps(apps.to_vec()));
             }
-            let number = peer.number;
-            let is_leaving = self.proxies.get(&number).is_none_or(|proxy| proxy.is_leaving());
-            for listener in opened.listeners.iter().filter(|_| !is_leaving) {
+            for listener in opened.listeners.iter().filter(|_| !proxy.is_leaving()) {
                 let listen = ToProxy::Listen(listener.listening.clone());
                 peer.tell_with(&listen, listener.sockets.clone());
             }
             if log_changed {
                 self.access_log.tell(peer);
             }
-            peer.tell(&apply);
+            proxy.apply(apply.clone());
         }
     }
 
@@ -344,6 +345,25 @@ impl Hub {
         self.answer(control, wish, answer);
         if self.is_first_start() && self.closing.is_none() && error != ConfigureError::Anew {
             self.fail_unless_survived(HubError::Configure(error));
+        }
+    }
+
+    /// Sees to it that what is handed on listens: a proxy that was taken over may have shut it down.
+    pub(super) fn revive_listeners(&mut self) {
+        let mut is_changed = false;
+        for Listener { listening, sockets } in &mut self.listeners {
+            let address = &listening.address;
+            match sockets::revive(address, sockets) {
+                Ok(false) => {}
+                Ok(true) => {
+                    is_changed = true;
+                    tracing::error!(%address, "was shut down by a proxy, and is listened on again");
+                }
+                Err(error) => tracing::error!(%address, %error, "cannot be listened on any more"),
+            }
+        }
+        if is_changed {
+            self.note_listeners();
         }
     }
 

@@ -5,13 +5,14 @@
 //! is one task; whatever takes time (a role's answer, a verb's effect) is awaited elsewhere and comes
 //! back as an event.
 //!
-//! `proxies` and `office` are about the two kinds of roles, `configure` about what is to be,
+//! `proxies` and `office` are about the two kinds of roles, `overdue` about those that hang, `configure` about what is to be,
 //! `switchboard` makes one gate of many, `closing` is the end.
 
 mod closing;
 mod configure;
 mod launch;
 mod office;
+mod overdue;
 mod peer;
 mod proxies;
 mod returning;
@@ -45,10 +46,11 @@ use self::{
 };
 pub use self::{
     launch::{Launcher, Processes, SPEAKS, StartTask, User},
+    signals::hold_signals,
     upgrade::Successor,
 };
 use crate::{
-    driver::{self, Custody},
+    driver::Custody,
     message::GateOrder,
     protocol::{Answer, ConfigureError, Role, ToControl},
     reception::Reception,
@@ -170,7 +172,6 @@ struct Restarts {
 /// Why it cannot start.
 pub async fn run(options: HubOptions) -> Result<(), HubError> {
     let mut signals = Signals::new().map_err(|error| HubError::System("catch signals", error))?;
-    driver::let_signals_in();
     let mut hub = Hub::new(options)?;
     let opened = hub.expect();
     if opened.is_ok() {
@@ -219,15 +220,20 @@ impl Hub {
     async fn work(&mut self, signals: &mut Signals) {
         while !self.is_over() {
             let (deadline, returning) = (self.deadline(), self.returning.deadline());
+            let due = self.due();
             let upgrade = self.upgrade.as_ref().map(Upgrade::deadline);
             tokio::select! {
-                asked = signals.next() => self.asked(asked),
+                asked = signals.next() => match asked {
+                    Ok(asked) => self.asked(asked),
+                    Err(error) => self.fail(HubError::System("read signals", error)),
+                },
                 Some(event) = self.events.1.recv() => self.take(event).await,
                 Some(order) = self.orders.recv() => self.order(&order),
                 Some(custody) = self.custody.recv() => self.office.take_into_custody(custody),
                 change = self.changes.recv() => self.tell_change(change),
                 () = until(deadline) => self.deadline_passed(),
                 () = until(returning) => self.give_up_waiting(),
+                () = until(due) => self.see_overdue(),
                 () = until(upgrade) => self.upgrade_failed("the new proxy does not serve in time"),
             }
         }

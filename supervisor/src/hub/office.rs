@@ -11,11 +11,13 @@ use doorbell_config::{
     name::AppId,
     spec::{AppSpec, ListenAddr},
 };
+use tokio::time::Instant;
 
 use super::{
     Event, Hub, HubError,
     configure::Wanted,
     launch::{Fate, Runner},
+    overdue,
     peer::{Peer, Told},
     sockets,
     switchboard::Number,
@@ -30,6 +32,8 @@ use crate::{driver::Custody, message::Generation};
 pub(super) struct Office {
     peer: Option<Peer>,
     is_open: bool,
+    /// By when it has to have said who it is.
+    pub(super) due: Option<Instant>,
     /// It was told to end, for another to take its place.
     is_renewed: bool,
     pub(super) admin: Vec<(ListenAddr, Arc<OwnedFd>)>,
@@ -133,6 +137,7 @@ impl Hub {
         let events = self.events.0.clone();
         let peer = Peer::attach(connection, runner, number, TRUSTED_LIMITS, events, Told::Control)?;
         self.office.peer = Some(peer);
+        self.office.due = overdue::soon();
         self.note_roles();
         Ok(())
     }
@@ -174,6 +179,7 @@ impl Hub {
             FromControl::Held { app, generation } => self.desk.hand_back(app, generation, with),
             FromControl::Admin(address) => self.brought_admin(&address, with),
             FromControl::Introduced => {
+                self.office.due = None;
                 if let Err(error) = self.open_admin() {
                     self.fail_unless_survived(error);
                 }
@@ -271,6 +277,7 @@ impl Hub {
     fn control_gone(&mut self, error: Option<io::Error>) {
         let Some(peer) = self.office.peer.take() else { return };
         self.office.is_open = false;
+        self.office.due = None;
         self.office.put.clear();
         if let Some(error) = error {
             tracing::error!(%error, "the control process is not understood, and replaced");

@@ -5,20 +5,24 @@ use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::Arc,
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use super::{
     Hub, HubError,
     configure::Listener,
     launch::{Fate, Runner},
+    overdue,
     peer::{Peer, Told},
     switchboard::Number,
 };
 use crate::{
     message::{GateOrder, GateReport},
     protocol::{
-        APPS_AT_ONCE, Apply, FromProxy, Hello, Listening, PROXY_LIMITS, RETURNING_LIMITS, Role,
-        ToControl, ToProxy, VERSION,
+        APPS_AT_ONCE, Apply, Drain, FromProxy, Hello, Listening, PROXY_LIMITS, RETURNING_LIMITS,
+        Role, ToControl, ToProxy, VERSION,
     },
     reception::Known,
 };
@@ -30,6 +34,11 @@ pub(super) struct Proxy {
     pub(super) stage: Stage,
     /// It outlived an earlier supervisor.
     pub(super) is_back: bool,
+    /// By when it has to have done what it is about: said who it is, taken over the last configuration
+    /// that it was told, or ended.
+    pub(super) due: Option<Instant>,
+    /// The last one that it was told.
+    pub(super) last_turn: u64,
 }
 
 /// How far a proxy is.
@@ -54,6 +63,22 @@ pub(super) enum Stage {
 impl Proxy {
     pub(super) fn order(&self, order: GateOrder) {
         self.peer.tell(&ToProxy::Order(order));
+    }
+
+    /// Tells it what holds from here on.
+    pub(super) fn apply(&mut self, apply: Apply) {
+        self.last_turn = apply.turn;
+        if self.stage != Stage::Draining {
+            self.due = self.due.or(overdue::soon());
+        }
+        self.peer.tell(&ToProxy::Apply(Box::new(apply)));
+    }
+
+    /// Has it finish what it has.
+    pub(super) fn drain(&mut self, limit: Duration, manner: Drain) {
+        self.stage = Stage::Draining;
+        self.due = Some(overdue::end_of(limit));
+        self.peer.tell(&ToProxy::Drain { limit, manner });
     }
 
     /// Whether it has not said who it is.
@@ -97,7 +122,8 @@ impl Hub {
         let peer = Peer::attach(connection, runner, number, limits, events, Told::Proxy)?;
         let is_leaving = known.is_some_and(|known| known.is_draining);
         let stage = if is_leaving { Stage::Leaving } else { Stage::Coming };
-        self.proxies.insert(number, Proxy { peer, stage, is_back: known.is_some() });
+        let (is_back, due) = (known.is_some(), overdue::soon());
+        self.proxies.insert(number, Proxy { peer, stage, is_back, due, last_turn: 0 });
         self.note_roles();
         Ok(())
     }
@@ -154,6 +180,7 @@ impl Hub {
                 return self.expel(number, "introduced itself twice");
             }
         };
+        proxy.due = None;
         let server = self.server.as_ref().unwrap_or(&self.options.server);
         proxy.peer.tell(&ToProxy::Welcome {
             number,
@@ -167,10 +194,15 @@ impl Hub {
     /// Tells a proxy all that there is, if there is a configuration.
     pub(super) fn bring_up(&mut self, number: Number) {
         let Some(server) = self.server.clone() else { return };
+        self.revive_listeners();
         let Some(proxy) = self.proxies.get_mut(&number) else { return };
         proxy.stage = match proxy.stage {
             Stage::Waiting => Stage::Told,
-            Stage::WaitingToLeave => Stage::Draining,
+            Stage::WaitingToLeave => {
+                // It knows better how long it has; this is the longest.
+                proxy.due = Some(overdue::end_of(server.timeouts.upgrade));
+                Stage::Draining
+            }
             Stage::Coming | Stage::Leaving | Stage::Told | Stage::Serving | Stage::Draining => {
                 return;
             }
@@ -188,10 +220,9 @@ impl Hub {
         let turn = self.next.turn;
         self.next.turn += 1;
         let (gone, ignore) = (Vec::new(), Vec::new());
-        let apply = Apply { turn, server, is_whole: true, gone, ignore };
-        peer.tell(&ToProxy::Apply(Box::new(apply)));
+        proxy.apply(Apply { turn, server, is_whole: true, gone, ignore });
         let orders = self.board.join(number);
-        peer.tell(&ToProxy::Gates(orders));
+        proxy.peer.tell(&ToProxy::Gates(orders));
         self.introduce(number);
     }
 
@@ -207,7 +238,8 @@ impl Hub {
             Ok((one, other)) => {
                 proxy.peer.tell_with(&ToProxy::Control, vec![Arc::new(OwnedFd::from(one))]);
                 let socket = vec![Arc::new(OwnedFd::from(other))];
-                self.office.tell_with(&ToControl::Proxy { number }, socket);
+                let pid = proxy.peer.runner.pid;
+                self.office.tell_with(&ToControl::Proxy { number, pid }, socket);
             }
             Err(error) => tracing::error!(%error, "figures of a proxy cannot be asked for"),
         }
@@ -223,11 +255,14 @@ impl Hub {
     }
 
     fn applied(&mut self, number: Number, turn: u64) {
-        if let Some(proxy) = self.proxies.get_mut(&number)
-            && proxy.stage == Stage::Told
-        {
-            proxy.stage = Stage::Serving;
-            tracing::debug!(number, pid = proxy.peer.runner.pid, "a proxy serves");
+        if let Some(proxy) = self.proxies.get_mut(&number) {
+            if proxy.stage != Stage::Draining {
+                proxy.due = overdue::soon().filter(|_| turn < proxy.last_turn);
+            }
+            if proxy.stage == Stage::Told {
+                proxy.stage = Stage::Serving;
+                tracing::debug!(number, pid = proxy.peer.runner.pid, "a proxy serves");
+            }
         }
         self.end_turn(number, Some(turn));
     }

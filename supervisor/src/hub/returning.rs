@@ -118,7 +118,7 @@ impl Hub {
 
     /// Who ends before it comes is not waited for.
     fn watch_for_the_end_of(&self, expected: &[Known]) {
-        for known in expected.iter().copied() {
+        for known in expected.iter().cloned() {
             let events = self.events.0.clone();
             tokio::spawn(async move {
                 if let Ok(handle) = open(known.pid)

@@ -13,6 +13,7 @@ use std::{
 };
 
 use doorbell_config::spec::ListenAddr;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::socket_file;
@@ -82,6 +83,39 @@ pub(super) fn listens_on(socket: &OwnedFd, address: &ListenAddr) -> bool {
         (Ok(found), ListenAddr::Unix(_)) => found.is_unix(),
         (Err(_), _) => false,
     }
+}
+
+/// Listens again on sockets that somebody who had them has shut down (shutdown(2)), which a descriptor
+/// of our own does not prevent. Tells whether there was need.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn revive(address: &ListenAddr, sockets: &mut [Arc<OwnedFd>]) -> io::Result<bool> {
+    if sockets.iter().all(accepts) {
+        return Ok(false);
+    }
+    match address {
+        // They are bound still.
+        ListenAddr::Tcp(_) => {
+            for socket in sockets.iter().filter(|socket| !accepts(socket)) {
+                SockRef::from(socket).listen(BACKLOG)?;
+            }
+        }
+        ListenAddr::Unix(path) => {
+            sockets.fill(Arc::new(OwnedFd::from(socket_file::listen(path, FILE_MODE)?)));
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a socket listens, and was not shut down.
+fn accepts(socket: &Arc<OwnedFd>) -> bool {
+    let dead = PollFlags::HUP | PollFlags::RDHUP;
+    let mut polled = [PollFd::new(socket, PollFlags::RDHUP)];
+    let now = Some(&Timespec { tv_sec: 0, tv_nsec: 0 });
+    SockRef::from(socket).is_listener().unwrap_or(false)
+        && poll(&mut polled, now).is_ok()
+        && polled.iter().all(|one| !one.revents().intersects(dead))
 }
 
 /// A TCP socket for each worker, all on one port.
@@ -186,6 +220,32 @@ mod tests {
         assert_ne!(address, any);
         assert_eq!(sockets.len(), 3);
         assert!(sockets.iter().all(|socket| listens_on(socket, &address)));
+    }
+
+    #[test]
+    fn sockets_that_were_shut_down_are_listened_on_again() {
+        use std::{net::TcpStream, os::unix::net::UnixStream};
+        let any = tcp(([127, 0, 0, 1], 0).into());
+        let (address, mut sockets) = open(&any, [], 2).unwrap();
+        assert!(!revive(&address, &mut sockets).unwrap());
+        for socket in &sockets {
+            SockRef::from(&socket.try_clone().unwrap()).shutdown(std::net::Shutdown::Both).unwrap();
+        }
+        let ListenAddr::Tcp(to) = address else { unreachable!("it is TCP") };
+        assert!(TcpStream::connect(to).is_err());
+        assert!(revive(&address, &mut sockets).unwrap());
+        assert!(TcpStream::connect(to).is_ok());
+        assert!(!revive(&address, &mut sockets).unwrap());
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let address = ListenAddr::Unix(path.clone());
+        let (_, mut sockets) = open(&address, [], 2).unwrap();
+        assert!(!revive(&address, &mut sockets).unwrap());
+        SockRef::from(&sockets[0]).shutdown(std::net::Shutdown::Read).unwrap();
+        assert!(UnixStream::connect(&path).is_err());
+        assert!(revive(&address, &mut sockets).unwrap());
+        assert!(UnixStream::connect(&path).is_ok());
     }
 
     #[test]

@@ -47,6 +47,15 @@ struct Standing {
     wanted: BTreeSet<Number>,
     /// Proxies that could not connect, until they are told to go on.
     unreachable: BTreeSet<Number>,
+    probe: Option<Probe>,
+}
+
+/// An instance is asked whether it is ready: by one proxy, the newest, and during an upgrade by two.
+#[derive(Debug)]
+struct Probe {
+    generation: Generation,
+    order: GateOrder,
+    asking: BTreeSet<Number>,
 }
 
 /// Whether an instance may retire was asked.
@@ -64,12 +73,21 @@ impl Switchboard {
         let mut outcome = Outcome::default();
         let app = order.app().clone();
         let standing = self.gates.entry(app.clone()).or_default();
-        // Each of these answers whoever waits, or asks them to say again that they do.
-        if !matches!(order, GateOrder::AskRetire { .. }) {
+        if answers_waiters(order) {
             standing.wanted.clear();
             standing.unreachable.clear();
         }
         match order {
+            GateOrder::Probe { generation, .. } => {
+                let asking = self.proxies.last().copied().into_iter().collect();
+                let (generation, order) = (*generation, order.clone());
+                return standing.probe(Probe { generation, order, asking });
+            }
+            GateOrder::EndProbe { generation, .. } => {
+                outcome.orders = standing.end_probe(*generation);
+                self.tidy(&app);
+                return outcome;
+            }
             GateOrder::Open { generation, endpoint, .. }
             | GateOrder::Reopen { generation, endpoint, .. } => {
                 standing.open = Some((*generation, endpoint.clone()));
@@ -139,6 +157,18 @@ impl Switchboard {
                     outcome.reports.push(report);
                 }
             }
+            GateReport::Answered { generation, .. } => {
+                if standing.is_probed(proxy, generation) {
+                    outcome.orders = standing.end_probe(generation);
+                    outcome.orders.retain(|(asking, _)| *asking != proxy);
+                    outcome.reports.push(report);
+                }
+            }
+            GateReport::NotAnswered { generation, .. } => {
+                if standing.is_probed(proxy, generation) {
+                    outcome.reports.push(report);
+                }
+            }
         }
         standing.end_asking(&app, &mut outcome);
         self.tidy(&app);
@@ -153,6 +183,10 @@ impl Switchboard {
             let app = app.clone();
             if let Some((generation, endpoint)) = standing.open.clone() {
                 orders.push(GateOrder::Reopen { app: app.clone(), generation, endpoint });
+            }
+            if let Some(probe) = &mut standing.probe {
+                probe.asking.insert(proxy);
+                orders.push(probe.order.clone());
             }
             if let Some((refusal, since)) = &standing.refusal {
                 let retry_after = refusal.retry_after.saturating_sub(since.elapsed());
@@ -173,6 +207,7 @@ impl Switchboard {
         self.proxies.remove(&proxy);
         for (app, standing) in &mut self.gates {
             standing.wanted.remove(&proxy);
+            outcome.orders.extend(standing.hand_on_probe(proxy, self.proxies.last().copied()));
             if let Some(asked) = &mut standing.asked {
                 asked.waiting.remove(&proxy);
                 asked.retired.remove(&proxy);
@@ -244,6 +279,36 @@ impl Standing {
         is_last
     }
 
+    fn probe(&mut self, probe: Probe) -> Outcome {
+        let orders = probe.asking.iter().map(|proxy| (*proxy, probe.order.clone())).collect();
+        self.probe = Some(probe);
+        Outcome { orders, reports: Vec::new() }
+    }
+
+    fn is_probed(&self, by: Number, generation: Generation) -> bool {
+        let probe = self.probe.as_ref();
+        probe.is_some_and(|probe| probe.generation == generation && probe.asking.contains(&by))
+    }
+
+    /// Nobody needs to ask any more.
+    fn end_probe(&mut self, generation: Generation) -> Vec<(Number, GateOrder)> {
+        let Some(probe) = self.probe.take_if(|probe| probe.generation == generation) else {
+            return Vec::new();
+        };
+        let app = probe.order.app();
+        let end = |proxy| (proxy, GateOrder::EndProbe { app: app.clone(), generation });
+        probe.asking.into_iter().map(end).collect()
+    }
+
+    /// A proxy is gone: somebody else asks in its place.
+    fn hand_on_probe(&mut self, gone: Number, to: Option<Number>) -> Option<(Number, GateOrder)> {
+        let probe = self.probe.as_mut()?;
+        let was_last = probe.asking.remove(&gone) && probe.asking.is_empty();
+        let to = to.filter(|_| was_last)?;
+        probe.asking.insert(to);
+        Some((to, probe.order.clone()))
+    }
+
     /// Tells the desk when everybody has answered. Gates that retired an instance which others use
     /// open again.
     fn end_asking(&mut self, app: &AppId, outcome: &mut Outcome) {
@@ -272,12 +337,25 @@ impl Standing {
             && self.asked.is_none()
             && self.leaving.is_empty()
             && self.wanted.is_empty()
+            && self.probe.is_none()
     }
 }
 
 impl Asked {
     fn is_busy(&mut self, idle_for: Duration) {
         self.busy = Some(self.busy.map_or(idle_for, |least| least.min(idle_for)));
+    }
+}
+
+/// Whether whoever waits is answered by it, or asked to say again that he does.
+fn answers_waiters(order: &GateOrder) -> bool {
+    match order {
+        GateOrder::Open { .. }
+        | GateOrder::Reopen { .. }
+        | GateOrder::Shut { .. }
+        | GateOrder::Refuse { .. }
+        | GateOrder::Hold { .. } => true,
+        GateOrder::AskRetire { .. } | GateOrder::Probe { .. } | GateOrder::EndProbe { .. } => false,
     }
 }
 

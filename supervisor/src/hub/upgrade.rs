@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     driver,
-    protocol::{Answer, Drain, IN_A_MOMENT, ToProxy, VERSION},
+    protocol::{Answer, Drain, IN_A_MOMENT, VERSION},
 };
 
 /// How long the new proxy may take until it serves.
@@ -96,13 +96,13 @@ impl Hub {
             }
             Err(error) => return self.upgrade_failed(&format!("the new binary: {error}")),
         }
+        // It may have been given up meanwhile.
+        let Some(mut upgrade) = self.upgrade.take() else { return };
         let started = self.start_proxy();
-        match (started, &mut self.upgrade) {
-            (Ok(number), Some(upgrade)) => upgrade.proxy = Some(number),
-            (Ok(number), None) => self.expel(number, "is not needed any more"),
-            (Err(error), _) => {
-                self.upgrade_failed(&format!("its proxy cannot be started: {error}"))
-            }
+        upgrade.proxy = started.as_ref().ok().copied();
+        self.upgrade = Some(upgrade);
+        if let Err(error) = started {
+            self.upgrade_failed(&format!("its proxy cannot be started: {error}"));
         }
     }
 
@@ -114,8 +114,7 @@ impl Hub {
         let limit = self.server.as_ref().unwrap_or(&self.options.server).timeouts.upgrade;
         for (number, old) in &mut self.proxies {
             if *number != proxy && old.takes_part() && old.stage != Stage::Draining {
-                old.stage = Stage::Draining;
-                old.peer.tell(&ToProxy::Drain { limit, manner: Drain::ForAnother });
+                old.drain(limit, Drain::ForAnother);
             }
         }
         self.note_roles();

@@ -118,6 +118,8 @@ impl Gate {
                 door.wanted = false;
             }
             GateOrder::Hold { app } => doors.entry(app).or_default().refusal = None,
+            // What comes of asking, a test says.
+            GateOrder::Probe { .. } | GateOrder::EndProbe { .. } => {}
         }
     }
 

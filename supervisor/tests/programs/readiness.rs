@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use doorbell_config::spec::{EndpointSpec, HttpProbe, Probe, Template};
-use doorbell_supervisor::message::{Endpoint, RefusalReason, StateName};
+use doorbell_supervisor::message::{
+    Endpoint, GateOrder, GateReport, Generation, Question, RefusalReason, StateName,
+};
 
 use crate::gate::Lease;
 use crate::house::{
@@ -51,28 +53,50 @@ async fn an_app_that_never_listens_meets_its_deadline() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_port_is_not_readiness_where_http_is_asked_for() {
-    let script = r#"
-import http.server, os, time
-ready = time.time() + 0.3
-class H(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        ok = time.time() > ready and self.path == "/health" and self.headers["Host"] == "localhost"
-        self.send_response(200 if ok else 503)
-        self.end_headers()
-        self.wfile.write(b"all is well" if ok else b"wait")
-http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), H).serve_forever()
-"#;
     let house = House::new();
-    let probe = HttpProbe {
-        path: "/health".into(),
-        status: Some(200),
-        body: Some("well".into()),
-        host: None,
+    let probe = HttpProbe { path: "/up".into(), status: Some(200), body: None, host: None };
+    let app = house.define(probed(server("slow"), Probe::Http(probe.clone()))).await;
+    house.supervisor.report(GateReport::Wanted { app: app.clone() });
+    house.gate.until_ordered(&app, |order| matches!(order, GateOrder::Probe { .. })).await;
+    let Some(GateOrder::Probe { generation, endpoint, question, .. }) =
+        house.gate.orders(&app).into_iter().find(|order| matches!(order, GateOrder::Probe { .. }))
+    else {
+        panic!("nobody is to ask");
     };
-    let app = house.define(probed(python("slow", script), Probe::Http(probe))).await;
-    let lease = house.gate.visit(&app).await;
-    assert!(lease.get("/").await.contains(" 503 "), "another path is never well");
-    assert!(house.gate.started(&app).ready >= Duration::from_millis(200));
+    assert_eq!(*question, Question { probe, host: "localhost".into(), http2: false });
+    let Endpoint::Tcp(address) = endpoint else { panic!("no port") };
+    assert!(std::net::TcpStream::connect(address).is_ok(), "it listens");
+
+    let report = |report| house.supervisor.report(report);
+    let words = "GET /up: status 503".to_owned();
+    report(GateReport::NotAnswered { app: app.clone(), generation, words });
+    // Of another instance, this says nothing.
+    report(GateReport::Answered { app: app.clone(), generation: Generation(generation.0 + 1) });
+    house.catch_up().await;
+    assert_eq!(house.snapshot(&app).state, StateName::Starting);
+    report(GateReport::Answered { app: app.clone(), generation });
+    house.until_state(&app, StateName::Ready).await;
+    let ends = |order: &GateOrder| matches!(order, GateOrder::EndProbe { .. });
+    assert!(!house.gate.orders(&app).iter().any(ends), "whoever asked knows");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_app_answers_until_its_deadline_is_told_and_asked_no_more() {
+    let house = House::new();
+    let probe = HttpProbe { path: "/up".into(), status: Some(200), body: None, host: None };
+    let spec = probed(server("never"), Probe::Http(probe));
+    let app = house.define(with(spec, |p| p.ready.deadline = Duration::from_secs(2))).await;
+    let gate = house.gate.clone();
+    let asked = app.clone();
+    let visit = tokio::spawn(async move { gate.request(&asked).await.err() });
+    house.gate.until_ordered(&app, |order| matches!(order, GateOrder::Probe { .. })).await;
+    let generation = house.snapshot(&app).generation.unwrap();
+    let words = "GET /up: status 503".to_owned();
+    house.supervisor.report(GateReport::NotAnswered { app: app.clone(), generation, words });
+    assert_eq!(visit.await.unwrap(), Some(RefusalReason::StartDeadline));
+    let reason = house.until(&app, |s| s.reason.is_some()).await.reason.clone().unwrap();
+    assert_eq!(reason, "not ready within 2s: GET /up: status 503");
+    house.gate.until_ordered(&app, |order| matches!(order, GateOrder::EndProbe { .. })).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,7 @@
 use super::*;
-use crate::message::RefusalReason;
+use doorbell_config::spec::HttpProbe;
+
+use crate::message::{Question, RefusalReason};
 
 const G: Generation = Generation(7);
 
@@ -179,4 +181,55 @@ fn a_start_is_counted_by_the_newest_proxy_alone() {
     let counted = |order: &GateOrder| matches!(order, GateOrder::Open { started: Some(_), .. });
     let counts: Vec<_> = outcome.orders.iter().map(|(n, order)| (*n, counted(order))).collect();
     assert_eq!(counts, [(1, false), (2, true)]);
+}
+
+fn probe() -> GateOrder {
+    let probe = HttpProbe { path: "/up".into(), status: None, body: None, host: None };
+    let question = Box::new(Question { probe, host: "localhost".into(), http2: false });
+    GateOrder::Probe { app: id(), generation: G, endpoint: endpoint(), question }
+}
+
+fn end_probe() -> GateOrder {
+    GateOrder::EndProbe { app: id(), generation: G }
+}
+
+fn answered() -> GateReport {
+    GateReport::Answered { app: id(), generation: G }
+}
+
+#[test]
+fn one_proxy_asks_whether_an_instance_is_ready_and_another_in_its_place() {
+    let mut board = board(&[1, 2, 3]);
+    assert_eq!(board.order(&probe()).orders, [(3, probe())]);
+    assert_eq!(board.report(1, answered()), Outcome::default(), "nobody asked it");
+    assert_eq!(board.leave(3).orders, [(2, probe())]);
+    assert_eq!(board.leave(1).orders, []);
+    assert_eq!(board.leave(2).orders, []);
+    assert_eq!(board.join(4), [probe()]);
+    // A younger one asks too, should the older be about to end.
+    assert_eq!(board.join(5), [probe()]);
+    let outcome = board.report(4, answered());
+    assert_eq!(outcome, Outcome { orders: vec![(5, end_probe())], reports: vec![answered()] });
+    assert_eq!(board.report(5, answered()), Outcome::default());
+    assert!(board.gates.is_empty());
+}
+
+#[test]
+fn who_asks_is_told_to_end_it() {
+    let mut board = board(&[1]);
+    board.order(&probe());
+    let words = "status 503".to_owned();
+    let not_yet = GateReport::NotAnswered { app: id(), generation: G, words };
+    assert_eq!(board.report(1, not_yet.clone()).reports, std::slice::from_ref(&not_yet));
+    assert_eq!(board.order(&end_probe()).orders, [(1, end_probe())]);
+    assert_eq!(board.report(1, not_yet), Outcome::default());
+    assert!(board.gates.is_empty());
+}
+
+#[test]
+fn a_question_leaves_the_wishes_of_waiters_alone() {
+    let mut board = board(&[1]);
+    assert_eq!(board.report(1, wanted()).reports, [wanted()]);
+    board.order(&probe());
+    assert_eq!(board.report(1, wanted()), Outcome::default());
 }

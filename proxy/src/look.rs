@@ -1,6 +1,7 @@
-//! One GET, on a connection of its own.
+//! One look at an app: a GET on a connection of its own, and whether the answer is as wanted. Readiness
+//! of instances and health of upstream servers both rest on it.
 
-use std::pin::Pin;
+use std::{io, pin::Pin};
 
 use bytes::Bytes;
 use doorbell_config::spec::HttpProbe;
@@ -12,55 +13,80 @@ use hyper::{
     header::{CONNECTION, HOST, USER_AGENT},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-
-use crate::message::Endpoint;
+use memchr::memmem;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// How much of a body is searched.
 const SEARCHED: usize = 64 * 1024;
 /// Who asks.
-const AGENT: &str = "doorbell";
+const AGENT: &str = concat!("doorbell/", env!("CARGO_PKG_VERSION"));
 
-/// Why an app is not ready yet.
+/// A connection to an app.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
+
+/// Why an app's answer is not as wanted. Words of ours: none of what the app said.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Problem {
+pub enum Problem {
+    /// It could not be connected to.
     #[error("no connection: {0}")]
-    Connect(#[from] std::io::Error),
+    Connect(#[from] io::Error),
+    /// It did not answer in HTTP, or not to the end.
     #[error("{0}")]
     Exchange(#[from] hyper::Error),
+    /// It cannot be asked.
     #[error("the path is no request target: {0}")]
     Request(#[from] http::Error),
+    /// Another status than wanted.
     #[error("status {0}")]
     Status(u16),
+    /// Another body than wanted.
     #[error("the body does not contain the text")]
     Body,
 }
 
 /// What an app is spoken to in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum HttpVersion {
+pub enum HttpVersion {
     /// HTTP/1.1.
     One,
-    /// HTTP/2 with prior knowledge (RFC 9113 section 3.3).
-    Two,
+    /// HTTP/2 with prior knowledge (RFC 9113 section 3.3), or as agreed on over TLS.
+    Two {
+        /// Whether it is over TLS: then the scheme is another.
+        tls: bool,
+    },
 }
 
-/// Asks once.
-pub(super) async fn look(
-    endpoint: &Endpoint,
+impl HttpVersion {
+    /// What an app is spoken to in whose `http2` is set, or not.
+    #[must_use]
+    pub fn of(http2: bool, tls: bool) -> Self {
+        if http2 { Self::Two { tls } } else { Self::One }
+    }
+}
+
+/// Asks once, on a connection that nobody uses afterwards.
+///
+/// # Errors
+/// If the answer is not as wanted.
+pub async fn look(
+    stream: impl Stream,
     version: HttpVersion,
     probe: &HttpProbe,
     host: &str,
 ) -> Result<(), Problem> {
-    let stream = TokioIo::new(super::connect(endpoint).await?);
+    let stream = TokioIo::new(stream);
     match version {
         HttpVersion::One => look_by_http1(stream, probe, host).await,
-        HttpVersion::Two => look_by_http2(stream, probe, host).await,
+        HttpVersion::Two { tls } => look_by_http2(stream, tls, probe, host).await,
     }
 }
 
-type Io = TokioIo<Box<dyn super::Stream>>;
-
-async fn look_by_http1(stream: Io, probe: &HttpProbe, host: &str) -> Result<(), Problem> {
+async fn look_by_http1(
+    stream: TokioIo<impl Stream>,
+    probe: &HttpProbe,
+    host: &str,
+) -> Result<(), Problem> {
     let request = Request::get(probe.path.as_str())
         .header(HOST, host)
         .header(USER_AGENT, AGENT)
@@ -71,8 +97,14 @@ async fn look_by_http1(stream: Io, probe: &HttpProbe, host: &str) -> Result<(), 
     drive(exchange, connection).await
 }
 
-async fn look_by_http2(stream: Io, probe: &HttpProbe, host: &str) -> Result<(), Problem> {
-    let target = Uri::builder().scheme("http").authority(host).path_and_query(probe.path.as_str());
+async fn look_by_http2(
+    stream: TokioIo<impl Stream>,
+    tls: bool,
+    probe: &HttpProbe,
+    host: &str,
+) -> Result<(), Problem> {
+    let scheme = if tls { "https" } else { "http" };
+    let target = Uri::builder().scheme(scheme).authority(host).path_and_query(probe.path.as_str());
     let request =
         Request::get(target.build()?).header(USER_AGENT, AGENT).body(Empty::<Bytes>::new())?;
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
@@ -110,31 +142,30 @@ async fn judge(probe: &HttpProbe, response: http::Response<Incoming>) -> Result<
 
 async fn search(text: &[u8], mut body: Incoming) -> Result<(), Problem> {
     let mut read: Vec<u8> = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
-        read.extend_from_slice(data.get(..data.len().min(SEARCHED - read.len())).unwrap_or(&data));
-        if text.is_empty() || read.windows(text.len()).any(|window| window == text) {
-            return Ok(());
-        }
-        if read.len() >= SEARCHED {
-            break;
+    while memmem::find(&read, text).is_none() {
+        let room = SEARCHED - read.len();
+        let frame = if room > 0 { body.frame().await } else { None };
+        let Some(frame) = frame else { return Err(Problem::Body) };
+        // Trailers are not searched.
+        if let Ok(data) = frame?.into_data() {
+            read.extend(data.into_iter().take(room));
         }
     }
-    if text.is_empty() { Ok(()) } else { Err(Problem::Body) }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
+        net::{TcpListener, TcpStream},
     };
 
     use super::*;
 
     async fn verdict(answer: &'static [u8], status: Option<u16>, body: Option<&str>) -> String {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = Endpoint::Tcp(server.local_addr().unwrap());
+        let stream = TcpStream::connect(server.local_addr().unwrap()).await.unwrap();
         let serve = tokio::spawn(async move {
             let (mut client, _) = server.accept().await.unwrap();
             let mut head = [0; 1024];
@@ -144,7 +175,7 @@ mod tests {
         });
         let probe =
             HttpProbe { path: "/h?x=1".into(), status, body: body.map(Into::into), host: None };
-        let verdict = look(&endpoint, HttpVersion::One, &probe, "blog.test").await;
+        let verdict = look(stream, HttpVersion::One, &probe, "blog.test").await;
         let head = serve.await.unwrap();
         assert!(head.starts_with("GET /h?x=1 HTTP/1.1\r\nhost: blog.test\r\n"), "{head}");
         verdict.map_or_else(|problem| problem.to_string(), |()| "ready".into())

@@ -3,8 +3,6 @@
 //! Whoever asks brings the deadline, and the watch over the process: a probe goes on until it is
 //! dropped. It says when it was first able to connect, and how the last look ended, for operators.
 
-mod http;
-
 use std::{
     io,
     net::{Ipv6Addr, SocketAddr},
@@ -15,14 +13,12 @@ use std::{
     time::Duration,
 };
 
-use doorbell_config::spec::HttpProbe;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
     time::{Instant, sleep, timeout},
 };
 
-pub(crate) use self::http::HttpVersion;
 use crate::message::Endpoint;
 
 /// Shortest time between two looks.
@@ -35,7 +31,7 @@ const LONGEST_STEP: Duration = Duration::from_millis(20);
 const PATIENT_AFTER: Duration = Duration::from_secs(10);
 /// Every how many looks at 127.0.0.1 one goes to `::1`, where `localhost` may have led the app.
 const OTHER_FAMILY: u32 = 8;
-/// Total, for one HTTP look.
+/// Total, for one look.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// Counts the starts under way, which share the machine's time.
@@ -113,29 +109,6 @@ pub(crate) async fn until_connected(
         }
         looks += 1;
         sleep(started.step().saturating_sub(ROUNDING)).await;
-    }
-}
-
-/// Waits until a GET is answered as wanted.
-pub(crate) async fn until_answered(
-    endpoint: &Endpoint,
-    version: HttpVersion,
-    probe: &HttpProbe,
-    host: &str,
-    started: &Started,
-    last: &LastLook,
-) {
-    loop {
-        let begun = Instant::now();
-        let outcome = timeout(ATTEMPT, http::look(endpoint, version, probe, host)).await;
-        match outcome {
-            Ok(Ok(())) => return,
-            Ok(Err(problem)) => last.set(format!("GET {}: {problem}", probe.path)),
-            Err(_) => last.set(format!("GET {}: no answer within {ATTEMPT:?}", probe.path)),
-        }
-        // An app that answers spends its time on us: at most a third of it.
-        let pause = (2 * begun.elapsed()).min(LONGEST_STEP);
-        sleep(started.step().max(pause)).await;
     }
 }
 
