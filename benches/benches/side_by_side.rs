@@ -5,7 +5,8 @@
 //! proxy or clients are the bottleneck. A row with a single failed request is void.
 //!
 //! Options: `--rounds N` (12), `--seconds N` of each measurement (1), `--other PATH` of another build
-//! of Doorbell, to compare with that alone.
+//! of Doorbell, to compare with that alone, `--starts N` of all of them (1), with so many rounds each:
+//! where things lie in memory makes a difference of some hundredths, which lasts as long as a process.
 #![allow(clippy::print_stdout, reason = "its tables are what a bench is for")]
 
 use std::path::{Path, PathBuf};
@@ -37,6 +38,7 @@ struct Measured {
 fn main() -> anyhow::Result<()> {
     let rounds = option("--rounds", 12)?;
     let seconds = option("--seconds", 1)?;
+    let starts = option("--starts", 1)?;
     machine::raise_descriptor_limit();
     println!("{}", machine::describe());
     println!("{}\n", proxies::versions(&doorbell::binary()?).join("; "));
@@ -51,14 +53,18 @@ fn main() -> anyhow::Result<()> {
     } else {
         (&[Kind::Doorbell, Kind::OtherDoorbell], &[Kind::OtherDoorbell])
     };
-    let proxies = kinds
-        .iter()
-        .map(|kind| Proxy::start(*kind, &folder, &binaries, upstream))
-        .collect::<Result<Vec<_>, _>>()?;
-
-    print_memory(&proxies)?;
     let clients = Clients::new(&folder, HOST, CONNECTIONS)?;
-    let measured = measure(&proxies, &clients, rounds, seconds)?;
+    let mut measured = Vec::new();
+    for start in 0..starts {
+        let proxies = kinds
+            .iter()
+            .map(|kind| Proxy::start(*kind, &folder, &binaries, upstream))
+            .collect::<Result<Vec<_>, _>>()?;
+        if start == 0 {
+            print_memory(&proxies)?;
+        }
+        measured.extend(measure(&proxies, &clients, rounds, seconds)?);
+    }
     for load in Load::ALL {
         print_load(load, kinds, bases, &measured);
     }

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    interned::Interned,
     name::{AppId, ByteSize, HostPattern, PathPrefix},
     problem::Problem,
 };
@@ -166,7 +167,7 @@ pub struct AppSpec {
     /// Caps on its requests.
     pub limits: AppLimits,
     /// Deadlines of its requests.
-    pub timeouts: AppTimeouts,
+    pub timeouts: Interned<AppTimeouts>,
     /// Whether the app speaks HTTP/2 (prior knowledge on plain connections) instead of HTTP/1.1.
     pub http2: bool,
     /// Whether `X-App` and `X-Hostname` from clients reach the app.
@@ -177,13 +178,26 @@ pub struct AppSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteSpec {
     /// Hosts; empty with paths means any host.
+    #[serde(deserialize_with = "without_room")]
     pub hosts: Vec<HostPattern>,
     /// Path prefixes; empty with hosts means `/`. Both empty: path access only.
+    #[serde(deserialize_with = "without_room")]
     pub paths: Vec<PathPrefix>,
     /// What happens to the matched prefix of `paths`.
     pub prefix: PrefixRule,
     /// What happens to `/apps/<id>` and `/_app/<id>`.
     pub path_access: PrefixRule,
+}
+
+/// A list as long as it is, and no longer: there are thousands of apps.
+fn without_room<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let mut list = Vec::deserialize(deserializer)?;
+    list.shrink_to_fit();
+    Ok(list)
 }
 
 /// What happens to the matched path prefix.
@@ -199,38 +213,38 @@ pub enum PrefixRule {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Backend {
     /// A program that Doorbell starts and stops.
-    Process(Box<ProcessSpec>),
+    Process(Interned<ProcessSpec>),
     /// Servers that somebody else runs.
     Upstream(UpstreamSpec),
 }
 
 /// A program that Doorbell starts and stops. Two equal values need no restart between them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessSpec {
     /// When it starts.
     pub start: StartMode,
     /// Program and arguments, placeholders allowed in arguments; never given to a shell.
-    pub command: Vec<Template>,
+    pub command: Interned<Vec<Template>>,
     /// Working folder.
     pub directory: PathBuf,
     /// Environment on top of a minimal one (`PATH`, `HOME`, `LANG`, ...), never all of ours.
-    pub env: BTreeMap<String, Template>,
+    pub env: Interned<BTreeMap<String, Template>>,
     /// Where it is to listen.
     pub endpoint: EndpointSpec,
     /// How we learn that it can answer.
-    pub ready: ReadySpec,
+    pub ready: Interned<ReadySpec>,
     /// When it may be stopped for want of visits; `None` is never.
     pub idle_stop_after: Option<Duration>,
     /// How it is stopped.
-    pub stop: StopSpec,
+    pub stop: Interned<StopSpec>,
     /// What follows a crash or a failed start.
-    pub back_off: BackOffSpec,
+    pub back_off: Interned<BackOffSpec>,
     /// How its output is kept.
-    pub logs: OutputSpec,
+    pub logs: Interned<OutputSpec>,
 }
 
 /// When an app starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum StartMode {
     /// On its first request; stopped when idle.
     OnDemand,
@@ -243,7 +257,7 @@ pub enum StartMode {
 }
 
 /// Where an instance is to listen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EndpointSpec {
     /// A free loopback port, picked anew for each instance.
     AnyPort,
@@ -254,7 +268,7 @@ pub enum EndpointSpec {
 }
 
 /// How we learn that an instance can answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ReadySpec {
     /// What is looked at.
     pub probe: Probe,
@@ -263,7 +277,7 @@ pub struct ReadySpec {
 }
 
 /// A readiness check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Probe {
     /// The endpoint accepts a connection.
     Connect,
@@ -276,7 +290,7 @@ pub enum Probe {
 }
 
 /// An HTTP check: readiness of an instance, or health of an upstream server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HttpProbe {
     /// Path with query.
     pub path: String,
@@ -289,7 +303,7 @@ pub struct HttpProbe {
 }
 
 /// How an instance is stopped: signal, grace, SIGKILL, each to its whole tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StopSpec {
     /// First signal's number, signal(7).
     pub signal: i32,
@@ -301,7 +315,7 @@ pub struct StopSpec {
 }
 
 /// What follows a crash or a failed start: exponential delays with jitter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BackOffSpec {
     /// Delay after the first failure.
     pub initial: Duration,
@@ -312,7 +326,7 @@ pub struct BackOffSpec {
 }
 
 /// How an app's captured output is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct OutputSpec {
     /// A file is rotated before it grows past this.
     pub max_size: ByteSize,
@@ -375,7 +389,7 @@ pub struct AppLimits {
 }
 
 /// Deadlines of one app's requests; idle limits unless they say total.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AppTimeouts {
     /// Total, at the gate; then 504.
     pub hold: Duration,

@@ -113,7 +113,7 @@ fn every_key_of_a_process_arrives() {
         write_idle: Duration::from_secs(14),
         keep_alive: Duration::ZERO,
     };
-    assert_eq!(app.timeouts, expected);
+    assert_eq!(*app.timeouts, expected);
     let process = process(app);
     assert_eq!(process.start, StartMode::WithServer);
     assert!(process.directory.ends_with("tests/good/blog"));
@@ -126,7 +126,7 @@ fn every_key_of_a_process_arrives() {
     assert_eq!(process.idle_stop_after, Some(Duration::from_secs(5400)));
     assert_eq!((process.stop.signal, process.stop.grace.as_secs()), (2, 1));
     assert_eq!(process.stop.drain, Duration::ZERO);
-    let back_off = process.back_off;
+    let back_off = &process.back_off;
     let seconds = [back_off.initial, back_off.max, back_off.reset_after].map(|at| at.as_secs());
     assert_eq!(seconds, [1, 2, 3]);
     assert_eq!((process.logs.max_size, process.logs.keep), (ByteSize(4096), 0));
@@ -234,8 +234,8 @@ fn an_app_that_says_little_gets_the_defaults() {
     assert_eq!(a.name, "a");
     assert_eq!(a.base_path(), "/apps/a");
     let command = process(a).command.clone();
-    assert_eq!(*process(a), ProcessSpec::new(command, "/etc/doorbell".into()));
-    assert_eq!(a.timeouts, AppTimeouts::default());
+    assert_eq!(*process(a), ProcessSpec::new(Vec::clone(&command), "/etc/doorbell".into()));
+    assert_eq!(*a.timeouts, AppTimeouts::default());
     assert!(matches!(&app(&config, "b").backend, Backend::Upstream(up) if up.health.is_none()));
 }
 

@@ -45,7 +45,7 @@ fn hello(role: Role) -> Hello {
 fn app(id: &str) -> Arc<AppSpec> {
     let process = ProcessSpec::new(vec![Template::parse("/bin/false").unwrap()], "/".into());
     let routes = RouteSpec::new(Vec::new(), Vec::new());
-    Arc::new(AppSpec::new(AppId::parse(id).unwrap(), routes, Backend::Process(Box::new(process))))
+    Arc::new(AppSpec::new(AppId::parse(id).unwrap(), routes, Backend::Process(process.into())))
 }
 
 /// A control process that wants one app, and says no more.
@@ -255,4 +255,72 @@ async fn a_proxy_that_hangs_is_replaced() {
     }
     next.introduce();
     assert!(!scene.hub.is_finished());
+}
+
+/// What a proxy may say, drawn from a seed: mostly about the app that there is.
+struct Draw(u64);
+
+impl Draw {
+    /// A number below `end` (xorshift, Marsaglia 2003).
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+
+    fn message(&mut self) -> FromProxy {
+        let app = if self.below(4) == 0 { "nobody" } else { "blog" };
+        let app = AppId::parse(app).unwrap();
+        let generation = Generation(self.below(4));
+        match self.below(9) {
+            0 => FromProxy::Applied { turn: self.below(6) },
+            1 => FromProxy::Report(GateReport::Retired { app, generation }),
+            2 => {
+                let idle_for = Duration::from_millis(self.below(u64::MAX));
+                FromProxy::Report(GateReport::Busy { app, generation, idle_for })
+            }
+            3 => FromProxy::Report(GateReport::Drained { app, generation }),
+            4 => FromProxy::Report(GateReport::Unreachable { app, generation }),
+            5 => FromProxy::Report(GateReport::Answered { app, generation }),
+            6 => {
+                let words = "\u{1b}[2J".repeat(usize::try_from(self.below(100)).unwrap());
+                FromProxy::Report(GateReport::NotAnswered { app, generation, words })
+            }
+            7 => FromProxy::Hello(hello(Role::Proxy)),
+            _ => FromProxy::Report(GateReport::Wanted { app }),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_a_proxy_says_the_hub_goes_on() {
+    for seed in 1..30 {
+        let mut scene = Scene::start();
+        let mut draw = Draw(seed);
+        let mut proxy = scene.good_proxy().await;
+        for _ in 0..300 {
+            let message = draw.message();
+            proxy.sender.send(&message).expect("the hub listens");
+        }
+        // None of that is forbidden; this is.
+        proxy.sender.send(&FromProxy::Introduced).unwrap();
+        while proxy.next().await.is_some() {}
+        let mut next = scene.good_proxy().await;
+        let wanted = GateReport::Wanted { app: AppId::parse("blog").unwrap() };
+        next.sender.send(&FromProxy::Report(wanted)).unwrap();
+        loop {
+            // Refused at once, since the program fails; or it was refused to the first one.
+            match next.next().await.expect("it is served") {
+                ToProxy::Order(GateOrder::Refuse { .. }) => break,
+                ToProxy::Gates(orders)
+                    if orders.iter().any(|order| matches!(order, GateOrder::Refuse { .. })) =>
+                {
+                    break;
+                }
+                _ => {}
+            }
+        }
+        assert!(!scene.hub.is_finished(), "seed {seed}");
+    }
 }

@@ -11,6 +11,7 @@ use super::{
     ServerLimits, ServerSpec, ServerTimeouts, StartMode, StopSpec, Template, TemplatePart,
     UpstreamServer, UpstreamSpec,
 };
+use crate::interned::Interned;
 use crate::name::{AppId, ByteSize, HostPattern, PathPrefix};
 
 const SIGTERM: i32 = 15;
@@ -25,7 +26,7 @@ impl AppSpec {
             routes,
             backend,
             limits: AppLimits::default(),
-            timeouts: AppTimeouts::default(),
+            timeouts: Interned::default(),
             http2: false,
             client_app_headers: false,
         }
@@ -56,15 +57,15 @@ impl ProcessSpec {
     pub(crate) fn bare(command: Vec<Template>, directory: PathBuf) -> Self {
         Self {
             start: StartMode::OnDemand,
-            command,
+            command: command.into(),
             directory,
-            env: BTreeMap::new(),
+            env: Interned::default(),
             endpoint: EndpointSpec::AnyPort,
-            ready: ReadySpec::default(),
+            ready: Interned::default(),
             idle_stop_after: Some(Self::IDLE_STOP_AFTER),
-            stop: StopSpec::default(),
-            back_off: BackOffSpec::default(),
-            logs: OutputSpec::default(),
+            stop: Interned::default(),
+            back_off: Interned::default(),
+            logs: Interned::default(),
         }
     }
 
@@ -77,8 +78,10 @@ impl ProcessSpec {
             return;
         }
         let port = Template(vec![TemplatePart::Placeholder(super::Placeholder::Port)]);
-        self.env.entry("PORT".into()).or_insert(port);
-        self.env.entry("HOST".into()).or_insert_with(|| Template::text("127.0.0.1"));
+        let mut env = BTreeMap::clone(&self.env);
+        env.entry("PORT".into()).or_insert(port);
+        env.entry("HOST".into()).or_insert_with(|| Template::text("127.0.0.1"));
+        self.env = env.into();
     }
 }
 

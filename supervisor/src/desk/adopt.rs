@@ -123,7 +123,7 @@ impl Desk {
         }
         let apps = &self.apps;
         let finishing =
-            self.driver.finish_outputs(|id| apps.get(id)?.process().map(|process| process.logs));
+            self.driver.finish_outputs(|id| apps.get(id)?.process().map(|process| *process.logs));
         self.errands.spawn(finishing);
         self.sweep = Some(tokio::spawn(sweep(self.leftovers.clone(), self.driver.scanner())));
     }

@@ -34,7 +34,7 @@ impl Desk {
         let id = spec.id.clone();
         match self.apps.get(&id) {
             None => {
-                self.apps.insert(id.clone(), App::new(spec.clone()));
+                self.apps.insert(id.clone(), Box::new(App::new(spec.clone())));
                 self.set_up(&id, spec, None);
                 self.publish(&id);
             }
@@ -106,7 +106,7 @@ impl Desk {
             self.keep_switches();
         }
         if old.is_some() {
-            self.driver.logs_are(id, process.logs);
+            self.driver.logs_are(id, *process.logs);
         }
         let goal = self.goal_of(id, process.start);
         let Some(app) = self.apps.get_mut(id) else { return };

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     Desk,
     adopt::fingerprint,
-    app::{App, Instance, unix_seconds},
+    app::{Instance, unix_seconds},
 };
 use crate::{
     driver::Job,
@@ -94,7 +94,7 @@ impl Desk {
 
     /// How long an instance stands idle before it is stopped; it is only asked for where that is set.
     fn idle_stop_after(&self, id: &AppId) -> Duration {
-        let process = self.apps.get(id).and_then(App::process);
+        let process = self.apps.get(id).and_then(|app| app.process());
         process.and_then(|process| process.idle_stop_after).unwrap_or(Duration::MAX)
     }
 
@@ -155,7 +155,7 @@ impl Desk {
 
     fn signal(&mut self, id: &AppId, generation: Generation) {
         let Some(app) = self.apps.get(id) else { return };
-        let stop = app.process().map_or_else(StopSpec::default, |process| process.stop);
+        let stop = app.process().map_or_else(StopSpec::default, |process| *process.stop);
         if let Some(instance) = app.instance(generation) {
             instance.handle.stop(stop);
         }

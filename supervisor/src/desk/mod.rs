@@ -68,7 +68,8 @@ pub(crate) struct Channels {
 }
 
 pub(crate) struct Desk {
-    apps: HashMap<AppId, App>,
+    /// Boxed, as the map has room to grow.
+    apps: HashMap<AppId, Box<App>>,
     /// Whether apps were defined before: gates of the first ones are fresh.
     is_set_up: bool,
     channels: Channels,

@@ -170,7 +170,7 @@ impl Desk {
     }
 
     fn is_disabled(&self, id: &AppId) -> bool {
-        self.apps.get(id).is_some_and(super::app::App::is_disabled)
+        self.apps.get(id).is_some_and(|app| app.is_disabled())
     }
 
     pub(super) fn set_goal(&mut self, id: &AppId, goal: Goal) {

@@ -256,7 +256,7 @@ impl Instance {
         let Adoptee { record, pidfd, first } = adoptee;
         let (app, generation) = (job.app.id.clone(), job.generation);
         let process = job.process()?;
-        let (stop, logs) = (process.stop, process.logs);
+        let (stop, logs) = (*process.stop, *process.logs);
         let mut held = driver.take_held(&app, generation).into_iter();
         let path = driver.output_path(&app, generation);
         let output = match held.next() {

@@ -167,8 +167,8 @@ impl Instance {
         let tree = Tree::of(pid, marker, output.identity());
         *wires.witness.tree.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree);
         let spec = job.process()?;
-        let stop = spec.stop;
-        let log = driver.logs.open(&job.app.id, spec.logs);
+        let stop = *spec.stop;
+        let log = driver.logs.open(&job.app.id, *spec.logs);
         let capture = Capture::start(output, log, wires.witness.tail.clone())?;
         driver.hold(&job, kept);
         let started = Some(started);

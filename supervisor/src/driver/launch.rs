@@ -80,7 +80,7 @@ impl Launch {
             .filter_map(|name| Some((OsString::from(name), env::var_os(name)?)))
             .collect();
         environment.entry(PATH.into()).or_insert_with(|| DEFAULT_PATH.into());
-        for (name, value) in &process.env {
+        for (name, value) in process.env.iter() {
             environment.insert(name.into(), value.render(&values).into());
         }
         environment.insert(APP.into(), app.id.as_str().into());

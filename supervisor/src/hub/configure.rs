@@ -15,7 +15,7 @@ use std::{
 
 use doorbell_config::{
     name::AppId,
-    spec::{AccessLogSpec, AppSpec, Backend, ListenAddr, LogOutput, ServerSpec},
+    spec::{AccessLogSpec, AppSpec, Backend, ListenAddr, LogOutput, ProcessSpec, ServerSpec},
 };
 
 use super::{Hub, HubError, peer::Peer, sockets, switchboard::Number};
@@ -429,14 +429,8 @@ impl Listener {
 /// An app as proxies are to know it: what runs it, with its secrets, is left out.
 fn without_program(spec: &Arc<AppSpec>) -> Arc<AppSpec> {
     let Backend::Process(process) = &spec.backend else { return Arc::clone(spec) };
-    if process.command.is_empty() && process.env.is_empty() {
-        return Arc::clone(spec);
-    }
     let mut spec = AppSpec::clone(spec);
-    if let Backend::Process(process) = &mut spec.backend {
-        process.command = Vec::new();
-        process.env.clear();
-        process.directory = "/".into();
-    }
+    let nothing = ProcessSpec::new(Vec::new(), "/".into());
+    spec.backend = Backend::Process(ProcessSpec { start: process.start, ..nothing }.into());
     Arc::new(spec)
 }

@@ -59,7 +59,7 @@ impl Terms {
             idle_stop_after: spec.idle_stop_after,
             start_deadline: spec.ready.deadline,
             drain: spec.stop.drain,
-            back_off: spec.back_off,
+            back_off: *spec.back_off,
         }
     }
 

@@ -150,7 +150,7 @@ pub(crate) fn app(name: &str, command: &[&str]) -> AppSpec {
     process.stop.drain = Duration::from_secs(10);
     process.idle_stop_after = None;
     let routes = RouteSpec::new(Vec::new(), Vec::new());
-    AppSpec::new(id(name), routes, Backend::Process(Box::new(process)))
+    AppSpec::new(id(name), routes, Backend::Process(process.into()))
 }
 
 /// An app that runs this shell script.

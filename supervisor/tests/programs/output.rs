@@ -11,7 +11,7 @@ use doorbell_supervisor::{
 use crate::house::{House, python, sh, with};
 
 fn kept(max_size: u64, keep: usize) -> impl FnOnce(&mut doorbell_config::spec::ProcessSpec) {
-    move |process| process.logs = OutputSpec { max_size: ByteSize(max_size), keep }
+    move |process| process.logs = OutputSpec { max_size: ByteSize(max_size), keep }.into()
 }
 
 fn of_the_app(lines: Vec<String>) -> Vec<String> {

@@ -20,7 +20,7 @@ pub(super) fn compile(mut section: Section<'_>, raw: &RawApp) -> Option<AppSpec>
     }
     spec.limits =
         AppLimits { held_requests: keys.limits.held_requests, body: keys.limits.body.0.0 };
-    spec.timeouts = timeouts(keys);
+    spec.timeouts = timeouts(keys).into();
     held_long_enough(&mut section, raw, &spec);
     spec.http2 = keys.http2;
     spec.client_app_headers = keys.client_app_headers;

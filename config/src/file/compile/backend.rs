@@ -16,7 +16,7 @@ pub(super) fn compile(section: &mut Section<'_>, raw: &RawApp) -> Option<Backend
             None
         }
         (Some(command), None) => {
-            process::compile(section, keys, command).map(Box::new).map(Backend::Process)
+            process::compile(section, keys, command).map(|process| Backend::Process(process.into()))
         }
         (None, Some(upstream)) => {
             process_keys(keys).iter().for_each(|(key, span)| {

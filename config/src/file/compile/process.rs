@@ -33,16 +33,18 @@ pub(super) fn compile(
         },
     );
     spec.start = keys.start.as_ref().map_or(StartChoice::OnDemand, |start| start.value).into();
-    spec.env = env(keys);
-    spec.ready = ready(section, keys.ready.as_ref());
+    spec.env = env(keys).into();
+    spec.ready = ready(section, keys.ready.as_ref()).into();
     spec.endpoint = endpoint(section, keys, command, &spec.ready.probe);
     idle(section, keys, &mut spec);
-    spec.stop = keys.stop.as_ref().map_or_else(StopSpec::default, |stop| stopping(&stop.value));
+    if let Some(keys) = &keys.stop {
+        spec.stop = stopping(&keys.value).into();
+    }
     if let Some(keys) = &keys.back_off {
-        spec.back_off = back_off(section, &keys.value);
+        spec.back_off = back_off(section, &keys.value).into();
     }
     if let Some(keys) = &keys.logs {
-        spec.logs = logs(section, &keys.value);
+        spec.logs = logs(section, &keys.value).into();
     }
     spec.set_port_by_convention();
     is_runnable.then_some(spec)
