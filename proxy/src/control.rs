@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context, bail};
 use doorbell_config::{
     file::Archive,
+    name::AppId,
     spec::{ListenAddr, ServerSpec},
 };
 use doorbell_supervisor::{
@@ -226,10 +227,10 @@ async fn listen(
             ToControl::Forgotten(app) => house.link.forget(&app),
             ToControl::Answer { wish, answer } => house.link.answered(wish, *answer),
             ToControl::Proxy { number, pid } => {
-                admin.strangers.know(number, pid);
+                admin.strangers.know(pid);
                 let connection = with.into_iter().next().context("no connection came")?;
                 let over = house.scraper.connect(number, UnixStream::from(connection))?;
-                tokio::spawn(settle(Arc::clone(house), Arc::clone(admin), number, over));
+                tokio::spawn(settle(Arc::clone(house), number, over));
             }
             ToControl::Listening(addresses) => house.listens_on(addresses),
             ToControl::Reload => {
@@ -248,10 +249,11 @@ async fn listen(
 }
 
 /// What a proxy counted is kept, also for a control process that comes after this one.
-async fn settle(house: Arc<House>, admin: Arc<Admin>, number: u32, over: impl Future<Output = ()>) {
+async fn settle(house: Arc<House>, number: u32, over: impl Future<Output = ()>) {
     over.await;
-    if let Some(figures) = house.scraper.settle(number) {
-        admin.strangers.forget(number);
+    // A proxy may have spoken of apps that there are not.
+    let is_known = |app: &AppId| house.link.snapshot(app).is_some();
+    if let Some(figures) = house.scraper.settle(number, is_known) {
         keep(&house, &figures);
     }
 }

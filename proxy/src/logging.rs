@@ -25,10 +25,14 @@ pub fn start(spec: &LogSpec) -> anyhow::Result<()> {
             let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
             let layer =
                 fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(colour);
+            // A line that cannot be written is lost; it would be told on standard error, where it
+            // cannot be told, by a panic.
+            let layer = layer.log_internal_errors(false);
             registry.with(layer).try_init()
         }
         LogFormat::Json => {
-            registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init()
+            let layer = fmt::layer().json().with_writer(std::io::stderr);
+            registry.with(layer.log_internal_errors(false)).try_init()
         }
     };
     started.context("cannot start logging")

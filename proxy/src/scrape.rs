@@ -24,6 +24,9 @@ use crate::{
 /// How long a proxy may take to answer; then its last answer stands.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Proxies that are gone whose figures are known by number.
+const NUMBERS: usize = 4;
+
 /// Proxies that are asked, and what they said.
 #[derive(Default)]
 pub struct Scraper {
@@ -51,6 +54,15 @@ struct Line {
 }
 
 impl GoneFigures {
+    /// Of proxies that are gone for long their sum is enough.
+    fn forget_numbers(&mut self) {
+        while self.proxies.len() > NUMBERS
+            && let Some((_, figures)) = self.proxies.pop_first()
+        {
+            self.kept.add(&figures);
+        }
+    }
+
     fn sum(&self) -> Figures {
         let mut sum = self.kept.clone();
         self.proxies.values().for_each(|figures| sum.add(figures));
@@ -87,9 +99,9 @@ impl Scraper {
         Ok(ended.cancelled_owned())
     }
 
-    /// The proxy says nothing any more: what it counted stays. Gives all that is to be kept, if that
+    /// The proxy says nothing any more: what it counted of known apps stays. Gives all that is to be kept, if that
     /// is news.
-    pub fn settle(&self, number: u32) -> Option<Figures> {
+    pub fn settle(&self, number: u32, is_known: impl Fn(&AppId) -> bool) -> Option<Figures> {
         let line = {
             let mut lines = self.lines();
             let is_over = lines.get(&number).is_some_and(|line| line.over.is_cancelled());
@@ -97,8 +109,10 @@ impl Scraper {
         };
         let mut figures = lock(&line.last).clone();
         figures.settle();
+        figures.apps.retain(|app, _| is_known(app));
         let mut gone = lock(&self.gone);
         gone.proxies.insert(number, figures);
+        gone.forget_numbers();
         Some(gone.sum())
     }
 

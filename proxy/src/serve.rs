@@ -62,6 +62,7 @@ pub enum Beginning {
 pub fn serve(config_path: PathBuf, split: Split, beginning: &Beginning) -> anyhow::Result<()> {
     let server = settings(&config_path, beginning)?;
     hub::hold_signals().context("cannot hold signals back")?;
+    hub::keep_descriptors();
     logging::start(&server.log)?;
     allocator::purge_in_background();
     let options = options(config_path, server, split, beginning)?;
@@ -78,7 +79,8 @@ fn settings(config_path: &Path, beginning: &Beginning) -> anyhow::Result<ServerS
     if let Beginning::Upgraded(state_dir) = beginning
         && let Ok(server) = settings_that_held(state_dir)
     {
-        return Ok(server);
+        // What a reload has said of another folder waits for a restart.
+        return Ok(ServerSpec { state_dir: state_dir.clone(), ..server });
     }
     let Loaded { outcome, .. } = House::read(config_path, &mut Archive::default());
     match outcome {
@@ -98,10 +100,21 @@ fn settings(config_path: &Path, beginning: &Beginning) -> anyhow::Result<ServerS
 /// The state folder that a file names in which something else is wrong, as far as it can be told.
 fn state_dir(config_path: &Path) -> PathBuf {
     let text = std::fs::read_to_string(config_path).unwrap_or_default();
-    let file = text.parse::<toml::Table>().unwrap_or_default();
-    let named = file.get("server").and_then(|server| server.get("state_dir")?.as_str());
+    let named = match text.parse::<toml::Table>() {
+        Ok(file) => {
+            file.get("server").and_then(|server| Some(server.get("state_dir")?.as_str()?.into()))
+        }
+        Err(_) => text.lines().find_map(state_dir_in),
+    };
     let folder = config_path.parent().unwrap_or(Path::new("."));
-    named.map_or_else(|| ServerSpec::default().state_dir, |named| folder.join(named))
+    named.map_or_else(|| ServerSpec::default().state_dir, |named: PathBuf| folder.join(named))
+}
+
+/// What a line says of the folder, in a file that is no TOML as a whole.
+fn state_dir_in(line: &str) -> Option<PathBuf> {
+    let line: toml::Table =
+        line.trim_start().strip_prefix("state_dir").and_then(|_| line.parse().ok())?;
+    Some(line.get("state_dir")?.as_str()?.into())
 }
 
 fn options(
@@ -204,6 +217,9 @@ fn tasks(config_path: PathBuf) -> Launcher {
 /// Why it cannot start, or does not understand what it is told.
 pub fn role(role: Role, reception: PathBuf, config_path: Option<PathBuf>) -> anyhow::Result<()> {
     let connection = take_connection().context("this is started by `doorbell serve` alone")?;
+    hub::let_signals_in().context("cannot let signals in")?;
+    // What we are executed as is no name for people.
+    rustix::thread::set_name(c"doorbell")?;
     let confined = sandbox::confine(&plan(role))?.to_string();
     allocator::purge_in_background();
     let household = Household::Own { reception, confined };

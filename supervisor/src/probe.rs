@@ -89,9 +89,19 @@ impl LastLook {
     }
 }
 
+/// Where an app is looked for that was told to listen on 127.0.0.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Families {
+    /// There.
+    Own,
+    /// There, and on `::1`, where `localhost` may have led it.
+    Both,
+}
+
 /// Waits until the endpoint accepts a connection; returns where it did.
 pub(crate) async fn until_connected(
     endpoint: &Endpoint,
+    families: Families,
     started: &Started,
     last: &LastLook,
 ) -> Endpoint {
@@ -101,7 +111,8 @@ pub(crate) async fn until_connected(
             Ok(_) => return endpoint.clone(),
             Err(error) => last.set(format!("{} did not answer: {error}", name(endpoint))),
         }
-        if looks % OTHER_FAMILY == OTHER_FAMILY - 1
+        if families == Families::Both
+            && looks % OTHER_FAMILY == OTHER_FAMILY - 1
             && let Some(other) = other_family(endpoint)
             && connect(&other).await.is_ok()
         {
@@ -178,7 +189,9 @@ mod tests {
         let Ok(socket) = tokio::net::TcpListener::bind("[::1]:0").await else { return };
         let there = socket.local_addr().unwrap();
         let asked = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], there.port())));
-        let found = until_connected(&asked, &Pace::default().start(), &LastLook::default()).await;
+        let found =
+            until_connected(&asked, Families::Both, &Pace::default().start(), &LastLook::default())
+                .await;
         assert_eq!(found, Endpoint::Tcp(there));
     }
 }

@@ -26,18 +26,16 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{
-    io::Interest,
-    net::UnixStream,
-    sync::{mpsc, oneshot},
-};
+use tokio::{io::Interest, net::UnixStream};
+
+use self::outbox::Outbox;
+
+mod outbox;
 
 /// Length and number of descriptors.
 const HEAD: usize = 5;
 /// Most descriptors of one frame, `SCM_MAX_FD`.
 pub const MOST_DESCRIPTORS: usize = 253;
-/// Frames that may wait for a peer that does not read. More, and it is given up.
-const WAITING: usize = 1 << 16;
 /// Bytes read at once.
 const CHUNK: usize = 64 * 1024;
 
@@ -52,14 +50,17 @@ pub struct Frame {
 /// dropped, the peer sees the end behind the last frame.
 #[derive(Clone, Debug)]
 pub struct Sender {
-    queue: mpsc::Sender<Item>,
+    hold: Arc<Hold>,
 }
 
+/// What all senders to one peer have in common.
 #[derive(Debug)]
-enum Item {
-    Frame(Frame),
-    /// Answered when all before it is written.
-    Flush(oneshot::Sender<()>),
+struct Hold(Arc<Outbox>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// The peer is gone, or has not read for so long that it is given up.
@@ -134,21 +135,17 @@ impl Sender {
     /// # Errors
     /// If nobody will ever read it.
     pub fn send_frame(&self, frame: Frame) -> Result<(), Gone> {
-        self.queue.try_send(Item::Frame(frame)).map_err(|_| Gone)
+        self.hold.0.send(frame)
     }
 
     /// Waits until all that was sent is written, or never will be.
     pub async fn flush(&self) {
-        let (done, flushed) = oneshot::channel();
-        if self.queue.send(Item::Flush(done)).await.is_ok() {
-            // An error means that the peer is gone.
-            let _ = flushed.await;
-        }
+        self.hold.0.flush().await;
     }
 
     /// Waits until nobody reads any more.
     pub async fn closed(&self) {
-        self.queue.closed().await;
+        self.hold.0.closed().await;
     }
 }
 
@@ -159,9 +156,9 @@ impl Sender {
 pub fn open<T>(stream: StdStream, limits: Limits) -> io::Result<(Sender, Receiver<T>)> {
     stream.set_nonblocking(true)?;
     let stream = Arc::new(UnixStream::from_std(stream)?);
-    let (queue, items) = mpsc::channel(WAITING);
+    let outbox = Arc::new(Outbox::new(Arc::clone(&stream)));
     // Ends with the last sender, or with the peer.
-    tokio::spawn(write_all(Arc::clone(&stream), items));
+    tokio::spawn(Arc::clone(&outbox).attend());
     let receiver = Receiver {
         stream,
         limits,
@@ -169,37 +166,7 @@ pub fn open<T>(stream: StdStream, limits: Limits) -> io::Result<(Sender, Receive
         descriptors: VecDeque::new(),
         message: PhantomData,
     };
-    Ok((Sender { queue }, receiver))
-}
-
-async fn write_all(stream: Arc<UnixStream>, mut items: mpsc::Receiver<Item>) {
-    while let Some(item) = items.recv().await {
-        let outcome = match item {
-            Item::Frame(frame) => write(&stream, &frame).await,
-            Item::Flush(done) => {
-                // Whoever asked may have stopped waiting.
-                let _ = done.send(());
-                Ok(())
-            }
-        };
-        if let Err(error) = outcome {
-            // The one who reads from the peer sees its end too.
-            tracing::debug!(%error, "a process at the other end does not listen");
-            return;
-        }
-    }
-    // An error means that the peer has closed its end already.
-    let _ = rustix::net::shutdown(stream.as_fd(), rustix::net::Shutdown::Write);
-}
-
-async fn write(stream: &UnixStream, frame: &Frame) -> io::Result<()> {
-    let mut sent = 0;
-    while let Some(rest) = frame.bytes.get(sent..).filter(|rest| !rest.is_empty()) {
-        let descriptors: &[_] = if sent == 0 { &frame.descriptors } else { &[] };
-        sent +=
-            stream.async_io(Interest::WRITABLE, || try_write(stream, rest, descriptors)).await?;
-    }
-    Ok(())
+    Ok((Sender { hold: Arc::new(Hold(outbox)) }, receiver))
 }
 
 fn try_write(stream: &UnixStream, rest: &[u8], descriptors: &[Arc<OwnedFd>]) -> io::Result<usize> {

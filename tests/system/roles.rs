@@ -26,6 +26,8 @@ fn is_confined(d: &Doorbell) {
             assert_eq!(status(pid, capabilities), "0".repeat(16), "{capabilities}");
         }
         assert_eq!((status(pid, "NoNewPrivs"), status(pid, "Seccomp")), ("1".into(), "2".into()));
+        assert_eq!(status(pid, "SigBlk"), "0".repeat(16), "it hears who wants it to end");
+        assert_eq!(status(pid, "Name"), "doorbell");
     }
 }
 

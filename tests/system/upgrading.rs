@@ -236,3 +236,96 @@ fn a_wrong_file_is_no_hindrance_and_nothing_is_lost_by_it() {
     eventually("it is good again", || d.cli(&["reload"]).status == 0);
     assert_eq!(d.app_pid("app"), pid);
 }
+
+#[test]
+fn a_binary_that_waits_for_its_upgrade_starts_nothing() {
+    let d = start("");
+    d.replace_binary(Some("#!/bin/sh\nexit 1"));
+    for role in [Role::Proxy, Role::Control] {
+        let before = d.role_pid(role);
+        d.kill_role(role);
+        d.wait_for_successor(role, before);
+        assert_eq!(d.get("app.test", "/").status, 200);
+    }
+    eventually("operators are answered", || d.cli(&["status"]).status == 0);
+}
+
+#[test]
+fn an_upgrade_that_fails_behind_the_death_of_the_old_proxy_leaves_a_proxy() {
+    let d = start("");
+    let begun = d.dir.path().join("begun");
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = takes-over-from ] && echo '[1]' && exit 0\n\
+         touch {}\nsleep 1\nexit 1",
+        begun.display()
+    );
+    d.replace_binary(Some(&script));
+    std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| d.cli(&["upgrade"]));
+        eventually("the new proxy is started", || begun.exists());
+        doorbell_tests::kill(d.proxy_pid());
+        assert_eq!(upgrade.join().expect("an answer").status, 1);
+    });
+    assert_eq!(d.get("app.test", "/").status, 200);
+}
+
+#[test]
+fn apps_get_the_same_limit_on_open_files_after_an_upgrade() {
+    let d = start(
+        "[app.limit]\nhosts = [\"limit.test\"]\ndirectory = \"{dir}\"\n\
+         command = [\"sh\", \"-c\", \"ulimit -n >> limits; exec node {apps}/node.js\"]\n",
+    );
+    let limits = || std::fs::read_to_string(d.dir.path().join("limits")).unwrap_or_default();
+    d.ok(&["start", "limit"]);
+    d.ok(&["upgrade"]);
+    d.ok(&["upgrade"]);
+    d.ok(&["restart", "limit"]);
+    let limits = limits();
+    let limits: Vec<_> = limits.lines().collect();
+    assert_eq!(limits.len(), 2);
+    assert_eq!(limits[0], limits[1]);
+}
+
+#[test]
+fn another_state_folder_waits_for_a_restart() {
+    let mut d = start("");
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let before = lasting(&d);
+    let text = std::fs::read_to_string(d.config_path()).expect("the file");
+    d.write_file("doorbell.toml", &text.replace("state_dir = \"state\"", "state_dir = \"other\""));
+    d.ok(&["reload"]);
+    d.ok(&["upgrade"]);
+    assert_eq!(d.get("app.test", "/").status, 200);
+    assert_eq!(lasting(&d), before);
+    assert!(!d.dir.path().join("other").exists());
+    d.write_file("doorbell.toml", &text);
+    d.kill_supervisor();
+    d.start_again();
+    assert_eq!((d.get("app.test", "/").status, d.app_pid("app")), (200, before.1));
+}
+
+#[test]
+fn what_an_operator_stopped_is_not_started_by_an_upgrade() {
+    let d = start(&node("early", "start = \"with-server\""));
+    d.wait_for_state("early", "ready");
+    d.ok(&["stop", "early"]);
+    d.ok(&["upgrade"]);
+    assert_eq!((d.state("early"), d.app_pid("early")), ("stopped".to_owned(), None));
+    assert_eq!(d.get("early.test", "/").status, 200);
+}
+
+#[test]
+fn a_file_that_is_no_toml_keeps_no_supervisor_from_coming_back() {
+    let mut d = start("");
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let (text, pid) =
+        (std::fs::read_to_string(d.config_path()).expect("the file"), d.app_pid("app"));
+    d.write_file("doorbell.toml", &format!("{text}\n[[["));
+    d.kill_supervisor();
+    d.begin_again();
+    eventually("it serves", || d.log().matches(" ready version").count() == 2);
+    assert_eq!(d.get("app.test", "/").status, 200);
+    // Without a file the verbs do not know where to ask.
+    d.write_file("doorbell.toml", &text);
+    assert_eq!(d.app_pid("app"), pid);
+}

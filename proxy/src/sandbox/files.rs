@@ -1,8 +1,8 @@
 //! Which files may be opened, and who may be sent signals: landlock(7), as much of it as the kernel
 //! has.
 //!
-//! Out of scope on purpose: connecting, to any port and any Unix socket, abstract ones too. Apps and
-//! upstreams are anywhere.
+//! Out of scope on purpose: connecting, to any port and any Unix socket with a file that this user may
+//! connect to. Apps and upstreams are anywhere.
 
 use std::{
     env, fmt, fs,
@@ -100,7 +100,9 @@ impl fmt::Display for Landlock {
 /// Shuts the file system, but for what the plan grants.
 pub(super) fn restrict(plan: &Plan) -> Result<Landlock, SandboxError> {
     let everything = AccessFs::from_all(KNOWN);
-    let ruleset = Ruleset::default().handle_access(everything)?.scope(Scope::Signal)?;
+    let ruleset = Ruleset::default()
+        .handle_access(everything)?
+        .scope(Scope::Signal | Scope::AbstractUnixSocket)?;
     let ruleset = match plan {
         Plan::Proxy { .. } => ruleset.handle_access(AccessNet::BindTcp)?,
         Plan::Control { .. } => ruleset,

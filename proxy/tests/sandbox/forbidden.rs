@@ -3,16 +3,21 @@
 use std::{
     fs::{self, File, Permissions},
     net::{TcpListener, UdpSocket},
-    os::unix::{fs::PermissionsExt, net::UnixListener, process::parent_id},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+        process::parent_id,
+    },
     path::Path,
     process::Command,
 };
 
 use doorbell_proxy::sandbox::Landlock;
 use libc::c_long;
-use socket2::{Domain, Socket, Type};
+use rustix::fs::{OFlags, fcntl_setfl};
+use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{Report, raw};
+use crate::{Report, proxy::abstract_address, raw};
 
 pub(crate) fn try_all(report: &mut Report, folder: &Path, landlock: Landlock) {
     read(report, folder, landlock);
@@ -71,6 +76,22 @@ fn programs(report: &mut Report) {
 
 fn sockets(report: &mut Report, folder: &Path, landlock: Landlock) {
     report.fails("listening", TcpListener::bind("127.0.0.1:0"));
+    let tcp = |protocol| Socket::new(Domain::IPV4, Type::STREAM, protocol);
+    report.fails("a protocol that nobody speaks", tcp(Some(Protocol::SCTP)));
+    report.fails("a socket's reach", tcp(None).and_then(|socket| socket.set_ttl_v4(1)));
+    report.fails("a filter on a socket", tcp(None).and_then(|socket| socket.attach_filter(&[])));
+    let blocks = File::open("/dev/null").map(|file| fcntl_setfl(file, OFlags::NONBLOCK));
+    report.fails("changing how a file is open", blocks.and_then(|changed| Ok(changed?)));
+    let stranger = abstract_address(folder);
+    match landlock {
+        Landlock::Abi(6..) => {
+            let met = stranger.and_then(|address| UnixStream::connect_addr(&address));
+            report.fails("a Unix socket without a file", met);
+        }
+        Landlock::Abi(_) | Landlock::SwitchedOff | Landlock::Missing => {
+            report.left_out("a Unix socket without a file", &landlock);
+        }
+    }
     let socket = || Socket::new(Domain::IPV4, Type::STREAM, None);
     report.fails("listening without an address", socket().and_then(|socket| socket.listen(1)));
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
@@ -80,7 +101,7 @@ fn sockets(report: &mut Report, folder: &Path, landlock: Landlock) {
         _ => report.left_out("binding a TCP port", &landlock),
     }
     report.fails("a listening socket in no folder", {
-        let address = crate::proxy::abstract_address(&folder.join("new"));
+        let address = abstract_address(&folder.join("new"));
         address.and_then(|address| UnixListener::bind_addr(&address))
     });
     for (what, family, kind, protocol) in [

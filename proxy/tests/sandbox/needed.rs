@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     Report,
-    proxy::{CERTIFICATES, DEADLINE, PORT, PROCESSORS, abstract_address},
+    proxy::{CERTIFICATES, DEADLINE, PORT, PROCESSORS},
     raw,
 };
 
@@ -117,8 +117,6 @@ fn modules(report: &mut Report) {
 fn unix(report: &mut Report, folder: &Path) {
     let path = SocketAddr::from_pathname(folder.join("app.sock"));
     report.works("a Unix socket in a folder", path.and_then(|address| speak(&address)));
-    let name = abstract_address(folder);
-    report.works("a Unix socket in none", name.and_then(|address| speak(&address)));
 }
 
 fn speak(address: &SocketAddr) -> io::Result<()> {

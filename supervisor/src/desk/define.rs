@@ -133,7 +133,10 @@ impl Desk {
         if !are_alike {
             self.play(id, Event::Redefined(Launch::Changed));
         }
-        if mode_changed && process.start == StartMode::WithServer && goal == Goal::Down {
+        // Another version of us has started it, and it may have gone to sleep since.
+        let was_started = self.took_over && !self.is_set_up;
+        let starts_with_us = process.start == StartMode::WithServer && goal == Goal::Down;
+        if mode_changed && starts_with_us && !was_started {
             self.play(id, Event::Start);
         }
     }

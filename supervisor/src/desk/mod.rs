@@ -72,6 +72,8 @@ pub(crate) struct Desk {
     apps: HashMap<AppId, Box<App>>,
     /// Whether apps were defined before: gates of the first ones are fresh.
     is_set_up: bool,
+    /// An earlier version became us.
+    took_over: bool,
     channels: Channels,
     /// Orders for the gates that their channel had no room for.
     outbox: VecDeque<GateOrder>,
@@ -144,6 +146,7 @@ impl Desk {
         Ok(Self {
             apps: HashMap::new(),
             is_set_up: false,
+            took_over: options.lock.is_some(),
             channels,
             outbox: VecDeque::new(),
             events: VecDeque::new(),

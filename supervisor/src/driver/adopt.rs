@@ -6,8 +6,11 @@
 
 use std::{
     collections::HashSet,
-    io,
-    os::fd::{AsFd, OwnedFd},
+    fs, io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::PathBuf,
     sync::{Arc, PoisonError},
 };
@@ -23,13 +26,14 @@ use super::{
     launch::INSTANCE,
     leftover::Remains,
     notify::NotifySocket,
+    procfs::{self, Pid},
     record::{Phase, Record},
     root::Root,
     tree::Tree,
 };
 use crate::{
     message::{Endpoint, Generation, StartTimes},
-    output::{Capture, OutputPipe, Tail},
+    output::{Capture, OutputPipe, PipeIdentity, Tail},
 };
 
 /// What another process is to keep open for an instance, so that it outlives us.
@@ -96,7 +100,9 @@ impl Driver {
         for record in Record::read_all(&self.run_dir())? {
             let (app, generation) = (record.app.clone(), record.generation);
             let found = Adoptee::itself(&record).or_else(|| {
-                let remains = remains.get_or_insert_with(|| Remains::of(&self.state_dir));
+                let has_output = |pid, instance: &str| self.has_output(pid, instance);
+                let remains =
+                    remains.get_or_insert_with(|| Remains::of(&self.state_dir, has_output));
                 Adoptee::stand_in(record, remains)
             });
             match found {
@@ -124,6 +130,18 @@ impl Driver {
     ) -> (Handle, impl Future<Output = ()> + Send + 'static) {
         let (handle, wires) = Handle::new(reports);
         (handle, instance::take_up(Arc::clone(self), job, wires, adoptee))
+    }
+
+    /// Whether a process has the output of the instance that it says it is of.
+    fn has_output(&self, pid: Pid, instance: &str) -> bool {
+        let Some((app, generation)) = instance.rsplit_once('.') else { return false };
+        let (Ok(app), Ok(generation)) = (AppId::parse(app), generation.parse()) else {
+            return false;
+        };
+        let found = fs::metadata(self.output_path(&app, Generation(generation)));
+        found.is_ok_and(|found| {
+            procfs::writes_to(pid, PipeIdentity { device: found.dev(), inode: found.ino() })
+        })
     }
 
     /// What is kept for an instance, once.

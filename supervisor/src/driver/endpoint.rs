@@ -215,13 +215,13 @@ pub(crate) fn socket_folder(run_dir: &Path, app: &AppId) -> PathBuf {
 pub(crate) fn create_private(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let found = fs::metadata(folder)?;
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        let why = format!("it belongs to user {}: give it to ours (chown)", found.uid());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
     // Our own group may get through to what it is shown, `share_folder`.
     if found.mode() & 0o067 == 0 {
         return Ok(());
-    }
-    if found.uid() != rustix::process::geteuid().as_raw() {
-        let why = format!("it belongs to user {}, and others may enter it", found.uid());
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
 }

@@ -1,6 +1,6 @@
 //! Whose listeners there are: on the instance's port, and of the instance beyond loopback.
 
-use std::{io, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use super::{End, Instance};
 use crate::{
@@ -13,13 +13,14 @@ use crate::{
 };
 
 impl Instance {
-    /// An error if somebody else answers at the endpoint. Where we may not look, we believe it.
+    /// An error if somebody else answers at the endpoint. Where we may not look, and it is a user of
+    /// ours, we believe it.
     pub(super) async fn belongs_to_us(&self, endpoint: &Endpoint) -> Result<(), End> {
         let Endpoint::Tcp(address) = endpoint else { return Ok(()) };
         let port = address.port();
-        match self.strangers_on(port).await {
-            Ok(strangers) if strangers.is_empty() => Ok(()),
-            Ok(strangers) => {
+        match self.strangers_at(*address).await {
+            Ok(None) => Ok(()),
+            Ok(Some(strangers)) => {
                 let holder = listener::describe(&strangers);
                 Err(End::crashed(format!("port {port} is already in use by {holder}")))
             }
@@ -31,13 +32,16 @@ impl Instance {
         }
     }
 
-    async fn strangers_on(&self, port: u16) -> io::Result<Vec<Pid>> {
+    /// Who listens there, if that is not the instance: as far as we may look, so there may be none.
+    async fn strangers_at(&self, address: SocketAddr) -> io::Result<Option<Vec<Pid>>> {
         let root = self.root.pid();
-        let listeners = listener::on_port(port)?;
+        let listeners = listener::at(address)?;
         // Most apps are one process, and need no further search.
         if listeners.is_empty() || listener::is_held_by(&listeners, [root]) {
-            return Ok(Vec::new());
+            return Ok(None);
         }
+        let us = rustix::process::geteuid();
+        let are_foreign = !us.is_root() && listeners.iter().all(|one| one.user != us.as_raw());
         let living = watch::living(&self.wires.witness, &self.driver.scanner).await?;
         let pids: Vec<Pid> = living.iter().map(|process| process.pid).collect();
         let table = self.driver.scanner.table().await?;
@@ -45,7 +49,8 @@ impl Instance {
         let strangers = search.await?;
         let is_ours =
             |pid: &Pid| self.wires.witness.with_tree(|tree| tree.includes(*pid)).unwrap_or(false);
-        Ok(strangers.into_iter().filter(|pid| !is_ours(pid)).collect())
+        let strangers: Vec<Pid> = strangers.into_iter().filter(|pid| !is_ours(pid)).collect();
+        Ok((are_foreign || !strangers.is_empty()).then_some(strangers))
     }
 
     /// A warning if the instance can be reached from other machines, around us.
@@ -61,9 +66,7 @@ impl Instance {
         }
         let named: Vec<_> = open
             .iter()
-            .map(|listener| {
-                std::net::SocketAddr::from((listener.address, listener.port)).to_string()
-            })
+            .map(|listener| SocketAddr::from((listener.address, listener.port)).to_string())
             .collect();
         Some(format!(
             "the app listens on {}, beyond loopback: clients can reach it around doorbell",

@@ -47,7 +47,11 @@ pub(super) struct Remains {
 
 impl Remains {
     /// Those of a state folder. Of a table that cannot be read there are none.
-    pub(super) fn of(state_dir: &Path) -> Self {
+    ///
+    /// Only processes of our own user, or those that still have an instance's output: anybody may call
+    /// himself what he likes.
+    pub(super) fn of(state_dir: &Path, has_output: impl Fn(Pid, &str) -> bool) -> Self {
+        let us = rustix::process::geteuid().as_raw();
         let table = match ProcessTable::read() {
             Ok(table) => table,
             Err(error) => {
@@ -59,6 +63,7 @@ impl Remains {
         for process in table.all().filter(|process| !process.is_zombie) {
             if procfs::has_variable(process.pid, &mark) == Some(true)
                 && let Some(instance) = procfs::variable(process.pid, INSTANCE)
+                && (procfs::user(process.pid) == Some(us) || has_output(process.pid, &instance))
             {
                 let known = oldest.entry(instance).or_insert(*process);
                 if (process.began, process.pid) < (known.began, known.pid) {

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io::{self, BufRead, BufReader},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use super::{
@@ -22,6 +22,21 @@ pub(crate) struct Listener {
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
     pub(crate) inode: u64,
+    /// Whose it is.
+    pub(crate) user: u32,
+}
+
+impl Listener {
+    /// Whether it may be this one that answers at an address.
+    pub(crate) fn answers_at(&self, address: SocketAddr) -> bool {
+        let (own, asked) = (self.address.to_canonical(), address.ip().to_canonical());
+        let takes_all = match self.address {
+            IpAddr::V4(all) => all.is_unspecified() && asked.is_ipv4(),
+            // It may take IPv4 too.
+            IpAddr::V6(all) => all.is_unspecified(),
+        };
+        self.port == address.port() && (own == asked || takes_all)
+    }
 }
 
 /// Every TCP listener of the system.
@@ -42,6 +57,11 @@ pub(super) fn read_proc() -> io::Result<Vec<Listener>> {
     Ok(found)
 }
 
+/// The listeners that may answer at an address.
+pub(crate) fn at(address: SocketAddr) -> io::Result<Vec<Listener>> {
+    Ok(all()?.into_iter().filter(|listener| listener.answers_at(address)).collect())
+}
+
 /// The listeners on one port.
 pub(crate) fn on_port(port: u16) -> io::Result<Vec<Listener>> {
     Ok(all()?.into_iter().filter(|listener| listener.port == port).collect())
@@ -57,10 +77,11 @@ fn read(path: &str) -> io::Result<Vec<Listener>> {
         if fields.nth(1) != Some(LISTEN) {
             break;
         }
-        let inode = fields.nth(5).and_then(|inode| inode.parse().ok());
+        let user = fields.nth(3).and_then(|user| user.parse().ok());
+        let inode = fields.nth(1).and_then(|inode| inode.parse().ok());
         let address = local.and_then(parse_address);
-        if let (Some((address, port)), Some(inode)) = (address, inode) {
-            found.push(Listener { address, port, inode });
+        if let (Some((address, port)), Some(user), Some(inode)) = (address, user, inode) {
+            found.push(Listener { address, port, inode, user });
         }
     }
     Ok(found)
@@ -153,11 +174,39 @@ mod tests {
         let listeners = on_port(port).unwrap();
         assert_eq!(listeners.len(), 1);
         assert_eq!(listeners[0].address, IpAddr::V4(Ipv4Addr::LOCALHOST));
+        assert_eq!(listeners[0].user, rustix::process::geteuid().as_raw());
         assert!(is_held_by(&listeners, [std::process::id()]));
         assert!(!is_held_by(&listeners, [1]));
         assert!(beyond_loopback(&listeners, [std::process::id()]).is_empty());
         let table = ProcessTable::read().unwrap();
         assert_eq!(holders(&listeners, &table), [std::process::id()]);
+    }
+
+    #[test]
+    fn who_listens_on_another_address_does_not_answer_at_this_one() {
+        let listener = |address: &str| {
+            let address: SocketAddr = address.parse().unwrap();
+            Listener { address: address.ip(), port: address.port(), inode: 1, user: 0 }
+        };
+        let answers = |one: &str, at: &str| listener(one).answers_at(at.parse().unwrap());
+        for (one, at) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("[::1]:80", "[::1]:80"),
+        ] {
+            assert!(answers(one, at), "{one} {at}");
+        }
+        for (one, at) in [
+            ("127.0.0.1:81", "127.0.0.1:80"),
+            ("127.0.0.2:80", "127.0.0.1:80"),
+            ("[::1]:80", "127.0.0.1:80"),
+            ("127.0.0.1:80", "[::1]:80"),
+            ("0.0.0.0:80", "[::1]:80"),
+        ] {
+            assert!(!answers(one, at), "{one} {at}");
+        }
     }
 
     #[test]

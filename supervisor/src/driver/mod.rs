@@ -40,6 +40,7 @@ use doorbell_config::{
     name::AppId,
     spec::{AppSpec, Backend, OutputSpec, ProcessSpec, StopSpec},
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     sync::{Notify, mpsc, watch as channel},
     time::Instant,
@@ -220,6 +221,11 @@ impl Driver {
     }
 }
 
+/// What we were started with beyond the standard descriptors is nobody's business but ours.
+pub fn keep_descriptors() {
+    sys::keep_descriptors();
+}
+
 /// How long programs may take to be executed before another version takes over.
 const LAST_STARTS: Duration = Duration::from_secs(5);
 
@@ -232,6 +238,7 @@ pub(crate) fn become_another(
     program: &Path,
     arguments: &[OsString],
     lock: &OwnedFd,
+    open_files: Option<u64>,
 ) -> io::Result<Infallible> {
     let until = Instant::now() + LAST_STARTS;
     let _nobody_starts = loop {
@@ -246,7 +253,14 @@ pub(crate) fn become_another(
             }
         }
     };
-    sys::execute(program.as_os_str(), arguments, lock)
+    // The other one is to see the limit that we were started with.
+    let raised = getrlimit(Resource::Nofile);
+    if let Some(soft) = open_files {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(soft), ..raised })?;
+    }
+    let failed = sys::execute(program.as_os_str(), arguments, lock);
+    setrlimit(Resource::Nofile, raised)?;
+    failed
 }
 
 impl Job {

@@ -5,7 +5,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs, io,
+    fs::{self, File},
+    io::{self, Read},
     os::unix::fs::MetadataExt,
     sync::Arc,
     time::Instant,
@@ -17,6 +18,9 @@ use crate::output::PipeIdentity;
 
 /// Times the list of processes is read where there are always new ones.
 const ROUNDS: usize = 16;
+
+/// Bytes of an environment: more than execve(2) takes as a rule, an eighth of the stack's limit.
+const MOST_ENVIRONMENT: u64 = 8 << 20;
 
 /// A process id.
 pub(crate) type Pid = u32;
@@ -123,10 +127,18 @@ pub(crate) fn name(pid: Pid) -> String {
         .map_or_else(|_| "unknown".into(), |name| name.trim_end().into())
 }
 
+/// The environment a process was started with, or what it says that is: bounded, as anybody may say
+/// anything.
+fn environ(pid: Pid) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(format!("/proc/{pid}/environ"))?.take(MOST_ENVIRONMENT).read_to_end(&mut text)?;
+    Ok(text)
+}
+
 /// Whether the environment a process was started with holds this `NAME=value`; `None` if the
 /// process has ended.
 pub(crate) fn has_variable(pid: Pid, variable: &[u8]) -> Option<bool> {
-    match fs::read(format!("/proc/{pid}/environ")) {
+    match environ(pid) {
         Ok(environ) if environ.is_empty() => {
             Process::read(pid).filter(|process| process.has_memory).map(|_| false)
         }
@@ -141,18 +153,23 @@ pub(crate) fn has_variable(pid: Pid, variable: &[u8]) -> Option<bool> {
 /// Whether the environment a process was started with holds this `NAME=value`, as far as we may
 /// read it; `None` if not.
 pub(crate) fn variable_is(pid: Pid, variable: &[u8]) -> Option<bool> {
-    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let environ = environ(pid).ok()?;
     (!environ.is_empty()).then(|| environ.split(|byte| *byte == 0).any(|entry| entry == variable))
 }
 
 /// The value of a variable in the environment a process was started with, if there is one that we may
 /// read.
 pub(crate) fn variable(pid: Pid, name: &str) -> Option<String> {
-    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let environ = environ(pid).ok()?;
     let mut entries = environ.split(|byte| *byte == 0);
     let value =
         entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
     Some(String::from_utf8_lossy(value).into_owned())
+}
+
+/// The user that a process runs as; `None` if there is none.
+pub(crate) fn user(pid: Pid) -> Option<u32> {
+    fs::metadata(format!("/proc/{pid}")).ok().map(|found| found.uid())
 }
 
 /// Whether standard output or standard error of a process is this pipe.

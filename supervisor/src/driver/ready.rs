@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{End, Instance, Note, times};
 use crate::{
     message::{Endpoint, Question, StartTimes},
-    probe::{self, LastLook, Started},
+    probe::{self, Families, LastLook, Started},
 };
 
 impl Instance {
@@ -46,7 +46,14 @@ impl Instance {
     }
 
     async fn until_ours_listens(&self, started: &Started) -> Result<Endpoint, End> {
-        let found = probe::until_connected(&self.place.endpoint, started, self.last_look()).await;
+        let (asked, last) = (&self.place.endpoint, self.last_look());
+        let found = probe::until_connected(asked, Families::Both, started, last).await;
+        match self.belongs_to_us(&found).await {
+            // Where the app was not told to listen anybody may.
+            Err(_) if found != *asked => {}
+            ours => return ours.map(|()| found),
+        }
+        let found = probe::until_connected(asked, Families::Own, started, last).await;
         self.belongs_to_us(&found).await?;
         Ok(found)
     }

@@ -85,7 +85,8 @@ fn split_message(messages: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((kind, body, rest))
 }
 
-/// `struct inet_diag_msg`: family, state, ..., then the id: ports, addresses; the inode is last.
+/// `struct inet_diag_msg`: family, state, ..., then the id: ports, addresses; user and
+/// inode are last.
 fn parse(message: &[u8]) -> Option<Listener> {
     let family = u16::from(*message.first()?);
     let port = u16::from_be_bytes(*message.get(4..)?.first_chunk()?);
@@ -95,8 +96,9 @@ fn parse(message: &[u8]) -> Option<Listener> {
     } else {
         IpAddr::V6(Ipv6Addr::from(*address.first_chunk::<16>()?))
     };
+    let user = u32::from_ne_bytes(*message.get(64..)?.first_chunk()?);
     let inode = u64::from(u32::from_ne_bytes(*message.get(68..)?.first_chunk()?));
-    Some(Listener { address, port, inode })
+    Some(Listener { address, port, inode, user })
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
         .map_err(|error| error.into_parts().1)
 }
 
-/// Starts the program in a process group of its own, with standard input from nowhere and no
+/// Starts the program in a session of its own, with standard input from nowhere and no
 /// descriptor of ours but those of `legacy`. Returns when it is executed, or failed to be.
 pub(super) fn spawn(launch: &Launch, legacy: Legacy) -> io::Result<Pid> {
     let mut image = Image::build(launch, legacy)?;
@@ -133,6 +133,15 @@ pub(super) fn execute(
         let failed = io::Error::last_os_error();
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut());
         Err(failed)
+    }
+}
+
+/// Has every descriptor beyond the standard ones closed when another program is executed. An old kernel
+/// (before 5.11) that cannot do this leaves it as it was.
+pub(super) fn keep_descriptors() {
+    // SAFETY: descriptors stay open; only what becomes of them in another program changes.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, LISTEN_FDS_START, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }
 }
 
@@ -243,7 +252,8 @@ impl Image {
                 u32::MAX,
                 libc::CLOSE_RANGE_CLOEXEC,
             );
-            if libc::setpgid(0, 0) == 0
+            // A session of its own, and so a group: no app shares one with another, or with us.
+            if libc::setsid() >= 0
                 && libc::chdir(self.directory.as_ptr()) == 0
                 && self.take_descriptors()
                 && self.take_limit()

@@ -33,6 +33,8 @@ pub(crate) struct Tree {
     /// Process groups and sessions seen with living members. Their numbers are not reused while
     /// they have any.
     groups: BTreeSet<Pid>,
+    /// The session that the instance was started in, if it is not its own: others are in it too.
+    outer_session: Option<Pid>,
     /// Who gets the strays of an instance that is not our child, and children of that one which are
     /// none of them.
     reaper: Option<Pid>,
@@ -46,14 +48,15 @@ enum Found {
 }
 
 impl Tree {
-    /// The tree of a process that was just spawned as the leader of its own group.
+    /// The tree of a process that was just spawned as the leader of its own session.
     pub(crate) fn of(root: Pid, marker: String, output: PipeIdentity) -> Self {
-        let began = Process::read(root).map(|process| process.began);
+        let process = Process::read(root);
         Self {
             marker,
             output,
-            members: began.map(|began| (root, began)).into_iter().collect(),
+            members: process.iter().map(|process| (root, process.began)).collect(),
             groups: BTreeSet::from([root]),
+            outer_session: process.map(|process| process.session).filter(|one| *one != root),
             reaper: None,
             strangers: BTreeSet::new(),
         }
@@ -120,7 +123,8 @@ impl Tree {
         if process.group != own.group && process.group != 0 {
             self.groups.insert(process.group);
         }
-        if process.session != own.session && process.session != 0 {
+        let is_outer = self.outer_session == Some(process.session);
+        if process.session != own.session && process.session != 0 && !is_outer {
             self.groups.insert(process.session);
         }
     }
@@ -185,5 +189,50 @@ pub(crate) fn signal(handles: &[OwnedFd], signal: Signal) {
     for handle in handles {
         // The only error that can happen to a handle of ours is that its process has ended.
         let _ = pidfd_send_signal(handle, signal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+    use crate::driver::procfs::ProcessTable;
+
+    #[test]
+    fn who_only_shares_the_session_that_an_instance_was_started_in_is_a_stranger() {
+        // A leader with two children, each with a group of its own: one, with a child, is the instance.
+        let script = "
+import os, subprocess, time
+os.setsid()
+for script in ('sleep 100 & wait', 'exec sleep 100'):
+    child = subprocess.Popen(['sh', '-c', script], stdout=subprocess.DEVNULL, process_group=0)
+    print(child.pid, flush=True)
+time.sleep(100)";
+        let mut leader =
+            Command::new("python3").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(leader.stdout.take().unwrap()).lines();
+        let mut pid = || lines.next().unwrap().unwrap().parse::<Pid>().unwrap();
+        let (root, neighbour) = (pid(), pid());
+        let output = PipeIdentity { device: 0, inode: 0 };
+        let mut tree = Tree::adopted(root, "NOBODY=nobody".into(), output);
+        let child = loop {
+            let table = ProcessTable::read().unwrap();
+            let living = tree.refresh(&table).unwrap_or_default();
+            if let Some(child) = living.iter().find(|process| process.parent == root) {
+                break child.pid;
+            }
+        };
+        let table = ProcessTable::read().unwrap();
+        let living = tree.refresh(&table).unwrap();
+        let pids: Vec<_> = living.iter().map(|process| process.pid).collect();
+        assert!(pids.contains(&root) && pids.contains(&child), "{pids:?}");
+        assert!(!pids.contains(&neighbour) && !pids.contains(&leader.id()), "{pids:?}");
+        let all: Vec<_> = table.all().filter(|one| one.session == leader.id()).copied().collect();
+        signal(&Tree::handles(&all), Signal::KILL);
+        leader.wait().unwrap();
     }
 }

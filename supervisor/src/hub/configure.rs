@@ -18,12 +18,13 @@ use doorbell_config::{
     spec::{AccessLogSpec, AppSpec, Backend, ListenAddr, LogOutput, ProcessSpec, ServerSpec},
 };
 
-use super::{Hub, HubError, peer::Peer, sockets, switchboard::Number};
+use super::{Hub, HubError, peer::Peer, returning::inode, sockets, switchboard::Number};
 use crate::{
     message::Instruction,
     protocol::{
         APPS_AT_ONCE, Answer, Apply, ConfigureError, Listening, Rejected, ToControl, ToProxy,
     },
+    reception::KnownListener,
     service_notify,
 };
 
@@ -287,7 +288,10 @@ impl Hub {
             listener.forget_file();
             tracing::info!(address = %listener.listening.address, "no longer listening");
         }
-        drop.iter().map(|listener| listener.listening.number).collect()
+        let numbers = drop.iter().map(|listener| listener.listening.number).collect();
+        // Who waits there is still accepted; our own descriptors would keep them open.
+        self.leaving.extend(drop.iter().map(Listener::known));
+        numbers
     }
 
     fn tell_proxies(
@@ -375,6 +379,10 @@ impl Hub {
                 pending.waiting.remove(&proxy);
             }
         }
+        if self.turns.iter().all(|pending| pending.waiting.is_empty()) && !self.leaving.is_empty() {
+            self.leaving.clear();
+            self.note_listeners();
+        }
         let addresses = self.addresses();
         let over: Vec<Turn> = self.turns.extract_if(.., |one| one.waiting.is_empty()).collect();
         for Turn { wish: (control, wish), number, .. } in over {
@@ -416,6 +424,12 @@ impl Hub {
 }
 
 impl Listener {
+    /// As the next supervisor is to know it.
+    pub(super) fn known(&self) -> KnownListener {
+        let inodes = self.sockets.iter().filter_map(|socket| inode(socket)).collect();
+        KnownListener { listening: self.listening.clone(), inodes }
+    }
+
     /// Removes the file of a Unix socket that is given up.
     pub(super) fn forget_file(&self) {
         if let ListenAddr::Unix(path) = &self.listening.address

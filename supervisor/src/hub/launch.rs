@@ -2,10 +2,10 @@
 
 use std::{
     ffi::OsString,
-    fmt, io,
+    fmt, fs, io,
     os::{
         fd::OwnedFd,
-        unix::{net::UnixStream, process::CommandExt},
+        unix::{fs::FileTypeExt, net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -32,6 +32,18 @@ const FOR_PROXIES: [&str; 7] =
 pub const SPEAKS: &str = "takes-over-from";
 /// Bytes of such a list.
 const MOST_SPOKEN: u64 = 4096;
+
+/// The program that we are, also when another one stands in its place by now.
+const OWN_IMAGE: &str = "/proc/self/exe";
+
+/// Whose program a role is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Image {
+    /// The one that we run.
+    Ours,
+    /// The one that stands where ours did, which is to take over.
+    Successor,
+}
 
 /// How roles are started.
 #[derive(Clone)]
@@ -67,8 +79,8 @@ pub struct User {
     pub gid: u32,
 }
 
-/// What is to become of a role that runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is to become of a role that runs, from good to bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fate {
     Live,
     /// It said goodbye: it may take its time to end, within bounds.
@@ -100,10 +112,11 @@ impl Launcher {
         role: Role,
         connection: UnixStream,
         reception: Option<&Reception>,
+        image: Image,
     ) -> io::Result<Runner> {
         match self {
             Self::Processes(processes) => {
-                let (pid, pidfd) = processes.spawn(role, connection.into(), reception)?;
+                let (pid, pidfd) = processes.spawn(role, connection.into(), reception, image)?;
                 Runner::of(role, pid, pidfd)
             }
             Self::Tasks(start) => Ok(Runner::task(role, start(role, connection))),
@@ -117,10 +130,15 @@ impl Processes {
         role: Role,
         connection: OwnedFd,
         reception: Option<&Reception>,
+        image: Image,
     ) -> io::Result<(u32, OwnedFd)> {
-        let mut command = Command::new(&self.binary);
+        let mut command = match image {
+            Image::Ours => Command::new(OWN_IMAGE),
+            Image::Successor => Command::new(&self.binary),
+        };
+        command.arg0(&self.binary);
         // Not in our group: a terminal's Ctrl-C is for us alone, who shut down in order.
-        command.process_group(0).stdin(Stdio::from(connection));
+        command.process_group(0).stdin(Stdio::from(connection)).stderr(own_stderr());
         match role {
             Role::Control => command.args(&self.control),
             Role::Proxy => {
@@ -143,6 +161,19 @@ impl Processes {
             io::Result::Ok((pid, pidfd_open(raw, PidfdFlags::NONBLOCK)?))
         })
     }
+}
+
+/// Standard error, opened anew where it is a pipe or a terminal: a role that made ours non-blocking
+/// (fcntl(2)) would make our own lines get lost.
+fn own_stderr() -> Stdio {
+    const OURS: &str = "/proc/self/fd/2";
+    let kind = fs::metadata(OURS).map(|found| found.file_type());
+    if kind.is_ok_and(|kind| kind.is_fifo() || kind.is_char_device())
+        && let Ok(file) = fs::OpenOptions::new().append(true).open(OURS)
+    {
+        return file.into();
+    }
+    Stdio::inherit()
 }
 
 impl Runner {
@@ -173,8 +204,13 @@ impl Runner {
         Self { pid: None, fate }
     }
 
+    /// Who is to die is not let live any more.
     pub(super) fn tell(&self, fate: Fate) {
-        self.fate.send_replace(fate);
+        self.fate.send_if_modified(|now| {
+            let is_worse = fate > *now;
+            *now = fate.max(*now);
+            is_worse
+        });
     }
 
     /// Whether it has ended, as far as can be awaited.
@@ -189,10 +225,15 @@ async fn dies(told: &mut watch::Receiver<Fate>) {
     let _ = told.wait_for(|fate| *fate == Fate::Die).await;
 }
 
-/// Waits until a role is to end; tells how long it may take. Without a hub nobody waits.
-async fn patience(told: &mut watch::Receiver<Fate>) -> Duration {
-    let fate = told.wait_for(|fate| *fate != Fate::Live).await;
-    if fate.is_ok_and(|fate| *fate == Fate::Leave) { GOODBYE } else { Duration::ZERO }
+/// Waits until a role is to be ended, as long as it may take to end by itself. Without a hub nobody
+/// waits.
+async fn patience(told: &mut watch::Receiver<Fate>) {
+    let leaves = told.wait_for(|fate| *fate != Fate::Live).await.map(|fate| *fate);
+    if leaves.is_ok_and(|fate| fate == Fate::Leave) {
+        // Passing it is no error: nor is a hub that is gone, which said so on purpose.
+        let dies = async { drop(told.wait_for(|fate| *fate == Fate::Die).await) };
+        let _ = timeout(GOODBYE, dies).await;
+    }
 }
 
 /// Asks a binary which versions of the protocol it can take over from.
@@ -230,13 +271,10 @@ async fn attend(role: Role, mut root: Root, mut told: watch::Receiver<Fate>) {
     let pid = root.pid();
     let exit = tokio::select! {
         exit = root.exit() => exit,
-        patience = patience(&mut told) => match timeout(patience, root.exit()).await {
-            Ok(exit) => exit,
-            Err(_) => {
-                root.kill();
-                root.exit().await
-            }
-        },
+        () = patience(&mut told) => {
+            root.kill();
+            root.exit().await
+        }
     };
     root.reap();
     let is_known = exit != Exit::Unknown;
@@ -244,5 +282,41 @@ async fn attend(role: Role, mut root: Root, mut told: watch::Receiver<Fate>) {
         tracing::warn!(?role, pid, "{exit}");
     } else {
         tracing::debug!(?role, pid, "{exit}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_is_to_die_is_given_no_time_by_a_later_word() {
+        let mut command = Command::new("sleep");
+        command.arg("100");
+        let (pid, pidfd) = children::spawn_registered(|| {
+            let pid = command.spawn()?.id();
+            let raw = children::to_rustix(pid).ok_or(io::ErrorKind::InvalidData)?;
+            io::Result::Ok((pid, pidfd_open(raw, PidfdFlags::NONBLOCK)?))
+        })
+        .unwrap();
+        let runner = Runner::of(Role::Proxy, pid, pidfd).unwrap();
+        runner.tell(Fate::Die);
+        runner.tell(Fate::Leave);
+        timeout(GOODBYE / 2, runner.ended()).await.expect("it is killed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_and_stays_is_killed_in_the_end() {
+        let mut told = watch::channel(Fate::Live).1;
+        // Nobody is left who could say so.
+        patience(&mut told).await;
+        let (fate, mut told) = watch::channel(Fate::Live);
+        fate.send_replace(Fate::Leave);
+        let since = tokio::time::Instant::now();
+        patience(&mut told).await;
+        assert_eq!(since.elapsed(), GOODBYE);
+        fate.send_replace(Fate::Die);
+        patience(&mut told).await;
+        assert_eq!(since.elapsed(), GOODBYE);
     }
 }

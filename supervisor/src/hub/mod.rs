@@ -46,14 +46,15 @@ use self::{
 };
 pub use self::{
     launch::{Launcher, Processes, SPEAKS, StartTask, User},
-    signals::hold_signals,
+    signals::{hold_signals, let_signals_in},
     upgrade::Successor,
 };
+pub use crate::driver::keep_descriptors;
 use crate::{
     driver::Custody,
     message::GateOrder,
     protocol::{Answer, ConfigureError, Role, ToControl},
-    reception::Reception,
+    reception::{KnownListener, Reception},
     service_notify,
     snapshots::Change,
     supervisor::{ShutdownReport, Supervisor, SupervisorError, SupervisorOptions},
@@ -139,6 +140,8 @@ struct Hub {
     server: Option<ServerSpec>,
     catalog: Catalog,
     listeners: Vec<Listener>,
+    /// Those that proxies are about to give up.
+    leaving: Vec<KnownListener>,
     access_log: configure::LogFile,
     turns: Vec<Turn>,
     next: Next,
@@ -204,6 +207,7 @@ impl Hub {
             server: None,
             catalog: Catalog::default(),
             listeners: Vec::new(),
+            leaving: Vec::new(),
             access_log: configure::LogFile::default(),
             turns: Vec::new(),
             next: Next::default(),
@@ -236,13 +240,14 @@ impl Hub {
                 () = until(due) => self.see_overdue(),
                 () = until(upgrade) => self.upgrade_failed("the new proxy does not serve in time"),
             }
+            self.look_whether_upgraded().await;
         }
     }
 
     async fn take(&mut self, event: Event) {
         match event {
             Event::Told(number, told) if self.proxies.contains_key(&number) => {
-                self.told_by_proxy(number, told).await;
+                self.told_by_proxy(number, told);
             }
             Event::Told(number, told) => self.told_by_control(number, told).await,
             Event::Answered { control, wish, answer } => self.answer(control, wish, answer),
@@ -326,6 +331,11 @@ impl Hub {
             // An error means that all is over.
             let _ = events.send(Event::Restart(role)).await;
         });
+    }
+
+    fn restart_all_later(&mut self) {
+        self.restart_later(Role::Control, Duration::ZERO);
+        self.restart_later(Role::Proxy, Duration::ZERO);
     }
 
     fn restart(&mut self, role: Role) {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{
     Event, Hub, HubError,
     configure::Wanted,
-    launch::{Fate, Runner},
+    launch::{Fate, Image, Runner},
     overdue,
     peer::{Peer, Told},
     sockets,
@@ -65,6 +65,13 @@ impl Office {
     pub(super) fn tell_with(&self, message: &ToControl, descriptors: Vec<Arc<OwnedFd>>) {
         if let Some(peer) = self.peer.as_ref().filter(|_| self.is_open) {
             peer.tell_with(message, descriptors);
+        }
+    }
+
+    /// Waits until all that was said is on its way.
+    pub(super) async fn flush(&self) {
+        if let Some(peer) = &self.peer {
+            peer.flush().await;
         }
     }
 
@@ -122,7 +129,8 @@ impl Office {
 impl Hub {
     pub(super) fn start_control(&mut self) -> io::Result<()> {
         let (ours, theirs) = UnixStream::pair()?;
-        let runner = self.options.launcher.start(Role::Control, theirs, self.reception.as_ref())?;
+        let (launcher, reception) = (&self.options.launcher, self.reception.as_ref());
+        let runner = launcher.start(Role::Control, theirs, reception, Image::Ours)?;
         let number = self.next_role();
         self.attach_control(number, ours, runner)
     }

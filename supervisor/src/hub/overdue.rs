@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Time that a proxy has beyond the one it gives its clients: the last lines of its log.
 pub(super) const LAST_LINES: Duration = Duration::from_secs(8);
 /// As good as for ever.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// What has to be done by now or a later moment.
 pub(super) fn soon() -> Option<Instant> {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{
     Hub, HubError,
     configure::Listener,
-    launch::{Fate, Runner},
+    launch::{Fate, Image, Runner},
     overdue,
     peer::{Peer, Told},
     switchboard::Number,
@@ -39,6 +39,8 @@ pub(super) struct Proxy {
     pub(super) due: Option<Instant>,
     /// The last one that it was told.
     pub(super) last_turn: u64,
+    /// Listeners that it came back with and is to give up.
+    needless: Vec<u64>,
 }
 
 /// How far a proxy is.
@@ -101,9 +103,10 @@ impl Proxy {
 }
 
 impl Hub {
-    pub(super) fn start_proxy(&mut self) -> io::Result<Number> {
+    pub(super) fn start_proxy(&mut self, image: Image) -> io::Result<Number> {
         let (ours, theirs) = UnixStream::pair()?;
-        let runner = self.options.launcher.start(Role::Proxy, theirs, self.reception.as_ref())?;
+        let (launcher, reception) = (&self.options.launcher, self.reception.as_ref());
+        let runner = launcher.start(Role::Proxy, theirs, reception, image)?;
         let number = self.next_role();
         self.attach_proxy(number, ours, runner, None)?;
         Ok(number)
@@ -123,12 +126,14 @@ impl Hub {
         let is_leaving = known.is_some_and(|known| known.is_draining);
         let stage = if is_leaving { Stage::Leaving } else { Stage::Coming };
         let (is_back, due) = (known.is_some(), overdue::soon());
-        self.proxies.insert(number, Proxy { peer, stage, is_back, due, last_turn: 0 });
+        let (last_turn, needless) = (0, Vec::new());
+        let proxy = Proxy { peer, stage, is_back, due, last_turn, needless };
+        self.proxies.insert(number, proxy);
         self.note_roles();
         Ok(())
     }
 
-    pub(super) async fn told_by_proxy(&mut self, number: Number, told: Told) {
+    pub(super) fn told_by_proxy(&mut self, number: Number, told: Told) {
         let (told, descriptors) = match told {
             Told::Proxy(told, descriptors) => (told, descriptors),
             Told::Control(..) => return,
@@ -139,10 +144,7 @@ impl Hub {
             FromProxy::Listening(listening) => self.brought(number, listening, descriptors),
             FromProxy::Introduced => self.introduced(number),
             FromProxy::Report(report) => self.reported(number, report),
-            FromProxy::Applied { turn } => {
-                self.applied(number, turn);
-                self.look_whether_upgraded(number).await;
-            }
+            FromProxy::Applied { turn } => self.applied(number, turn),
         }
     }
 
@@ -157,8 +159,16 @@ impl Hub {
     fn brought(&mut self, number: Number, listening: Listening, sockets: Vec<OwnedFd>) {
         let is_coming_back =
             self.proxies.get(&number).is_some_and(|proxy| proxy.is_back && proxy.is_coming());
-        if !is_coming_back || !self.returning.knows(&listening, &sockets) {
+        if !is_coming_back {
             return self.expel(number, "brought sockets that are not ours");
+        }
+        if !self.returning.knows(&listening, &sockets) {
+            // It was killed while this one was on its way out, say.
+            tracing::warn!(number, address = %listening.address, "a proxy listens where it need not");
+            if let Some(proxy) = self.proxies.get_mut(&number) {
+                proxy.needless.push(listening.number);
+            }
+            return;
         }
         // Two proxies may bring the same.
         if self.listeners.iter().all(|known| known.listening.number != listening.number) {
@@ -219,7 +229,7 @@ impl Hub {
         self.access_log.tell(peer);
         let turn = self.next.turn;
         self.next.turn += 1;
-        let (gone, ignore) = (Vec::new(), Vec::new());
+        let (gone, ignore) = (Vec::new(), std::mem::take(&mut proxy.needless));
         proxy.apply(Apply { turn, server, is_whole: true, gone, ignore });
         let orders = self.board.join(number);
         proxy.peer.tell(&ToProxy::Gates(orders));
@@ -285,7 +295,12 @@ impl Hub {
             return self.look_who_is_back();
         }
         if self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is(number)) {
-            return self.upgrade_failed("its proxy ended before it served; it said why in the log");
+            self.upgrade_failed("its proxy ended before it served; it said why in the log");
+            // The old one may have ended meanwhile.
+            if !self.has(Role::Proxy) {
+                self.restart_later(Role::Proxy, Duration::ZERO);
+            }
+            return;
         }
         match proxy.stage {
             Stage::Draining | Stage::Leaving | Stage::WaitingToLeave => {}

@@ -13,7 +13,11 @@ use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Event, Hub, HubError, configure::Wanted, launch::Runner, sockets, switchboard::Number,
+    Event, Hub, HubError,
+    configure::{Listener, Wanted},
+    launch::{Image, Runner},
+    sockets,
+    switchboard::Number,
 };
 use crate::{
     driver::{any_gone, children},
@@ -105,7 +109,15 @@ impl Hub {
         let numbers = self.returning.listeners.iter().map(|known| known.listening.number);
         self.next.listener = numbers.max().map_or(0, |highest| highest.saturating_add(1));
         if expected.is_empty() {
-            return self.start_missing();
+            return match self.start_missing() {
+                // Apps that run are not to pay for it.
+                Err(error) if self.has_survivors => {
+                    tracing::error!(%error, "trying again");
+                    self.restart_all_later();
+                    Ok(())
+                }
+                other => other,
+            };
         }
         for Known { role, number, pid, .. } in &expected {
             tracing::info!(?role, number, pid, "outlived its supervisor; expected back");
@@ -188,7 +200,7 @@ impl Hub {
             if let Err(error) = self.start_missing() {
                 // Who is about to end may hold an address a moment longer: apps are not to pay for it.
                 tracing::error!(%error, "trying again");
-                self.restart_later(Role::Control, Duration::ZERO);
+                self.restart_all_later();
             }
             let (postponed, events) =
                 (std::mem::take(&mut self.returning.postponed), self.events.0.clone());
@@ -254,7 +266,7 @@ impl Hub {
             self.start_control().map_err(started(Role::Control))?;
         }
         if self.proxies.values().all(|proxy| proxy.is_leaving()) {
-            self.start_proxy().map_err(started(Role::Proxy))?;
+            self.start_proxy(Image::Ours).map_err(started(Role::Proxy))?;
         }
         Ok(())
     }
@@ -281,10 +293,8 @@ impl Hub {
     /// Writes down what is listened on, likewise.
     pub(super) fn note_listeners(&self) {
         let Some(reception) = &self.reception else { return };
-        let known = self.listeners.iter().map(|listener| KnownListener {
-            listening: listener.listening.clone(),
-            inodes: listener.sockets.iter().filter_map(|socket| inode(socket)).collect(),
-        });
+        // Those that proxies may not have given up yet are known too.
+        let known = self.listeners.iter().map(Listener::known).chain(self.leaving.iter().cloned());
         if let Err(error) = reception.note_listeners(&known.collect::<Vec<_>>()) {
             tracing::error!(%error, "cannot write down which sockets are ours");
         }
@@ -301,7 +311,7 @@ impl Hub {
 }
 
 /// What tells a socket from every other.
-fn inode(socket: &OwnedFd) -> Option<u64> {
+pub(super) fn inode(socket: &OwnedFd) -> Option<u64> {
     rustix::fs::fstat(socket).ok().map(|found| found.st_ino)
 }
 

@@ -35,6 +35,14 @@ pub fn hold_signals() -> io::Result<()> {
     driver::hold_signals(&HEEDED)
 }
 
+/// Lets all signals in: roles inherit what their supervisor holds back.
+///
+/// # Errors
+/// What the system says.
+pub fn let_signals_in() -> io::Result<()> {
+    driver::hold_signals(&[])
+}
+
 impl Signals {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self { descriptor: driver::signal_descriptor(&HEEDED)? })

@@ -85,8 +85,8 @@ pub(super) fn listens_on(socket: &OwnedFd, address: &ListenAddr) -> bool {
     }
 }
 
-/// Listens again on sockets that somebody who had them has shut down (shutdown(2)), which a descriptor
-/// of our own does not prevent. Tells whether there was need.
+/// Puts fresh sockets in the place of those that somebody who had them has shut down (shutdown(2)),
+/// which a descriptor of our own does not prevent. Tells whether there was need.
 ///
 /// # Errors
 /// What the system says.
@@ -95,10 +95,9 @@ pub(super) fn revive(address: &ListenAddr, sockets: &mut [Arc<OwnedFd>]) -> io::
         return Ok(false);
     }
     match address {
-        // They are bound still.
-        ListenAddr::Tcp(_) => {
-            for socket in sockets.iter().filter(|socket| !accepts(socket)) {
-                SockRef::from(socket).listen(BACKLOG)?;
+        ListenAddr::Tcp(address) => {
+            for socket in sockets.iter_mut().filter(|socket| !accepts(socket)) {
+                *socket = Arc::new(open_tcp(*address, Sharing::AmongWorkers)?.into());
             }
         }
         ListenAddr::Unix(path) => {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     Event, Hub, Launcher,
-    launch::{self, Fate},
+    launch::{self, Fate, Image},
     proxies::Stage,
     switchboard::Number,
 };
@@ -98,7 +98,7 @@ impl Hub {
         }
         // It may have been given up meanwhile.
         let Some(mut upgrade) = self.upgrade.take() else { return };
-        let started = self.start_proxy();
+        let started = self.start_proxy(Image::Successor);
         upgrade.proxy = started.as_ref().ok().copied();
         self.upgrade = Some(upgrade);
         if let Err(error) = started {
@@ -106,9 +106,12 @@ impl Hub {
         }
     }
 
-    /// The new proxy serves: from here on there is no way back but forward.
-    pub(super) async fn look_whether_upgraded(&mut self, proxy: Number) {
-        if !self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is(proxy)) {
+    /// Once the new proxy serves, and no configuration is on its way: from here on there is no way back
+    /// but forward.
+    pub(super) async fn look_whether_upgraded(&mut self) {
+        let Some(proxy) = self.upgrade.as_ref().and_then(|upgrade| upgrade.proxy) else { return };
+        let serves = self.proxies.get(&proxy).is_some_and(|proxy| proxy.stage == Stage::Serving);
+        if !serves || !self.turns.is_empty() {
             return;
         }
         let limit = self.server.as_ref().unwrap_or(&self.options.server).timeouts.upgrade;
@@ -121,6 +124,7 @@ impl Hub {
         for proxy in self.proxies.values() {
             proxy.peer.flush().await;
         }
+        self.office.flush().await;
         let error = self.become_successor().await;
         self.desk.forget_carried();
         // The new proxy goes on, with this supervisor.
@@ -134,9 +138,10 @@ impl Hub {
         };
         // No program may be between its start and its record. One that hangs there is not waited for.
         let carried = self.desk.carry().await;
+        let open_files = self.options.supervisor.open_files;
         let outcome = tokio::task::spawn_blocking(move || {
             let lock = carried?;
-            driver::become_another(&successor.binary, &successor.arguments, &lock)
+            driver::become_another(&successor.binary, &successor.arguments, &lock, open_files)
         });
         match outcome.await {
             Ok(Err(error)) => error,

@@ -24,8 +24,6 @@ const DESCRIPTORS: &[c_long] = &[
     libc::SYS_preadv,
     libc::SYS_write,
     libc::SYS_writev,
-    libc::SYS_pwrite64,
-    libc::SYS_pwritev,
     libc::SYS_lseek,
     libc::SYS_close,
     libc::SYS_dup,
@@ -63,7 +61,6 @@ const SOCKETS: &[c_long] = &[
     libc::SYS_getsockname,
     libc::SYS_getpeername,
     libc::SYS_getsockopt,
-    libc::SYS_setsockopt,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
     libc::SYS_recvmmsg,
@@ -140,6 +137,41 @@ const CLONE_KINDS: c_int = libc::CLONE_THREAD
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET;
 
+/// What sockets may be made to do: nothing that a listening socket, which outlives us, would keep, such
+/// as a filter (SO_ATTACH_FILTER), an interface, or a shorter way (IP_TTL).
+const OPTIONS: [(c_int, &[c_int]); 4] = [
+    (
+        libc::SOL_SOCKET,
+        &[
+            libc::SO_KEEPALIVE,
+            libc::SO_REUSEADDR,
+            libc::SO_LINGER,
+            libc::SO_RCVBUF,
+            libc::SO_SNDBUF,
+            libc::SO_RCVTIMEO,
+            libc::SO_SNDTIMEO,
+        ],
+    ),
+    (
+        libc::IPPROTO_TCP,
+        &[
+            libc::TCP_NODELAY,
+            libc::TCP_KEEPIDLE,
+            libc::TCP_KEEPINTVL,
+            libc::TCP_KEEPCNT,
+            libc::TCP_USER_TIMEOUT,
+            libc::TCP_QUICKACK,
+            libc::TCP_FASTOPEN_CONNECT,
+        ],
+    ),
+    // Of name resolution.
+    (libc::IPPROTO_IP, &[libc::IP_RECVERR, libc::IP_MTU_DISCOVER, libc::IP_BIND_ADDRESS_NO_PORT]),
+    (libc::IPPROTO_IPV6, &[libc::IPV6_RECVERR, libc::IPV6_MTU_DISCOVER]),
+];
+
+/// Any protocol, TCP, UDP.
+const PROTOCOLS: [c_int; 3] = [0, libc::IPPROTO_TCP, libc::IPPROTO_UDP];
+
 /// Of a socket's type; the other bits are flags.
 const SOCKET_TYPES: c_int = 0xf;
 
@@ -157,14 +189,9 @@ const FIOCLEX: u32 = 0x5451;
 const IOCTLS: [u32; 9] =
     [SIOCGIFNAME, SIOCGIFINDEX, TCGETS, TCGETS2, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX];
 
-const FCNTLS: [c_int; 6] = [
-    libc::F_GETFD,
-    libc::F_SETFD,
-    libc::F_GETFL,
-    libc::F_SETFL,
-    libc::F_DUPFD,
-    libc::F_DUPFD_CLOEXEC,
-];
+/// Without `F_SETFL`: a log that was opened for appending stays so.
+const FCNTLS: [c_int; 5] =
+    [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_DUPFD, libc::F_DUPFD_CLOEXEC];
 
 /// Of `linux/prctl.h`: what memory is for, as seen in /proc.
 const PR_SET_VMA: c_int = 0x5356_4d41;
@@ -180,6 +207,7 @@ pub(super) fn policy() -> Result<Policy, BackendError> {
         (libc::SYS_mprotect, vec![when([bits(2, libc::PROT_EXEC, 0)])?]),
         (libc::SYS_openat, vec![reading()?]),
         (libc::SYS_socket, sockets()?),
+        (libc::SYS_setsockopt, options()?),
         (libc::SYS_socketpair, vec![when([is(0, libc::AF_UNIX.cast_unsigned())])?]),
         (libc::SYS_tgkill, vec![when([is(0, std::process::id())])?]),
         // Only our own limits.
@@ -211,10 +239,21 @@ fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
     ];
     for internet in [libc::AF_INET, libc::AF_INET6] {
         for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
-            rules.push(when([family(internet), bits(1, SOCKET_TYPES, kind)])?);
+            for protocol in PROTOCOLS {
+                let protocol = is(2, protocol.cast_unsigned());
+                rules.push(when([family(internet), bits(1, SOCKET_TYPES, kind), protocol])?);
+            }
         }
     }
     Ok(rules)
+}
+
+fn options() -> Result<Vec<SeccompRule>, BackendError> {
+    let pairs =
+        OPTIONS.iter().flat_map(|(level, names)| names.iter().map(move |name| (level, name)));
+    pairs
+        .map(|(level, name)| when([is(1, level.cast_unsigned()), is(2, name.cast_unsigned())]))
+        .collect()
 }
 
 fn one_of(argument: u8, values: &[u32]) -> Result<Vec<SeccompRule>, BackendError> {
