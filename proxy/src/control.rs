@@ -44,6 +44,14 @@ struct Beginning {
     before: Before,
     sockets: Vec<(ListenAddr, OwnedFd)>,
     listening: Vec<ListenAddr>,
+    proxies: Vec<ProxyLine>,
+}
+
+/// A connection to a proxy.
+struct ProxyLine {
+    number: u32,
+    pid: Option<u32>,
+    connection: UnixStream,
 }
 
 /// Answers operators until it is told to end, or nobody is left to tell it.
@@ -73,6 +81,9 @@ pub async fn run(
     let is_first = beginning.server.is_none();
     house.begin(beginning.server, beginning.kept, beginning.before, beginning.listening).await;
     house.is_called(beginning.number);
+    for proxy in beginning.proxies {
+        meet(proxy, &house, &admin)?;
+    }
     let listening = tokio::spawn(listen_to_whoever(
         receiver,
         household,
@@ -132,6 +143,9 @@ async fn listen_to_whoever(
         let Some((beginning, next)) = next else { return Ok(()) };
         receiver = next;
         house.is_called(beginning.number);
+        for proxy in beginning.proxies {
+            meet(proxy, &house, &admin)?;
+        }
         keep(&house, &house.scraper.gone());
         let (house, upgraded_to) = (Arc::clone(&house), beginning.upgraded_to);
         // It is answered through what is heard next.
@@ -161,6 +175,21 @@ async fn next_supervisor(
         house.link.disconnect();
     }
     Ok(None)
+}
+
+impl ProxyLine {
+    fn of(number: u32, pid: Option<u32>, with: Vec<OwnedFd>) -> anyhow::Result<Self> {
+        let connection = with.into_iter().next().context("no connection came")?;
+        Ok(Self { number, pid, connection: connection.into() })
+    }
+}
+
+/// Asks a proxy for figures from here on.
+fn meet(proxy: ProxyLine, house: &Arc<House>, admin: &Admin) -> anyhow::Result<()> {
+    admin.strangers.know(proxy.pid);
+    let over = house.scraper.connect(proxy.number, proxy.connection)?;
+    tokio::spawn(settle(Arc::clone(house), proxy.number, over));
+    Ok(())
 }
 
 /// Why there is nothing more to hear.
@@ -198,6 +227,9 @@ async fn hear_out(
             }
             ToControl::Listening(addresses) => beginning.listening = addresses,
             ToControl::Snapshot(snapshot) => house.link.learn(*snapshot),
+            ToControl::Proxy { number, pid } => {
+                beginning.proxies.push(ProxyLine::of(number, pid, with)?);
+            }
             ToControl::Begin => return Ok(Some(beginning)),
             other => bail!("the supervisor began with {other:?}"),
         }
@@ -227,10 +259,7 @@ async fn listen(
             ToControl::Forgotten(app) => house.link.forget(&app),
             ToControl::Answer { wish, answer } => house.link.answered(wish, *answer),
             ToControl::Proxy { number, pid } => {
-                admin.strangers.know(pid);
-                let connection = with.into_iter().next().context("no connection came")?;
-                let over = house.scraper.connect(number, UnixStream::from(connection))?;
-                tokio::spawn(settle(Arc::clone(house), number, over));
+                meet(ProxyLine::of(number, pid, with)?, house, admin)?;
             }
             ToControl::Listening(addresses) => house.listens_on(addresses),
             ToControl::Reload => {

@@ -49,12 +49,14 @@ impl Desk {
         Ok(Self { sender, task: AbortOnDropHandle::new(task) })
     }
 
-    /// Says what was counted in all, as the last thing, and waits until it is heard.
-    pub async fn say_last(self, shared: &Shared) {
+    /// Says what was counted in all, as the last thing; tells whether somebody was there to hear it.
+    pub async fn say_last(self, shared: &Shared) -> bool {
+        // It ends when nobody is left to ask.
+        let is_heard = !self.task.is_finished();
         self.task.abort();
-        // Nobody may ask any more.
-        let _ = self.sender.send(&Told { number: None, figures: read(shared) });
+        let told = self.sender.send(&Told { number: None, figures: read(shared) });
         self.sender.flush().await;
+        is_heard && told.is_ok()
     }
 }
 

@@ -22,7 +22,10 @@ use doorbell_supervisor::{
     wire::{self, Frame, Receiver, Sender},
 };
 use pingora_timeout::fast_timeout::set_fast_timeout_to_tokio_threshold;
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout,
+};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -41,6 +44,8 @@ use crate::{
     worker::{Endings, Order, Worker},
 };
 
+/// How long somebody is waited for who hears the last figures.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Looks at open connections this often while they drain.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
@@ -133,8 +138,12 @@ pub async fn run(connection: UnixStream, household: Household) -> anyhow::Result
     // Pingora's own clock is a thread that wakes a hundred times a second once it was used.
     set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
     let mut proxy = Proxy::new(*server, number, workers, sender)?;
-    let outcome = proxy.serve_whoever_supervises(receiver, &household).await;
-    proxy.finish().await;
+    let served = proxy.serve_whoever_supervises(receiver, &household).await;
+    let (messages, outcome) = match served {
+        Ok(messages) => (messages, Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    proxy.finish(messages).await;
     outcome
 }
 
@@ -191,7 +200,7 @@ impl Proxy {
         &mut self,
         mut messages: Receiver<ToProxy>,
         household: &Household,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<Receiver<ToProxy>>> {
         while self.serve(&mut messages).await? == End::Orphaned {
             self.line.store(None);
             // What it began to tell is told anew.
@@ -202,14 +211,14 @@ impl Proxy {
                 connection = household.next_supervisor() => connection,
                 () = drained => None,
             };
-            let Some(connection) = connection else { return Ok(()) };
+            let Some(connection) = connection else { return Ok(None) };
             match self.introduce_again(connection) {
                 Ok(receiver) => messages = receiver,
                 // One that is being killed seemed to be there: `messages` still say that it is gone.
                 Err(error) => tracing::debug!(%error, "the supervisor is gone again"),
             }
         }
-        Ok(())
+        Ok(Some(messages))
     }
 
     /// Tells a new supervisor who it is, and what it has.
@@ -391,7 +400,7 @@ impl Proxy {
     }
 
     /// Ends the workers, and writes the last lines of the log.
-    async fn finish(self) {
+    async fn finish(self, messages: Option<Receiver<ToProxy>>) {
         // Nobody may listen any more, which is as good.
         let _ = self.end.send(true);
         let (workers, shared) = (self.workers, self.shared);
@@ -405,14 +414,31 @@ impl Proxy {
         });
         match joined.await {
             Ok(shared) => {
-                if let Some(control) = self.control {
-                    control.say_last(&shared).await;
+                let is_heard = match self.control {
+                    Some(control) => control.say_last(&shared).await,
+                    None => false,
+                };
+                if !is_heard && let Some(messages) = messages {
+                    // The control process is being replaced.
+                    let _ = timeout(LAST_WORDS, say_to_next(messages, &shared)).await;
                 }
             }
             Err(error) => tracing::error!(%error, "the last lines of the access log"),
         }
         // The supervisor sees the end also where this process goes on.
         self.line.store(None);
+    }
+}
+
+/// Tells the next one who asks for figures the last ones; whatever else is said meanwhile is late.
+async fn say_to_next(mut messages: Receiver<ToProxy>, shared: &Arc<Shared>) {
+    while let Ok(Some((message, with))) = messages.next().await {
+        if let (ToProxy::Control, Some(connection)) = (message, with.into_iter().next())
+            && let Ok(control) = figures_desk::Desk::open(UnixStream::from(connection), shared)
+            && control.say_last(shared).await
+        {
+            return;
+        }
     }
 }
 

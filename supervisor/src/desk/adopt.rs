@@ -120,6 +120,9 @@ impl Desk {
     pub(super) fn end_adoption(&mut self) {
         for (app, adoptees) in self.adoptees.drain() {
             tracing::warn!(%app, instances = adoptees.len(), "is defined no more, and still runs");
+            for adoptee in adoptees {
+                self.driver.release(&app, adoptee.generation());
+            }
         }
         let apps = &self.apps;
         let finishing =

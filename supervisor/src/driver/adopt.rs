@@ -157,11 +157,17 @@ impl Driver {
 
     /// The instance is gone: nobody needs to keep anything.
     pub(super) fn forget(&self, job: &Job) {
-        self.tell_custodian(Custody::Release(job.app.id.clone(), job.generation));
+        self.release(&job.app.id, job.generation);
         let folder = socket_folder(&self.run_dir(), &job.app.id);
         if let Err(error) = Record::remove(&folder, job.generation) {
             tracing::warn!(app = %job.app.id, %error, "a record of an instance stays behind");
         }
+    }
+
+    /// Nobody needs to keep anything of an instance.
+    pub(crate) fn release(&self, app: &AppId, generation: Generation) {
+        drop(self.take_held(app, generation));
+        self.tell_custodian(Custody::Release(app.clone(), generation));
     }
 
     fn tell_custodian(&self, custody: Custody) {
@@ -209,6 +215,7 @@ impl Driver {
                 if let Err(error) = OutputPipe::remove(&path) {
                     tracing::warn!(%app, %error, "a pipe stays behind");
                 }
+                driver.release(&app, generation);
             }
         }
     }

@@ -277,6 +277,10 @@ impl Hub {
     fn order(&mut self, order: &GateOrder) {
         let outcome = self.board.order(order);
         self.pass_on(outcome);
+        // The last orders for an app may come behind the news that it is gone.
+        if self.desk.snapshot(order.app()).is_none() {
+            self.board.forget(order.app());
+        }
     }
 
     fn pass_on(&mut self, outcome: Outcome) {

@@ -232,11 +232,12 @@ impl Hub {
         peer.tell(&ToControl::Listening(self.addresses()));
         self.office.is_open = true;
         self.tell_snapshots();
-        self.office.tell(&ToControl::Begin);
-        self.office.hand_over_custody();
+        // Whoever asks for figures first is to see all of them.
         for number in self.taking_part() {
             self.introduce(number);
         }
+        self.office.tell(&ToControl::Begin);
+        self.office.hand_over_custody();
     }
 
     async fn wish(&mut self, control: Number, wish: u64, what: Wish) {
