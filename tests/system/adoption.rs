@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read, Write},
-    os::unix::net::UnixStream,
+    os::unix::{fs::MetadataExt, net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command},
 };
@@ -111,17 +111,31 @@ fn an_app_that_died_while_doorbell_was_dead_is_started_by_its_next_visit() {
 
 /// All that stands in the log of an app, oldest first.
 fn log_of(d: &Doorbell, app: &str) -> String {
-    let mut files: Vec<PathBuf> = fs::read_dir(d.dir.path().join("logs").join(app))
+    let folder = d.dir.path().join("logs").join(app);
+    let mut text = None;
+    eventually("it is not rotated while it is read", || {
+        let files = log_files(&folder);
+        let read: Option<Vec<_>> = files.iter().map(|(path, _)| fs::read(path).ok()).collect();
+        let read = read.filter(|_| log_files(&folder) == files);
+        text = read.map(|all| all.iter().map(|one| String::from_utf8_lossy(one)).collect());
+        text.is_some()
+    });
+    text.unwrap_or_default()
+}
+
+/// The files of a log, oldest first, each with its inode: a name may be another file later.
+fn log_files(folder: &Path) -> Vec<(PathBuf, u64)> {
+    let mut files: Vec<_> = fs::read_dir(folder)
         .expect("its folder")
-        .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .filter_map(|entry| {
+            let path = entry.expect("an entry").path();
+            let inode = fs::metadata(&path).ok()?.ino();
+            path.extension().is_some_and(|extension| extension == "log").then_some((path, inode))
+        })
         .collect();
     // Rotated ones have a time for a name, and the current one comes last.
-    files.sort_by_key(|path| (path.ends_with("current.log"), path.clone()));
+    files.sort_by_key(|(path, _)| (path.ends_with("current.log"), path.clone()));
     files
-        .iter()
-        .map(|path| String::from_utf8_lossy(&fs::read(path).expect("a log")).into_owned())
-        .collect()
 }
 
 /// The numbers in a log: each once, in order, none missing.
