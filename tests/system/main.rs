@@ -9,7 +9,6 @@ mod adoption;
 mod command_line;
 mod crowd;
 mod deaths;
-mod frost;
 mod h2c;
 mod house;
 mod http2;

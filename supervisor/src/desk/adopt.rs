@@ -87,7 +87,6 @@ impl Desk {
             let list = match adoptee.phase() {
                 Phase::Starting => &mut adoption.starting,
                 Phase::Ready => &mut adoption.ready,
-                Phase::Frozen => &mut adoption.frozen,
                 Phase::Leaving => &mut adoption.leaving,
             };
             list.push(generation);

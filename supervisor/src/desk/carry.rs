@@ -52,7 +52,6 @@ impl Desk {
                 | State::Provisioning(_)
                 | State::Starting(_)
                 | State::Ready(_)
-                | State::Frozen(_)
                 | State::Draining(_)
                 | State::Stopping(_) => None,
             };

@@ -18,7 +18,6 @@ use tokio::{
 use super::{
     Adoptee, Driver, Job, Leftovers, Note, Order, Report, Witness, adopt,
     endpoint::{EndpointError, Place, create_private, socket_folder},
-    freezer::{self, Still},
     launch::{Launch, LaunchError, Surroundings},
     notify::NotifySocket,
     record::{Phase, Record},
@@ -57,8 +56,6 @@ pub(super) struct Wires {
     pub(super) check: Arc<Notify>,
     /// It was asked whether it is ready, and is.
     pub(super) answered: Arc<Notify>,
-    /// Whether it is to stand still.
-    pub(super) frost: channel::Receiver<bool>,
     pub(super) witness: Arc<Witness>,
     pub(super) reports: mpsc::Sender<Report>,
 }
@@ -244,14 +241,10 @@ impl Instance {
         self.job.process().is_ok_and(|process| matches!(process.ready.probe, Probe::Http(_)))
     }
 
+    /// Writes down how far it is.
     async fn note_phase(&mut self, phase: Phase) {
         self.record.phase = phase;
-        self.note(phase).await;
-    }
-
-    /// Writes down how far it is.
-    async fn note(&self, phase: Phase) {
-        let (driver, record) = (self.driver.clone(), Record { phase, ..self.record.clone() });
+        let (driver, record) = (self.driver.clone(), self.record.clone());
         let noted = tokio::task::spawn_blocking(move || driver.note(&record));
         if let Err(error) = noted.await {
             tracing::error!(app = %self.job.app.id, %error, "the state of an instance is not noted");
@@ -261,10 +254,8 @@ impl Instance {
     /// Watches a ready instance until it ends or is told to.
     async fn serve(&mut self, endpoint: Endpoint) -> Order {
         let mut inbox = self.wires.inbox.clone();
-        let mut frost = self.wires.frost.clone();
         let check = self.wires.check.clone();
-        let mut still = None;
-        let end = {
+        let warning = {
             let inspection = self.until_beyond_loopback();
             let checked = async {
                 loop {
@@ -285,16 +276,6 @@ impl Instance {
                     end = &mut ended => break end,
                     () = &mut checked => break End::stopped_listening(),
                     () = &mut listening => {}
-                    () = told(&mut frost) => {
-                        let is_to = *frost.borrow_and_update();
-                        let outcome = tokio::select! {
-                            order = ordered(&mut inbox) => return order,
-                            outcome = self.stand_still(is_to, &mut still, &endpoint) => outcome,
-                        };
-                        if let Err(end) = outcome {
-                            break end;
-                        }
-                    }
                     warning = &mut inspection, if !is_inspected => {
                         is_inspected = true;
                         self.tell(Note::Warning(warning)).await;
@@ -302,36 +283,8 @@ impl Instance {
                 }
             }
         };
-        self.tell_end(end, "").await;
+        self.tell_end(warning, "").await;
         Order::Stop(self.stop)
-    }
-
-    /// Lets it stand still or go on; an error is its end.
-    async fn stand_still(
-        &self,
-        is_to: bool,
-        still: &mut Option<Still>,
-        endpoint: &Endpoint,
-    ) -> Result<(), End> {
-        let (app, witness, scanner) = (&self.job.app.id, &self.wires.witness, &self.driver.scanner);
-        if is_to {
-            self.note(Phase::Frozen).await;
-            match freezer::stop(witness, scanner).await {
-                Ok(stopped) => *still = Some(stopped),
-                // It goes on, and costs what it costs.
-                Err(error) => tracing::error!(%app, %error, "cannot be frozen"),
-            }
-            return Ok(());
-        }
-        let gone_on = freezer::go_on(still.take(), witness, scanner).await;
-        gone_on.map_err(|error| End::unwatched(&error))?;
-        let noted = self.note(Phase::Ready);
-        let (accepts, ()) = tokio::join!(probe::accepts(endpoint), noted);
-        if !accepts {
-            return Err(End::crashed("did not accept connections after it was frozen"));
-        }
-        self.tell(Note::Thawed).await;
-        Ok(())
     }
 
     /// Reads what the app goes on to say of itself, for ever: somebody must, or it would wait in
@@ -452,13 +405,6 @@ impl End {
     fn of(exit: Exit, since: Instant) -> Self {
         let failure = if exit.is_success() { Failure::Finished } else { Failure::Crashed };
         Self { failure, reason: format!("{exit} after {:.1} s", since.elapsed().as_secs_f64()) }
-    }
-}
-
-/// Waits until it is told to stand still or to go on. If the desk is gone, it is never.
-async fn told(frost: &mut channel::Receiver<bool>) {
-    if frost.changed().await.is_err() {
-        std::future::pending().await
     }
 }
 

@@ -38,8 +38,6 @@ pub(crate) struct Process {
     pub(crate) began: u64,
     /// Ended, and not yet waited for.
     pub(crate) is_zombie: bool,
-    /// Stopped by a signal, or a debugger.
-    pub(crate) is_stopped: bool,
     /// What has none is about to be a zombie, or a thread of the kernel.
     pub(crate) has_memory: bool,
     /// User and system time of it and of the children it waited for, in clock ticks.
@@ -110,7 +108,6 @@ impl Process {
             session: id(6)?,
             began: number(22)?,
             is_zombie: matches!(*fields.first()?, "Z" | "X"),
-            is_stopped: matches!(*fields.first()?, "T" | "t"),
             has_memory: number(23)? > 0,
             cpu_ticks,
         })

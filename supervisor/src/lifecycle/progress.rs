@@ -29,7 +29,6 @@ impl Turn<'_> {
             }
             State::Provisioning(_)
             | State::Ready(_)
-            | State::Frozen(_)
             | State::Stopped
             | State::Starting(_)
             | State::Draining(_)
@@ -63,7 +62,6 @@ impl Turn<'_> {
             }
             State::Starting(_)
             | State::Ready(_)
-            | State::Frozen(_)
             | State::Stopped
             | State::Provisioning(_)
             | State::Draining(_)
@@ -91,9 +89,6 @@ impl Turn<'_> {
                 State::Ready(Ready { successor: Successor::None, ..ready })
             }
             State::Ready(ready) if ready.generation == generation => self.crashed(&ready, failure),
-            State::Frozen(frozen) if frozen.generation == generation => {
-                self.ended_frozen(&frozen, failure)
-            }
             State::Draining(Draining { generation: draining, next }) if draining == generation => {
                 self.leaver_ended(generation);
                 State::Stopping(Stopping { generation, next })
@@ -101,7 +96,6 @@ impl Turn<'_> {
             State::Draining(_)
             | State::Starting(_)
             | State::Ready(_)
-            | State::Frozen(_)
             | State::Stopped
             | State::Provisioning(_)
             | State::Stopping(_)
@@ -136,7 +130,12 @@ impl Turn<'_> {
         self.emit(Effect::ShutGate(generation));
         self.bury(generation);
         self.forgive(ready.since);
-        self.count(failure);
+        match (failure, self.terms.goal) {
+            (Failure::Finished, Goal::Down | Goal::Disabled(_)) => {}
+            (Failure::Finished, Goal::Up) | (Failure::Crashed, _) => {
+                self.failures = self.failures.saturating_add(1);
+            }
+        }
         if let Some(state) = Self::promote(ready.successor) {
             return state;
         }
@@ -150,16 +149,7 @@ impl Turn<'_> {
         }
     }
 
-    pub(super) fn count(&mut self, failure: Failure) {
-        match (failure, self.terms.goal) {
-            (Failure::Finished, Goal::Down | Goal::Disabled(_)) => {}
-            (Failure::Finished, Goal::Up) | (Failure::Crashed, _) => {
-                self.failures = self.failures.saturating_add(1);
-            }
-        }
-    }
-
-    pub(super) fn forgive(&mut self, since: Instant) {
+    fn forgive(&mut self, since: Instant) {
         if self.now.saturating_duration_since(since) >= self.terms.back_off.reset_after {
             self.failures = 0;
         }
@@ -183,7 +173,6 @@ impl Turn<'_> {
             | State::Stopped
             | State::Starting(_)
             | State::Ready(_)
-            | State::Frozen(_)
             | State::Draining(_)
             | State::BackingOff(_) => state,
         }
@@ -211,9 +200,6 @@ impl Turn<'_> {
     fn retired(&mut self, ready: &Ready) -> State {
         let generation = ready.generation;
         self.failures = 0;
-        if self.terms.freezes_after().is_some() && ready.successor == Successor::None {
-            return self.freeze(ready);
-        }
         self.emit(Effect::CancelTimer(Timer::Idle(generation)));
         self.signal(generation);
         let next = match self.terms.goal {
@@ -239,7 +225,6 @@ impl Turn<'_> {
             | State::Provisioning(_)
             | State::Starting(_)
             | State::Ready(_)
-            | State::Frozen(_)
             | State::Stopping(_)
             | State::BackingOff(_) => {
                 self.hurry(generation);
@@ -272,7 +257,6 @@ impl Turn<'_> {
             }
             State::Starting(_)
             | State::Ready(_)
-            | State::Frozen(_)
             | State::Stopped
             | State::Provisioning(_)
             | State::Draining(_)
@@ -283,9 +267,6 @@ impl Turn<'_> {
 
     fn maybe_idle(&mut self, state: State, generation: Generation) -> State {
         match &state {
-            State::Frozen(frozen) if frozen.generation == generation => {
-                return self.frozen_long_enough(frozen);
-            }
             State::Ready(ready) if ready.generation == generation => match ready.successor {
                 Successor::None if self.terms.idle().is_some() => {
                     self.emit(Effect::AskRetire(generation));
@@ -295,7 +276,6 @@ impl Turn<'_> {
                 }
             },
             State::Ready(_)
-            | State::Frozen(_)
             | State::Stopped
             | State::Provisioning(_)
             | State::Starting(_)
@@ -316,7 +296,6 @@ impl Turn<'_> {
             | State::Provisioning(_)
             | State::Starting(_)
             | State::Ready(_)
-            | State::Frozen(_)
             | State::Draining(_)
             | State::Stopping(_) => state,
         }
