@@ -33,7 +33,8 @@ pub fn begin_anew(shared: &Shared, orders: Vec<GateOrder>) {
             | GateOrder::Refuse { .. }
             | GateOrder::Hold { .. }
             | GateOrder::Probe { .. }
-            | GateOrder::EndProbe { .. } => None,
+            | GateOrder::EndProbe { .. }
+            | GateOrder::Forget { .. } => None,
         })
         .collect();
     shared.probes.end_all();
@@ -72,6 +73,8 @@ pub fn carry_out(shared: &Shared, order: GateOrder) {
         GateOrder::Refuse { refusal, .. } => gate.refuse(&refusal),
         GateOrder::Hold { .. } => gate.hold(),
         GateOrder::Probe { .. } | GateOrder::EndProbe { .. } => probe(shared, order),
+        // Its gate goes with the table's app.
+        GateOrder::Forget { .. } => {}
     }
 }
 
@@ -87,7 +90,8 @@ fn probe(shared: &Shared, order: GateOrder) {
         | GateOrder::Shut { .. }
         | GateOrder::AskRetire { .. }
         | GateOrder::Refuse { .. }
-        | GateOrder::Hold { .. } => {}
+        | GateOrder::Hold { .. }
+        | GateOrder::Forget { .. } => {}
     }
 }
 
@@ -104,6 +108,7 @@ fn answer_for_nobody(shared: &Shared, order: GateOrder) {
         GateOrder::Open { .. }
         | GateOrder::Reopen { .. }
         | GateOrder::Refuse { .. }
-        | GateOrder::Hold { .. } => {}
+        | GateOrder::Hold { .. }
+        | GateOrder::Forget { .. } => {}
     }
 }

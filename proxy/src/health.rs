@@ -7,7 +7,7 @@ use std::{
 };
 
 use doorbell_config::{
-    name::{AppId, HostPattern},
+    name::AppId,
     spec::{HealthSpec, HttpProbe, UpstreamServer},
 };
 use futures_util::future::join_all;
@@ -57,7 +57,8 @@ impl HealthChecks {
             let Some(app) = table.routes.app(spec.id.as_str()) else { continue };
             let Some(upstreams) = &app.upstreams else { continue };
             let Some(health) = upstreams.spec().health.clone() else { continue };
-            let host = health.probe.host.clone().unwrap_or_else(|| first_host(app));
+            let host = health.probe.host.clone();
+            let host = host.unwrap_or_else(|| app.spec.default_host().to_owned());
             let same = before.filter(|check| {
                 Arc::ptr_eq(&check.upstreams, upstreams)
                     && check.app.spec.http2 == app.spec.http2
@@ -119,14 +120,6 @@ fn tell(app: &App, server: &Server, outcome: Result<(), String>) {
         }
         _ => {}
     }
-}
-
-fn first_host(app: &App) -> String {
-    let exact = app.spec.routes.hosts.iter().find_map(|host| match host {
-        HostPattern::Exact(name) => Some(name.to_string()),
-        HostPattern::Wildcard(_) | HostPattern::Any => None,
-    });
-    exact.unwrap_or_else(|| "localhost".to_owned())
 }
 
 /// Looks at one server.

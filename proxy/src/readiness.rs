@@ -11,7 +11,10 @@ use std::{
 };
 
 use doorbell_config::name::AppId;
-use doorbell_supervisor::message::{Endpoint, GateReport, Generation, Question};
+use doorbell_supervisor::{
+    message::{Endpoint, GateReport, Generation, Question},
+    pace::{LONGEST_STEP, step},
+};
 use tokio::{
     net::{TcpStream, UnixStream},
     task::AbortHandle,
@@ -23,10 +26,6 @@ use crate::{
     look::{HttpVersion, Problem, look},
 };
 
-/// Shortest time between two looks.
-const STEP: Duration = Duration::from_millis(1);
-/// Longest one.
-const LONGEST_STEP: Duration = Duration::from_millis(20);
 /// Total, for one look.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
@@ -89,6 +88,12 @@ impl Probes {
     }
 }
 
+impl Drop for Probes {
+    fn drop(&mut self) {
+        self.end_all();
+    }
+}
+
 impl Probe {
     async fn go_on(self) {
         let mut told = String::new();
@@ -127,16 +132,6 @@ impl Probe {
             }
             Endpoint::Upstream => Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into()),
         }
-    }
-}
-
-/// Time until the next look: one millisecond, more when many start at once.
-fn step(probes: usize) -> Duration {
-    match probes {
-        0..=4 => STEP,
-        5..=16 => 2 * STEP,
-        17..=64 => 5 * STEP,
-        _ => 10 * STEP,
     }
 }
 
@@ -218,8 +213,13 @@ mod tests {
         assert_eq!(reports.recv().await, Some(not_answered("GET /up: status 503")));
         probes.end(&app(), GENERATION);
         assert!(lock(&probes.running).is_empty());
+        // And none that its owner leaves behind.
+        begin(&probes, &server);
+        answer(&server, "503 Busy").await;
         drop(probes);
-        // The probe had the last hold on the way for reports.
-        assert_eq!(reports.recv().await, None);
+        // The probes had the last hold on the way for reports.
+        while let Some(report) = reports.recv().await {
+            assert_eq!(report, not_answered("GET /up: status 503"));
+        }
     }
 }

@@ -16,6 +16,7 @@ pub mod logs;
 mod mailbox;
 pub mod message;
 mod output;
+pub mod pace;
 mod probe;
 pub mod protocol;
 pub mod reception;

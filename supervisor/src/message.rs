@@ -127,6 +127,12 @@ pub enum GateOrder {
         /// The instance.
         generation: Generation,
     },
+    /// The last order for an app that is gone for good: nothing is to be remembered of its gates. For
+    /// whoever stands between; a proxy knows it from its table.
+    Forget {
+        /// The app.
+        app: AppId,
+    },
 }
 
 impl GateOrder {
@@ -141,7 +147,8 @@ impl GateOrder {
             | Self::Refuse { app, .. }
             | Self::Hold { app }
             | Self::Probe { app, .. }
-            | Self::EndProbe { app, .. } => app,
+            | Self::EndProbe { app, .. }
+            | Self::Forget { app } => app,
         }
     }
 }

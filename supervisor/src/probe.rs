@@ -1,7 +1,7 @@
-//! Is it ready? Looks at an endpoint until it answers as wanted.
+//! Does it listen? Looks at an endpoint until it accepts a connection.
 //!
 //! Whoever asks brings the deadline, and the watch over the process: a probe goes on until it is
-//! dropped. It says when it was first able to connect, and how the last look ended, for operators.
+//! dropped. It says how the last look ended, for operators.
 
 use std::{
     io,
@@ -19,14 +19,13 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::message::Endpoint;
+use crate::{
+    message::Endpoint,
+    pace::{LONGEST_STEP, step},
+};
 
-/// Shortest time between two looks.
-const STEP: Duration = Duration::from_millis(1);
 /// Tokio's timers go off at the next whole millisecond, which would make one step two.
 const ROUNDING: Duration = Duration::from_micros(900);
-/// Longest one.
-const LONGEST_STEP: Duration = Duration::from_millis(20);
 /// After this long a start is no longer quick, and nobody notices [`LONGEST_STEP`].
 const PATIENT_AFTER: Duration = Duration::from_secs(10);
 /// Every how many looks at 127.0.0.1 one goes to `::1`, where `localhost` may have led the app.
@@ -66,12 +65,7 @@ impl Started {
         if self.since.elapsed() >= PATIENT_AFTER {
             return LONGEST_STEP;
         }
-        match self.starts.load(Ordering::Relaxed) {
-            0..=4 => STEP,
-            5..=16 => 2 * STEP,
-            17..=64 => 5 * STEP,
-            _ => 10 * STEP,
-        }
+        step(self.starts.load(Ordering::Relaxed))
     }
 }
 

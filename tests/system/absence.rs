@@ -48,7 +48,8 @@ fn a_verb_whose_supervisor_is_killed_over_it_ends() {
     let mut verb = std::process::Command::new(doorbell_tests::binary());
     verb.args(["start", "app"]).arg("--config").arg(d.config_path());
     let mut verb = verb.spawn().expect("the binary");
-    eventually("it starts", || d.state("app") == "starting");
+    // Whose process is noted is adopted; before that it would be ended.
+    eventually("its process is noted", || d.log().contains(" started app=app"));
     d.kill_supervisor();
     eventually("the verb ends", || {
         verb.try_wait().expect("its status").is_some_and(|status| !status.success())

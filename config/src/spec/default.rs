@@ -32,6 +32,16 @@ impl AppSpec {
         }
     }
 
+    /// What the app is asked for where nobody says otherwise: its first host that is one, or `localhost`.
+    #[must_use]
+    pub fn default_host(&self) -> &str {
+        let exact = self.routes.hosts.iter().find_map(|host| match host {
+            HostPattern::Exact(name) => Some(name.as_str()),
+            HostPattern::Wildcard(_) | HostPattern::Any => None,
+        });
+        exact.unwrap_or("localhost")
+    }
+
     /// The path under which clients reach the app: its first path prefix, `/` when it has a host
     /// of its own, else `/apps/<id>`. No slash at the end but for `/`.
     #[must_use]

@@ -70,6 +70,7 @@ impl Desk {
         });
         if is_over {
             self.apps.remove(id);
+            self.order(GateOrder::Forget { app: id.clone() });
             self.channels.snapshots.forget(id);
         }
     }

@@ -124,7 +124,10 @@ impl Desk {
     fn wanted(&mut self, id: &AppId) {
         match self.apps.get_mut(id) {
             // The gate of an app that was removed outlives it for a moment.
-            None => self.refuse(id, crate::lifecycle::Off::Removed),
+            None => {
+                self.refuse(id, crate::lifecycle::Off::Removed);
+                self.order(GateOrder::Forget { app: id.clone() });
+            }
             Some(app) if app.start_mode().is_none() => match app.upstream {
                 Some(generation) => self.reopen_upstream(id, generation),
                 None => self.refuse(id, crate::lifecycle::Off::Operator),

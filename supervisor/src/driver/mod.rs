@@ -46,6 +46,7 @@ use tokio::{
     time::Instant,
 };
 
+pub use self::sys::keep_descriptors;
 pub(crate) use self::{
     adopt::{Adoptee, Custody},
     children::{adopt_strays, reap_strays},
@@ -65,6 +66,9 @@ use crate::{
     output::{Logs, Tail},
     probe::{LastLook, Pace},
 };
+
+/// Characters that are kept of what a proxy says of an instance.
+const MOST_WORDS: usize = 400;
 
 /// What all instances share.
 #[derive(Debug)]
@@ -221,11 +225,6 @@ impl Driver {
     }
 }
 
-/// What we were started with beyond the standard descriptors is nobody's business but ours.
-pub fn keep_descriptors() {
-    sys::keep_descriptors();
-}
-
 /// How long programs may take to be executed before another version takes over.
 const LAST_STARTS: Duration = Duration::from_secs(5);
 
@@ -312,7 +311,9 @@ impl Handle {
     pub(crate) fn probed(&self, outcome: Result<(), String>) {
         match outcome {
             Ok(()) => self.answered.notify_one(),
-            Err(words) => self.witness.last_look.set(words),
+            Err(words) => {
+                self.witness.last_look.set(words.chars().take(MOST_WORDS).collect());
+            }
         }
     }
 

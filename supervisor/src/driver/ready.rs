@@ -1,9 +1,6 @@
 //! How an instance becomes ready.
 
-use doorbell_config::{
-    name::HostPattern,
-    spec::{AppSpec, HttpProbe, Probe},
-};
+use doorbell_config::spec::{HttpProbe, Probe};
 use tokio::time::Instant;
 
 use super::{End, Instance, Note, times};
@@ -61,7 +58,7 @@ impl Instance {
     /// Has it asked by a proxy: who faces apps is not to be us.
     async fn until_answered(&self, found: &Endpoint, http: &HttpProbe) {
         let app = &self.job.app;
-        let host = http.host.as_deref().unwrap_or_else(|| default_host(app)).to_owned();
+        let host = http.host.as_deref().unwrap_or_else(|| app.default_host()).to_owned();
         let question = Question { probe: http.clone(), host, http2: app.http2 };
         self.last_look().set(format!("GET {}: not asked yet", http.path));
         self.driver.let_connect(found);
@@ -101,13 +98,4 @@ impl Instance {
     fn last_look(&self) -> &LastLook {
         &self.wires.witness.last_look
     }
-}
-
-/// What an app is asked for unless its probe says otherwise.
-fn default_host(app: &AppSpec) -> &str {
-    let exact = app.routes.hosts.iter().find_map(|host| match host {
-        HostPattern::Exact(name) => Some(name.as_str()),
-        HostPattern::Wildcard(_) | HostPattern::Any => None,
-    });
-    exact.unwrap_or("localhost")
 }

@@ -138,8 +138,9 @@ pub(super) fn execute(
 
 /// Has every descriptor beyond the standard ones closed when another program is executed. An old kernel
 /// (before 5.11) that cannot do this leaves it as it was.
-pub(super) fn keep_descriptors() {
-    // SAFETY: descriptors stay open; only what becomes of them in another program changes.
+pub fn keep_descriptors() {
+    // SAFETY: descriptors stay open; only what becomes of them in another program changes. The call is
+    // async-signal-safe.
     unsafe {
         libc::syscall(libc::SYS_close_range, LISTEN_FDS_START, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }
@@ -244,14 +245,8 @@ impl Image {
         // it shares our memory, but neither handlers nor descriptors nor limits.
         unsafe {
             forget_handlers();
-            // What we were started with ourselves is no business of an app's. An old kernel (before
-            // 5.11) that cannot do this leaves it as it was.
-            libc::syscall(
-                libc::SYS_close_range,
-                LISTEN_FDS_START,
-                u32::MAX,
-                libc::CLOSE_RANGE_CLOEXEC,
-            );
+            // What we were started with ourselves is no business of an app's.
+            keep_descriptors();
             // A session of its own, and so a group: no app shares one with another, or with us.
             if libc::setsid() >= 0
                 && libc::chdir(self.directory.as_ptr()) == 0

@@ -5,8 +5,8 @@
 //! is one task; whatever takes time (a role's answer, a verb's effect) is awaited elsewhere and comes
 //! back as an event.
 //!
-//! `proxies` and `office` are about the two kinds of roles, `overdue` about those that hang, `configure` about what is to be,
-//! `switchboard` makes one gate of many, `closing` is the end.
+//! `proxies` and `office` are about the two kinds of roles, `overdue` about those that hang, `configure`
+//! about what is to be, `switchboard` makes one gate of many, `closing` is the end.
 
 mod closing;
 mod configure;
@@ -277,10 +277,6 @@ impl Hub {
     fn order(&mut self, order: &GateOrder) {
         let outcome = self.board.order(order);
         self.pass_on(outcome);
-        // The last orders for an app may come behind the news that it is gone.
-        if self.desk.snapshot(order.app()).is_none() {
-            self.board.forget(order.app());
-        }
     }
 
     fn pass_on(&mut self, outcome: Outcome) {
@@ -299,10 +295,7 @@ impl Hub {
             Ok(Change::Updated(snapshot)) => {
                 self.office.tell(&ToControl::Snapshot(Box::new((*snapshot).clone())));
             }
-            Ok(Change::Removed(app)) => {
-                self.board.forget(&app);
-                self.office.tell(&ToControl::Forgotten(app));
-            }
+            Ok(Change::Removed(app)) => self.office.tell(&ToControl::Forgotten(app)),
             // It lags behind; what holds now is told as a whole.
             Err(RecvError::Lagged(_)) => self.tell_snapshots(),
             Err(RecvError::Closed) => {}

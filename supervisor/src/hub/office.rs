@@ -145,7 +145,7 @@ impl Hub {
         let events = self.events.0.clone();
         let peer = Peer::attach(connection, runner, number, TRUSTED_LIMITS, events, Told::Control)?;
         self.office.peer = Some(peer);
-        self.office.due = overdue::soon();
+        self.office.due = Some(overdue::soon());
         self.note_roles();
         Ok(())
     }

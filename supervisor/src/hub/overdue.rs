@@ -11,13 +11,13 @@ use super::{Hub, launch::Fate, proxies::Stage};
 /// than the largest takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Time that a proxy has beyond the one it gives its clients: the last lines of its log.
-pub(super) const LAST_LINES: Duration = Duration::from_secs(8);
+const LAST_LINES: Duration = Duration::from_secs(8);
 /// As good as for ever.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// What has to be done by now or a later moment.
-pub(super) fn soon() -> Option<Instant> {
-    Some(Instant::now() + PATIENCE)
+/// By when a role has to have done what it was just asked for.
+pub(super) fn soon() -> Instant {
+    Instant::now() + PATIENCE
 }
 
 /// When a proxy has to have ended that gives its clients so long.

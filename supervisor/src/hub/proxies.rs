@@ -71,7 +71,7 @@ impl Proxy {
     pub(super) fn apply(&mut self, apply: Apply) {
         self.last_turn = apply.turn;
         if self.stage != Stage::Draining {
-            self.due = self.due.or(overdue::soon());
+            self.due.get_or_insert_with(overdue::soon);
         }
         self.peer.tell(&ToProxy::Apply(Box::new(apply)));
     }
@@ -125,7 +125,7 @@ impl Hub {
         let peer = Peer::attach(connection, runner, number, limits, events, Told::Proxy)?;
         let is_leaving = known.is_some_and(|known| known.is_draining);
         let stage = if is_leaving { Stage::Leaving } else { Stage::Coming };
-        let (is_back, due) = (known.is_some(), overdue::soon());
+        let (is_back, due) = (known.is_some(), Some(overdue::soon()));
         let (last_turn, needless) = (0, Vec::new());
         let proxy = Proxy { peer, stage, is_back, due, last_turn, needless };
         self.proxies.insert(number, proxy);
@@ -267,7 +267,7 @@ impl Hub {
     fn applied(&mut self, number: Number, turn: u64) {
         if let Some(proxy) = self.proxies.get_mut(&number) {
             if proxy.stage != Stage::Draining {
-                proxy.due = overdue::soon().filter(|_| turn < proxy.last_turn);
+                proxy.due = (turn < proxy.last_turn).then(overdue::soon);
             }
             if proxy.stage == Stage::Told {
                 proxy.stage = Stage::Serving;

@@ -88,6 +88,11 @@ impl Switchboard {
                 self.tidy(&app);
                 return outcome;
             }
+            GateOrder::Forget { .. } => {
+                outcome.orders = standing.end_any_probe();
+                self.gates.remove(&app);
+                return outcome;
+            }
             GateOrder::Open { generation, endpoint, .. }
             | GateOrder::Reopen { generation, endpoint, .. } => {
                 standing.open = Some((*generation, endpoint.clone()));
@@ -225,11 +230,6 @@ impl Switchboard {
         outcome
     }
 
-    /// The app is gone for good: its gates hold, as any that nobody spoke of.
-    pub(super) fn forget(&mut self, app: &AppId) {
-        self.gates.remove(app);
-    }
-
     fn tidy(&mut self, app: &AppId) {
         if self.gates.get(app).is_some_and(Standing::just_holds) {
             self.gates.remove(app);
@@ -292,12 +292,16 @@ impl Standing {
 
     /// Nobody needs to ask any more.
     fn end_probe(&mut self, generation: Generation) -> Vec<(Number, GateOrder)> {
-        let Some(probe) = self.probe.take_if(|probe| probe.generation == generation) else {
+        let is_it = self.probe.as_ref().is_some_and(|probe| probe.generation == generation);
+        if is_it { self.end_any_probe() } else { Vec::new() }
+    }
+
+    fn end_any_probe(&mut self) -> Vec<(Number, GateOrder)> {
+        let Some(Probe { generation, order, asking }) = self.probe.take() else {
             return Vec::new();
         };
-        let app = probe.order.app();
-        let end = |proxy| (proxy, GateOrder::EndProbe { app: app.clone(), generation });
-        probe.asking.into_iter().map(end).collect()
+        let end = |proxy| (proxy, GateOrder::EndProbe { app: order.app().clone(), generation });
+        asking.into_iter().map(end).collect()
     }
 
     /// A proxy is gone: somebody else asks in its place.
@@ -355,7 +359,10 @@ fn answers_waiters(order: &GateOrder) -> bool {
         | GateOrder::Shut { .. }
         | GateOrder::Refuse { .. }
         | GateOrder::Hold { .. } => true,
-        GateOrder::AskRetire { .. } | GateOrder::Probe { .. } | GateOrder::EndProbe { .. } => false,
+        GateOrder::AskRetire { .. }
+        | GateOrder::Probe { .. }
+        | GateOrder::EndProbe { .. }
+        | GateOrder::Forget { .. } => false,
     }
 }
 

@@ -119,7 +119,7 @@ impl Gate {
             }
             GateOrder::Hold { app } => doors.entry(app).or_default().refusal = None,
             // What comes of asking, a test says.
-            GateOrder::Probe { .. } | GateOrder::EndProbe { .. } => {}
+            GateOrder::Probe { .. } | GateOrder::EndProbe { .. } | GateOrder::Forget { .. } => {}
         }
     }
 

@@ -233,3 +233,16 @@ fn a_question_leaves_the_wishes_of_waiters_alone() {
     board.order(&probe());
     assert_eq!(board.report(1, wanted()), Outcome::default());
 }
+
+#[test]
+fn nothing_is_remembered_of_an_app_that_is_gone() {
+    let mut board = board(&[1]);
+    board.order(&open());
+    board.order(&GateOrder::Shut { app: id(), generation: G });
+    board.order(&probe());
+    let outcome = board.order(&GateOrder::Forget { app: id() });
+    assert_eq!(outcome, Outcome { orders: vec![(1, end_probe())], reports: Vec::new() });
+    assert!(board.gates.is_empty());
+    assert_eq!(board.report(1, drained()), Outcome::default());
+    assert!(board.join(2).is_empty());
+}
