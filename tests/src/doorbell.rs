@@ -21,6 +21,9 @@ use crate::{
 /// How long a doorbell may take to start or to end; with very many apps it is some seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Bytes at the end of an app's log that a failed test shows.
+const MOST_SHOWN: usize = 4 << 10;
+
 /// A running doorbell; ended with its apps when dropped, whatever was killed of it.
 pub struct Doorbell {
     /// Its folder: configuration, state, logs.
@@ -281,6 +284,22 @@ impl Doorbell {
     }
 }
 
+impl Doorbell {
+    /// What apps printed, for somebody who looks into a failed test.
+    fn print_app_logs(&self) {
+        let entries = |path: &Path| {
+            let entries = fs::read_dir(path).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path()).collect::<Vec<_>>()
+        };
+        let folders = entries(&self.dir.path().join("logs"));
+        for path in folders.iter().flat_map(|folder| entries(folder)) {
+            let text = fs::read(&path).unwrap_or_default();
+            let end = text.get(text.len().saturating_sub(MOST_SHOWN)..).unwrap_or_default();
+            eprintln!("{}:\n{}", path.display(), String::from_utf8_lossy(end));
+        }
+    }
+}
+
 impl Drop for Doorbell {
     fn drop(&mut self) {
         if !self.has_ended() {
@@ -293,6 +312,7 @@ impl Drop for Doorbell {
         self.end_remains();
         if std::thread::panicking() {
             eprintln!("doorbell's log:\n{}", self.log());
+            self.print_app_logs();
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::fs::MetadataExt,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError},
 };
 
@@ -23,8 +23,8 @@ use super::{
     Driver, Handle, Job, Report, children,
     endpoint::{Place, base36, socket_folder},
     instance::{self, Instance, Wires},
-    launch::INSTANCE,
     leftover::Remains,
+    mark::Mark,
     notify::NotifySocket,
     procfs::{self, Pid},
     record::{Phase, Record},
@@ -86,8 +86,8 @@ impl Adoptee {
     }
 }
 
-fn marker(record: &Record) -> String {
-    format!("{INSTANCE}={}.{}", record.app, record.generation.0)
+fn mark_of(state_dir: &Path, record: &Record) -> Mark {
+    Mark::of_instance(state_dir, &record.app, record.generation)
 }
 
 impl Driver {
@@ -99,11 +99,11 @@ impl Driver {
         let mut remains = None;
         for record in Record::read_all(&self.run_dir())? {
             let (app, generation) = (record.app.clone(), record.generation);
-            let found = Adoptee::itself(&record).or_else(|| {
+            let found = Adoptee::itself(&self.state_dir, &record).or_else(|| {
                 let has_output = |pid, instance: &str| self.has_output(pid, instance);
                 let remains =
                     remains.get_or_insert_with(|| Remains::of(&self.state_dir, has_output));
-                Adoptee::stand_in(record, remains)
+                Adoptee::stand_in(&self.state_dir, record, remains)
             });
             match found {
                 Some(adoptee) => living.push((app, adoptee)),
@@ -224,7 +224,7 @@ impl Driver {
         &self,
         app: &AppId,
         held: OwnedFd,
-        path: &std::path::Path,
+        path: &Path,
         spec: OutputSpec,
     ) -> io::Result<()> {
         let pipe = OutputPipe::from_held(held, path)?;
@@ -249,25 +249,29 @@ impl Driver {
 
 impl Adoptee {
     /// An instance whose first process still runs.
-    fn itself(record: &Record) -> Option<Self> {
-        open(record).map(|pidfd| Self { record: record.clone(), pidfd, first: First::Itself })
+    fn itself(state_dir: &Path, record: &Record) -> Option<Self> {
+        open(state_dir, record).map(|pidfd| Self {
+            record: record.clone(),
+            pidfd,
+            first: First::Itself,
+        })
     }
 
     /// An instance whose first process is gone, as that of a daemon, and left others.
-    fn stand_in(record: Record, remains: &Remains) -> Option<Self> {
+    fn stand_in(state_dir: &Path, record: Record, remains: &Remains) -> Option<Self> {
         let oldest = remains.oldest(&record.app, record.generation)?;
         let record = Record { pid: oldest.pid, began: oldest.began, ..record };
-        let pidfd = record.is_of_this_boot().then(|| open(&record))??;
+        let pidfd = record.is_of_this_boot().then(|| open(state_dir, &record))??;
         Some(Self { record, pidfd, first: First::StandIn })
     }
 }
 
 /// A handle for exactly the process of this record.
-fn open(record: &Record) -> Option<OwnedFd> {
+fn open(state_dir: &Path, record: &Record) -> Option<OwnedFd> {
     let pid = children::to_rustix(record.pid)?;
     let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
     // After the handle: it is that of the process which is looked at now.
-    record.lives(&marker(record)).then_some(pidfd)
+    record.lives(&mark_of(state_dir, record)).then_some(pidfd)
 }
 
 impl Instance {
@@ -299,7 +303,8 @@ impl Instance {
         // After an upgrade it is our own child still.
         children::register(record.pid);
         let root = Root::watch(record.pid, pidfd)?;
-        let tree = Tree::adopted(record.pid, marker(&record), output.identity());
+        let mark = mark_of(&driver.state_dir, &record);
+        let tree = Tree::adopted(record.pid, mark, output.identity());
         *wires.witness.tree.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree);
         let log = driver.logs.open(&app, logs);
         let capture = Capture::start(output, log, wires.witness.tail.clone())?;

@@ -19,6 +19,7 @@ use super::{
     Adoptee, Driver, Job, Leftovers, Note, Order, Report, Witness, adopt,
     endpoint::{EndpointError, Place, create_private, socket_folder},
     launch::{Launch, LaunchError, Surroundings},
+    mark::Mark,
     notify::NotifySocket,
     record::{Phase, Record},
     root::{Exit, Root},
@@ -159,12 +160,13 @@ impl Instance {
         let spawning = tokio::task::spawn_blocking(move || {
             spawn_blocking(&shared, &ours, &process, path.as_deref())
         });
-        let (place, marker, spawned, record) = spawning.await.map_err(io::Error::from)??;
+        let (place, spawned, record) = spawning.await.map_err(io::Error::from)??;
         let spawned_at = Instant::now();
         let Spawned { pid, pidfd, output } = spawned;
         let root = Root::watch(pid, pidfd)?;
         let kept = adopt::keep(&output, notify.as_ref())?;
-        let tree = Tree::of(pid, marker, output.identity());
+        let mark = Mark::of_instance(&driver.state_dir, &job.app.id, job.generation);
+        let tree = Tree::of(pid, mark, output.identity());
         *wires.witness.tree.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree);
         let spec = job.process()?;
         let stop = *spec.stop;
@@ -427,7 +429,7 @@ fn spawn_blocking(
     job: &Job,
     process: &ProcessSpec,
     notify_socket: Option<&std::path::Path>,
-) -> Result<(Place, String, Spawned, Record), SpawnError> {
+) -> Result<(Place, Spawned, Record), SpawnError> {
     let _starting = super::STARTING.read().unwrap_or_else(PoisonError::into_inner);
     let sockets = socket_folder(&driver.run_dir(), &job.app.id);
     let probe = &process.ready.probe;
@@ -447,7 +449,7 @@ fn spawn_blocking(
     let record =
         Record::new(app, generation, spawned.pid, place.endpoint.clone(), job.fingerprint)?;
     driver.note(&record);
-    Ok((place, launch.marker, spawned, record))
+    Ok((place, spawned, record))
 }
 
 /// The moments of a start.

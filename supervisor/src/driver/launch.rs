@@ -11,13 +11,12 @@ use std::{
 
 use doorbell_config::spec::{AppSpec, PlaceholderValues, ProcessSpec};
 
-use super::endpoint::Place;
+use super::{
+    endpoint::Place,
+    mark::{INSTANCE, STATE_DIR, name_of},
+};
 use crate::message::Generation;
 
-/// Marks every process of one instance: `<app>.<generation>`.
-pub(crate) const INSTANCE: &str = "DOORBELL_INSTANCE";
-/// Marks every process of one Doorbell: its state folder.
-pub(crate) const STATE_DIR: &str = "DOORBELL_STATE_DIR";
 const APP: &str = "DOORBELL_APP";
 const PATH: &str = "PATH";
 /// Where programs are looked for if nobody says.
@@ -48,8 +47,6 @@ pub(crate) struct Launch {
     pub(crate) arguments: Vec<OsString>,
     pub(crate) environment: BTreeMap<OsString, OsString>,
     pub(crate) directory: PathBuf,
-    /// The variable that marks the instance's processes, `NAME=value`.
-    pub(crate) marker: String,
 }
 
 /// What surrounds an instance and ends up in its environment.
@@ -74,7 +71,6 @@ impl Launch {
             id: &app.id,
             base_path: &base_path,
         };
-        let marker_value = format!("{}.{}", app.id, generation.0);
         let mut environment: BTreeMap<OsString, OsString> = INHERITED
             .iter()
             .filter_map(|name| Some((OsString::from(name), env::var_os(name)?)))
@@ -84,7 +80,7 @@ impl Launch {
             environment.insert(name.into(), value.render(&values).into());
         }
         environment.insert(APP.into(), app.id.as_str().into());
-        environment.insert(INSTANCE.into(), marker_value.clone().into());
+        environment.insert(INSTANCE.into(), name_of(&app.id, generation).into());
         environment.insert(STATE_DIR.into(), around.state_dir.into());
         if let Some(path) = around.notify_socket {
             environment.insert("NOTIFY_SOCKET".into(), path.into());
@@ -100,13 +96,7 @@ impl Launch {
             return Err(LaunchError::NoFolder(process.directory.clone()));
         }
         let program = find(program, &process.directory, environment.get(OsStr::new(PATH)))?;
-        Ok(Self {
-            program,
-            arguments,
-            environment,
-            directory: process.directory.clone(),
-            marker: format!("{INSTANCE}={marker_value}"),
-        })
+        Ok(Self { program, arguments, environment, directory: process.directory.clone() })
     }
 }
 

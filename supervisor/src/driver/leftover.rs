@@ -5,7 +5,6 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    os::unix::ffi::OsStrExt,
     path::Path,
     time::Duration,
 };
@@ -15,7 +14,7 @@ use rustix::process::Signal;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    launch::{INSTANCE, STATE_DIR},
+    mark::{INSTANCE, Mark, name_of},
     procfs::{self, Pid, Process, ProcessTable, Scanner},
     tree::{self, Tree},
     watch,
@@ -32,7 +31,7 @@ const PACE: Duration = Duration::from_millis(100);
 /// What an earlier Doorbell left behind.
 #[derive(Clone, Debug)]
 pub(crate) struct Leftovers {
-    mark: Vec<u8>,
+    mark: Mark,
     /// Instances that are adopted.
     spared: HashSet<String>,
     /// The instance that is looked for, if not all are.
@@ -59,9 +58,9 @@ impl Remains {
                 return Self::default();
             }
         };
-        let (mark, mut oldest) = (mark_of(state_dir), HashMap::<String, Process>::new());
+        let (mark, mut oldest) = (Mark::of_folder(state_dir), HashMap::<String, Process>::new());
         for process in table.all().filter(|process| !process.is_zombie) {
-            if procfs::has_variable(process.pid, &mark) == Some(true)
+            if mark.is_on(process.pid) == Some(true)
                 && let Some(instance) = procfs::variable(process.pid, INSTANCE)
                 && (procfs::user(process.pid) == Some(us) || has_output(process.pid, &instance))
             {
@@ -79,21 +78,9 @@ impl Remains {
     }
 }
 
-/// What an instance is called in the environment of its processes.
-fn name_of(app: &AppId, generation: Generation) -> String {
-    format!("{app}.{}", generation.0)
-}
-
-/// What every process of a state folder's instances has in its environment.
-fn mark_of(state_dir: &Path) -> Vec<u8> {
-    let mut mark = format!("{STATE_DIR}=").into_bytes();
-    mark.extend_from_slice(state_dir.as_os_str().as_bytes());
-    mark
-}
-
 impl Leftovers {
     pub(crate) fn of(state_dir: &Path) -> Self {
-        Self { mark: mark_of(state_dir), spared: HashSet::new(), only: None }
+        Self { mark: Mark::of_folder(state_dir), spared: HashSet::new(), only: None }
     }
 
     /// Those of one instance.
@@ -145,7 +132,7 @@ impl Leftovers {
     }
 
     fn include(&self, pid: Pid) -> bool {
-        let is_ours = procfs::has_variable(pid, &self.mark) == Some(true);
+        let is_ours = self.mark.is_on(pid) == Some(true);
         is_ours
             && procfs::variable(pid, INSTANCE).is_none_or(|name| {
                 !self.spared.contains(&name) && self.only.as_ref().is_none_or(|only| *only == name)

@@ -13,6 +13,7 @@ mod instance;
 mod launch;
 mod leftover;
 mod listener;
+mod mark;
 mod notify;
 mod procfs;
 mod record;

@@ -135,14 +135,14 @@ fn environ(pid: Pid) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Whether the environment a process was started with holds this `NAME=value`; `None` if the
+/// Whether the environment a process was started with holds all these `NAME=value`; `None` if the
 /// process has ended.
-pub(crate) fn has_variable(pid: Pid, variable: &[u8]) -> Option<bool> {
+pub(crate) fn has_variables(pid: Pid, variables: &[Vec<u8>]) -> Option<bool> {
     match environ(pid) {
         Ok(environ) if environ.is_empty() => {
             Process::read(pid).filter(|process| process.has_memory).map(|_| false)
         }
-        Ok(environ) => Some(environ.split(|byte| *byte == 0).any(|entry| entry == variable)),
+        Ok(environ) => Some(holds(&environ, variables)),
         // A process without memory has ended, even if its entry is still there.
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => None,
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -150,11 +150,15 @@ pub(crate) fn has_variable(pid: Pid, variable: &[u8]) -> Option<bool> {
     }
 }
 
-/// Whether the environment a process was started with holds this `NAME=value`, as far as we may
-/// read it; `None` if not.
-pub(crate) fn variable_is(pid: Pid, variable: &[u8]) -> Option<bool> {
-    let environ = environ(pid).ok()?;
-    (!environ.is_empty()).then(|| environ.split(|byte| *byte == 0).any(|entry| entry == variable))
+/// Whether one of these `NAME=value` is not in the environment a process was started with. What we may
+/// not read says nothing.
+pub(crate) fn lacks_variables(pid: Pid, variables: &[Vec<u8>]) -> bool {
+    environ(pid).is_ok_and(|environ| !environ.is_empty() && !holds(&environ, variables))
+}
+
+fn holds(environ: &[u8], variables: &[Vec<u8>]) -> bool {
+    let entries = || environ.split(|byte| *byte == 0);
+    variables.iter().all(|variable| entries().any(|entry| entry == variable))
 }
 
 /// The value of a variable in the environment a process was started with, if there is one that we may

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     endpoint::base36,
-    procfs::{self, Pid, Process},
+    mark::Mark,
+    procfs::{Pid, Process},
 };
 use crate::message::{Endpoint, Generation, StartTimes};
 
@@ -108,12 +109,11 @@ impl Record {
     }
 
     /// Whether its first process still runs: this very one, and not another with its number.
-    pub(crate) fn lives(&self, marker: &str) -> bool {
+    pub(crate) fn lives(&self, mark: &Mark) -> bool {
         let process = Process::read(self.pid).filter(|process| {
             process.began == self.began && !process.is_zombie && self.is_of_this_boot()
         });
-        // What we may not read says nothing.
-        process.is_some() && procfs::variable_is(self.pid, marker.as_bytes()) != Some(false)
+        process.is_some() && !mark.is_missing_on(self.pid)
     }
 
     /// Whether its pids mean anything.

@@ -1,7 +1,7 @@
 //! Which processes belong to an instance, and how to signal all of them.
 //!
 //! Members are found by parent, by process group and session, and, for those that came to us as
-//! strays, by the marker in their environment or the output pipe they still hold. Once found a
+//! strays, by the mark in their environment or the output pipe they still hold. Once found a
 //! member is remembered, by pid and start time, so that a reused pid is never taken for it. Signals
 //! go through pidfds, which cannot hit another process either.
 //!
@@ -17,6 +17,7 @@ use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{
     children,
+    mark::Mark,
     procfs::{self, Pid, Process, ProcessTable},
 };
 use crate::output::PipeIdentity;
@@ -24,8 +25,8 @@ use crate::output::PipeIdentity;
 /// The processes of one instance.
 #[derive(Clone, Debug)]
 pub(crate) struct Tree {
-    /// `NAME=value` that every process of the instance is started with.
-    marker: String,
+    /// What every process of the instance is started with.
+    mark: Mark,
     /// The pipe that takes the instance's output.
     output: PipeIdentity,
     /// Pid to start time.
@@ -49,10 +50,10 @@ enum Found {
 
 impl Tree {
     /// The tree of a process that was just spawned as the leader of its own session.
-    pub(crate) fn of(root: Pid, marker: String, output: PipeIdentity) -> Self {
+    pub(crate) fn of(root: Pid, mark: Mark, output: PipeIdentity) -> Self {
         let process = Process::read(root);
         Self {
-            marker,
+            mark,
             output,
             members: process.iter().map(|process| (root, process.began)).collect(),
             groups: BTreeSet::from([root]),
@@ -63,10 +64,10 @@ impl Tree {
     }
 
     /// The tree of a process that an earlier supervisor spawned so.
-    pub(crate) fn adopted(root: Pid, marker: String, output: PipeIdentity) -> Self {
+    pub(crate) fn adopted(root: Pid, mark: Mark, output: PipeIdentity) -> Self {
         let parent = Process::read(root).map(|process| process.parent);
         let reaper = parent.filter(|parent| *parent != std::process::id());
-        Self { reaper, ..Self::of(root, marker, output) }
+        Self { reaper, ..Self::of(root, mark, output) }
     }
 
     /// Looks again: forgets the dead, finds the new, and returns the living. `None` if a process
@@ -140,7 +141,7 @@ impl Tree {
         if !is_adopted(process) && !self.may_have_gone_to_reaper(process) {
             return Some(false);
         }
-        let is_marked = procfs::has_variable(process.pid, self.marker.as_bytes())?;
+        let is_marked = self.mark.is_on(process.pid)?;
         Some(is_marked || procfs::writes_to(process.pid, self.output))
     }
 
@@ -196,11 +197,46 @@ pub(crate) fn signal(handles: &[OwnedFd], signal: Signal) {
 mod tests {
     use std::{
         io::{BufRead, BufReader},
-        process::{Command, Stdio},
+        os::unix::process::CommandExt,
+        path::Path,
+        process::{Child, Command, Stdio},
     };
 
+    use doorbell_config::name::AppId;
+
     use super::*;
-    use crate::driver::procfs::ProcessTable;
+    use crate::{driver::procfs::ProcessTable, message::Generation};
+
+    fn mark(state_dir: &str) -> Mark {
+        Mark::of_instance(Path::new(state_dir), &AppId::parse("app").unwrap(), Generation(7))
+    }
+
+    #[test]
+    fn an_instance_of_the_same_name_of_another_doorbell_is_a_stranger() {
+        let mut processes = ["/one", "/one", "/other"].map(|state_dir| {
+            let mut command = Command::new("sleep");
+            command.arg("100").env("DOORBELL_INSTANCE", "app.7");
+            command.env("DOORBELL_STATE_DIR", state_dir).process_group(0).spawn().unwrap()
+        });
+        let pids = processes.each_ref().map(Child::id);
+        let output = PipeIdentity { device: 0, inode: 0 };
+        // Whoever is a child of our own may be a stray of an instance that is not.
+        let mut tree = Tree::of(pids[0], mark("/one"), output);
+        tree.reaper = Some(std::process::id());
+        let living = loop {
+            if let Some(living) = tree.refresh(&ProcessTable::read().unwrap())
+                && living.len() > 1
+            {
+                break living;
+            }
+        };
+        let found: Vec<_> = living.iter().map(|process| process.pid).collect();
+        assert_eq!(found, pids[..2]);
+        for process in &mut processes {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
 
     #[test]
     fn who_only_shares_the_session_that_an_instance_was_started_in_is_a_stranger() {
@@ -218,7 +254,7 @@ time.sleep(100)";
         let mut pid = || lines.next().unwrap().unwrap().parse::<Pid>().unwrap();
         let (root, neighbour) = (pid(), pid());
         let output = PipeIdentity { device: 0, inode: 0 };
-        let mut tree = Tree::adopted(root, "NOBODY=nobody".into(), output);
+        let mut tree = Tree::adopted(root, mark("/nowhere"), output);
         let child = loop {
             let table = ProcessTable::read().unwrap();
             let living = tree.refresh(&table).unwrap_or_default();
