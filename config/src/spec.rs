@@ -233,6 +233,8 @@ pub struct ProcessSpec {
     pub endpoint: EndpointSpec,
     /// How we learn that it can answer.
     pub ready: Interned<ReadySpec>,
+    /// When it may be frozen for want of visits; `None` is never.
+    pub idle_freeze_after: Option<Duration>,
     /// When it may be stopped for want of visits; `None` is never.
     pub idle_stop_after: Option<Duration>,
     /// How it is stopped.

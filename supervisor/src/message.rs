@@ -366,6 +366,8 @@ pub enum StateName {
     Starting,
     /// Serving.
     Ready,
+    /// Standing still until somebody visits; its memory may have been given back.
+    Frozen,
     /// Giving no new leases, running requests go on.
     Draining,
     /// Signalled, not gone yet.

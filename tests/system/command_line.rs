@@ -30,7 +30,6 @@ fn later_keys_are_refused_like_any_unknown_key() {
         "database = { new_schema = \"postgres://x\" }",
         "secret = \"auto\"",
         "user = \"blog\"",
-        "idle = { freeze_after = \"2m\" }",
         "limits = { memory = \"1MiB\" }",
         "shared_with = \"x\"",
         "upgrade = [\"x\"]",

@@ -9,6 +9,7 @@ mod adoption;
 mod command_line;
 mod crowd;
 mod deaths;
+mod frost;
 mod h2c;
 mod house;
 mod http2;

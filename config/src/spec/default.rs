@@ -72,6 +72,7 @@ impl ProcessSpec {
             env: Interned::default(),
             endpoint: EndpointSpec::AnyPort,
             ready: Interned::default(),
+            idle_freeze_after: None,
             idle_stop_after: Some(Self::IDLE_STOP_AFTER),
             stop: Interned::default(),
             back_off: Interned::default(),

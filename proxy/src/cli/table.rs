@@ -76,6 +76,7 @@ pub(super) fn state(app: &AppStatus) -> String {
         StateName::Provisioning => "queued",
         StateName::Starting => "starting",
         StateName::Ready => "ready",
+        StateName::Frozen => "frozen",
         StateName::Draining => "draining",
         StateName::Stopping => "stopping",
         StateName::BackingOff => "backing off",
@@ -98,6 +99,7 @@ fn coloured_state(app: &AppStatus) -> String {
             | StateName::Draining
             | StateName::Stopping,
         ) => "33",
+        Some(StateName::Frozen) => "36",
         Some(StateName::Stopped) | None => "2",
     };
     format!("\x1b[{code}m{text}\x1b[0m")

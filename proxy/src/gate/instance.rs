@@ -53,8 +53,10 @@ impl Instance {
         started: Option<StartTimes>,
         reports: ReportSink,
     ) -> Self {
+        // A run that was frozen may have closed what was kept to it: each opening has a key of its own.
+        static OPENINGS: AtomicU64 = AtomicU64::new(0);
         let mut hasher = DefaultHasher::new();
-        (&app, generation).hash(&mut hasher);
+        (&app, generation, OPENINGS.fetch_add(1, Ordering::Relaxed)).hash(&mut hasher);
         Self {
             app,
             generation,

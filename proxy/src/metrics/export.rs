@@ -19,11 +19,12 @@ use super::{
 /// Content type of the text format.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-const STATES: [(StateName, &str); 7] = [
+const STATES: [(StateName, &str); 8] = [
     (StateName::Stopped, "stopped"),
     (StateName::Provisioning, "provisioning"),
     (StateName::Starting, "starting"),
     (StateName::Ready, "ready"),
+    (StateName::Frozen, "frozen"),
     (StateName::Draining, "draining"),
     (StateName::Stopping, "stopping"),
     (StateName::BackingOff, "backing_off"),

@@ -87,6 +87,7 @@ impl Desk {
             let list = match adoptee.phase() {
                 Phase::Starting => &mut adoption.starting,
                 Phase::Ready => &mut adoption.ready,
+                Phase::Frozen => &mut adoption.frozen,
                 Phase::Leaving => &mut adoption.leaving,
             };
             list.push(generation);

@@ -67,6 +67,8 @@ pub(super) struct Waiter {
 pub(super) enum Want {
     /// Ready, after this many that became ready; and failed starts before.
     Ready { after: u64, failed: u64 },
+    /// Not frozen any more.
+    Awake,
     /// No instance up to this one is left.
     Gone(Generation),
 }
@@ -164,6 +166,13 @@ impl App {
                 Some(Err(OperateError::Overtaken(app())))
             }
             Want::Ready { .. } => None,
+            Want::Awake => match self.life.state {
+                State::Ready(_) => Some(Ok(())),
+                State::Frozen(_) | State::Provisioning(_) | State::Starting(_) => None,
+                State::Stopped | State::Draining(_) | State::Stopping(_) | State::BackingOff(_) => {
+                    Some(Err(OperateError::Overtaken(app())))
+                }
+            },
         }
     }
 

@@ -52,6 +52,7 @@ impl Desk {
                 | State::Provisioning(_)
                 | State::Starting(_)
                 | State::Ready(_)
+                | State::Frozen(_)
                 | State::Draining(_)
                 | State::Stopping(_) => None,
             };

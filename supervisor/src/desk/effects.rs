@@ -73,13 +73,16 @@ impl Desk {
                     instance.handle.check();
                 }
             }
+            Effect::Freeze(generation) => self.stand_still(id, generation, true),
+            Effect::Thaw(generation) => self.stand_still(id, generation, false),
             Effect::OpenGate(generation) => self.open_gate(id, generation, Opening::First),
             Effect::ReopenGate(generation) => self.open_gate(id, generation, Opening::Again),
+            Effect::OpenGateAgain(generation) => self.open_gate_again(id, generation),
             Effect::ShutGate(generation) => {
                 self.order(GateOrder::Shut { app: id.clone(), generation });
             }
             Effect::AskRetire(generation) => {
-                let idle_at_least = self.idle_stop_after(id);
+                let idle_at_least = self.idle_at_least(id);
                 self.order(GateOrder::AskRetire { app: id.clone(), generation, idle_at_least });
             }
             // While static servers answer, what becomes of the program concerns no visitor.
@@ -92,10 +95,24 @@ impl Desk {
         }
     }
 
-    /// How long an instance stands idle before it is stopped; it is only asked for where that is set.
-    fn idle_stop_after(&self, id: &AppId) -> Duration {
-        let process = self.apps.get(id).and_then(|app| app.process());
-        process.and_then(|process| process.idle_stop_after).unwrap_or(Duration::MAX)
+    /// How long an instance stands idle before it is frozen or stopped; it is only asked for where
+    /// that is set.
+    fn idle_at_least(&self, id: &AppId) -> Duration {
+        let terms = self.apps.get(id).and_then(|app| app.terms());
+        terms.and_then(|terms| terms.idle()).unwrap_or(Duration::MAX)
+    }
+
+    fn stand_still(&self, id: &AppId, generation: Generation, is_to: bool) {
+        if let Some(instance) = self.apps.get(id).and_then(|app| app.instance(generation)) {
+            instance.handle.stand_still(is_to);
+        }
+    }
+
+    fn open_gate_again(&mut self, id: &AppId, generation: Generation) {
+        let instance = self.apps.get(id).and_then(|app| app.instance(generation));
+        if let Some((endpoint, _)) = instance.and_then(|instance| instance.ready.clone()) {
+            self.order(GateOrder::Reopen { app: id.clone(), generation, endpoint });
+        }
     }
 
     fn has_upstream(&self, id: &AppId) -> bool {

@@ -69,6 +69,7 @@ impl Desk {
         tracing::info!(app = %id, ?verb, "told by an operator");
         let mode = app.start_mode();
         let want = match verb {
+            Verb::Start if matches!(app.life.state, State::Frozen(_)) => Want::Awake,
             Verb::Start => Want::Ready { after: self.ready_before(id), failed: app.starts.failed },
             Verb::Restart => Want::Ready { after: app.starts.ready, failed: app.starts.failed },
             Verb::Stop | Verb::Disable => Want::Gone(self.last_instance(id)),
@@ -102,6 +103,7 @@ impl Desk {
             State::Stopped
             | State::Provisioning(_)
             | State::Starting(_)
+            | State::Frozen(_)
             | State::Draining(_)
             | State::Stopping(_)
             | State::BackingOff(_) => app.starts.ready,

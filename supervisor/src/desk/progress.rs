@@ -21,6 +21,7 @@ impl Desk {
                 }
                 self.play(&app, Event::Instance(generation, InstanceEvent::Ready));
             }
+            Note::Thawed => self.play(&app, Event::Instance(generation, InstanceEvent::Thawed)),
             Note::Failed { failure, reason } => self.failed(&app, generation, failure, reason),
             Note::Warning(warning) => {
                 tracing::warn!(%app, generation = generation.0, "{warning}");
@@ -157,6 +158,7 @@ fn is_current(state: &State, generation: Generation) -> bool {
         State::Stopped
         | State::Provisioning(_)
         | State::Starting(_)
+        | State::Frozen(_)
         | State::Draining(_)
         | State::Stopping(_)
         | State::BackingOff(_) => None,

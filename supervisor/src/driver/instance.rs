@@ -35,6 +35,8 @@ use crate::{
     probe::{self, Started},
 };
 
+#[path = "frost.rs"]
+mod frost;
 #[path = "inspect.rs"]
 mod inspect;
 #[path = "ready.rs"]
@@ -57,6 +59,8 @@ pub(super) struct Wires {
     pub(super) check: Arc<Notify>,
     /// It was asked whether it is ready, and is.
     pub(super) answered: Arc<Notify>,
+    /// Whether it is to stand still.
+    pub(super) frost: channel::Receiver<bool>,
     pub(super) witness: Arc<Witness>,
     pub(super) reports: mpsc::Sender<Report>,
 }
@@ -243,10 +247,14 @@ impl Instance {
         self.job.process().is_ok_and(|process| matches!(process.ready.probe, Probe::Http(_)))
     }
 
-    /// Writes down how far it is.
     async fn note_phase(&mut self, phase: Phase) {
         self.record.phase = phase;
-        let (driver, record) = (self.driver.clone(), self.record.clone());
+        self.note(phase).await;
+    }
+
+    /// Writes down how far it is.
+    pub(super) async fn note(&self, phase: Phase) {
+        let (driver, record) = (self.driver.clone(), Record { phase, ..self.record.clone() });
         let noted = tokio::task::spawn_blocking(move || driver.note(&record));
         if let Err(error) = noted.await {
             tracing::error!(app = %self.job.app.id, %error, "the state of an instance is not noted");
@@ -257,7 +265,7 @@ impl Instance {
     async fn serve(&mut self, endpoint: Endpoint) -> Order {
         let mut inbox = self.wires.inbox.clone();
         let check = self.wires.check.clone();
-        let warning = {
+        let end = {
             let inspection = self.until_beyond_loopback();
             let checked = async {
                 loop {
@@ -268,8 +276,8 @@ impl Instance {
                 }
             };
             let ended = self.ended(Some(&endpoint));
-            let listening = self.hear_out();
-            tokio::pin!(inspection, checked, ended, listening);
+            let (listening, frost) = (self.hear_out(), self.follow_frost(&endpoint));
+            tokio::pin!(inspection, checked, ended, listening, frost);
             let mut is_inspected = false;
             loop {
                 tokio::select! {
@@ -278,6 +286,7 @@ impl Instance {
                     end = &mut ended => break end,
                     () = &mut checked => break End::stopped_listening(),
                     () = &mut listening => {}
+                    end = &mut frost => break end,
                     warning = &mut inspection, if !is_inspected => {
                         is_inspected = true;
                         self.tell(Note::Warning(warning)).await;
@@ -285,7 +294,7 @@ impl Instance {
                 }
             }
         };
-        self.tell_end(warning, "").await;
+        self.tell_end(end, "").await;
         Order::Stop(self.stop)
     }
 
@@ -372,7 +381,7 @@ impl Instance {
         self.capture.finish().await;
     }
 
-    async fn tell(&self, note: Note) {
+    pub(super) async fn tell(&self, note: Note) {
         let report = Report { app: self.job.app.id.clone(), generation: self.job.generation, note };
         // The desk outlives its instances; without it nobody needs to know.
         let _ = self.wires.reports.send(report).await;

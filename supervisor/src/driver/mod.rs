@@ -9,6 +9,7 @@
 mod adopt;
 pub(crate) mod children;
 mod endpoint;
+mod freezer;
 mod instance;
 mod launch;
 mod leftover;
@@ -16,6 +17,7 @@ mod listener;
 mod mark;
 mod notify;
 mod procfs;
+mod reclaim;
 mod record;
 mod root;
 mod sock_diag;
@@ -121,6 +123,8 @@ pub(crate) enum Note {
         endpoint: Endpoint,
         times: StartTimes,
     },
+    /// It goes on after it stood still, and listens.
+    Thawed,
     Failed {
         failure: Failure,
         reason: String,
@@ -148,6 +152,7 @@ pub(crate) struct Handle {
     orders: channel::Sender<Order>,
     check: Arc<Notify>,
     answered: Arc<Notify>,
+    frost: channel::Sender<bool>,
     witness: Arc<Witness>,
 }
 
@@ -278,15 +283,17 @@ impl Handle {
         let (orders, inbox) = channel::channel(Order::Run);
         let check = Arc::new(Notify::new());
         let answered = Arc::new(Notify::new());
+        let (frost, frozen) = channel::channel(false);
         let witness = Arc::new(Witness::default());
         let wires = instance::Wires {
             inbox,
             check: check.clone(),
             answered: answered.clone(),
+            frost: frozen,
             witness: witness.clone(),
             reports,
         };
-        (Self { orders, check, answered, witness }, wires)
+        (Self { orders, check, answered, frost, witness }, wires)
     }
 
     pub(crate) fn stop(&self, spec: StopSpec) {
@@ -301,6 +308,11 @@ impl Handle {
 
     pub(crate) fn kill(&self) {
         self.orders.send_replace(Order::Kill);
+    }
+
+    /// Lets it stand still, or go on. The last word counts.
+    pub(crate) fn stand_still(&self, is_to: bool) {
+        self.frost.send_replace(is_to);
     }
 
     /// Asks it to see whether it still listens.

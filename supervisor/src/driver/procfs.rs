@@ -38,6 +38,8 @@ pub(crate) struct Process {
     pub(crate) began: u64,
     /// Ended, and not yet waited for.
     pub(crate) is_zombie: bool,
+    /// Stopped by a signal, or a debugger.
+    pub(crate) is_stopped: bool,
     /// What has none is about to be a zombie, or a thread of the kernel.
     pub(crate) has_memory: bool,
     /// User and system time of it and of the children it waited for, in clock ticks.
@@ -108,6 +110,7 @@ impl Process {
             session: id(6)?,
             began: number(22)?,
             is_zombie: matches!(*fields.first()?, "Z" | "X"),
+            is_stopped: matches!(*fields.first()?, "T" | "t"),
             has_memory: number(23)? > 0,
             cpu_ticks,
         })
@@ -198,23 +201,36 @@ pub(crate) fn memory_bytes(pid: Pid) -> u64 {
 /// Reads the process table for everyone: those who ask while it is read share the next reading.
 #[derive(Debug, Default)]
 pub(crate) struct Scanner {
-    last: Mutex<Option<(Instant, Arc<ProcessTable>)>>,
+    last: Last,
+}
+
+type Last = Arc<Mutex<Option<Reading>>>;
+
+#[derive(Debug)]
+struct Reading {
+    begun: Instant,
+    table: Arc<ProcessTable>,
 }
 
 impl Scanner {
     /// Every process, as it was at a moment after this call.
     pub(crate) async fn table(&self) -> io::Result<Arc<ProcessTable>> {
-        let asked = Instant::now();
-        let mut last = self.last.lock().await;
-        if let Some((read, table)) = last.as_ref()
-            && *read >= asked
+        // A task of its own: who asks may rest a while without being polled, and must not hold up all
+        // others then.
+        tokio::spawn(Self::read(Arc::clone(&self.last), Instant::now())).await?
+    }
+
+    async fn read(last: Last, asked: Instant) -> io::Result<Arc<ProcessTable>> {
+        let mut last = last.lock().await;
+        if let Some(Reading { begun, table }) = last.as_ref()
+            && *begun >= asked
         {
             return Ok(table.clone());
         }
         let begun = Instant::now();
         let table = tokio::task::spawn_blocking(ProcessTable::read).await??;
         let table = Arc::new(table);
-        *last = Some((begun, table.clone()));
+        *last = Some(Reading { begun, table: table.clone() });
         Ok(table)
     }
 }

@@ -27,6 +27,8 @@ pub(crate) enum Phase {
     Starting,
     /// Serving, or draining.
     Ready,
+    /// Standing still, or about to.
+    Frozen,
     /// Told to end.
     Leaving,
 }

@@ -12,6 +12,7 @@ use std::{
     ffi::{CString, NulError, OsStr, OsString, c_char, c_int, c_void},
     fs::File,
     io, mem,
+    ops::Range,
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -144,6 +145,25 @@ pub fn keep_descriptors() {
     unsafe {
         libc::syscall(libc::SYS_close_range, LISTEN_FDS_START, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }
+}
+
+/// Asks the kernel to write a range of another process's memory to swap, or to drop it where a file has
+/// it: process_madvise(2).
+pub(super) fn page_out(process: &OwnedFd, range: Range<usize>) -> io::Result<()> {
+    let part = libc::iovec { iov_base: range.start as *mut c_void, iov_len: range.len() };
+    // SAFETY: one range of addresses, of the other process, which the kernel checks; ours are not
+    // touched.
+    let advised = unsafe {
+        libc::syscall(
+            libc::SYS_process_madvise,
+            process.as_raw_fd(),
+            &raw const part,
+            1_usize,
+            libc::MADV_PAGEOUT,
+            0_u32,
+        )
+    };
+    if advised < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Blocks these signals and no others, in this thread and those that it starts from here on.

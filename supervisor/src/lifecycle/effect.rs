@@ -19,10 +19,16 @@ pub(crate) enum Effect {
     Signal(Generation),
     /// See whether it still listens.
     Check(Generation),
+    /// Let its whole process tree stand still, and give its memory back.
+    Freeze(Generation),
+    /// Let it go on, and see whether it still listens; `Thawed` or `Failed` answers.
+    Thaw(Generation),
     /// Let requests in.
     OpenGate(Generation),
     /// Let them in, to a gate that seems to have forgotten.
     ReopenGate(Generation),
+    /// Let them in again, after the gate has retired the instance.
+    OpenGateAgain(Generation),
     /// Let no more in; `Drained` answers.
     ShutGate(Generation),
     /// Ask whether it is idle; `Retired` or `Busy` answers.

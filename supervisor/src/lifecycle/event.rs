@@ -68,6 +68,8 @@ pub(crate) enum Launch {
 pub(crate) enum InstanceEvent {
     /// It can answer.
     Ready,
+    /// It can answer again, after it was frozen.
+    Thawed,
     /// It ended, or never began.
     Failed(Failure),
     /// No process of it is left.

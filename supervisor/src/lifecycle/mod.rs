@@ -14,10 +14,13 @@
 //!                            +----------------------------------------+ Retired
 //! ```
 //!
+//! Where an app may be frozen, `Retired` leads to `Frozen` first: from there `Wanted` leads back to
+//! `Ready` (through `Thawed`), and time to `Stopping`.
+//!
 //! Two things live beside the state. *Leavers* are instances on their way down: a replaced instance
 //! drains while its successor serves, a crashed one may leave processes to clear away. *Failures*
-//! counts crashes and failed starts in a row. A frozen state will stand beside `Ready`, and a
-//! `Failed` one (which only an operator ends) beside `BackingOff`.
+//! counts crashes and failed starts in a row. A `Failed` state (which only an operator ends) will
+//! stand beside `BackingOff`.
 //!
 //! Invariants, each guarded by `random.rs`: at most one start is in flight; no gate is open on an
 //! instance that is not ready; every waiter is answered with `OpenGate` or `Refuse`; a disabled app
@@ -40,8 +43,8 @@ use std::time::Instant;
 pub(crate) use effect::{Effect, StartOutcome, Timer};
 pub(crate) use event::{Event, Failure, GateEvent, InstanceEvent, Launch};
 pub(crate) use state::{
-    BackingOff, Draining, Leaver, LeaverPhase, Life, Line, Next, Provisioning, Ready, Starting,
-    State, Stopping, Successor,
+    BackingOff, Draining, Frost, Frozen, Leaver, LeaverPhase, Life, Line, Next, Provisioning,
+    Ready, Starting, State, Stopping, Successor,
 };
 pub(crate) use terms::{Goal, Off, Tenancy, Terms};
 

@@ -29,6 +29,7 @@ impl Turn<'_> {
             }
             State::Provisioning(_)
             | State::Ready(_)
+            | State::Frozen(_)
             | State::Stopped
             | State::Starting(_)
             | State::Draining(_)
@@ -62,6 +63,7 @@ impl Turn<'_> {
             }
             State::Starting(_)
             | State::Ready(_)
+            | State::Frozen(_)
             | State::Stopped
             | State::Provisioning(_)
             | State::Draining(_)
@@ -89,6 +91,9 @@ impl Turn<'_> {
                 State::Ready(Ready { successor: Successor::None, ..ready })
             }
             State::Ready(ready) if ready.generation == generation => self.crashed(&ready, failure),
+            State::Frozen(frozen) if frozen.generation == generation => {
+                self.ended_frozen(&frozen, failure)
+            }
             State::Draining(Draining { generation: draining, next }) if draining == generation => {
                 self.leaver_ended(generation);
                 State::Stopping(Stopping { generation, next })
@@ -96,6 +101,7 @@ impl Turn<'_> {
             State::Draining(_)
             | State::Starting(_)
             | State::Ready(_)
+            | State::Frozen(_)
             | State::Stopped
             | State::Provisioning(_)
             | State::Stopping(_)
@@ -130,12 +136,7 @@ impl Turn<'_> {
         self.emit(Effect::ShutGate(generation));
         self.bury(generation);
         self.forgive(ready.since);
-        match (failure, self.terms.goal) {
-            (Failure::Finished, Goal::Down | Goal::Disabled(_)) => {}
-            (Failure::Finished, Goal::Up) | (Failure::Crashed, _) => {
-                self.failures = self.failures.saturating_add(1);
-            }
-        }
+        self.count(failure);
         if let Some(state) = Self::promote(ready.successor) {
             return state;
         }
@@ -149,7 +150,16 @@ impl Turn<'_> {
         }
     }
 
-    fn forgive(&mut self, since: Instant) {
+    pub(super) fn count(&mut self, failure: Failure) {
+        match (failure, self.terms.goal) {
+            (Failure::Finished, Goal::Down | Goal::Disabled(_)) => {}
+            (Failure::Finished, Goal::Up) | (Failure::Crashed, _) => {
+                self.failures = self.failures.saturating_add(1);
+            }
+        }
+    }
+
+    pub(super) fn forgive(&mut self, since: Instant) {
         if self.now.saturating_duration_since(since) >= self.terms.back_off.reset_after {
             self.failures = 0;
         }
@@ -173,6 +183,7 @@ impl Turn<'_> {
             | State::Stopped
             | State::Starting(_)
             | State::Ready(_)
+            | State::Frozen(_)
             | State::Draining(_)
             | State::BackingOff(_) => state,
         }
@@ -200,6 +211,9 @@ impl Turn<'_> {
     fn retired(&mut self, ready: &Ready) -> State {
         let generation = ready.generation;
         self.failures = 0;
+        if self.terms.freezes_after().is_some() && ready.successor == Successor::None {
+            return self.freeze(ready);
+        }
         self.emit(Effect::CancelTimer(Timer::Idle(generation)));
         self.signal(generation);
         let next = match self.terms.goal {
@@ -225,6 +239,7 @@ impl Turn<'_> {
             | State::Provisioning(_)
             | State::Starting(_)
             | State::Ready(_)
+            | State::Frozen(_)
             | State::Stopping(_)
             | State::BackingOff(_) => {
                 self.hurry(generation);
@@ -257,6 +272,7 @@ impl Turn<'_> {
             }
             State::Starting(_)
             | State::Ready(_)
+            | State::Frozen(_)
             | State::Stopped
             | State::Provisioning(_)
             | State::Draining(_)
@@ -267,6 +283,9 @@ impl Turn<'_> {
 
     fn maybe_idle(&mut self, state: State, generation: Generation) -> State {
         match &state {
+            State::Frozen(frozen) if frozen.generation == generation => {
+                return self.frozen_long_enough(frozen);
+            }
             State::Ready(ready) if ready.generation == generation => match ready.successor {
                 Successor::None if self.terms.idle().is_some() => {
                     self.emit(Effect::AskRetire(generation));
@@ -276,6 +295,7 @@ impl Turn<'_> {
                 }
             },
             State::Ready(_)
+            | State::Frozen(_)
             | State::Stopped
             | State::Provisioning(_)
             | State::Starting(_)
@@ -296,6 +316,7 @@ impl Turn<'_> {
             | State::Provisioning(_)
             | State::Starting(_)
             | State::Ready(_)
+            | State::Frozen(_)
             | State::Draining(_)
             | State::Stopping(_) => state,
         }

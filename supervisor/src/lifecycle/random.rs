@@ -30,6 +30,7 @@ enum Act {
     Shutdown,
     Stale(u8),
     Unreachable,
+    Thaws(u8, bool),
     Pass(u16),
 }
 
@@ -51,6 +52,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::Shutdown),
         1 => any::<u8>().prop_map(Act::Stale),
         1 => Just(Act::Unreachable),
+        5 => (any::<u8>(), any::<bool>()).prop_map(|(n, well)| Act::Thaws(n, well)),
         2 => any::<u16>().prop_map(Act::Pass),
     ];
     prop::collection::vec(act, 1..120)
@@ -60,6 +62,9 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 enum Program {
     Starting,
     Ready,
+    Frozen,
+    /// Told to go on, and has not said that it does.
+    Thawing,
     /// Ended by itself; its tree is being cleared away.
     Failed,
 }
@@ -145,7 +150,19 @@ impl World {
                 program.1 = true;
             }
             Effect::Check(generation) => assert!(self.programs.contains_key(&generation)),
-            Effect::OpenGate(generation) | Effect::ReopenGate(generation) => {
+            Effect::Freeze(generation) => {
+                assert_eq!(self.programs.get(&generation), Some(&(Program::Ready, false)));
+                assert_ne!(self.gate.open, Some(generation), "froze what is open");
+                assert_eq!(self.gate.leases.get(&generation).copied().unwrap_or(0), 0, "in use");
+                self.set_program(generation, Program::Frozen);
+            }
+            Effect::Thaw(generation) => {
+                assert_eq!(self.programs.get(&generation), Some(&(Program::Frozen, false)));
+                self.set_program(generation, Program::Thawing);
+            }
+            Effect::OpenGate(generation)
+            | Effect::ReopenGate(generation)
+            | Effect::OpenGateAgain(generation) => {
                 assert_eq!(
                     self.programs.get(&generation),
                     Some(&(Program::Ready, false)),
@@ -240,6 +257,17 @@ impl World {
         }
     }
 
+    fn thaws(&mut self, n: u8, well: bool) {
+        let Some(generation) = self.pick(n, |p, s| p == Program::Thawing && !s) else { return };
+        let (program, event) = if well {
+            (Program::Ready, InstanceEvent::Thawed)
+        } else {
+            (Program::Failed, InstanceEvent::Failed(Failure::Crashed))
+        };
+        self.set_program(generation, program);
+        self.send(Event::Instance(generation, event));
+    }
+
     fn timer_fires(&mut self) {
         let Some(&(timer, at)) = self.timers.iter().min_by_key(|(_, at)| *at) else {
             return;
@@ -311,6 +339,7 @@ impl World {
                     self.send(Event::Gate(generation, GateEvent::Unreachable));
                 }
             }
+            Act::Thaws(n, well) => self.thaws(n, well),
             Act::Pass(seconds) => self.now += Duration::from_secs(u64::from(seconds)),
         }
     }
@@ -323,6 +352,7 @@ impl World {
         let before = self.life.clone();
         for event in [
             Event::Instance(generation, InstanceEvent::Ready),
+            Event::Instance(generation, InstanceEvent::Thawed),
             Event::Instance(generation, InstanceEvent::Failed(Failure::Crashed)),
             Event::Instance(generation, InstanceEvent::Gone),
             Event::Gate(generation, GateEvent::Retired),
@@ -358,6 +388,15 @@ impl World {
         if self.gate.waiters > 0 {
             assert!(!self.is_disabled(), "waits at a disabled app");
             assert_ne!(self.life.state, State::Stopped, "nobody starts it");
+            let lasts =
+                matches!(self.life.state, State::Frozen(Frozen { frost: Frost::Lasting, .. }));
+            assert!(!lasts, "nobody thaws it");
+        }
+        for (generation, (program, signalled)) in &self.programs {
+            let stands = matches!(program, Program::Frozen | Program::Thawing) && !signalled;
+            let is_known = self.life.state.name() == crate::message::StateName::Frozen
+                && self.life.state.generation() == Some(*generation);
+            assert!(!stands || is_known, "{generation:?} was left frozen");
         }
         if let State::Starting(Starting { generation }) = self.life.state {
             let timer = Timer::StartDeadline(generation);
@@ -371,6 +410,7 @@ impl World {
             self.admit();
             let n = u8::try_from(round % 251).unwrap_or(0);
             self.act(&Act::InstanceReady(n));
+            self.thaws(n, true);
             self.instance_gone(n);
             self.lease_ends();
             if round > 200 {
@@ -384,8 +424,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_the_invariants_hold(acts in acts(), exclusive in any::<bool>()) {
+    fn whatever_happens_the_invariants_hold(
+        acts in acts(),
+        exclusive in any::<bool>(),
+        freezes in any::<bool>(),
+    ) {
         let mut world = World::new(if exclusive { Tenancy::Exclusive } else { Tenancy::Shared });
+        world.terms.idle_freeze_after = freezes.then(|| Duration::from_secs(10));
         for act in &acts {
             world.act(act);
         }

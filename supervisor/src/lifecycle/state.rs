@@ -23,6 +23,7 @@ pub(crate) enum State {
     Provisioning(Provisioning),
     Starting(Starting),
     Ready(Ready),
+    Frozen(Frozen),
     Draining(Draining),
     Stopping(Stopping),
     BackingOff(BackingOff),
@@ -55,6 +56,25 @@ pub(crate) struct Ready {
     pub(crate) generation: Generation,
     pub(crate) since: Instant,
     pub(crate) successor: Successor,
+}
+
+/// Nobody has visited for a while: its processes stand still, and its memory may be given back. The
+/// gate holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Frozen {
+    pub(crate) generation: Generation,
+    /// When it became ready.
+    pub(crate) since: Instant,
+    pub(crate) frost: Frost,
+}
+
+/// Whether a frozen instance is to stay so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Frost {
+    /// Until somebody comes, or its time is up.
+    Lasting,
+    /// Somebody has come: it is being thawed.
+    Thawing,
 }
 
 /// The instance that is to take over.
@@ -118,6 +138,7 @@ impl State {
             Self::Provisioning(_) => StateName::Provisioning,
             Self::Starting(_) => StateName::Starting,
             Self::Ready(_) => StateName::Ready,
+            Self::Frozen(_) => StateName::Frozen,
             Self::Draining(_) => StateName::Draining,
             Self::Stopping(_) => StateName::Stopping,
             Self::BackingOff(_) => StateName::BackingOff,
@@ -130,6 +151,7 @@ impl State {
             Self::Stopped | Self::Provisioning(_) | Self::BackingOff(_) => None,
             Self::Starting(Starting { generation })
             | Self::Ready(Ready { generation, .. })
+            | Self::Frozen(Frozen { generation, .. })
             | Self::Draining(Draining { generation, .. })
             | Self::Stopping(Stopping { generation, .. }) => Some(*generation),
         }
@@ -147,6 +169,7 @@ impl Life {
             | State::Stopped
             | State::Provisioning(_)
             | State::Starting(_)
+            | State::Frozen(_)
             | State::Draining(_)
             | State::Stopping(_)
             | State::BackingOff(_) => None,

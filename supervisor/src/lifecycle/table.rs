@@ -21,6 +21,7 @@ pub(super) fn terms(goal: Goal, tenancy: Tenancy) -> Terms {
     Terms {
         goal,
         tenancy,
+        idle_freeze_after: None,
         idle_stop_after: Some(Duration::from_secs(100)),
         start_deadline: Duration::from_secs(60),
         drain: Duration::from_secs(30),
@@ -43,6 +44,7 @@ fn life(state: State, leavers: Vec<Leaver>) -> Life {
 fn lives(now: Instant) -> Vec<(&'static str, Life)> {
     let line = |line| State::Provisioning(Provisioning { line });
     let ready = |successor| State::Ready(Ready { generation: MAIN, since: now, successor });
+    let frozen = |frost| State::Frozen(Frozen { generation: MAIN, since: now, frost });
     let draining = |next| {
         let state = State::Draining(Draining { generation: MAIN, next });
         life(state, vec![leaver(MAIN, LeaverPhase::Draining)])
@@ -62,6 +64,8 @@ fn lives(now: Instant) -> Vec<(&'static str, Life)> {
         ("ready, old drains", life(ready(Successor::None), old(LeaverPhase::Draining))),
         ("ready, next in line", life(ready(Successor::InLine), vec![])),
         ("ready, next starts", life(ready(Successor::Starting(NEXT)), vec![])),
+        ("frozen", life(frozen(Frost::Lasting), vec![])),
+        ("thawing", life(frozen(Frost::Thawing), vec![])),
         ("draining to rest", draining(Next::Rest)),
         ("draining to start", draining(Next::Start)),
         ("stopping to rest", stopping(Next::Rest)),
@@ -85,6 +89,7 @@ fn events() -> Vec<Event> {
     for generation in [OLD, MAIN, NEXT] {
         events.extend([
             Event::Instance(generation, InstanceEvent::Ready),
+            Event::Instance(generation, InstanceEvent::Thawed),
             Event::Instance(generation, InstanceEvent::Failed(Failure::Crashed)),
             Event::Instance(generation, InstanceEvent::Failed(Failure::Finished)),
             Event::Instance(generation, InstanceEvent::Gone),
@@ -118,6 +123,13 @@ fn table() -> String {
     let now = Instant::now();
     let kinds = [
         ("may sleep", terms(Goal::Down, Tenancy::Shared)),
+        (
+            "may be frozen",
+            Terms {
+                idle_freeze_after: Some(Duration::from_secs(10)),
+                ..terms(Goal::Down, Tenancy::Shared)
+            },
+        ),
         ("should run, one at a time", terms(Goal::Up, Tenancy::Exclusive)),
         ("disabled", terms(Goal::Disabled(Off::Operator), Tenancy::Shared)),
     ];

@@ -42,6 +42,7 @@ pub(crate) enum Tenancy {
 pub(crate) struct Terms {
     pub(crate) goal: Goal,
     pub(crate) tenancy: Tenancy,
+    pub(crate) idle_freeze_after: Option<Duration>,
     pub(crate) idle_stop_after: Option<Duration>,
     pub(crate) start_deadline: Duration,
     pub(crate) drain: Duration,
@@ -56,6 +57,7 @@ impl Terms {
                 EndpointSpec::AnyPort | EndpointSpec::Socket => Tenancy::Shared,
                 EndpointSpec::FixedPort(_) => Tenancy::Exclusive,
             },
+            idle_freeze_after: spec.idle_freeze_after,
             idle_stop_after: spec.idle_stop_after,
             start_deadline: spec.ready.deadline,
             drain: spec.stop.drain,
@@ -63,12 +65,24 @@ impl Terms {
         }
     }
 
-    /// How long an instance may stand idle, if it may be stopped for that.
+    /// How long an instance may stand idle, if it may be frozen or stopped for that.
     pub(crate) fn idle(&self) -> Option<Duration> {
-        match self.goal {
-            Goal::Down => self.idle_stop_after,
-            Goal::Up | Goal::Disabled(_) => None,
-        }
+        self.freezes_after().or(self.stops_after())
+    }
+
+    /// How long it may stand idle before it is frozen, if ever.
+    pub(crate) fn freezes_after(&self) -> Option<Duration> {
+        self.idle_freeze_after.filter(|_| self.goal == Goal::Down)
+    }
+
+    /// How long a frozen one stays so before it is stopped.
+    pub(crate) fn stays_frozen(&self) -> Option<Duration> {
+        let frozen_after = self.idle_freeze_after.unwrap_or_default();
+        self.stops_after().map(|stop| stop.saturating_sub(frozen_after))
+    }
+
+    fn stops_after(&self) -> Option<Duration> {
+        self.idle_stop_after.filter(|_| self.goal == Goal::Down)
     }
 }
 

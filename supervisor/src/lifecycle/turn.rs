@@ -7,14 +7,16 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    BackingOff, Draining, Effect, Event, Goal, InstanceEvent, Leaver, LeaverPhase, Life, Line,
-    Next, Off, Provisioning, Ready, StartOutcome, Starting, State, Stopping, Successor, Tenancy,
-    Terms, Timer, back_off,
+    BackingOff, Draining, Effect, Event, Frost, Frozen, Goal, InstanceEvent, Leaver, LeaverPhase,
+    Life, Line, Next, Off, Provisioning, Ready, StartOutcome, Starting, State, Stopping, Successor,
+    Tenancy, Terms, Timer, back_off,
 };
 use crate::message::{Generation, Refusal, RefusalReason};
 
 #[path = "adopt.rs"]
 pub(super) mod adopt;
+#[path = "frost.rs"]
+mod frost;
 #[path = "progress.rs"]
 mod progress;
 #[path = "wish.rs"]
@@ -53,6 +55,7 @@ impl<'a> Turn<'a> {
             Event::GoalChanged => self.goal_changed(state),
             Event::Admitted(generation) => self.admitted(state, generation),
             Event::Instance(generation, InstanceEvent::Ready) => self.ready(state, generation),
+            Event::Instance(generation, InstanceEvent::Thawed) => self.thawed(state, generation),
             Event::Instance(generation, InstanceEvent::Failed(failure)) => {
                 self.failed(state, generation, failure)
             }

@@ -1,8 +1,8 @@
 //! What visitors and operators cause.
 
 use super::{
-    BackingOff, Draining, Effect, Goal, Line, Next, Off, Provisioning, Ready, Starting, State,
-    Stopping, Successor, Turn,
+    BackingOff, Draining, Effect, Frost, Frozen, Goal, Line, Next, Off, Provisioning, Ready,
+    Starting, State, Stopping, Successor, Turn,
 };
 use crate::{lifecycle::Launch, message::RefusalReason};
 
@@ -16,6 +16,7 @@ impl Turn<'_> {
                 self.emit(Effect::ReopenGate(generation));
                 state
             }
+            State::Frozen(frozen) => self.thaw(frozen),
             State::Draining(draining) => {
                 State::Draining(Draining { next: self.wanted_after(draining.next), ..draining })
             }
@@ -48,6 +49,7 @@ impl Turn<'_> {
                 self.provision()
             }
             State::Provisioning(_) | State::Starting(_) | State::Ready(_) => state,
+            State::Frozen(frozen) => self.thaw(frozen),
             State::Draining(draining) => {
                 State::Draining(Draining { next: self.wanted_after(draining.next), ..draining })
             }
@@ -66,6 +68,7 @@ impl Turn<'_> {
     pub(super) fn restart(&mut self, state: State) -> State {
         match state {
             State::Ready(ready) => self.replace(ready),
+            State::Frozen(frozen) => self.end_frozen(&frozen, Next::Start),
             State::Stopped
             | State::Provisioning(_)
             | State::Starting(_)
@@ -93,6 +96,13 @@ impl Turn<'_> {
             State::Ready(Ready { generation, successor, .. }) => {
                 self.drop_successor(successor);
                 self.drain(generation, Next::Rest)
+            }
+            State::Frozen(frozen) => {
+                match frozen.frost {
+                    Frost::Thawing => self.turn_away(),
+                    Frost::Lasting => {}
+                }
+                self.end_frozen(&frozen, Next::Rest)
             }
             State::Draining(Draining { generation, next }) => {
                 self.call_off(next);
@@ -136,7 +146,11 @@ impl Turn<'_> {
             State::Ready(Ready { generation, .. }) => {
                 self.set_idle_timer(*generation, self.terms.idle());
             }
-            State::Stopped
+            State::Frozen(Frozen { generation, frost: Frost::Lasting, .. }) => {
+                self.set_idle_timer(*generation, self.terms.stays_frozen());
+            }
+            State::Frozen(Frozen { frost: Frost::Thawing, .. })
+            | State::Stopped
             | State::Provisioning(_)
             | State::Starting(_)
             | State::Draining(_)
@@ -161,6 +175,13 @@ impl Turn<'_> {
             State::Starting(Starting { generation }) => {
                 self.abandon(generation);
                 self.provision()
+            }
+            State::Frozen(frozen) => {
+                let next = match frozen.frost {
+                    Frost::Thawing => Next::Start,
+                    Frost::Lasting => Next::Rest,
+                };
+                self.end_frozen(&frozen, next)
             }
             State::Ready(ready) => {
                 let successor = match ready.successor {
@@ -207,6 +228,7 @@ impl Turn<'_> {
                 self.drop_successor(successor);
                 self.drain(generation, Next::Rest)
             }
+            State::Frozen(frozen) => self.end_frozen(&frozen, Next::Rest),
             State::Draining(draining) => State::Draining(Draining { next: Next::Rest, ..draining }),
             State::Stopping(stopping) => State::Stopping(Stopping { next: Next::Rest, ..stopping }),
             State::BackingOff(_) => {
@@ -228,6 +250,7 @@ impl Turn<'_> {
             | State::Provisioning(_)
             | State::Starting(_)
             | State::Ready(_)
+            | State::Frozen(_)
             | State::Stopping(_)
             | State::BackingOff(_) => state,
         }
@@ -244,6 +267,10 @@ impl Turn<'_> {
                 self.set_idle_timer(generation, self.terms.idle());
                 state
             }
+            State::Frozen(frozen) => match self.terms.goal {
+                Goal::Up => self.thaw(frozen),
+                Goal::Down | Goal::Disabled(_) => State::Frozen(frozen),
+            },
             State::Draining(_) | State::Stopping(_) => {
                 self.emit(Effect::Hold);
                 state

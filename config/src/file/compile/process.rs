@@ -180,14 +180,26 @@ fn idle(section: &mut Section<'_>, keys: &AppKeys, spec: &mut ProcessSpec) {
         spec.idle_stop_after = None;
     }
     let Some(idle) = &keys.idle else { return };
-    let stop_after = idle.value.stop_after.0.0;
-    if let (true, Some(_), Some(start)) = (is_always, stop_after, &keys.start) {
+    let (freeze_after, stop_after) = (idle.value.freeze_after.0.0, idle.value.stop_after.0.0);
+    let sleeps = freeze_after.or(stop_after);
+    if let (true, Some(_), Some(start)) = (is_always, sleeps, &keys.start) {
         section.exclude(
             [("start = \"always\"", &start.span), ("idle", &idle.span)],
             "an app that always runs is never idle: remove `idle`, or write `start = \
              \"with-server\"`",
         );
     }
+    if let (Some(freeze), Some(stop)) = (freeze_after, stop_after)
+        && freeze >= stop
+        && !section.is_broken()
+    {
+        section.wrong(
+            &idle.span,
+            "it would be stopped before it is frozen",
+            "make `freeze_after` shorter than `stop_after`",
+        );
+    }
+    spec.idle_freeze_after = freeze_after;
     spec.idle_stop_after = stop_after;
 }
 

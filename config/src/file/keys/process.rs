@@ -132,13 +132,20 @@ impl<'de> Visitor<'de> for ReadyVisitor {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct IdleKeys {
+    /// Freeze it after this time without a request, download or open WebSocket: its processes stand
+    /// still and use no processor, and their memory may be given back. The next request thaws it in
+    /// milliseconds. Shorter than `stop_after`.
+    pub freeze_after: Text<OrNever>,
     /// Stop it after this time without a request, download or open WebSocket.
     pub stop_after: Text<OrNever>,
 }
 
 impl Default for IdleKeys {
     fn default() -> Self {
-        Self { stop_after: Text(OrNever(Some(ProcessSpec::IDLE_STOP_AFTER))) }
+        Self {
+            freeze_after: Text(OrNever(None)),
+            stop_after: Text(OrNever(Some(ProcessSpec::IDLE_STOP_AFTER))),
+        }
     }
 }
 

@@ -1,0 +1,149 @@
+//! Light sleep: an idle app stands still, and the next visit finds the same process.
+
+use std::{
+    fs,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use doorbell_tests::{Doorbell, Setup, WebSocket, eventually, get, kill};
+
+use crate::node;
+
+const SOON: &str = "idle = { freeze_after = \"200ms\", stop_after = \"1h\" }";
+
+/// The state of a process, proc(5): `T` stands still.
+fn process_state(pid: u32) -> String {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let rest = stat.rsplit_once(") ").map(|(_, rest)| rest.to_owned()).unwrap_or_default();
+    rest.chars().take(1).collect()
+}
+
+fn frozen(d: &Doorbell) -> u32 {
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let pid = d.app_pid("app").expect("a process");
+    d.wait_for_state("app", "frozen");
+    eventually("it stands still", || process_state(pid) == "T");
+    pid
+}
+
+#[test]
+fn an_idle_app_stands_still_until_the_next_visit() {
+    let d = Doorbell::with(&node("app", SOON));
+    let pid = frozen(&d);
+    assert_eq!(d.metric("doorbell_app_state{app=\"app\",state=\"frozen\"}"), Some(1.0));
+    for _ in 0..3 {
+        let response = d.get("app.test", "/pid");
+        assert_eq!((response.status, response.text()), (200, pid.to_string()));
+        d.wait_for_state("app", "frozen");
+    }
+    assert_eq!(d.starts("app"), 1);
+}
+
+#[test]
+fn a_websocket_keeps_an_app_awake() {
+    let d = Doorbell::with(&node("app", SOON));
+    let mut websocket = WebSocket::open(d.port, "app.test", "/ws").expect("a websocket");
+    let since = Instant::now();
+    eventually("it could have been frozen", || since.elapsed() > Duration::from_secs(1));
+    assert_eq!(d.state("app"), "ready");
+    websocket.echo("awake");
+    drop(websocket);
+    d.wait_for_state("app", "frozen");
+}
+
+#[test]
+fn a_post_after_a_light_sleep_finds_a_connection_that_is_open() {
+    let d = Doorbell::with(&node("app", SOON));
+    let mut client = d.connect();
+    assert_eq!(client.get("app.test", "/").status, 200);
+    frozen(&d);
+    // Node closes connections that were idle for five seconds, the moment it goes on.
+    let since = Instant::now();
+    eventually("its connections have been idle for long", || {
+        since.elapsed() > Duration::from_secs(6)
+    });
+    let response = doorbell_tests::post(d.port, "app.test", "/upload", b"hello");
+    assert_eq!(response.status, 200);
+}
+
+#[test]
+fn a_frozen_app_can_be_started_stopped_restarted_and_killed() {
+    let d = Doorbell::with(&node("app", SOON));
+    let pid = frozen(&d);
+    d.ok(&["start", "app"]);
+    assert_eq!(d.app_pid("app"), Some(pid));
+    frozen(&d);
+    d.ok(&["restart", "app"]);
+    let second = d.app_pid("app").expect("another process");
+    assert_ne!(second, pid);
+    assert_eq!(frozen(&d), second);
+    kill(second);
+    d.wait_for_state("app", "stopped");
+    let third = frozen(&d);
+    assert_ne!(third, second);
+    d.ok(&["stop", "app"]);
+    assert_eq!((d.state("app"), process_state(third)), ("stopped".to_owned(), String::new()));
+    assert_eq!(d.get("app.test", "/").status, 200);
+}
+
+#[test]
+fn an_app_that_is_frozen_for_long_is_stopped() {
+    let more = "idle = { freeze_after = \"100ms\", stop_after = \"1s\" }";
+    let d = Doorbell::with(&node("app", more));
+    let pid = frozen(&d);
+    d.wait_for_state("app", "stopped");
+    eventually("it has ended", || process_state(pid).is_empty());
+    assert_eq!(d.get("app.test", "/").status, 200);
+}
+
+#[test]
+fn a_frozen_app_outlives_its_supervisor_and_an_upgrade() {
+    let mut d = Setup::new(&node("app", SOON)).own_binary().start();
+    let pid = frozen(&d);
+    d.kill_supervisor();
+    d.start_again();
+    assert_eq!((d.state("app"), process_state(pid)), ("frozen".to_owned(), "T".to_owned()));
+    assert_eq!(d.get("app.test", "/pid").text(), pid.to_string());
+    assert_eq!(frozen(&d), pid);
+    d.ok(&["upgrade"]);
+    assert_eq!((d.state("app"), process_state(pid)), ("frozen".to_owned(), "T".to_owned()));
+    assert_eq!(d.get("app.test", "/pid").text(), pid.to_string());
+}
+
+#[test]
+fn nothing_is_left_of_frozen_apps_at_the_end() {
+    let d = Doorbell::with(&node("app", SOON));
+    let pid = frozen(&d);
+    assert!(d.stop() < Duration::from_secs(10));
+    assert!(process_state(pid).is_empty());
+}
+
+#[test]
+fn requests_that_race_every_edge_are_answered_by_one_process() {
+    const CLIENTS: usize = 4;
+    const EACH: usize = 250;
+    let more = "idle = { freeze_after = \"1ms\", stop_after = \"1h\" }";
+    let d = Doorbell::with(&node("app", more));
+    let pid = d.get("app.test", "/pid").text();
+    let answered = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let (port, pid, answered) = (d.port, &pid, &answered);
+            scope.spawn(move || {
+                for round in 0..EACH {
+                    let response = get(port, "app.test", "/pid");
+                    assert_eq!((response.status, &response.text()), (200, pid));
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    // Pauses around the time after which it is frozen, each at another moment.
+                    let pause = Duration::from_micros((round * 37 + client * 511) as u64 % 4000);
+                    let since = Instant::now();
+                    while since.elapsed() < pause {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!((answered.into_inner(), d.starts("app")), (CLIENTS * EACH, 1));
+}
