@@ -233,6 +233,9 @@ pub struct ProcessSpec {
     pub endpoint: EndpointSpec,
     /// How we learn that it can answer.
     pub ready: Interned<ReadySpec>,
+    /// Whether it and its descendants can gain no privileges (`PR_SET_NO_NEW_PRIVS`, prctl(2)).
+    #[serde(default)]
+    pub no_new_privs: bool,
     /// When it may be frozen for want of visits; `None` is never.
     pub idle_freeze_after: Option<Duration>,
     /// When it may be stopped for want of visits; `None` is never.
@@ -274,8 +277,21 @@ pub enum EndpointSpec {
 pub struct ReadySpec {
     /// What is looked at.
     pub probe: Probe,
+    /// Whether the kernel is to tell when it listens.
+    #[serde(default)]
+    pub listen: ListenNotice,
     /// Total, from spawn to ready.
     pub deadline: Duration,
+}
+
+/// Whether the kernel is to tell when an instance listens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ListenNotice {
+    /// Where it can, and it matters to readiness.
+    #[default]
+    Auto,
+    /// It is not asked to.
+    Never,
 }
 
 /// A readiness check.

@@ -11,8 +11,8 @@ use doorbell_config::{
     name::ByteSize,
     spec::{
         AccessLogFormat, AppSpec, AppTimeouts, Backend, Config, EndpointSpec, ListenAddr,
-        LogFormat, LogOutput, PlaceholderValues, PrefixRule, Probe, ProcessSpec, ServerSpec,
-        StartMode, UpstreamServer,
+        ListenNotice, LogFormat, LogOutput, PlaceholderValues, PrefixRule, Probe, ProcessSpec,
+        ServerSpec, StartMode, UpstreamServer,
     },
 };
 
@@ -123,6 +123,7 @@ fn every_key_of_a_process_arrives() {
     assert_eq!(probe.body.as_deref(), Some("ok"));
     assert_eq!(probe.host.as_deref(), Some("blog.example.com"));
     assert_eq!(process.ready.deadline, Duration::from_secs(10));
+    assert_eq!((process.ready.listen, process.no_new_privs), (ListenNotice::Never, true));
     assert_eq!(process.idle_freeze_after, Some(Duration::from_secs(90)));
     assert_eq!(process.idle_stop_after, Some(Duration::from_secs(5400)));
     assert_eq!((process.stop.signal, process.stop.grace.as_secs()), (2, 1));

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 pub use app::{AppKeys, AppLimitKeys, AppTimeoutKeys, PrefixChoice};
 pub use one_or_many::OneOrMany;
 pub use process::{
-    BackOffKeys, IdleKeys, OutputKeys, ReadyChoice, ReadyKeys, ReadyWord, SignalChoice,
-    StartChoice, StopKeys,
+    BackOffKeys, IdleKeys, ListenChoice, OutputKeys, ReadyChoice, ReadyKeys, ReadyWord,
+    SignalChoice, StartChoice, StopKeys,
 };
 pub use server::{
     AccessLogChoice, AccessLogKeys, LogChoice, LogKeys, ServerKeys, ServerLimitKeys,

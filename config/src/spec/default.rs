@@ -7,9 +7,9 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{
     AppLimits, AppSpec, AppTimeouts, BackOffSpec, Backend, EndpointSpec, HttpProbe, ListenAddr,
-    LogFormat, LogSpec, OutputSpec, PrefixRule, Probe, ProcessSpec, ReadySpec, RouteSpec,
-    ServerLimits, ServerSpec, ServerTimeouts, StartMode, StopSpec, Template, TemplatePart,
-    UpstreamServer, UpstreamSpec,
+    ListenNotice, LogFormat, LogSpec, OutputSpec, PrefixRule, Probe, ProcessSpec, ReadySpec,
+    RouteSpec, ServerLimits, ServerSpec, ServerTimeouts, StartMode, StopSpec, Template,
+    TemplatePart, UpstreamServer, UpstreamSpec,
 };
 use crate::interned::Interned;
 use crate::name::{AppId, ByteSize, HostPattern, PathPrefix};
@@ -72,6 +72,7 @@ impl ProcessSpec {
             env: Interned::default(),
             endpoint: EndpointSpec::AnyPort,
             ready: Interned::default(),
+            no_new_privs: false,
             idle_freeze_after: None,
             idle_stop_after: Some(Self::IDLE_STOP_AFTER),
             stop: Interned::default(),
@@ -184,7 +185,11 @@ impl Default for LogSpec {
 
 impl Default for ReadySpec {
     fn default() -> Self {
-        Self { probe: Probe::Connect, deadline: Duration::from_secs(60) }
+        Self {
+            probe: Probe::Connect,
+            listen: ListenNotice::Auto,
+            deadline: Duration::from_secs(60),
+        }
     }
 }
 

@@ -47,6 +47,7 @@ fn process_keys(keys: &AppKeys) -> Vec<(&'static str, Range<usize>)> {
         ("env", keys.env.as_ref().map(|at| span(&at.span))),
         ("port", keys.port.as_ref().map(|at| span(&at.span))),
         ("ready", keys.ready.as_ref().map(|at| span(&at.span))),
+        ("no_new_privs", keys.no_new_privs.as_ref().map(|at| span(&at.span))),
         ("idle", keys.idle.as_ref().map(|at| span(&at.span))),
         ("stop", keys.stop.as_ref().map(|at| span(&at.span))),
         ("back_off", keys.back_off.as_ref().map(|at| span(&at.span))),

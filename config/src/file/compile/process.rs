@@ -35,6 +35,7 @@ pub(super) fn compile(
     spec.start = keys.start.as_ref().map_or(StartChoice::OnDemand, |start| start.value).into();
     spec.env = env(keys).into();
     spec.ready = ready(section, keys.ready.as_ref()).into();
+    spec.no_new_privs = keys.no_new_privs.as_ref().is_some_and(|at| at.value);
     spec.endpoint = endpoint(section, keys, command, &spec.ready.probe);
     idle(section, keys, &mut spec);
     if let Some(keys) = &keys.stop {
@@ -147,7 +148,7 @@ fn ready(section: &mut Section<'_>, choice: Option<&At<ReadyChoice>>) -> ReadySp
         None if keys.socket_activation.value => Probe::SocketActivation,
         None => Probe::Connect,
     };
-    ReadySpec { probe, deadline: keys.deadline.0.0 }
+    ReadySpec { probe, listen: keys.listen.into(), deadline: keys.deadline.0.0 }
 }
 
 fn one_probe_only(section: &mut Section<'_>, keys: &ReadyKeys) {

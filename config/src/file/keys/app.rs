@@ -59,6 +59,10 @@ pub struct AppKeys {
     /// How Doorbell learns that the program can answer: a word, or a table.
     #[schemars(extend("x-default" = "connect"))]
     pub ready: Option<At<ReadyChoice>>,
+    /// Whether the program and all that it starts can gain no privileges, as by `sudo` (prctl(2)).
+    /// Where Doorbell is not root, this lets the kernel tell when the program listens.
+    #[schemars(extend("x-default" = "`false`"))]
+    pub no_new_privs: Option<At<bool>>,
     /// When the program may sleep.
     pub idle: Option<At<IdleKeys>>,
     /// How the program is stopped.

@@ -14,7 +14,7 @@ use crate::{
         text::{At, Text},
     },
     name::ByteSize,
-    spec::{BackOffSpec, OutputSpec, ProcessSpec, ReadySpec, StartMode, StopSpec},
+    spec::{BackOffSpec, ListenNotice, OutputSpec, ProcessSpec, ReadySpec, StartMode, StopSpec},
 };
 
 /// When the program runs.
@@ -85,8 +85,32 @@ pub struct ReadyKeys {
     pub notify: At<bool>,
     /// The program inherits the listening socket.
     pub socket_activation: At<bool>,
+    /// Whether the kernel tells Doorbell when the program listens, where it can: readiness is then
+    /// known at once. Not for a program that runs containers or has such a filter of its own.
+    pub listen: ListenChoice,
     /// From start to ready; then the start has failed.
     pub deadline: Text<Positive>,
+}
+
+/// How Doorbell learns that the program listens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ListenChoice {
+    /// The kernel tells (seccomp(2)), if Doorbell is root or the app has `no_new_privs`; else by
+    /// connecting again and again.
+    #[default]
+    Auto,
+    /// By connecting again and again.
+    Never,
+}
+
+impl From<ListenChoice> for ListenNotice {
+    fn from(choice: ListenChoice) -> Self {
+        match choice {
+            ListenChoice::Auto => Self::Auto,
+            ListenChoice::Never => Self::Never,
+        }
+    }
 }
 
 impl Default for ReadyKeys {
@@ -98,6 +122,7 @@ impl Default for ReadyKeys {
             host: None,
             notify: At::default(false),
             socket_activation: At::default(false),
+            listen: ListenChoice::default(),
             deadline: Text(Positive(ReadySpec::default().deadline)),
         }
     }
