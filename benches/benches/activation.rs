@@ -21,9 +21,11 @@ use doorbell_benches::{
 };
 
 /// Ways to become ready: what the app is told, and what Doorbell is.
-const WAYS: [(&str, &str); 4] = [
-    ("connect", "\"connect\""),
-    ("http", "{ http = \"/\" }"),
+const WAYS: [(&str, &str); 6] = [
+    ("connect", "{ listen = \"never\" }"),
+    ("http", "{ http = \"/\", listen = \"never\" }"),
+    ("listen", "\"connect\""),
+    ("listen-http", "{ http = \"/\" }"),
     ("notify", "\"notify\""),
     ("activation", "\"socket_activation\""),
 ];
@@ -78,6 +80,7 @@ fn apps() -> anyhow::Result<String> {
             writeln!(
                 apps,
                 "[app.{way}-{takes}]\nhosts = [\"{way}-{takes}.localhost\"]\nready = {ready}\n\
+                 no_new_privs = true\n\
                  command = [\"{APP}\", \"{way}\", \"{takes}\"]\n"
             )?;
         }

@@ -137,6 +137,7 @@ async fn listen_to_whoever(
     admin: Arc<Admin>,
 ) -> anyhow::Result<()> {
     while listen(&mut receiver, &house, &admin).await? == End::Orphaned {
+        house.custody.take_over();
         house.link.disconnect();
         tracing::warn!("the supervisor is gone; waiting for the next");
         let next = next_supervisor(&household, &house, &admin).await?;
@@ -172,6 +173,8 @@ async fn next_supervisor(
         if let Some(beginning) = hear_out(&mut receiver, house).await? {
             return Ok(Some((beginning, receiver)));
         }
+        // It may have taken up some before it was gone too.
+        house.custody.take_over();
         house.link.disconnect();
     }
     Ok(None)
@@ -230,7 +233,10 @@ async fn hear_out(
             ToControl::Proxy { number, pid } => {
                 beginning.proxies.push(ProxyLine::of(number, pid, with)?);
             }
-            ToControl::Begin => return Ok(Some(beginning)),
+            ToControl::Begin => {
+                house.custody.take_advances(with.into_iter().next());
+                return Ok(Some(beginning));
+            }
             other => bail!("the supervisor began with {other:?}"),
         }
     }

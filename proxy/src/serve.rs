@@ -137,6 +137,7 @@ fn options(
         parallel_starts: server.limits.parallel_starts,
         open_files: raise_descriptor_limit(),
         group: user.map(|user| user.gid),
+        has_custodian: split == Split::Processes,
         lock,
     };
     let binary = binary()?;

@@ -25,6 +25,7 @@ mod snapshots;
 mod supervisor;
 pub mod wire;
 
+pub use driver::{Advances, Deputy};
 pub use snapshots::{Change, Snapshots};
 pub use supervisor::{
     InstructError, OperateError, ShutdownReport, Supervisor, SupervisorError, SupervisorOptions,

@@ -16,12 +16,15 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
+    sync::watch as channel,
+    task::yield_now,
     time::{Instant, sleep, timeout},
 };
 
 use crate::{
+    driver::Heard,
     message::Endpoint,
-    pace::{LONGEST_STEP, step},
+    pace::{LONGEST_STEP, STEP, step},
 };
 
 /// Tokio's timers go off at the next whole millisecond, which would make one step two.
@@ -30,6 +33,12 @@ const ROUNDING: Duration = Duration::from_micros(900);
 const PATIENT_AFTER: Duration = Duration::from_secs(10);
 /// Every how many looks at 127.0.0.1 one goes to `::1`, where `localhost` may have led the app.
 const OTHER_FAMILY: u32 = 8;
+/// After the kernel has told: how long looks follow each other without a pause, and how long in short
+/// steps.
+const EAGER: Duration = Duration::from_millis(1);
+/// How often at most, in one start.
+const MOST_EAGER: u32 = 64;
+const ATTENTIVE: Duration = Duration::from_millis(100);
 /// Total, for one look.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
@@ -69,17 +78,70 @@ impl Started {
     }
 }
 
+/// When to look: again and again, or, where the kernel tells that the app listens, then.
+#[derive(Debug)]
+pub(crate) struct Occasions<'s> {
+    started: &'s Started,
+    heard: Option<channel::Receiver<Heard>>,
+    /// When something was heard last, and how often it was.
+    since: Option<Instant>,
+    times: u32,
+}
+
+impl<'s> Occasions<'s> {
+    pub(crate) fn new(started: &'s Started, heard: Option<channel::Receiver<Heard>>) -> Self {
+        Self { started, heard, since: None, times: 0 }
+    }
+
+    /// Waits for the next one. What is heard comes before the app listens, by the time of a system call:
+    /// so looks follow each other without a pause then. Seldom ones remain for what cannot be heard.
+    async fn next(&mut self) {
+        let step = self.started.step();
+        let soon = step.saturating_sub(ROUNDING);
+        let Some(heard) = &mut self.heard else { return sleep(soon).await };
+        let pause = match self.since.map(|since| since.elapsed()) {
+            Some(ago) if ago < EAGER && step == STEP && self.times < MOST_EAGER => {
+                return yield_now().await;
+            }
+            Some(ago) if ago < ATTENTIVE => soon,
+            Some(_) | None => LONGEST_STEP,
+        };
+        match timeout(pause, heard.changed()).await {
+            Ok(Ok(())) => {
+                self.since = Some(Instant::now());
+                self.times += 1;
+            }
+            // Nobody will tell any more.
+            Ok(Err(_)) => self.heard = None,
+            Err(_) => {}
+        }
+    }
+}
+
 /// How the last look ended, for operators.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct LastLook(Arc<Mutex<Option<String>>>);
+pub(crate) struct LastLook(Arc<Mutex<Words>>);
+
+#[derive(Debug, Default)]
+struct Words {
+    look: Option<String>,
+    /// Where else the app listens.
+    elsewhere: Option<String>,
+}
 
 impl LastLook {
     pub(crate) fn set(&self, words: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(words);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).look = Some(words);
+    }
+
+    pub(crate) fn set_elsewhere(&self, words: Option<String>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elsewhere = words;
     }
 
     pub(crate) fn words(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let said: Vec<_> = words.look.iter().chain(&words.elsewhere).map(String::as_str).collect();
+        (!said.is_empty()).then(|| said.join("; "))
     }
 }
 
@@ -96,7 +158,7 @@ pub(crate) enum Families {
 pub(crate) async fn until_connected(
     endpoint: &Endpoint,
     families: Families,
-    started: &Started,
+    occasions: &mut Occasions<'_>,
     last: &LastLook,
 ) -> Endpoint {
     let mut looks = 0_u32;
@@ -113,7 +175,7 @@ pub(crate) async fn until_connected(
             return other;
         }
         looks += 1;
-        sleep(started.step().saturating_sub(ROUNDING)).await;
+        occasions.next().await;
     }
 }
 
@@ -183,9 +245,10 @@ mod tests {
         let Ok(socket) = tokio::net::TcpListener::bind("[::1]:0").await else { return };
         let there = socket.local_addr().unwrap();
         let asked = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], there.port())));
-        let found =
-            until_connected(&asked, Families::Both, &Pace::default().start(), &LastLook::default())
-                .await;
+        let started = Pace::default().start();
+        let mut occasions = Occasions::new(&started, None);
+        let last = LastLook::default();
+        let found = until_connected(&asked, Families::Both, &mut occasions, &last).await;
         assert_eq!(found, Endpoint::Tcp(there));
     }
 }

@@ -178,7 +178,8 @@ pub enum ToControl {
     ServedInstead(Vec<Arc<AppSpec>>),
     /// With the socket of an admin address.
     Admin(ListenAddr),
-    /// The welcome is complete.
+    /// The welcome is complete. With a socket from which the ears of instances come in advance
+    /// (`Advances`).
     Begin,
     /// Something about an app.
     Snapshot(Box<Snapshot>),
@@ -205,8 +206,8 @@ pub enum ToControl {
     Reload,
     /// Doorbell shuts down: it is not ready any more.
     Closing,
-    /// With the read end of an instance's output, to be kept open, and its notify socket if it has
-    /// one: so that nothing said in the meantime is lost with the supervisor.
+    /// With the read end of an instance's output, to be kept open, its notify socket if it has one, so
+    /// that nothing said in the meantime is lost with the supervisor, and its ear.
     Hold {
         /// The app.
         app: AppId,

@@ -45,6 +45,8 @@ pub struct SupervisorOptions {
     /// The group of the other processes, where they run as another user: they get through to the
     /// sockets of apps, and may read what apps print.
     pub group: Option<u32>,
+    /// Whether another process keeps open what is to outlive this one.
+    pub has_custodian: bool,
     /// The lock on the state folder, from an earlier version that became this one.
     pub lock: Option<Arc<OwnedFd>>,
 }
@@ -262,6 +264,10 @@ impl Supervisor {
     }
 
     /// What another process is to keep open, for the first who asks.
+    pub(crate) fn put_advances(&self, socket: Option<Arc<OwnedFd>>) {
+        self.driver.put_advances(socket);
+    }
+
     pub(crate) fn custody(&self) -> Option<mpsc::Receiver<Custody>> {
         self.custody.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

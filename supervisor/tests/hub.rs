@@ -93,6 +93,7 @@ impl Scene {
                 parallel_starts: 1,
                 open_files: None,
                 group: None,
+                has_custodian: false,
                 lock: None,
             },
             server,

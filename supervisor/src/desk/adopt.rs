@@ -10,7 +10,7 @@ use std::{
 
 use doorbell_config::{
     name::AppId,
-    spec::{AppSpec, Backend, Placeholder},
+    spec::{AppSpec, Backend, ListenNotice, Placeholder},
 };
 use tokio::time::Instant;
 
@@ -43,6 +43,13 @@ pub(super) fn fingerprint(spec: &AppSpec) -> u64 {
     process.directory.hash(&mut hasher);
     process.env.hash(&mut hasher);
     format!("{:?} {:?}", process.endpoint, process.ready.probe).hash(&mut hasher);
+    // Said only where it is not as ever, so that what an earlier version started is known again.
+    if process.no_new_privs {
+        "no_new_privs".hash(&mut hasher);
+    }
+    if process.ready.listen == ListenNotice::Never {
+        "unheard".hash(&mut hasher);
+    }
     let mut texts = process.command.iter().chain(process.env.values());
     if texts.any(|text| text.asks_for(Placeholder::BasePath)) {
         spec.base_path().hash(&mut hasher);
@@ -101,7 +108,8 @@ impl Desk {
             let job = Job { app: spec.clone(), generation, fingerprint, queued, admitted: now };
             let (handle, task) = self.driver.adopted(job, adoptee, self.reports.0.clone());
             self.meter.watch(id, generation, handle.witness());
-            app.instances.push(Instance { generation, handle, pid: Some(pid), ready, warnings });
+            let (pid, is_elsewhere) = (Some(pid), false);
+            app.instances.push(Instance { generation, handle, pid, ready, is_elsewhere, warnings });
             let task = self.tasks.spawn(task);
             self.instances.insert(task.id(), (id.clone(), generation));
         }

@@ -14,7 +14,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     driver::Handle,
-    lifecycle::{Goal, Life, State, Terms},
+    lifecycle::{Goal, Life, State, Tenancy, Terms},
     message::{Endpoint, Generation, Snapshot, StartCounts, StartTimes, StateName},
     supervisor::OperateError,
 };
@@ -53,6 +53,8 @@ pub(super) struct Instance {
     pub(super) handle: Handle,
     pub(super) pid: Option<u32>,
     pub(super) ready: Option<(Endpoint, StartTimes)>,
+    /// Whether it is served where it was not told to listen.
+    pub(super) is_elsewhere: bool,
     pub(super) warnings: Vec<String>,
 }
 
@@ -100,7 +102,11 @@ impl App {
     }
 
     pub(super) fn terms(&self) -> Option<Terms> {
-        Some(Terms::of(self.process()?, self.goal))
+        let terms = Terms::of(self.process()?, self.goal);
+        // Who ignores the port it is given wants the same one again.
+        let wants_the_same = self.instances.iter().any(|instance| instance.is_elsewhere);
+        let tenancy = if wants_the_same { Tenancy::Exclusive } else { terms.tenancy };
+        Some(Terms { tenancy, ..terms })
     }
 
     /// How the current definition is started; `None` for a static upstream.

@@ -234,6 +234,8 @@ fn launch(old: &AppSpec, new: &AppSpec) -> Launch {
         && before.directory == after.directory
         && before.env == after.env
         && before.endpoint == after.endpoint
+        && before.no_new_privs == after.no_new_privs
+        && before.ready.listen == after.ready.listen
         && before.ready.probe == after.ready.probe;
     let texts = || after.command.iter().chain(after.env.values());
     let sees_base_path = texts().any(|text| text.asks_for(Placeholder::BasePath));

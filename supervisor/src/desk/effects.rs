@@ -128,7 +128,8 @@ impl Desk {
         let job = Job { app: spec, generation, fingerprint, queued, admitted };
         let (handle, task) = self.driver.instance(job, self.reports.0.clone());
         let (pid, ready, warnings) = (None, None, Vec::new());
-        app.instances.push(Instance { generation, handle, pid, ready, warnings });
+        let is_elsewhere = false;
+        app.instances.push(Instance { generation, handle, pid, ready, is_elsewhere, warnings });
         let task = self.tasks.spawn(task);
         self.instances.insert(task.id(), (id.clone(), generation));
     }

@@ -134,8 +134,13 @@ impl Desk {
             .map_err(|source| SupervisorError::System { what: "adopt stray processes", source })?;
         let (state, log) = (state_dir.path().to_owned(), options.log_dir);
         let custodian = channels.custodian.clone();
-        let driver =
-            Arc::new(Driver::new(state, log.clone(), options.open_files, options.group, custodian));
+        let driver = Arc::new(Driver::new(
+            state,
+            log.clone(),
+            options.open_files,
+            options.group,
+            (custodian, options.has_custodian),
+        ));
         let run_dir = driver.run_dir();
         driver::create_private(&run_dir)
             .map_err(|source| SupervisorError::Folder { path: run_dir.clone(), source })?;

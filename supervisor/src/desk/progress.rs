@@ -23,6 +23,12 @@ impl Desk {
             }
             Note::Thawed => self.play(&app, Event::Instance(generation, InstanceEvent::Thawed)),
             Note::Failed { failure, reason } => self.failed(&app, generation, failure, reason),
+            Note::Elsewhere(warning) => {
+                if let Some(instance) = self.instance_mut(&app, generation) {
+                    instance.is_elsewhere = true;
+                }
+                self.report(Report { app, generation, note: Note::Warning(warning) });
+            }
             Note::Warning(warning) => {
                 tracing::warn!(%app, generation = generation.0, "{warning}");
                 if let Some(instance) = self.instance_mut(&app, generation) {

@@ -20,7 +20,10 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    Driver, Handle, Job, Report, children,
+    Driver, Handle, Job, Report,
+    advance::Advance,
+    children,
+    ear::{Ear, Parts},
     endpoint::{Place, base36, socket_folder},
     instance::{self, Instance, Wires},
     leftover::Remains,
@@ -39,7 +42,7 @@ use crate::{
 /// What another process is to keep open for an instance, so that it outlives us.
 #[derive(Debug)]
 pub(crate) enum Custody {
-    /// The read end of its output, and its notify socket if it has one.
+    /// The read end of its output, its notify socket if it has one, and its ear.
     Hold(AppId, Generation, Vec<Arc<OwnedFd>>),
     /// The instance is gone.
     Release(AppId, Generation),
@@ -148,6 +151,17 @@ impl Driver {
     fn take_held(&self, app: &AppId, generation: Generation) -> Vec<OwnedFd> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.remove(&(app.clone(), generation)).unwrap_or_default()
+    }
+
+    /// Where an instance's ear is to be put before it begins.
+    pub(super) fn advance(&self, job: &Job) -> io::Result<Advance> {
+        let socket = self.advances.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Advance::of(socket, &job.app.id, job.generation)
+    }
+
+    /// Another process takes such things from here on, or none.
+    pub(crate) fn put_advances(&self, socket: Option<Arc<OwnedFd>>) {
+        *self.advances.lock().unwrap_or_else(PoisonError::into_inner) = socket;
     }
 
     /// Asks for what an instance needs to be kept open elsewhere too.
@@ -286,7 +300,9 @@ impl Instance {
         let (app, generation) = (job.app.id.clone(), job.generation);
         let process = job.process()?;
         let (stop, logs) = (*process.stop, *process.logs);
-        let mut held = driver.take_held(&app, generation).into_iter();
+        let mut held = driver.take_held(&app, generation);
+        let ear = Parts::among(&mut held);
+        let mut held = held.into_iter();
         let path = driver.output_path(&app, generation);
         let output = match held.next() {
             Some(held) => OutputPipe::from_held(held, &path)?,
@@ -298,7 +314,8 @@ impl Instance {
             None if path.exists() => Some(NotifySocket::bind(path)?),
             None => None,
         };
-        let kept = keep(&output, notify.as_ref())?;
+        let kept = keep(&output, notify.as_ref(), ear.as_ref())?;
+        let ear = ear.map(Ear::open).transpose()?;
         let place = Place::adopt(&driver.ports, &record.place)?;
         // After an upgrade it is our own child still.
         children::register(record.pid);
@@ -322,12 +339,25 @@ impl Instance {
             stop,
             place,
             notify,
+            ear,
             root,
             capture,
             wires,
             started,
             spawned_at,
+            is_adopted: true,
             record,
+        })
+    }
+}
+
+impl Instance {
+    /// A warning if listening depends on somebody who has died with all that he kept.
+    pub(super) fn deafness(&self) -> Option<String> {
+        (self.record.is_heard && self.ear.is_none()).then(|| {
+            "doorbell's processes were killed together: the app serves on, but cannot listen anew until \
+             it is restarted"
+                .to_owned()
         })
     }
 }
@@ -336,10 +366,14 @@ impl Instance {
 pub(super) fn keep(
     output: &OutputPipe,
     notify: Option<&NotifySocket>,
+    ear: Option<&Parts>,
 ) -> io::Result<Vec<Arc<OwnedFd>>> {
     let mut kept = vec![Arc::new(output.try_clone()?)];
     if let Some(notify) = notify {
         kept.push(Arc::new(notify.as_fd().try_clone_to_owned()?));
+    }
+    if let Some(ear) = ear {
+        kept.extend(ear.kept()?);
     }
     Ok(kept)
 }

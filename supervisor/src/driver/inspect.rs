@@ -1,10 +1,13 @@
 //! Whose listeners there are: on the instance's port, and of the instance beyond loopback.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::time::{sleep, timeout};
 
 use super::{End, Instance};
 use crate::{
     driver::{
+        ear::Ear,
         listener::{self, Listener},
         procfs::{Pid, ProcessTable},
         tree, watch,
@@ -12,7 +15,34 @@ use crate::{
     message::Endpoint,
 };
 
+/// When, after it became ready, an instance is looked at for listeners beyond loopback. Each further
+/// look comes after twice the time, and the last pause is kept; or when the kernel tells.
+const INSPECT_AFTER: Duration = Duration::from_millis(500);
+const INSPECT_SELDOM: Duration = Duration::from_secs(300);
+
 impl Instance {
+    /// Looks again and again: an app may open a port for debugging or a cluster at any time.
+    pub(super) async fn until_beyond_loopback(&self) -> String {
+        let mut heard = self.ear.as_ref().map(Ear::heard);
+        let mut pause = INSPECT_AFTER;
+        loop {
+            // What was told of comes a moment later, and rarely alone.
+            sleep(pause).await;
+            let seen = heard.as_mut().map_or(0, |heard| heard.borrow_and_update().beyond);
+            if let Some(warning) = self.listens_beyond_loopback().await {
+                return warning;
+            }
+            match &mut heard {
+                Some(heard) => {
+                    let more = heard.wait_for(|heard| heard.beyond != seen);
+                    // Passing the time is no error, and nobody who tells any more is as much.
+                    let _ = timeout(INSPECT_SELDOM, more).await;
+                }
+                None => pause = (2 * pause).min(INSPECT_SELDOM),
+            }
+        }
+    }
+
     /// An error if somebody else answers at the endpoint. Where we may not look, and it is a user of
     /// ours, we believe it.
     pub(super) async fn belongs_to_us(&self, endpoint: &Endpoint) -> Result<(), End> {
@@ -51,6 +81,19 @@ impl Instance {
             |pid: &Pid| self.wires.witness.with_tree(|tree| tree.includes(*pid)).unwrap_or(false);
         let strangers: Vec<Pid> = strangers.into_iter().filter(|pid| !is_ours(pid)).collect();
         Ok((are_foreign || !strangers.is_empty()).then_some(strangers))
+    }
+
+    /// Has its ear know what was told to an earlier supervisor.
+    pub(super) async fn remember_listeners(&self, ear: &Ear) -> io::Result<()> {
+        let living = watch::living(&self.wires.witness, &self.driver.scanner).await?;
+        let pids: Vec<Pid> = living.iter().map(|process| process.pid).collect();
+        let search =
+            tokio::task::spawn_blocking(move || Ok(listener::held_by(&listener::all()?, pids)));
+        let found: io::Result<Vec<Listener>> = search.await?;
+        for listener in found? {
+            ear.remember(SocketAddr::new(listener.address.to_canonical(), listener.port));
+        }
+        Ok(())
     }
 
     /// A warning if the instance can be reached from other machines, around us.

@@ -17,13 +17,13 @@ use tokio::{
 
 use super::{
     Adoptee, Driver, Job, Leftovers, Note, Order, Report, Witness, adopt,
-    endpoint::{EndpointError, Place, create_private, socket_folder},
-    launch::{Launch, LaunchError, Surroundings},
+    ear::Ear,
+    endpoint::Place,
     mark::Mark,
     notify::NotifySocket,
     record::{Phase, Record},
     root::{Exit, Root},
-    spawn::{self, Spawned},
+    spawn::Spawned,
     stop::Ending,
     tree::Tree,
     watch,
@@ -31,10 +31,16 @@ use super::{
 use crate::{
     lifecycle::Failure,
     message::{Endpoint, StartTimes},
-    output::{Capture, OutputPipe},
+    output::Capture,
     probe::{self, Started},
 };
 
+use self::begin::{SpawnError, listen_for_notes, spawn_blocking};
+
+#[path = "begin.rs"]
+mod begin;
+#[path = "elsewhere.rs"]
+mod elsewhere;
 #[path = "frost.rs"]
 mod frost;
 #[path = "inspect.rs"]
@@ -48,10 +54,6 @@ const LOOKS_FOR_A_FORK: usize = 5;
 /// Looks at an endpoint that is said to refuse connections, and the time between them.
 const CHECKS: u32 = 3;
 const CHECK_PACE: Duration = Duration::from_millis(200);
-/// When, after it became ready, an instance is looked at for listeners beyond loopback. Each further
-/// look comes after twice the time, and the last pause is kept.
-const INSPECT_AFTER: Duration = Duration::from_millis(500);
-const INSPECT_SELDOM: Duration = Duration::from_secs(300);
 
 /// How an instance is connected to the desk.
 pub(super) struct Wires {
@@ -63,19 +65,6 @@ pub(super) struct Wires {
     pub(super) frost: channel::Receiver<bool>,
     pub(super) witness: Arc<Witness>,
     pub(super) reports: mpsc::Sender<Report>,
-}
-
-/// Why a program could not be spawned.
-#[derive(Debug, thiserror::Error)]
-enum SpawnError {
-    #[error(transparent)]
-    Endpoint(#[from] EndpointError),
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
-    #[error("cannot execute {program}: {source}")]
-    Execute { program: String, source: io::Error },
-    #[error("cannot prepare the start: {0}")]
-    Prepare(#[from] io::Error),
 }
 
 /// How an instance ended by itself.
@@ -99,12 +88,16 @@ pub(super) struct Instance {
     pub(super) stop: StopSpec,
     pub(super) place: Place,
     pub(super) notify: Option<NotifySocket>,
+    /// Where the kernel tells when it listens, if it does.
+    pub(super) ear: Option<Ear>,
     pub(super) root: Root,
     pub(super) capture: Capture,
     pub(super) wires: Wires,
     /// While it is starting.
     pub(super) started: Option<Started>,
     pub(super) spawned_at: Instant,
+    /// Whether an earlier supervisor started it.
+    pub(super) is_adopted: bool,
     /// What is written down of it.
     pub(super) record: Record,
 }
@@ -166,9 +159,11 @@ impl Instance {
         });
         let (place, spawned, record) = spawning.await.map_err(io::Error::from)??;
         let spawned_at = Instant::now();
-        let Spawned { pid, pidfd, output } = spawned;
+        let Spawned { pid, pidfd, output, ear } = spawned;
         let root = Root::watch(pid, pidfd)?;
-        let kept = adopt::keep(&output, notify.as_ref())?;
+        let kept = adopt::keep(&output, notify.as_ref(), ear.as_ref())?;
+        driver.hold(&job, kept);
+        let ear = ear.map(Ear::open).transpose()?;
         let mark = Mark::of_instance(&driver.state_dir, &job.app.id, job.generation);
         let tree = Tree::of(pid, mark, output.identity());
         *wires.witness.tree.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree);
@@ -176,7 +171,6 @@ impl Instance {
         let stop = *spec.stop;
         let log = driver.logs.open(&job.app.id, *spec.logs);
         let capture = Capture::start(output, log, wires.witness.tail.clone())?;
-        driver.hold(&job, kept);
         let started = Some(started);
         Ok(Self {
             driver,
@@ -184,11 +178,13 @@ impl Instance {
             stop,
             place,
             notify,
+            ear,
             root,
             capture,
             wires,
             started,
             spawned_at,
+            is_adopted: false,
             record,
         })
     }
@@ -244,7 +240,8 @@ impl Instance {
     }
 
     fn is_asked_over_http(&self) -> bool {
-        self.job.process().is_ok_and(|process| matches!(process.ready.probe, Probe::Http(_)))
+        let is_http = |process: &ProcessSpec| matches!(process.ready.probe, Probe::Http(_));
+        self.job.process().is_ok_and(is_http) || self.may_be_elsewhere()
     }
 
     async fn note_phase(&mut self, phase: Phase) {
@@ -264,6 +261,10 @@ impl Instance {
     /// Watches a ready instance until it ends or is told to.
     async fn serve(&mut self, endpoint: Endpoint) -> Order {
         let mut inbox = self.wires.inbox.clone();
+        let elsewhere = self.odd_place(&endpoint).map(Note::Elsewhere);
+        for note in elsewhere.into_iter().chain(self.deafness().map(Note::Warning)) {
+            self.tell(note).await;
+        }
         let check = self.wires.check.clone();
         let end = {
             let inspection = self.until_beyond_loopback();
@@ -308,18 +309,6 @@ impl Instance {
             }
         }
         std::future::pending().await
-    }
-
-    /// Looks again and again: an app may open a port for debugging or a cluster at any time.
-    async fn until_beyond_loopback(&self) -> String {
-        let mut pause = INSPECT_AFTER;
-        loop {
-            sleep(pause).await;
-            if let Some(warning) = self.listens_beyond_loopback().await {
-                return warning;
-            }
-            pause = (2 * pause).min(INSPECT_SELDOM);
-        }
     }
 
     /// Waits until the instance has ended by itself. A first process that leaves others behind is
@@ -425,40 +414,6 @@ async fn ordered(inbox: &mut channel::Receiver<Order>) -> Order {
         Ok(order) => *order,
         Err(_) => Order::Kill,
     }
-}
-
-fn listen_for_notes(driver: &Driver, job: &Job) -> io::Result<NotifySocket> {
-    create_private(&socket_folder(&driver.run_dir(), &job.app.id))?;
-    NotifySocket::bind(driver.notify_path(&job.app.id, job.generation))
-}
-
-/// The part of a start that blocks: until the program is executed, or failed to be.
-fn spawn_blocking(
-    driver: &Driver,
-    job: &Job,
-    process: &ProcessSpec,
-    notify_socket: Option<&std::path::Path>,
-) -> Result<(Place, Spawned, Record), SpawnError> {
-    let _starting = super::STARTING.read().unwrap_or_else(PoisonError::into_inner);
-    let sockets = socket_folder(&driver.run_dir(), &job.app.id);
-    let probe = &process.ready.probe;
-    let mut place =
-        Place::prepare(process.endpoint, probe, &driver.ports, &sockets, job.generation)?;
-    let around = Surroundings { place: &place, notify_socket, state_dir: &driver.state_dir };
-    let launch = Launch::of(&job.app, process, job.generation, &around)?;
-    create_private(&sockets)?;
-    driver.let_through(&sockets)?;
-    let output = OutputPipe::create(&driver.output_path(&job.app.id, job.generation))?;
-    let spawned = spawn::spawn(&launch, output, place.listener.take(), driver.open_files);
-    let spawned = spawned.map_err(|source| SpawnError::Execute {
-        program: launch.program.display().to_string(),
-        source,
-    })?;
-    let (app, generation) = (job.app.id.clone(), job.generation);
-    let record =
-        Record::new(app, generation, spawned.pid, place.endpoint.clone(), job.fingerprint)?;
-    driver.note(&record);
-    Ok((place, spawned, record))
 }
 
 /// The moments of a start.

@@ -142,17 +142,22 @@ pub(crate) fn describe(holders: &[Pid]) -> String {
     )
 }
 
+/// The listeners of these processes.
+pub(crate) fn held_by(
+    listeners: &[Listener],
+    pids: impl IntoIterator<Item = Pid>,
+) -> Vec<Listener> {
+    let held: Vec<u64> = pids.into_iter().filter_map(sockets_of).flatten().collect();
+    listeners.iter().filter(|listener| held.contains(&listener.inode)).copied().collect()
+}
+
 /// The listeners of these processes that are reachable from other machines.
 pub(crate) fn beyond_loopback(
     listeners: &[Listener],
     pids: impl IntoIterator<Item = Pid>,
 ) -> Vec<Listener> {
-    let held: Vec<u64> = pids.into_iter().filter_map(sockets_of).flatten().collect();
-    let mut found: Vec<_> = listeners
-        .iter()
-        .filter(|listener| held.contains(&listener.inode) && !is_loopback(listener.address))
-        .copied()
-        .collect();
+    let mut found = held_by(listeners, pids);
+    found.retain(|listener| !is_loopback(listener.address));
     found.sort_by_key(|listener| (listener.port, listener.address));
     found
 }

@@ -7,7 +7,9 @@
 //! Read [`instance`] first, then `tree` for what belongs to an instance and `stop` for how it ends.
 
 mod adopt;
+pub(crate) mod advance;
 pub(crate) mod children;
+mod ear;
 mod endpoint;
 mod freezer;
 mod instance;
@@ -49,10 +51,10 @@ use tokio::{
     time::Instant,
 };
 
-pub use self::sys::keep_descriptors;
 pub(crate) use self::{
     adopt::{Adoptee, Custody},
     children::{adopt_strays, reap_strays},
+    ear::Heard,
     endpoint::{create_private, share_folder, share_socket},
     leftover::Leftovers,
     procfs::{Process, Scanner, has_threads},
@@ -62,6 +64,7 @@ pub(crate) use self::{
     usage::Meter,
     watch::any_gone,
 };
+pub use self::{advance::Advances, ear::Deputy, sys::keep_descriptors};
 use self::{endpoint::Ports, tree::Tree};
 use crate::{
     lifecycle::Failure,
@@ -91,6 +94,10 @@ pub(crate) struct Driver {
     dead: Mutex<Vec<(AppId, Generation)>>,
     /// Whoever keeps open what is to outlive us.
     custodian: mpsc::Sender<Custody>,
+    /// Whether that is another process, which outlives us.
+    has_custodian: bool,
+    /// Where it gets what must not wait until it is told.
+    advances: Mutex<Option<Arc<OwnedFd>>>,
 }
 
 /// One instance to be run.
@@ -129,6 +136,8 @@ pub(crate) enum Note {
         failure: Failure,
         reason: String,
     },
+    /// It is served where it was not told to listen, which an operator should know.
+    Elsewhere(String),
     /// Something an operator should know.
     Warning(String),
     /// It listens here, and is to be asked whether it is ready.
@@ -170,7 +179,7 @@ impl Driver {
         log_dir: PathBuf,
         open_files: Option<u64>,
         group: Option<u32>,
-        custodian: mpsc::Sender<Custody>,
+        (custodian, has_custodian): (mpsc::Sender<Custody>, bool),
     ) -> Self {
         Self {
             state_dir,
@@ -183,6 +192,8 @@ impl Driver {
             held: Mutex::default(),
             dead: Mutex::default(),
             custodian,
+            has_custodian,
+            advances: Mutex::default(),
         }
     }
 

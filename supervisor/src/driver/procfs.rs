@@ -117,6 +117,12 @@ impl Process {
     }
 }
 
+/// The process that a thread is of.
+pub(super) fn process_of(thread: Pid) -> Option<Pid> {
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+}
+
 /// Whether threads of a process are left. Its first one may have ended before them; until the last
 /// has, what it holds is held.
 pub(crate) fn has_threads(pid: Pid) -> bool {

@@ -1,12 +1,16 @@
 //! How an instance becomes ready.
+//!
+//! Where the kernel tells that the app is about to listen (`ear`), the look at its endpoint waits for
+//! that; the rest is as without.
 
 use doorbell_config::spec::{HttpProbe, Probe};
 use tokio::time::Instant;
 
 use super::{End, Instance, Note, times};
 use crate::{
+    driver::ear::Ear,
     message::{Endpoint, Question, StartTimes},
-    probe::{self, Families, LastLook, Started},
+    probe::{self, Families, LastLook, Occasions, Started},
 };
 
 impl Instance {
@@ -23,16 +27,8 @@ impl Instance {
                 self.until_notified().await?;
                 Ok(self.ready_at(self.place.endpoint.clone(), Instant::now()))
             }
-            Probe::Connect => {
-                let found = self.until_ours_listens(started).await?;
-                Ok(self.ready_at(found, Instant::now()))
-            }
-            Probe::Http(http) => {
-                let found = self.until_ours_listens(started).await?;
-                let listens = Instant::now();
-                self.until_answered(&found, http).await;
-                Ok(self.ready_at(found, listens))
-            }
+            Probe::Connect => self.until_probed(started, None).await,
+            Probe::Http(http) => self.until_probed(started, Some(http)).await,
         }
     }
 
@@ -42,25 +38,60 @@ impl Instance {
         (endpoint, times(&self.job, self.spawned_at, listens, Instant::now()))
     }
 
+    async fn until_probed(
+        &self,
+        started: &Started,
+        http: Option<&HttpProbe>,
+    ) -> Result<(Endpoint, StartTimes), End> {
+        // Dropping the loser loses nothing but a question, which is taken back.
+        let found = tokio::select! {
+            biased;
+            ours = self.until_ours_listens(started) => ours?,
+            elsewhere = self.until_elsewhere_answers(http) => {
+                return Ok(self.ready_at(elsewhere, Instant::now()));
+            }
+        };
+        let listens = Instant::now();
+        if let Some(http) = http {
+            self.until_answered(&found, http).await;
+        } else if self.may_be_elsewhere() {
+            self.tell(Note::EndProbe).await;
+        }
+        Ok(self.ready_at(found, listens))
+    }
+
     async fn until_ours_listens(&self, started: &Started) -> Result<Endpoint, End> {
         let (asked, last) = (&self.place.endpoint, self.last_look());
-        let found = probe::until_connected(asked, Families::Both, started, last).await;
+        let heard = self.ear.as_ref().map(Ear::heard);
+        let mut occasions = Occasions::new(started, heard);
+        let found = probe::until_connected(asked, Families::Both, &mut occasions, last).await;
+        if self.is_heard_at(&found) {
+            tracing::debug!(app = %self.job.app.id, "the kernel told that it listens");
+            return Ok(found);
+        }
         match self.belongs_to_us(&found).await {
             // Where the app was not told to listen anybody may.
             Err(_) if found != *asked => {}
             ours => return ours.map(|()| found),
         }
-        let found = probe::until_connected(asked, Families::Own, started, last).await;
+        let found = probe::until_connected(asked, Families::Own, &mut occasions, last).await;
         self.belongs_to_us(&found).await?;
         Ok(found)
     }
 
     /// Has it asked by a proxy: who faces apps is not to be us.
-    async fn until_answered(&self, found: &Endpoint, http: &HttpProbe) {
+    pub(super) async fn until_answered(&self, found: &Endpoint, http: &HttpProbe) {
         let app = &self.job.app;
         let host = http.host.as_deref().unwrap_or_else(|| app.default_host()).to_owned();
         let question = Question { probe: http.clone(), host, http2: app.http2 };
         self.last_look().set(format!("GET {}: not asked yet", http.path));
+        // An answer to another question would be taken for one to this.
+        tokio::select! {
+            biased;
+            () = self.wires.answered.notified() => {}
+            () = std::future::ready(()) => {}
+        }
+        self.tell(Note::EndProbe).await;
         self.driver.let_connect(found);
         self.tell(Note::Probe(found.clone(), Box::new(question))).await;
         self.wires.answered.notified().await;
@@ -95,7 +126,7 @@ impl Instance {
         }
     }
 
-    fn last_look(&self) -> &LastLook {
+    pub(super) fn last_look(&self) -> &LastLook {
         &self.wires.witness.last_look
     }
 }

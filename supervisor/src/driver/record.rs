@@ -50,6 +50,9 @@ pub(crate) struct Record {
     pub(crate) ready: Option<(Endpoint, StartTimes)>,
     /// Of the definition that it was started with, as far as that matters to a program.
     pub(crate) fingerprint: u64,
+    /// Whether the kernel tells when it listens: then somebody has to hear that.
+    #[serde(default)]
+    pub(crate) is_heard: bool,
 }
 
 impl Record {
@@ -63,7 +66,8 @@ impl Record {
     ) -> io::Result<Self> {
         let began = Process::read(pid).ok_or(io::ErrorKind::NotFound)?.began;
         let (boot, phase, ready) = (boot()?, Phase::Starting, None);
-        Ok(Self { app, generation, boot, pid, began, phase, place, ready, fingerprint })
+        let is_heard = false;
+        Ok(Self { app, generation, boot, pid, began, phase, place, ready, fingerprint, is_heard })
     }
 
     /// Writes it down, in the app's run folder.

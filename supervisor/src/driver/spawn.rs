@@ -4,11 +4,29 @@
 use std::{io, os::fd::OwnedFd};
 
 use rustix::process::{
-    PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid,
+    PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, pidfd_send_signal, waitid,
 };
 
-use super::{children, launch::Launch, procfs::Pid, sys};
+use super::{
+    advance::{self, Advance},
+    children,
+    ear::Parts,
+    launch::Launch,
+    procfs::Pid,
+    sys::{self, notices::Letter},
+};
 use crate::output::OutputPipe;
+
+/// What is wanted of a process beyond its program.
+#[derive(Debug)]
+pub(super) struct Wishes {
+    /// A soft limit on open files that is not ours.
+    pub(super) open_files: Option<u64>,
+    /// That it can gain no privileges.
+    pub(super) no_new_privs: bool,
+    /// That the kernel tells when it listens, if it can.
+    pub(super) heard: Option<Advance>,
+}
 
 /// A process that runs, and is registered as ours to wait for.
 #[derive(Debug)]
@@ -17,26 +35,69 @@ pub(super) struct Spawned {
     pub(super) pidfd: OwnedFd,
     /// What it and its descendants write.
     pub(super) output: OutputPipe,
+    /// Where the kernel tells when it listens.
+    pub(super) ear: Option<Parts>,
 }
 
-/// Spawns with an output pipe, whose other end goes to the program, and with a soft limit on open files if it is not to be ours. Blocks until the program is
+/// Spawns with an output pipe, whose other end goes to the program. Blocks until the program is
 /// executed or failed to be.
 pub(super) fn spawn(
     launch: &Launch,
     (output, theirs): (OutputPipe, OwnedFd),
     listener: Option<OwnedFd>,
-    open_files: Option<u64>,
+    wishes: Wishes,
 ) -> io::Result<Spawned> {
-    let legacy = sys::Legacy { output: theirs, listener, open_files };
-    let spawned = children::spawn_registered(|| {
-        let pid = sys::spawn(launch, legacy)?;
-        open(pid).map(|pidfd| (pid, pidfd))
-    });
-    let (pid, pidfd) = spawned.inspect_err(|_| {
+    let spawned = start(launch, theirs, listener, wishes);
+    let (pid, pidfd, ear) = spawned.inspect_err(|_| {
         // Nobody prints, and the first failure is the one to tell.
         let _ = OutputPipe::remove(output.path());
     })?;
-    Ok(Spawned { pid, pidfd, output })
+    Ok(Spawned { pid, pidfd, output, ear })
+}
+
+fn start(
+    launch: &Launch,
+    output: OwnedFd,
+    listener: Option<OwnedFd>,
+    Wishes { open_files, no_new_privs, heard }: Wishes,
+) -> io::Result<(Pid, OwnedFd, Option<Parts>)> {
+    // Made before: with the filter there is no way back.
+    let (mut ours, mut theirs) = (None, None);
+    if let Some(advance) = heard {
+        let ((near, socket), letter) = (advance::pair()?, Letter::create()?);
+        theirs = Some(sys::Ear { socket, letter: letter.try_clone()?, advance });
+        ours = Some((near, letter));
+    }
+    let legacy = sys::Legacy { output, listener, open_files, no_new_privs, ear: theirs };
+    let mut deaf = None;
+    let (pid, pidfd) = children::spawn_registered(|| {
+        let started = sys::spawn(launch, legacy)?;
+        deaf = started.deaf;
+        open(started.pid).map(|pidfd| (started.pid, pidfd))
+    })?;
+    let ear = match (ours, deaf) {
+        (Some((near, letter)), None) => {
+            let notices = take(&near).inspect_err(|_| {
+                // It could never listen. An error means that it has ended.
+                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+            })?;
+            Some(Parts { notices, letter })
+        }
+        (Some(_), Some(why)) => {
+            tracing::debug!(pid, %why, "the kernel does not tell when this app listens");
+            None
+        }
+        (None, _) => None,
+    };
+    Ok((pid, pidfd, ear))
+}
+
+/// The descriptor that the child has sent before it executed.
+fn take(socket: &OwnedFd) -> io::Result<OwnedFd> {
+    let (_, descriptors) = advance::receive(socket, &mut [0])?;
+    // As if there were too many open.
+    let none = || io::Error::from_raw_os_error(libc::EMFILE);
+    descriptors.into_iter().next().ok_or_else(none)
 }
 
 /// Nobody has waited for the child yet, so the pid is still its own.

@@ -1,5 +1,5 @@
-//! The one place with unsafe code: a program's start, and the registration of descriptors that we
-//! own.
+//! The one place with unsafe code: a program's start, the filter that tells of its listen(2), and the
+//! registration of descriptors that we own.
 //!
 //! A program is started as posix_spawn(3) does it: the child borrows our memory until it executes
 //! (clone(2) with `CLONE_VM | CLONE_VFORK`), so that nothing is copied however large we are.
@@ -14,7 +14,7 @@ use std::{
     io, mem,
     ops::Range,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     ptr,
@@ -22,7 +22,13 @@ use std::{
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{launch::Launch, procfs::Pid};
+use super::{advance::Advance, launch::Launch, procfs::Pid};
+
+mod filter;
+pub(super) mod notices;
+mod signals;
+
+pub(crate) use self::signals::{SIGNAL_INFO, hold_signals, signal_descriptor};
 
 /// The first descriptor that `sd_listen_fds(3)` looks at.
 const LISTEN_FDS_START: i32 = 3;
@@ -31,8 +37,6 @@ const LISTEN_PID: &[u8] = b"LISTEN_PID=0000000000";
 const DIGITS_AT: usize = 11;
 /// Stack of the child until it executes: far more than its few calls need.
 const STACK: usize = 64 * 1024;
-/// Bytes that tell of one signal, signalfd(2).
-pub(crate) const SIGNAL_INFO: usize = size_of::<libc::signalfd_siginfo>();
 /// Signals there are, and one.
 const SIGNALS: c_int = 65;
 
@@ -44,6 +48,27 @@ pub(super) struct Legacy {
     pub(super) listener: Option<OwnedFd>,
     /// Soft limit on open files, if not ours.
     pub(super) open_files: Option<u64>,
+    /// Whether it can gain no privileges.
+    pub(super) no_new_privs: bool,
+    /// If there is to be a filter that tells of listen(2).
+    pub(super) ear: Option<Ear>,
+}
+
+/// Where the descriptor of a filter is sent to.
+pub(super) struct Ear {
+    /// To us.
+    pub(super) socket: OwnedFd,
+    /// What goes with it to whoever keeps it besides us.
+    pub(super) letter: OwnedFd,
+    pub(super) advance: Advance,
+}
+
+/// A program that was started.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) pid: Pid,
+    /// Why there is no filter, if there was to be one.
+    pub(super) deaf: Option<io::Error>,
 }
 
 /// What is executed in the child, complete before it begins: there, nothing may be allocated.
@@ -59,6 +84,8 @@ struct Image {
     legacy: Legacy,
     /// Why the program was not executed, errno(3); 0 if it was.
     error: c_int,
+    /// Why there is no filter, likewise.
+    deaf: c_int,
 }
 
 /// Makes readiness of a descriptor awaitable.
@@ -71,7 +98,7 @@ pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// Starts the program in a session of its own, with standard input from nowhere and no
 /// descriptor of ours but those of `legacy`. Returns when it is executed, or failed to be.
-pub(super) fn spawn(launch: &Launch, legacy: Legacy) -> io::Result<Pid> {
+pub(super) fn spawn(launch: &Launch, legacy: Legacy) -> io::Result<Started> {
     let mut image = Image::build(launch, legacy)?;
     let mut stack = vec![0_u128; STACK / size_of::<u128>()];
     let image_at: *mut Image = &raw mut image;
@@ -94,9 +121,13 @@ pub(super) fn spawn(launch: &Launch, legacy: Legacy) -> io::Result<Pid> {
         pid
     };
     // SAFETY: `image` is alive. The child wrote through the pointer, unseen by the compiler.
-    let error = unsafe { ptr::read_volatile(&raw const (*image_at).error) };
+    let (error, deaf) = unsafe {
+        let (error, deaf) = (&raw const (*image_at).error, &raw const (*image_at).deaf);
+        (ptr::read_volatile(error), ptr::read_volatile(deaf))
+    };
     if error == 0 {
-        return Pid::try_from(pid).map_err(io::Error::other);
+        let deaf = (deaf != 0).then(|| io::Error::from_raw_os_error(deaf));
+        return Ok(Started { pid: Pid::try_from(pid).map_err(io::Error::other)?, deaf });
     }
     // SAFETY: waitpid takes a null status. The child is ours, and nobody else knows of it.
     unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
@@ -166,43 +197,6 @@ pub(super) fn page_out(process: &OwnedFd, range: Range<usize>) -> io::Result<()>
     if advised < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Blocks these signals and no others, in this thread and those that it starts from here on.
-pub(crate) fn hold_signals(signals: &[c_int]) -> io::Result<()> {
-    let mask = mask(signals);
-    // SAFETY: a mask on the stack.
-    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask, ptr::null_mut()) } {
-        0 => Ok(()),
-        error => Err(io::Error::from_raw_os_error(error)),
-    }
-}
-
-/// Where signals that are blocked can be read, in pieces of [`SIGNAL_INFO`] bytes.
-pub(crate) fn signal_descriptor(signals: &[c_int]) -> io::Result<AsyncFd<OwnedFd>> {
-    let mask = mask(signals);
-    // SAFETY: a mask on the stack. What signalfd gives is a new descriptor, which is ours alone.
-    let descriptor = unsafe {
-        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
-        let descriptor = libc::signalfd(-1, &raw const mask, flags);
-        if descriptor < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(descriptor)
-    };
-    watch(descriptor)
-}
-
-fn mask(signals: &[c_int]) -> libc::sigset_t {
-    // SAFETY: a mask on the stack; sigaddset refuses what is no signal.
-    unsafe {
-        let mut mask = mem::zeroed();
-        libc::sigemptyset(&raw mut mask);
-        for signal in signals {
-            libc::sigaddset(&raw mut mask, *signal);
-        }
-        mask
-    }
-}
-
 /// Where the child begins.
 extern "C" fn begin(image: *mut c_void) -> c_int {
     // SAFETY: `spawn` passes an `Image` that nobody else uses until we have executed or exited.
@@ -248,6 +242,7 @@ impl Image {
             input: File::open("/dev/null")?,
             legacy,
             error: 0,
+            deaf: 0,
         })
     }
 
@@ -271,6 +266,9 @@ impl Image {
             if libc::setsid() >= 0
                 && libc::chdir(self.directory.as_ptr()) == 0
                 && self.take_descriptors()
+                && self.give_up_privileges()
+                // Before the limit, which may leave no room for its descriptor.
+                && self.offer_ear()
                 && self.take_limit()
             {
                 let mut none = mem::zeroed();
@@ -299,6 +297,36 @@ impl Image {
                 }
             }
         })
+    }
+
+    /// # Safety
+    /// For the calling process and its descendants, for ever.
+    unsafe fn give_up_privileges(&self) -> bool {
+        // SAFETY: numbers alone.
+        !self.legacy.no_new_privs
+            || unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } == 0
+    }
+
+    /// Has the kernel tell of listen(2) where it can; where it cannot, the start goes on without.
+    ///
+    /// # Safety
+    /// As for [`filter::install`].
+    unsafe fn offer_ear(&mut self) -> bool {
+        let Some(Ear { socket, letter, advance }) = &self.legacy.ear else { return true };
+        // SAFETY: whoever gets the descriptor keeps it.
+        match unsafe { filter::install() } {
+            Ok(descriptor) => {
+                if let Some(keeper) = &advance.socket {
+                    // Where that is full or gone, it is told later.
+                    filter::send(keeper, &advance.words, &[descriptor, letter.as_raw_fd()]);
+                }
+                filter::send(socket, b".", &[descriptor])
+            }
+            Err(error) => {
+                self.deaf = error;
+                true
+            }
+        }
     }
 
     /// # Safety

@@ -25,7 +25,10 @@ use super::{
 use crate::protocol::{
     APPS_AT_ONCE, Answer, FromControl, Role, TRUSTED_LIMITS, ToControl, VERSION, Wish,
 };
-use crate::{driver::Custody, message::Generation};
+use crate::{
+    driver::{Custody, advance},
+    message::Generation,
+};
 
 /// The control process, and what is kept for it.
 #[derive(Debug, Default)]
@@ -236,7 +239,16 @@ impl Hub {
         for number in self.taking_part() {
             self.introduce(number);
         }
-        self.office.tell(&ToControl::Begin);
+        match advance::pair() {
+            Ok((ours, theirs)) => {
+                self.office.tell_with(&ToControl::Begin, vec![Arc::new(theirs)]);
+                self.desk.put_advances(Some(Arc::new(ours)));
+            }
+            Err(error) => {
+                tracing::error!(%error, "apps that start when doorbell is killed may fail");
+                self.office.tell(&ToControl::Begin);
+            }
+        }
         self.office.hand_over_custody();
     }
 
@@ -285,6 +297,7 @@ impl Hub {
 
     fn control_gone(&mut self, error: Option<io::Error>) {
         let Some(peer) = self.office.peer.take() else { return };
+        self.desk.put_advances(None);
         self.office.is_open = false;
         self.office.due = None;
         self.office.put.clear();

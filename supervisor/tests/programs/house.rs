@@ -56,6 +56,7 @@ impl House {
             parallel_starts,
             open_files: Some(OPEN_FILES),
             group: None,
+            has_custodian: false,
             lock: None,
         })
         .unwrap();
