@@ -354,12 +354,13 @@ pub fn app_dir() -> PathBuf {
 }
 
 /// A port that nobody listens on, outside of the range that the system picks from for outgoing
-/// connections, so that no other test's connection takes it meanwhile.
+/// connections, so that no other test's connection takes it meanwhile, and from that which Doorbell
+/// picks from for apps.
 #[must_use]
 pub fn free_port() -> u16 {
     use std::sync::atomic::{AtomicU16, Ordering};
     const FIRST: u16 = 10_000;
-    const RANGE: u16 = 20_000;
+    const RANGE: u16 = 10_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = u16::try_from(std::process::id() * 61 % u32::from(RANGE)).unwrap_or(0);
     loop {
