@@ -15,7 +15,8 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::spec::{
-    AppTimeouts, BackOffSpec, OutputSpec, ProcessSpec, ReadySpec, StopSpec, Template,
+    AppTimeouts, BackOffSpec, OutputSpec, ProcessSpec, ReadySpec, ResourceSpec, StopSpec, Template,
+    UserSpec,
 };
 
 /// Entries of a pool that are looked through at once for values that nobody has any more.
@@ -87,7 +88,9 @@ internable!(
     OutputSpec,
     ProcessSpec,
     ReadySpec,
+    ResourceSpec,
     StopSpec,
+    UserSpec,
     Vec<Template>,
     BTreeMap<String, Template>,
 );

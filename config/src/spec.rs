@@ -18,8 +18,10 @@ use crate::{
 
 mod default;
 mod display;
+mod resources;
 mod template;
 
+pub use resources::{MilliCores, ResourceSpec, UserSpec};
 pub use template::{Placeholder, PlaceholderValues, Template, TemplatePart};
 
 /// One complete, valid configuration: the server's own settings and every app.
@@ -243,6 +245,10 @@ pub struct ProcessSpec {
     pub back_off: Interned<BackOffSpec>,
     /// How its output is kept.
     pub logs: Interned<OutputSpec>,
+    /// What it may take of the machine.
+    pub resources: Interned<ResourceSpec>,
+    /// Whom it runs as; `None` is who runs Doorbell.
+    pub user: Option<Interned<UserSpec>>,
 }
 
 /// When an app starts.

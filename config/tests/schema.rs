@@ -76,6 +76,7 @@ fn mistakes_of_form_are_not_valid() {
         "odd_keys",
         "secrets_are_not_shown",
         "unknown_keys",
+        "users",
         "words",
         "wrong_types",
     ];

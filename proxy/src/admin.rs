@@ -22,6 +22,7 @@ use axum::{
     routing::{get, post},
 };
 use doorbell_config::spec::ListenAddr;
+use doorbell_supervisor::machine::Ability;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::Semaphore,
@@ -149,9 +150,14 @@ fn for_operators(admin: Arc<Admin>) -> Router {
         .route("/v1/apps/{id}", get(apps::show))
         .route("/v1/apps/{id}/logs", get(logs::read))
         .route("/v1/apps/{id}/{verb}", post(apps::operate))
+        .route("/v1/machine", get(machine))
         .route("/v1/reload", post(reload))
         .route("/v1/upgrade", post(upgrade))
         .with_state(admin)
+}
+
+async fn machine(State(admin): State<Arc<Admin>>) -> Json<Vec<Ability>> {
+    Json(admin.house.link.abilities())
 }
 
 fn open_routes() -> Router<Arc<Admin>> {

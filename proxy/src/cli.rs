@@ -6,6 +6,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 mod client;
 mod control;
+mod doctor;
 mod documents;
 mod screen;
 mod table;
@@ -105,6 +106,16 @@ enum Verb {
     Enable(AppArg),
     /// Stop an app and refuse its requests until `enable`; outlives restarts
     Disable(AppArg),
+    /// Tell what this machine lets doorbell do, how it is done, and what would do better
+    ///
+    /// Asks the running doorbell; without one, tells what would hold for one that is started here.
+    Doctor {
+        /// For machines
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: SocketArg,
+    },
     /// Show an app's output
     Logs {
         /// The app's id
@@ -185,6 +196,7 @@ pub fn run() -> anyhow::Result<u8> {
         Verb::Restart(app) => app.operate("restart"),
         Verb::Enable(app) => app.operate("enable"),
         Verb::Disable(app) => app.operate("disable"),
+        Verb::Doctor { json, socket } => doctor::doctor(&socket.find()?, json),
         Verb::Logs { app, follow, lines, socket } => {
             control::logs(&socket.find()?, &app, follow, lines)
         }

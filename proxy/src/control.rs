@@ -209,7 +209,8 @@ async fn hear_out(
     let mut beginning = Beginning::default();
     while let Some((message, with)) = next(receiver).await? {
         match message {
-            ToControl::Welcome { number, server, kept, upgraded_to } => {
+            ToControl::Welcome { number, server, kept, upgraded_to, abilities } => {
+                house.link.learn_abilities(abilities);
                 if upgraded_to.is_some() {
                     house.link.is_counted_on();
                 }

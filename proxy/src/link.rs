@@ -13,6 +13,7 @@ use arc_swap::ArcSwapOption;
 use doorbell_config::{name::AppId, spec::AppSpec};
 use doorbell_supervisor::{
     OperateError,
+    machine::Ability,
     message::{Snapshot, Usage, Verb},
     protocol::{APPS_AT_ONCE, Answer, FromControl, Wish},
     wire::Sender,
@@ -29,6 +30,7 @@ pub struct Link {
     snapshots: RwLock<HashMap<AppId, Arc<Snapshot>>>,
     /// What earlier supervisors counted.
     earlier: Mutex<Counted>,
+    abilities: Mutex<Vec<Ability>>,
 }
 
 /// Cold starts by app: those that became ready, and those that failed.
@@ -127,6 +129,17 @@ impl Link {
     #[must_use]
     pub fn snapshot(&self, app: &AppId) -> Option<Arc<Snapshot>> {
         self.snapshots.read().unwrap_or_else(PoisonError::into_inner).get(app).cloned()
+    }
+
+    /// Takes what the machine lets the supervisor do.
+    pub fn learn_abilities(&self, abilities: Vec<Ability>) {
+        *self.abilities.lock().unwrap_or_else(PoisonError::into_inner) = abilities;
+    }
+
+    /// What the machine lets the supervisor do.
+    #[must_use]
+    pub fn abilities(&self) -> Vec<Ability> {
+        self.abilities.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes news of an app.

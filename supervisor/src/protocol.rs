@@ -16,6 +16,7 @@ use doorbell_config::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    machine::Ability,
     message::{GateOrder, GateReport, Generation, Snapshot, Usage, Verb},
     supervisor::OperateError,
     wire::{Limits, MOST_DESCRIPTORS},
@@ -169,6 +170,9 @@ pub enum ToControl {
         /// The supervisor's version, if it came about by an upgrade.
         #[serde(default)]
         upgraded_to: Option<String>,
+        /// What the machine lets it do.
+        #[serde(default)]
+        abilities: Vec<Ability>,
     },
     /// Apps of the configuration that holds.
     Apps(Vec<Arc<AppSpec>>),

@@ -13,6 +13,7 @@ mod frost;
 mod h2c;
 mod house;
 mod http2;
+mod limits;
 mod observing;
 mod pool;
 mod processes;

@@ -77,6 +77,8 @@ impl ProcessSpec {
             stop: Interned::default(),
             back_off: Interned::default(),
             logs: Interned::default(),
+            resources: Interned::default(),
+            user: None,
         }
     }
 

@@ -42,6 +42,8 @@ pub(super) fn fingerprint(spec: &AppSpec) -> u64 {
     process.command.hash(&mut hasher);
     process.directory.hash(&mut hasher);
     process.env.hash(&mut hasher);
+    process.resources.hash(&mut hasher);
+    process.user.hash(&mut hasher);
     format!("{:?} {:?}", process.endpoint, process.ready.probe).hash(&mut hasher);
     let mut texts = process.command.iter().chain(process.env.values());
     if texts.any(|text| text.asks_for(Placeholder::BasePath)) {

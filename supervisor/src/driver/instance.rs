@@ -5,22 +5,27 @@
 
 use std::{
     io,
+    os::unix::fs::{chown, fchown},
     sync::{Arc, PoisonError},
     time::Duration,
 };
 
-use doorbell_config::spec::{Probe, ProcessSpec, StopSpec};
+use doorbell_config::spec::{EndpointSpec, Probe, ProcessSpec, StopSpec};
 use tokio::{
     sync::{Notify, mpsc, watch as channel},
     time::{Instant, sleep},
 };
 
 use super::{
-    Adoptee, Driver, Job, Leftovers, Note, Order, Report, Witness, adopt,
+    Adoptee, Driver, Job, Leftovers, Note, Order, Report, Witness,
+    account::{Account, AccountError},
+    adopt,
+    cgroup::Group,
     endpoint::{EndpointError, Place, create_private, socket_folder},
     launch::{Launch, LaunchError, Surroundings},
     mark::Mark,
     notify::NotifySocket,
+    outfit::Outfit,
     record::{Phase, Record},
     root::{Exit, Root},
     spawn::{self, Spawned},
@@ -72,7 +77,11 @@ enum SpawnError {
     Endpoint(#[from] EndpointError),
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    #[error("cannot execute {program}: {source}")]
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    #[error("cannot make its control group: {0}")]
+    Group(io::Error),
+    #[error("{program} {source}")]
     Execute { program: String, source: io::Error },
     #[error("cannot prepare the start: {0}")]
     Prepare(#[from] io::Error),
@@ -164,14 +173,15 @@ impl Instance {
         let spawning = tokio::task::spawn_blocking(move || {
             spawn_blocking(&shared, &ours, &process, path.as_deref())
         });
-        let (place, spawned, record) = spawning.await.map_err(io::Error::from)??;
+        let Prepared { place, spawned, record, group } =
+            spawning.await.map_err(io::Error::from)??;
         let spawned_at = Instant::now();
         let Spawned { pid, pidfd, output } = spawned;
         let root = Root::watch(pid, pidfd)?;
         let kept = adopt::keep(&output, notify.as_ref())?;
         let mark = Mark::of_instance(&driver.state_dir, &job.app.id, job.generation);
         let tree = Tree::of(pid, mark, output.identity());
-        *wires.witness.tree.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree);
+        wires.witness.is_of(tree, group);
         let spec = job.process()?;
         let stop = *spec.stop;
         let log = driver.logs.open(&job.app.id, *spec.logs);
@@ -199,6 +209,11 @@ impl Instance {
             Some((endpoint, _)) => self.serve(endpoint).await,
             None => {
                 self.tell(Note::Spawned(self.root.pid())).await;
+                for warning in
+                    self.job.process().map_or_else(|_| Vec::new(), |p| self.driver.unmet(p))
+                {
+                    self.tell(Note::Warning(warning)).await;
+                }
                 self.say(format!("started, pid {}", self.root.pid())).await;
                 match self.start().await {
                     Ok(endpoint) => self.serve(endpoint).await,
@@ -339,7 +354,7 @@ impl Instance {
                 Some(endpoint) => probe::accepts(endpoint).await,
             };
         if !goes_on {
-            return End::of(exit, self.spawned_at);
+            return End::of(exit, self.spawned_at).or_out_of_memory(self);
         }
         tracing::debug!(app = %self.job.app.id, "the first process left others to serve");
         match watch::all_gone(witness, scanner).await {
@@ -377,6 +392,9 @@ impl Instance {
         }
         let exit = self.root.exit().await;
         self.root.reap();
+        if let Some(group) = self.wires.witness.group() {
+            group.remove();
+        }
         self.capture.say(format!("{exit}")).await;
         self.capture.finish().await;
     }
@@ -413,6 +431,21 @@ impl End {
         Self::crashed("stopped accepting connections")
     }
 
+    /// The kernel may have had a reason to end it.
+    fn or_out_of_memory(self, instance: &Instance) -> Self {
+        let group = instance.wires.witness.group();
+        if !group.is_some_and(Group::ran_out_of_memory) {
+            return self;
+        }
+        let process = instance.job.process().ok();
+        let limit = process.and_then(|process| process.resources.memory);
+        let why = match limit {
+            Some(limit) => format!("needed more memory than its limit of {limit}"),
+            None => "was ended for want of memory: the machine has no more".to_owned(),
+        };
+        Self::crashed(format!("{why} ({})", self.reason))
+    }
+
     fn of(exit: Exit, since: Instant) -> Self {
         let failure = if exit.is_success() { Failure::Finished } else { Failure::Crashed };
         Self { failure, reason: format!("{exit} after {:.1} s", since.elapsed().as_secs_f64()) }
@@ -432,33 +465,63 @@ fn listen_for_notes(driver: &Driver, job: &Job) -> io::Result<NotifySocket> {
     NotifySocket::bind(driver.notify_path(&job.app.id, job.generation))
 }
 
+/// What there is of an instance once its program is executed.
+struct Prepared {
+    place: Place,
+    spawned: Spawned,
+    record: Record,
+    group: Group,
+}
+
 /// The part of a start that blocks: until the program is executed, or failed to be.
 fn spawn_blocking(
     driver: &Driver,
     job: &Job,
     process: &ProcessSpec,
     notify_socket: Option<&std::path::Path>,
-) -> Result<(Place, Spawned, Record), SpawnError> {
+) -> Result<Prepared, SpawnError> {
     let _starting = super::STARTING.read().unwrap_or_else(PoisonError::into_inner);
+    let account = process.user.as_deref().map(Account::find).transpose()?.flatten();
+    let owner = account.as_ref().map(|account| account.who.user);
     let sockets = socket_folder(&driver.run_dir(), &job.app.id);
     let probe = &process.ready.probe;
-    let mut place =
-        Place::prepare(process.endpoint, probe, &driver.ports, &sockets, job.generation)?;
-    let around = Surroundings { place: &place, notify_socket, state_dir: &driver.state_dir };
-    let launch = Launch::of(&job.app, process, job.generation, &around)?;
     create_private(&sockets)?;
     driver.let_through(&sockets)?;
+    if owner.is_some() && (process.endpoint == EndpointSpec::Socket || notify_socket.is_some()) {
+        driver.let_everybody_through(&sockets)?;
+    }
+    let mut place =
+        Place::prepare(process.endpoint, probe, &driver.ports, &sockets, job.generation, owner)?;
+    let state_dir = &driver.state_dir;
+    let around =
+        Surroundings { place: &place, notify_socket, state_dir, account: account.as_ref() };
+    let launch = Launch::of(&job.app, process, job.generation, &around)?;
     let output = OutputPipe::create(&driver.output_path(&job.app.id, job.generation))?;
-    let spawned = spawn::spawn(&launch, output, place.listener.take(), driver.open_files);
-    let spawned = spawned.map_err(|source| SpawnError::Execute {
-        program: launch.program.display().to_string(),
-        source,
+    if let Some(owner) = owner {
+        // It may want to open its own output again, as `/dev/stdout`.
+        fchown(&output.1, Some(owner), None)?;
+        if let Some(path) = notify_socket {
+            chown(path, Some(owner), None)?;
+        }
+    }
+    let may_freeze = process.idle_freeze_after.is_some();
+    let made = driver.cgroups.make(&job.app.id, job.generation, &process.resources, may_freeze);
+    let group = made.map_err(SpawnError::Group)?;
+    let outfit = Outfit {
+        listener: place.listener.take(),
+        limits: driver.limits(process),
+        groups: group.entrance().map_err(SpawnError::Group)?,
+        user: account.map(|account| account.who),
+    };
+    let spawned = spawn::spawn(&launch, output, outfit);
+    let spawned = spawned.inspect_err(|_| group.remove()).map_err(|source| {
+        SpawnError::Execute { program: launch.program.display().to_string(), source }
     })?;
     let (app, generation) = (job.app.id.clone(), job.generation);
     let record =
         Record::new(app, generation, spawned.pid, place.endpoint.clone(), job.fingerprint)?;
     driver.note(&record);
-    Ok((place, spawned, record))
+    Ok(Prepared { place, spawned, record, group })
 }
 
 /// The moments of a start.

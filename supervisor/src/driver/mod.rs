@@ -6,8 +6,12 @@
 //!
 //! Read [`instance`] first, then `tree` for what belongs to an instance and `stop` for how it ends.
 
+mod account;
 mod adopt;
+mod cgroup;
 pub(crate) mod children;
+mod clone_into;
+mod doctor;
 mod endpoint;
 mod freezer;
 mod instance;
@@ -16,6 +20,7 @@ mod leftover;
 mod listener;
 mod mark;
 mod notify;
+mod outfit;
 mod procfs;
 mod reclaim;
 mod record;
@@ -35,7 +40,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock, TryLockError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, TryLockError},
     time::Duration,
 };
 
@@ -43,7 +48,7 @@ use doorbell_config::{
     name::AppId,
     spec::{AppSpec, Backend, OutputSpec, ProcessSpec, StopSpec},
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getegid, getrlimit, setrlimit};
 use tokio::{
     sync::{Notify, mpsc, watch as channel},
     time::Instant,
@@ -53,6 +58,7 @@ pub use self::sys::keep_descriptors;
 pub(crate) use self::{
     adopt::{Adoptee, Custody},
     children::{adopt_strays, reap_strays},
+    doctor::look,
     endpoint::{create_private, share_folder, share_socket},
     leftover::Leftovers,
     procfs::{Process, Scanner, has_threads},
@@ -62,9 +68,14 @@ pub(crate) use self::{
     usage::Meter,
     watch::any_gone,
 };
-use self::{endpoint::Ports, tree::Tree};
+use self::{
+    cgroup::{Cgroups, Group},
+    endpoint::Ports,
+    tree::Tree,
+};
 use crate::{
     lifecycle::Failure,
+    machine::Ability,
     message::{Endpoint, Generation, Question, StartTimes},
     output::{Logs, Tail},
     probe::{LastLook, Pace},
@@ -83,6 +94,7 @@ pub(crate) struct Driver {
     logs: Logs,
     /// Soft limit on open files that instances get, if not ours.
     open_files: Option<u64>,
+    cgroups: Cgroups,
     /// The group of the other roles, where they are another user.
     group: Option<u32>,
     /// What another process kept open for instances of an earlier supervisor.
@@ -162,6 +174,7 @@ pub(crate) struct Witness {
     tail: Arc<Tail>,
     last_look: LastLook,
     tree: Mutex<Option<Tree>>,
+    group: OnceLock<Group>,
 }
 
 impl Driver {
@@ -172,6 +185,11 @@ impl Driver {
         group: Option<u32>,
         custodian: mpsc::Sender<Custody>,
     ) -> Self {
+        let cgroups = Cgroups::find(&cgroup::name_of(&state_dir));
+        cgroups.sweep();
+        for problem in cgroups.problems() {
+            tracing::debug!(problem, "control groups");
+        }
         Self {
             state_dir,
             ports: Arc::new(Ports::new()),
@@ -179,6 +197,7 @@ impl Driver {
             pace: Pace::default(),
             logs: Logs::new(log_dir),
             open_files,
+            cgroups,
             group,
             held: Mutex::default(),
             dead: Mutex::default(),
@@ -190,6 +209,11 @@ impl Driver {
     pub(crate) fn hand_back(&self, app: AppId, generation: Generation, held: Vec<OwnedFd>) {
         let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert((app, generation), held);
+    }
+
+    /// What holds here.
+    pub(crate) fn abilities(&self) -> Vec<Ability> {
+        doctor::abilities(&self.cgroups)
     }
 
     pub(crate) fn scanner(&self) -> Arc<Scanner> {
@@ -206,9 +230,12 @@ impl Driver {
         self.group.map_or(Ok(()), |group| share_folder(folder, group, 0o710))
     }
 
-    /// Lets the proxy connect to an app's socket, where it is another user.
+    /// Lets the proxy connect to an app's socket, where one of them is another user: even if we are
+    /// root, the proxy has nothing of what root may.
     fn let_connect(&self, endpoint: &Endpoint) {
-        if let (Some(group), Endpoint::Unix(path)) = (self.group, endpoint)
+        let Endpoint::Unix(path) = endpoint else { return };
+        let own = endpoint::is_of_another_user(path).then(|| getegid().as_raw());
+        if let Some(group) = self.group.or(own)
             && let Err(error) = share_socket(path, group)
         {
             tracing::error!(path = %path.display(), %error, "the proxy cannot connect to this app");
@@ -346,6 +373,18 @@ impl Handle {
 }
 
 impl Witness {
+    /// Says who the instance is.
+    fn is_of(&self, tree: Tree, group: Group) {
+        // It is said once.
+        let _ = self.group.set(group.clone());
+        *self.tree.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree.with(group));
+    }
+
+    /// Its control groups; `None` before it is spawned.
+    fn group(&self) -> Option<&Group> {
+        self.group.get()
+    }
+
     /// Looks at the instance's tree; `None` before it is spawned.
     fn with_tree<T>(&self, look: impl FnOnce(&mut Tree) -> T) -> Option<T> {
         self.tree.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(look)

@@ -7,7 +7,7 @@ use rustix::process::{
     PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid,
 };
 
-use super::{children, launch::Launch, procfs::Pid, sys};
+use super::{children, launch::Launch, outfit::Outfit, procfs::Pid, sys};
 use crate::output::OutputPipe;
 
 /// A process that runs, and is registered as ours to wait for.
@@ -19,15 +19,15 @@ pub(super) struct Spawned {
     pub(super) output: OutputPipe,
 }
 
-/// Spawns with an output pipe, whose other end goes to the program, and with a soft limit on open files if it is not to be ours. Blocks until the program is
-/// executed or failed to be.
+/// Spawns with an output pipe, whose other end goes to the program. Blocks until the program is executed
+/// or failed to be.
 pub(super) fn spawn(
     launch: &Launch,
     (output, theirs): (OutputPipe, OwnedFd),
-    listener: Option<OwnedFd>,
-    open_files: Option<u64>,
+    outfit: Outfit,
 ) -> io::Result<Spawned> {
-    let legacy = sys::Legacy { output: theirs, listener, open_files };
+    let Outfit { listener, limits, groups, user } = outfit;
+    let legacy = sys::Legacy { output: theirs, listener, limits, groups, user };
     let spawned = children::spawn_registered(|| {
         let pid = sys::spawn(launch, legacy)?;
         open(pid).map(|pidfd| (pid, pidfd))
