@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{
@@ -26,6 +27,7 @@ use doorbell_supervisor::machine::Ability;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::Semaphore,
+    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -41,6 +43,9 @@ mod operators;
 pub use self::operators::Strangers;
 pub mod status;
 
+/// For answers to observers, when nobody is accepted any more.
+const FOR_OBSERVERS: Duration = Duration::from_secs(2);
+
 /// What handlers work with.
 pub struct Admin {
     /// The configuration, and the ways to those who make it hold.
@@ -51,6 +56,7 @@ pub struct Admin {
     pub strangers: Strangers,
     stop: CancellationToken,
     tasks: TaskTracker,
+    observers: TaskTracker,
     /// What is answered on, to hand back to a supervisor that has lost its own.
     sockets: Mutex<Vec<(ListenAddr, Arc<OwnedFd>)>>,
     /// One metrics page is made at a time: of thousands of apps it is work.
@@ -67,6 +73,7 @@ impl Admin {
             strangers: Strangers::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            observers: TaskTracker::new(),
             sockets: Mutex::default(),
             page: Semaphore::new(1),
         }
@@ -78,11 +85,16 @@ impl Admin {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes no more requests, and waits for the answers that are under way.
+    /// Takes no more requests, and waits for the answers that are under way: for those to observers, who
+    /// may be anybody, a moment.
     pub async fn answered(&self) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.observers.close();
+        if timeout(FOR_OBSERVERS, self.observers.wait()).await.is_err() {
+            tracing::debug!("an observer takes too long to be waited for");
+        }
     }
 }
 
@@ -133,7 +145,9 @@ pub fn serve(admin: &Arc<Admin>, sockets: Vec<(ListenAddr, OwnedFd)>) -> io::Res
             }
             ListenAddr::Tcp(_) => {
                 let listener = TcpListener::from_std(socket.into())?;
-                tokio::spawn(observers::serve(listener, for_observers(Arc::clone(admin))));
+                let (stop, tasks) = (admin.stop.clone(), admin.observers.clone());
+                let app = for_observers(Arc::clone(admin));
+                admin.observers.spawn(observers::serve(listener, app, stop, tasks));
             }
         }
     }

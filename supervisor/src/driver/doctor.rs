@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{
-    cgroup::{Cgroups, Controller, Version},
+    cgroup::{Cgroups, Controller, Purpose, Version},
     reclaim,
 };
 use crate::machine::{Ability, Level};
@@ -15,7 +15,7 @@ const DELEGATE: &str = "run Doorbell as a systemd service with `Delegate=yes`, o
 /// What would hold for a supervisor in this process.
 pub(crate) fn look() -> Vec<Ability> {
     let name = format!("doorbell-doctor-{}", std::process::id());
-    abilities(&Cgroups::find(&name))
+    abilities(&Cgroups::find(&name, Purpose::Look))
 }
 
 /// What holds with these control groups.

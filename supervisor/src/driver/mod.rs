@@ -69,7 +69,7 @@ pub(crate) use self::{
     watch::any_gone,
 };
 use self::{
-    cgroup::{Cgroups, Group},
+    cgroup::{Cgroups, Group, Purpose},
     endpoint::Ports,
     tree::Tree,
 };
@@ -185,7 +185,7 @@ impl Driver {
         group: Option<u32>,
         custodian: mpsc::Sender<Custody>,
     ) -> Self {
-        let cgroups = Cgroups::find(&cgroup::name_of(&state_dir));
+        let cgroups = Cgroups::find(&cgroup::name_of(&state_dir), Purpose::Use);
         cgroups.sweep();
         for problem in cgroups.problems() {
             tracing::debug!(problem, "control groups");

@@ -16,6 +16,15 @@ use super::{Cgroups, Controller, Folder, Version, make_folder, write};
 /// Where we are ourselves, beside the apps, if we had to make room.
 const ROLES: &str = "roles";
 
+/// What groups are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::driver) enum Purpose {
+    /// To make some, and to make room for them where that is needed.
+    Use,
+    /// To say what there is: nothing is left changed.
+    Look,
+}
+
 /// A mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mount {
@@ -29,7 +38,7 @@ struct Mount {
 
 impl Cgroups {
     /// Looks where groups can be made, and makes a folder of this name there.
-    pub(crate) fn find(name: &str) -> Self {
+    pub(crate) fn find(name: &str, purpose: Purpose) -> Self {
         let mut found = Self::default();
         let (mounts, own) = match (read("/proc/self/mountinfo"), read("/proc/self/cgroup")) {
             (Ok(mounts), Ok(own)) => (mounts, own),
@@ -43,7 +52,7 @@ impl Cgroups {
             found.problems.push("no control groups are mounted".to_owned());
         }
         for mount in mounts.iter().filter(|mount| mount.version == Version::Two).take(1) {
-            found.add_unified(mount, &own, name);
+            found.add_unified(mount, &own, name, purpose);
         }
         for mount in mounts.iter().filter(|mount| mount.version == Version::One) {
             found.add_legacy(mount, &own, name);
@@ -51,7 +60,7 @@ impl Cgroups {
         found
     }
 
-    fn add_unified(&mut self, mount: &Mount, own: &str, name: &str) {
+    fn add_unified(&mut self, mount: &Mount, own: &str, name: &str, purpose: Purpose) {
         let Some(base) = mount.own_folder(own, None) else {
             let problem = "our own control group is not among those that are mounted";
             return self.problems.push(problem.to_owned());
@@ -70,7 +79,11 @@ impl Cgroups {
             if !available.split_ascii_whitespace().any(|one| one == controller.name()) {
                 continue;
             }
-            match hand_on(&base, &path, controller) {
+            let handed = match purpose {
+                Purpose::Use => hand_on(&base, &path, controller),
+                Purpose::Look => could_hand_on(&base, controller),
+            };
+            match handed {
                 Ok(()) => controllers.push(controller),
                 Err(problem) => self.problems.push(problem),
             }
@@ -102,14 +115,29 @@ fn hand_on(base: &Path, ours: &Path, controller: Controller) -> Result<(), Strin
         handed = write(base, file, &order);
     }
     handed.and_then(|()| write(ours, file, &order)).map_err(|error| match error.kind() {
-        io::ErrorKind::ResourceBusy => format!(
-            "{} is not limited by version 2: control group {} holds other processes; run Doorbell as a \
-             service of its own (systemd: `Delegate=yes`)",
-            controller.name(),
-            base.display()
-        ),
+        io::ErrorKind::ResourceBusy => shared(base, controller),
         _ => error.to_string(),
     })
+}
+
+fn shared(base: &Path, controller: Controller) -> String {
+    let (name, base) = (controller.name(), base.display());
+    format!("{name} is not limited by version 2: control group {base} holds other processes")
+}
+
+/// The same without doing it.
+fn could_hand_on(base: &Path, controller: Controller) -> Result<(), String> {
+    let holds = |file: &str, what: &str| {
+        let text = fs::read_to_string(base.join(file)).unwrap_or_default();
+        text.split_ascii_whitespace().any(|one| one == what)
+    };
+    let own = std::process::id().to_string();
+    let inhabitants = fs::read_to_string(base.join("cgroup.procs")).unwrap_or_default();
+    let is_ours = inhabitants.lines().all(|pid| pid == own);
+    // Only the group of all has no events.
+    let is_root = !base.join("cgroup.events").exists();
+    let could = holds("cgroup.subtree_control", controller.name()) || is_ours || is_root;
+    could.then_some(()).ok_or_else(|| shared(base, controller))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,10 @@ use std::{
 
 use doorbell_config::{name::AppId, spec::ResourceSpec};
 
-pub(super) use self::group::{Entrance, Group};
+pub(super) use self::{
+    find::Purpose,
+    group::{Entrance, Group},
+};
 use super::endpoint::base36;
 use crate::message::Generation;
 
