@@ -20,6 +20,15 @@ def eat(mebibytes):
     return f"ate {len(eaten)}"
 
 
+KEPT = []
+
+
+def keep(mebibytes):
+    """Eats, and does not let go."""
+    KEPT.extend(os.urandom(1 << 20) for _ in range(int(mebibytes)))
+    return f"kept {len(KEPT)}"
+
+
 def fork(most):
     """As many children as there can be; tells how many, and ends them."""
     children = []
@@ -78,13 +87,14 @@ def whoami(_):
 
 
 def reopen(_):
-    with open("/dev/stdout", "w") as output:
+    with open("/proc/self/fd/1", "w") as output:
         print("written anew", file=output)
     return "ok"
 
 
 DEEDS = {
     "eat": eat,
+    "keep": keep,
     "fork": fork,
     "hide": hide,
     "spin": spin,

@@ -134,6 +134,33 @@ fn nothing_is_left_of_frozen_apps_at_the_end() {
     assert!(process_state(pid).is_empty());
 }
 
+/// Memory of a process that is in no swap, in MiB.
+fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    kib.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) / 1024
+}
+
+#[test]
+fn the_memory_of_a_frozen_app_goes_where_there_is_swap() {
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let greedy = "[app.app]\nhosts = [\"app.test\"]\ndirectory = \"/\"\n\
+                  command = [\"/usr/bin/python3\", \"{apps}/greedy.py\"]\nlimits = { memory = \"200MiB\" }\n\
+                  idle = { freeze_after = \"1s\", stop_after = \"1h\" }\n";
+    let d = Doorbell::with(greedy);
+    assert_eq!(d.get("app.test", "/keep/100").text(), "kept 100");
+    let pid = d.app_pid("app").expect("a process");
+    d.wait_for_state("app", "frozen");
+    if swaps.lines().count() > 1 {
+        eventually("its memory is given back", || resident(pid) < 10);
+    } else {
+        assert!(resident(pid) > 100);
+    }
+    // It is the same, with all that it had.
+    assert_eq!(d.get("app.test", "/keep/1").text(), "kept 101");
+    assert_eq!(d.app_pid("app"), Some(pid));
+}
+
 #[test]
 fn requests_that_race_every_edge_are_answered_by_one_process() {
     const CLIENTS: usize = 4;
