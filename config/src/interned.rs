@@ -15,7 +15,7 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::spec::{
-    AppTimeouts, BackOffSpec, OutputSpec, ProcessSpec, ReadySpec, StopSpec, Template,
+    AppPages, AppTimeouts, BackOffSpec, OutputSpec, ProcessSpec, ReadySpec, StopSpec, Template,
 };
 
 /// Entries of a pool that are looked through at once for values that nobody has any more.
@@ -82,12 +82,14 @@ macro_rules! internable {
 }
 
 internable!(
+    AppPages,
     AppTimeouts,
     BackOffSpec,
     OutputSpec,
     ProcessSpec,
     ReadySpec,
     StopSpec,
+    String,
     Vec<Template>,
     BTreeMap<String, Template>,
 );

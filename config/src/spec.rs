@@ -18,8 +18,10 @@ use crate::{
 
 mod default;
 mod display;
+mod pages;
 mod template;
 
+pub use pages::{AppPages, OwnPages};
 pub use template::{Placeholder, PlaceholderValues, Template, TemplatePart};
 
 /// One complete, valid configuration: the server's own settings and every app.
@@ -62,6 +64,9 @@ pub struct ServerSpec {
     pub access_log: Option<AccessLogSpec>,
     /// Doorbell's own log.
     pub log: LogSpec,
+    /// Pages in the place of Doorbell's own, for apps that have none.
+    #[serde(default)]
+    pub pages: OwnPages,
 }
 
 /// Caps over all apps.
@@ -172,6 +177,12 @@ pub struct AppSpec {
     pub http2: bool,
     /// Whether `X-App` and `X-Hostname` from clients reach the app.
     pub client_app_headers: bool,
+    /// Whether visitors get the maintenance page instead of the app.
+    #[serde(default)]
+    pub maintenance: bool,
+    /// What browsers see in its place.
+    #[serde(default)]
+    pub pages: Interned<AppPages>,
 }
 
 /// Which requests are for an app.

@@ -15,13 +15,15 @@ use doorbell_supervisor::message::{Endpoint, StartTimes};
 
 use crate::{
     access_log::AccessRecord,
-    answer::Answer,
-    app::Table,
+    answer::{Answer, Place, Rendered},
+    app::{App, Table},
+    bulletin::Bulletin,
     forward::{Passage, Rules, new_request_id},
-    gate::{Entry, Lease},
+    gate::{Denial, Entry, Lease},
     head::{Reader, RequestHead},
     http2,
     metrics::{InFlight, RequestFigures},
+    navigation::is_navigation,
     patience::Pace,
     shared::Shared,
     transport::ConnFacts,
@@ -159,17 +161,29 @@ impl Exchange {
         let since = Instant::now();
         // One budget for all the waiting a request does, retries included.
         let budget = matched.app.spec.timeouts.hold.saturating_sub(self.passing.held);
+        let patience = self.patience_of_a_browser(&matched.app).filter(|some| *some < budget);
+        let denied = |denial| match denial {
+            Denial::HoldDeadline if patience.is_some() => Answer::Waiting(matched.app.waiting()),
+            denial => Answer::Denied(denial),
+        };
         let outcome = tokio::select! {
             biased;
             // Looked at first: a lease that comes as the client leaves is given back unused.
             () = left => Err(Answer::ClientLeft),
-            outcome = place.lease(budget) => outcome.map_err(Answer::Denied),
+            outcome = place.lease(patience.unwrap_or(budget)) => outcome.map_err(denied),
         };
         self.passing.held += since.elapsed();
         let lease = outcome?;
         self.passing.start = lease.instance().started;
         self.lease = Some(lease);
         Ok(())
+    }
+
+    /// How long a browser that goes to a page waits before it is shown that the app starts. It has left
+    /// the line then; the start goes on.
+    fn patience_of_a_browser(&self, app: &App) -> Option<Duration> {
+        let after = app.spec.pages.waiting_after?;
+        is_navigation(&self.head).then(|| after.saturating_sub(self.passing.held))
     }
 
     /// Waits a little before the app is tried again, longer each time, as part of the time that the
@@ -278,6 +292,25 @@ impl Exchange {
     pub fn request_id(&self) -> String {
         let id = self.passage.as_ref().map(|passage| passage.request_id().to_owned());
         id.unwrap_or_else(new_request_id)
+    }
+
+    /// What becomes of its app's start, for a waiting page.
+    ///
+    /// # Errors
+    /// Our own answer, when too many listen.
+    pub fn bulletin(&self) -> Result<Bulletin, Answer> {
+        let matched = self.matched.as_ref().ok_or(Answer::NoRoute)?;
+        Bulletin::open(&matched.app)
+    }
+
+    /// An answer of ours, as this client gets it.
+    #[must_use]
+    pub fn render(&self, answer: &Answer) -> Rendered {
+        let app = self.matched.as_ref().map(|matched| &*matched.app.spec);
+        let place = Place { server: &self.table.server, app };
+        let mut rendered = answer.render(Some(&self.head), &self.request_id(), Some(place));
+        rendered.fields.extend(self.server_timing().map(|timing| ("server-timing", timing)));
+        rendered
     }
 
     /// Counts and logs the request, with the status that was sent.

@@ -35,7 +35,26 @@ pub const RETURNING_LIMITS: Limits = Limits { text: 64 * 1024, descriptors: MOST
 pub const TRUSTED_LIMITS: Limits =
     Limits { text: 256 * 1024 * 1024, descriptors: MOST_DESCRIPTORS };
 /// Apps of one message.
-pub const APPS_AT_ONCE: usize = 500;
+const APPS_AT_ONCE: usize = 500;
+/// Bytes of their pages, less than what a frame holds also where each byte is escaped.
+const PAGES_AT_ONCE: usize = 16 * 1024 * 1024;
+
+/// Cuts apps into portions that fit into a message each.
+pub fn portions(apps: &[Arc<AppSpec>]) -> impl Iterator<Item = &[Arc<AppSpec>]> {
+    let mut rest = apps;
+    std::iter::from_fn(move || {
+        let mut pages = 0;
+        let fits = |app: &&Arc<AppSpec>| {
+            pages += app.pages.own.size();
+            pages <= PAGES_AT_ONCE
+        };
+        let most = &rest[..rest.len().min(APPS_AT_ONCE)];
+        let portion = most.iter().take_while(fits).count().max(1).min(most.len());
+        let (first, later) = rest.split_at(portion);
+        rest = later;
+        (!first.is_empty()).then_some(first)
+    })
+}
 
 /// How words end of what is not possible yet, and will be.
 pub const IN_A_MOMENT: &str = "try again in a moment";

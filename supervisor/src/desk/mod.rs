@@ -15,6 +15,7 @@ mod define;
 mod effects;
 mod line;
 mod operate;
+mod phases;
 mod progress;
 mod state_dir;
 mod timers;

@@ -23,7 +23,7 @@ use super::{
     switchboard::Number,
 };
 use crate::protocol::{
-    APPS_AT_ONCE, Answer, FromControl, Role, TRUSTED_LIMITS, ToControl, VERSION, Wish,
+    Answer, FromControl, Role, TRUSTED_LIMITS, ToControl, VERSION, Wish, portions,
 };
 use crate::{driver::Custody, message::Generation};
 
@@ -218,7 +218,7 @@ impl Hub {
         let upgraded_to = is_upgraded.then(|| env!("CARGO_PKG_VERSION").to_owned());
         peer.tell(&ToControl::Welcome { number, server, kept, upgraded_to });
         let latest: Vec<_> = self.catalog.latest().cloned().collect();
-        for apps in latest.chunks(APPS_AT_ONCE) {
+        for apps in portions(&latest) {
             peer.tell(&ToControl::Apps(apps.to_vec()));
         }
         let rejected = self.catalog.rejected();
