@@ -320,6 +320,19 @@ pub enum StartPhase {
     Ready,
 }
 
+impl StartPhase {
+    /// What was being waited for, in words for operators.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Queued => "queued: in the line for a start",
+            Self::Spawn => "spawn: running its program",
+            Self::Listen => "listen: until it listens",
+            Self::Ready => "ready: until it answers as wanted",
+        }
+    }
+}
+
 /// What visitors may know of a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartProgress {

@@ -14,6 +14,7 @@ mod h2c;
 mod house;
 mod http2;
 mod observing;
+mod pages;
 mod pool;
 mod processes;
 mod real_apps;

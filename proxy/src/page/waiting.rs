@@ -13,7 +13,7 @@ use super::{Page, Parts, escape};
 const STYLE: &str = include_str!("waiting.css");
 const SCRIPT: &str = include_str!("waiting.js");
 /// What people see of the phases, in order.
-const STEPS: [&str; 3] = ["In line", "Starting", "Last checks"];
+const STEPS: [&str; 3] = ["In line", "Starting", "Checking"];
 /// Seconds between two looks of a browser without scripts.
 const SELDOM: u64 = 5;
 const UNKNOWN: u64 = 3;
@@ -119,15 +119,16 @@ impl Waiting {
             style: self.style().into(),
             class: if self.usual().is_some() { "known" } else { "unknown" },
             content: format!(
-                "<p id=\"words\" role=\"status\">{words}</p>\n<ol class=\"steps\">{steps}</ol>\n\
+                "<p id=\"words\" role=\"status\">{words}</p>\n\
                  <div class=\"bar\" aria-hidden=\"true\"><i></i></div>\n\
+                 <ol class=\"steps\">{steps}</ol>\n\
                  <p id=\"estimate\">{estimate}</p>\n\
                  <p id=\"again\" hidden><a href=\"\">Try again</a></p>"
             ),
             script: SCRIPT,
             small: format!(
                 "You need not do anything: this page opens by itself.\
-                 <noscript> It looks again every {look_again} {plural}.</noscript>"
+                 <noscript> It looks again in {look_again} {plural}.</noscript>"
             ),
         }
         .page()
