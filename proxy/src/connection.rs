@@ -186,9 +186,8 @@ impl Service {
             Err(answer) => return self.answer(stream, exchange, answer).await,
         };
         let head = clock::with_second(|second| Bulletin::http1_head(&second.http_date));
-        let is_head = exchange.head.method == http::Method::HEAD;
         let (mut is_there, mut sent_bytes) = (send(&mut stream, &head).await, 0);
-        while is_there && !is_head && !*self.shutdown.borrow() {
+        while is_there && !*self.shutdown.borrow() {
             let told = tokio::select! {
                 () = stream.left() => None,
                 told = bulletin.next() => told,

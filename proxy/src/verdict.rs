@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use doorbell_config::{route::RouteKind, spec::PrefixRule};
+use http::Method;
 
 use crate::{
     answer::Answer,
@@ -32,7 +33,7 @@ pub struct Matched {
 /// Decides.
 #[must_use]
 pub fn judge(table: &Table, head: &RequestHead) -> Verdict {
-    if let Some(page) = bulletin::page_of(head.path()) {
+    if let Some(page) = bulletin::page_of(head.path()).filter(|_| head.method == Method::GET) {
         let found = table.routes.lookup(head.host.as_deref(), page);
         let app = found.map(|found| Arc::clone(found.target));
         return match app {

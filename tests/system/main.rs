@@ -6,6 +6,7 @@
 mod absence;
 mod activation;
 mod adoption;
+mod browser;
 mod command_line;
 mod crowd;
 mod deaths;

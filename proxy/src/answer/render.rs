@@ -155,7 +155,23 @@ impl Reply {
         let may_try_again = self.retry_after.is_some() || matches!(self.status, 502 | 504);
         let id = if request_id.is_empty() { "" } else { " · request " };
         let small = format!("{}{id}{request_id}", self.status);
-        page::of_error(self.title(), self.detail, &small, may_try_again)
+        page::of_error(self.heading(), self.detail, &small, may_try_again)
+    }
+
+    /// What a page says first.
+    fn heading(&self) -> &'static str {
+        match self.code {
+            "not_found" => "Nothing here",
+            "maintenance" => "Back soon",
+            "disabled" => "Switched off",
+            "start_failed" => "It could not be started",
+            "start_timeout" => "It takes too long to start",
+            "queue_full" | "crowded" => "Too many at once",
+            "shutting_down" => "Just a moment",
+            "bad_gateway" => "No proper answer",
+            "gateway_timeout" => "No answer in time",
+            _ => self.title(),
+        }
     }
 
     /// The status in words.

@@ -90,9 +90,8 @@ pub(super) async fn write_bulletin(session: &mut Session, mut bulletin: Bulletin
     for (name, value) in Bulletin::fields() {
         response.insert_header(name, value)?;
     }
-    let is_head = session.req_header().method == http::Method::HEAD;
-    session.write_response_header(Box::new(response), is_head).await?;
-    while !is_head {
+    session.write_response_header(Box::new(response), false).await?;
+    loop {
         let told = tokio::select! {
             () = left(session) => return Ok(()),
             told = bulletin.next() => told,
