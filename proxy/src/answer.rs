@@ -5,9 +5,12 @@
 
 use std::time::Duration;
 
-use doorbell_supervisor::message::RefusalReason;
+use doorbell_config::name::AppId;
+use doorbell_supervisor::message::{Refusal, RefusalReason};
 
-use crate::{gate::Denial, head::HeadError, page::waiting::Waiting, transport::Trouble};
+use crate::{
+    gate::Denial, head::HeadError, page::waiting::Waiting, pass::Failure, transport::Trouble,
+};
 
 mod render;
 
@@ -34,6 +37,12 @@ pub enum Answer {
     Bulletin,
     /// The app is in maintenance.
     Maintenance,
+    /// A genuine link of an operator, for this app.
+    Link(AppId, String),
+    /// An operator has got a pass: this cookie, and where to go.
+    Entered(String, String),
+    /// Why the app cannot be started, for an operator.
+    Why(Box<Failure>, Refusal),
     /// The gate gave no lease.
     Denied(Denial),
     /// Too many connections are open.
@@ -94,6 +103,13 @@ impl Answer {
                 ..plain(503, "starting", "This application is starting.")
             },
             Self::Bulletin => plain(200, "bulletin", ""),
+            // What was not redeemed is nothing.
+            Self::Link(..) => plain(404, "not_found", "This link has been opened, or is too old."),
+            Self::Entered(_, location) => Reply {
+                location: Some(location.clone()),
+                ..plain(303, "entered", "You see why the application cannot be started.")
+            },
+            Self::Why(_, refusal) => denial_reply(&Denial::Refusal(refusal.clone())),
             Self::Maintenance => Reply {
                 retry_after: Some(MAINTENANCE),
                 ..plain(503, "maintenance", "This application is being worked on. It will be back.")

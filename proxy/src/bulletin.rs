@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use doorbell_supervisor::message::{Refusal, RefusalReason};
+use doorbell_supervisor::message::Refusal;
 use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
@@ -58,6 +58,8 @@ pub fn page_of(path: &str) -> Option<&str> {
 /// One stream.
 pub struct Bulletin {
     name: String,
+    /// Of somebody with a pass.
+    is_operators: bool,
     view: watch::Receiver<View>,
     next_sign: Instant,
     end: Instant,
@@ -73,7 +75,7 @@ impl Bulletin {
     ///
     /// # Errors
     /// Our own answer, when too many do.
-    pub fn open(app: &Arc<App>) -> Result<Self, Answer> {
+    pub fn open(app: &Arc<App>, is_operators: bool) -> Result<Self, Answer> {
         let place = Place::take(app).ok_or(Answer::Denied(Denial::QueueFull))?;
         let mut view = app.gate.listen();
         // What is now is the first that is told.
@@ -81,7 +83,7 @@ impl Bulletin {
         let now = Instant::now();
         let (next_sign, end) = (now + SIGN, now + LONGEST);
         let name = app.spec.name.clone();
-        Ok(Self { name, view, next_sign, end, is_over: false, _place: place })
+        Ok(Self { name, is_operators, view, next_sign, end, is_over: false, _place: place })
     }
 
     /// Header fields of the stream, but for framing.
@@ -146,23 +148,21 @@ impl Bulletin {
     }
 
     fn refused(&self, refusal: &Refusal) -> (&'static str, String) {
-        match refusal.reason {
-            RefusalReason::StartFailed
-            | RefusalReason::BackingOff
-            | RefusalReason::StartDeadline => {
-                let seconds = retry_after(refusal.retry_after);
-                let plural = if seconds == 1 { "" } else { "s" };
-                let data = serde_json::json!({
-                    "title": format!("{} could not be started", self.name),
-                    "words": "It is not you. Whoever runs it can see why.",
-                    "again": format!("Please try again in {seconds} second{plural}."),
-                });
-                ("failed", data.to_string())
-            }
-            RefusalReason::Disabled | RefusalReason::Removed | RefusalReason::ShuttingDown => {
-                ("changed", "{}".to_owned())
-            }
+        // An operator's page says why, which is not told here.
+        if self.is_operators {
+            return ("ready", "{}".to_owned());
         }
+        if !refusal.reason.is_failed_start() {
+            return ("changed", "{}".to_owned());
+        }
+        let seconds = retry_after(refusal.retry_after);
+        let plural = if seconds == 1 { "" } else { "s" };
+        let data = serde_json::json!({
+            "title": format!("{} could not be started", self.name),
+            "words": "It is not you. Whoever runs it can see why.",
+            "again": format!("Please try again in {seconds} second{plural}."),
+        });
+        ("failed", data.to_string())
     }
 }
 

@@ -105,6 +105,19 @@ enum Verb {
     Enable(AppArg),
     /// Stop an app and refuse its requests until `enable`; outlives restarts
     Disable(AppArg),
+    /// Print a link that shows your browser why an app cannot be started
+    ///
+    /// It works once, within ten minutes, and leaves a cookie for that app and eight hours. Visitors
+    /// without it see only that the app cannot be started.
+    Pass {
+        /// The app's id
+        app: String,
+        /// Scheme, host and port as your browser reaches the app, such as `https://blog.example.com`
+        #[arg(long, value_name = "URL")]
+        origin: Option<String>,
+        #[command(flatten)]
+        socket: SocketArg,
+    },
     /// Show an app's output
     Logs {
         /// The app's id
@@ -185,6 +198,9 @@ pub fn run() -> anyhow::Result<u8> {
         Verb::Restart(app) => app.operate("restart"),
         Verb::Enable(app) => app.operate("enable"),
         Verb::Disable(app) => app.operate("disable"),
+        Verb::Pass { app, origin, socket } => {
+            control::pass(&socket.find()?, &app, origin.as_deref())
+        }
         Verb::Logs { app, follow, lines, socket } => {
             control::logs(&socket.find()?, &app, follow, lines)
         }

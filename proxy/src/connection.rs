@@ -131,7 +131,10 @@ impl Service {
             Ok(()) if is_relayed => relay::run(self, stream, exchange).await,
             Ok(()) => self.forward(stream, exchange).await,
             Err(Answer::Bulletin) => self.inform(stream, exchange).await,
-            Err(answer) => self.answer(stream, exchange, answer).await,
+            Err(answer) => {
+                let answer = exchange.for_operators(answer).await;
+                self.answer(stream, exchange, answer).await
+            }
         }
     }
 

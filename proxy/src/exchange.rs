@@ -11,7 +11,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use doorbell_supervisor::message::{Endpoint, StartTimes};
+use doorbell_config::name::AppId;
+use doorbell_supervisor::message::{Endpoint, Refusal, StartTimes};
 
 use crate::{
     access_log::AccessRecord,
@@ -24,6 +25,7 @@ use crate::{
     http2,
     metrics::{InFlight, RequestFigures},
     navigation::is_navigation,
+    pass::{Question, Reply, desk::COOKIE, office::PASS},
     patience::Pace,
     shared::Shared,
     transport::ConnFacts,
@@ -112,7 +114,11 @@ impl Exchange {
     /// # Errors
     /// Our own answer, where there is none or the request is refused.
     pub fn judge(&mut self) -> Result<(), Answer> {
-        let (app, stripped, outcome) = match judge(&self.table, &self.head) {
+        let verdict = match self.shared.passes.link(&self.head) {
+            Some((app, link)) => Verdict::Answer(Answer::Link(app, link.to_owned()), None),
+            None => judge(&self.table, &self.head),
+        };
+        let (app, stripped, outcome) = match verdict {
             Verdict::Forward(matched) => (Some(matched.app), matched.stripped, Ok(())),
             Verdict::Answer(answer, app) => (app, 0, Err(answer)),
         };
@@ -300,7 +306,50 @@ impl Exchange {
     /// Our own answer, when too many listen.
     pub fn bulletin(&self) -> Result<Bulletin, Answer> {
         let matched = self.matched.as_ref().ok_or(Answer::NoRoute)?;
-        Bulletin::open(&matched.app)
+        Bulletin::open(&matched.app, self.pass().is_some())
+    }
+
+    /// What an operator with a link or a pass gets in an answer's place.
+    pub async fn for_operators(&self, answer: Answer) -> Answer {
+        let instead = if let Answer::Link(app, link) = &answer {
+            self.redeem(app, link).await
+        } else if let Answer::Denied(Denial::Refusal(refusal)) = &answer
+            && refusal.reason.is_failed_start()
+        {
+            self.why(refusal).await
+        } else {
+            None
+        };
+        instead.unwrap_or(answer)
+    }
+
+    async fn redeem(&self, app: &AppId, link: &str) -> Option<Answer> {
+        let app = self.table.routes.app(app.as_str())?;
+        let reply = self.shared.passes.ask(Question::Redeem(link.to_owned())).await?;
+        let Reply::Pass(pass) = reply else { return None };
+        let secure = if self.is_https() { "; Secure" } else { "" };
+        let cookie =
+            format!("{COOKIE}={pass}; Path=/; Max-Age={PASS}; HttpOnly; SameSite=Lax{secure}");
+        let base = app.spec.base_path();
+        Some(Answer::Entered(cookie, format!("{}/", base.trim_end_matches('/'))))
+    }
+
+    async fn why(&self, refusal: &Refusal) -> Option<Answer> {
+        let pass = self.pass().filter(|_| is_navigation(&self.head))?;
+        let reply = self.shared.passes.ask(Question::Why(pass.to_owned())).await?;
+        let Reply::Why(failure) = reply else { return None };
+        Some(Answer::Why(Box::new(failure), refusal.clone()))
+    }
+
+    /// The pass of an operator who goes to a page of this app.
+    fn pass(&self) -> Option<&str> {
+        let app = &self.matched.as_ref()?.app.spec.id;
+        self.shared.passes.pass(&self.head, app)
+    }
+
+    fn is_https(&self) -> bool {
+        let said = self.passage.iter().flat_map(Passage::set);
+        said.into_iter().any(|(name, value)| name == "x-forwarded-proto" && value == "https")
     }
 
     /// An answer of ours, as this client gets it.

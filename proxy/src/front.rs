@@ -128,7 +128,7 @@ impl ProxyHttp for Front {
                         }
                         Err(answer) => answer,
                     },
-                    Err(answer) => answer,
+                    Err(answer) => exchange.for_operators(answer).await,
                 };
                 exchange.answer = Some(answer.clone());
                 answer

@@ -37,6 +37,7 @@ pub mod look;
 pub mod metrics;
 pub mod navigation;
 pub mod page;
+pub mod pass;
 pub mod patience;
 pub mod peer;
 pub mod readiness;

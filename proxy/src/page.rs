@@ -8,9 +8,12 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use uuid::Uuid;
 
+use crate::pass::Failure;
+
 pub mod waiting;
 
 const STYLE: &str = include_str!("page/style.css");
+const FAILURE_STYLE: &str = include_str!("page/failure.css");
 const BELL: &str = "<svg class=\"bell\" viewBox=\"0 0 40 40\" fill=\"none\" stroke=\"currentColor\" \
     stroke-width=\"2.5\" stroke-linecap=\"round\" stroke-linejoin=\"round\" aria-hidden=\"true\">\
     <path d=\"M20 4v3M9 28V18a11 11 0 0 1 22 0v10l3 4H6z\"/><path d=\"M16 36h8\"/></svg>";
@@ -68,6 +71,33 @@ pub fn of_error(title: &str, detail: &str, small: &str, may_try_again: bool) -> 
     }
     let small = escape(small).into_owned();
     Parts { title, content, small, ..Parts::default() }.page()
+}
+
+/// Why an app could not be started, for operators. Nothing in it steers a browser or a terminal.
+#[must_use]
+pub fn of_failure(app: &str, failure: &Failure, request_id: &str) -> Page {
+    let plain = |text: &str| {
+        let steers = |c: char| c.is_control() && c != '\t';
+        escape(&text.replace(steers, "\u{fffd}")).into_owned()
+    };
+    let output: Vec<_> = failure.output.iter().map(|line| plain(line)).collect();
+    let mut content = format!("<dl><dt>Step</dt><dd>{}</dd>\n", plain(&failure.step))
+        + &format!("<dt>Reason</dt><dd>{}</dd></dl>\n", plain(&failure.reason));
+    if !output.is_empty() {
+        let output = output.join("\n");
+        // It may be scrolled, by the keyboard too.
+        content.push_str("<h2 id=\"output\">Last output</h2>\n");
+        let _ = writeln!(
+            content,
+            "<pre tabindex=\"0\" aria-labelledby=\"output\" role=\"region\">{output}</pre>"
+        );
+    }
+    content.push_str("<p><a href=\"\">Try again</a></p>");
+    let small =
+        escape(&format!("Only you see this: you hold a pass · request {request_id}")).into_owned();
+    let title = &format!("{app} could not be started");
+    let (style, class) = (FAILURE_STYLE.into(), "wide");
+    Parts { title, content, small, style, class, ..Parts::default() }.page()
 }
 
 /// An operator's own page. What else stands between braces there, stays.

@@ -274,6 +274,17 @@ pub enum RefusalReason {
     ShuttingDown,
 }
 
+impl RefusalReason {
+    /// Whether the app could not be started.
+    #[must_use]
+    pub fn is_failed_start(self) -> bool {
+        match self {
+            Self::StartFailed | Self::StartDeadline | Self::BackingOff => true,
+            Self::Disabled | Self::Removed | Self::ShuttingDown => false,
+        }
+    }
+}
+
 /// Where an instance listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Endpoint {

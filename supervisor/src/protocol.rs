@@ -59,6 +59,17 @@ pub fn portions(apps: &[Arc<AppSpec>]) -> impl Iterator<Item = &[Arc<AppSpec>]> 
 /// How words end of what is not possible yet, and will be.
 pub const IN_A_MOMENT: &str = "try again in a moment";
 
+/// What passes of operators are signed with: known to the supervisor, which keeps it, and the control
+/// process. It is not printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seed(pub [u8; 32]);
+
+impl std::fmt::Debug for Seed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Seed(..)")
+    }
+}
+
 /// The parts of Doorbell that are processes of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -188,6 +199,9 @@ pub enum ToControl {
         /// The supervisor's version, if it came about by an upgrade.
         #[serde(default)]
         upgraded_to: Option<String>,
+        /// What passes of operators are signed with; `None` if it could not be kept.
+        #[serde(default)]
+        seed: Option<Seed>,
     },
     /// Apps of the configuration that holds.
     Apps(Vec<Arc<AppSpec>>),

@@ -92,3 +92,20 @@ fn chromium_finds_no_fault_with_the_other_pages() {
         assert_eq!(seen["last"]["overflows"], false, "{seen:#}");
     }
 }
+
+#[test]
+fn chromium_shows_an_operator_why_the_start_failed() {
+    let apps = fails("shop", "back_off = { initial = \"60s\" }");
+    let d = Doorbell::with(&at_localhost(&apps));
+    let link = d.ok(&["pass", "shop"]);
+    let seen = visit(&d, "shop", "hunter2 in /etc/secret", &json!({ "url": link.trim() }));
+    let last = &seen["last"];
+    assert_eq!(last["title"], "Broken shop could not be started", "{seen:#}");
+    assert!(last["text"].as_str().is_some_and(|text| text.contains("exited with status 3")));
+    // The link, the waiting page, and the page that says why.
+    assert_eq!(seen["loads"], json!([303, 503, 503]), "{seen:#}");
+    assert_eq!((&last["violations"], &seen["errors"]), (&json!([]), &json!([])), "{seen:#}");
+    let narrow = json!({ "width": 320 });
+    let public = visit(&d, "shop", "could not be started", &narrow);
+    assert!(!public["last"]["text"].as_str().is_some_and(|text| text.contains("hunter2")));
+}

@@ -16,6 +16,7 @@ mod house;
 mod http2;
 mod observing;
 mod pages;
+mod passes;
 mod pool;
 mod processes;
 mod real_apps;

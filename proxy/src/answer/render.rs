@@ -89,6 +89,9 @@ impl Answer {
         if let Some(location) = &reply.location {
             fields.push(("location", location.clone()));
         }
+        if let Self::Entered(cookie, _) = self {
+            fields.push(("set-cookie", cookie.clone()));
+        }
         if let Some(allow) = reply.allow {
             fields.push(("allow", allow.to_owned()));
         }
@@ -122,6 +125,9 @@ impl Answer {
     ) -> Page {
         let waiting = if let Self::Waiting(waiting) = self { Some(waiting) } else { None };
         let app = place.and_then(|place| place.app).map_or("", |app| app.name.as_str());
+        if let Self::Why(failure, _) = self {
+            return page::of_failure(app, failure, request_id);
+        }
         if let Some(text) = place.and_then(|place| reply.own(place)) {
             let estimate = waiting.map(Waiting::estimate).unwrap_or_default();
             let (status, retry_after) = (reply.status, reply.retry_after.map(retry_after));

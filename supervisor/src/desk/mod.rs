@@ -37,7 +37,6 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-pub(crate) use self::carry::forget as forget_carried;
 use self::{
     app::App,
     carry::Carried,
@@ -45,6 +44,7 @@ use self::{
     state_dir::{Generations, StateDir, SwitchFile, Switches},
     timers::Timers,
 };
+pub(crate) use self::{carry::forget as forget_carried, state_dir::replace};
 use crate::{
     driver::{self, Adoptee, Custody, Driver, Leftovers, Meter, Note, Report},
     lifecycle::{Event, Goal, Off},

@@ -195,7 +195,7 @@ impl Generations {
 }
 
 /// Replaces a file: after a crash there is the old one or the new one, whole.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut options = OpenOptions::new();
     let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&new)?;

@@ -216,7 +216,8 @@ impl Hub {
         let kept = self.office.kept.clone();
         let is_upgraded = self.options.is_upgraded;
         let upgraded_to = is_upgraded.then(|| env!("CARGO_PKG_VERSION").to_owned());
-        peer.tell(&ToControl::Welcome { number, server, kept, upgraded_to });
+        let seed = self.seed.clone();
+        peer.tell(&ToControl::Welcome { number, server, kept, upgraded_to, seed });
         let latest: Vec<_> = self.catalog.latest().cloned().collect();
         for apps in portions(&latest) {
             peer.tell(&ToControl::Apps(apps.to_vec()));
