@@ -332,14 +332,14 @@ pub enum StartPhase {
 }
 
 impl StartPhase {
-    /// What was being waited for, in words for operators.
+    /// How far it was when it failed, in words for operators.
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {
-            Self::Queued => "queued: in the line for a start",
-            Self::Spawn => "spawn: running its program",
-            Self::Listen => "listen: until it listens",
-            Self::Ready => "ready: until it answers as wanted",
+            Self::Queued => "queued: it was in the line",
+            Self::Spawn => "spawn: its program did not run",
+            Self::Listen => "listen: it did not listen yet",
+            Self::Ready => "ready: it did not answer as wanted yet",
         }
     }
 }

@@ -1,6 +1,6 @@
 // Visits a page with a real Chromium, waits for a text, and prints as JSON what was seen on the way.
 //
-//     node visit.js '{"url": ..., "until": "text", "script": true, "width": 1000, "dark": false, "shot": "a.png"}'
+//     node visit.js '{"url": ..., "until": "text", "script": true, "width": 1000, "dark": false, "shot": "a.png", "release": "a file that the app waits for"}'
 'use strict';
 const fs = require('node:fs');
 const { chromium } = require('playwright-core');
@@ -51,6 +51,8 @@ const main = async () => {
   await page.goto(options.url);
   if (options.shot) await page.screenshot({ path: options.shot });
   const first = await look(page, options);
+  // What the app waits for.
+  if (options.release) fs.writeFileSync(options.release, '');
   await page.getByText(options.until).first().waitFor({ timeout: 60000 });
   if (options.shot) await page.screenshot({ path: options.shot.replace('.png', '-end.png') });
   const last = { url: page.url(), text: await page.locator('body').innerText(), ...(await look(page, options)) };

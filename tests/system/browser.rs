@@ -7,10 +7,7 @@ use std::{path::Path, process::Command};
 use doorbell_tests::Doorbell;
 use serde_json::{Value, json};
 
-use crate::{
-    node,
-    pages::{SLOW, fails},
-};
+use crate::{node, pages::fails};
 
 /// Visits a page with a real browser until it shows a text; what was seen on the way.
 fn visit(d: &Doorbell, app: &str, until: &str, more: &Value) -> Value {
@@ -37,6 +34,16 @@ fn visit(d: &Doorbell, app: &str, until: &str, more: &Value) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
+/// An app that is ready when there is a file `go`.
+fn waits(id: &str, more: &str) -> String {
+    node(id, &format!("env = {{ START_WHEN = \"{{dir}}/go\" }}\n{more}"))
+}
+
+/// The file that apps wait for, made once the page was looked at.
+fn release(d: &Doorbell) -> Value {
+    json!(d.dir.path().join("go"))
+}
+
 /// An app that the browser finds.
 fn at_localhost(app: &str) -> String {
     app.replace(".test\"", ".localhost\"")
@@ -44,9 +51,10 @@ fn at_localhost(app: &str) -> String {
 
 #[test]
 fn chromium_shows_the_page_and_then_the_app() {
-    let app = node("app", &format!("name = \"Company blog\"\n{SLOW}"));
-    let d = Doorbell::with(&at_localhost(&app));
+    let d = Doorbell::with(&at_localhost(&waits("app", "name = \"Company blog\"")));
     for look in [json!({}), json!({ "dark": true }), json!({ "width": 320 })] {
+        let mut look = look;
+        look["release"] = release(&d);
         let seen = visit(&d, "app", "node GET /a?b=c", &look);
         let first = &seen["first"];
         assert_eq!(first["title"], "Company blog is waking up", "{seen:#}");
@@ -56,13 +64,15 @@ fn chromium_shows_the_page_and_then_the_app() {
         let url = seen["last"]["url"].as_str().expect("a URL");
         assert!(url.ends_with("/a?b=c"), "{url}");
         d.ok(&["stop", "app"]);
+        std::fs::remove_file(d.dir.path().join("go")).expect("the file");
     }
 }
 
 #[test]
 fn chromium_without_scripts_looks_again_by_itself() {
-    let d = Doorbell::with(&at_localhost(&node("app", SLOW)));
-    let seen = visit(&d, "app", "node GET /a?b=c", &json!({ "script": false }));
+    let d = Doorbell::with(&at_localhost(&waits("app", "")));
+    let look = json!({ "script": false, "release": release(&d) });
+    let seen = visit(&d, "app", "node GET /a?b=c", &look);
     assert_eq!(seen["first"]["title"], "app is waking up", "{seen:#}");
     assert_eq!(seen["loads"].as_array().and_then(|loads| loads.last()), Some(&json!(200)));
     assert_eq!(d.starts("app"), 1);
@@ -71,7 +81,8 @@ fn chromium_without_scripts_looks_again_by_itself() {
 #[test]
 fn chromium_shows_a_failed_start_and_does_not_storm() {
     let d = Doorbell::with(&at_localhost(&fails("shop", "")));
-    let seen = visit(&d, "shop", "could not be started", &json!({ "stay": 5000 }));
+    let look = json!({ "stay": 5000, "release": release(&d) });
+    let seen = visit(&d, "shop", "could not be started", &look);
     let last = &seen["last"];
     assert_eq!(last["title"], "Broken shop could not be started", "{seen:#}");
     let text = last["text"].as_str().expect("a text");
@@ -98,7 +109,8 @@ fn chromium_shows_an_operator_why_the_start_failed() {
     let apps = fails("shop", "back_off = { initial = \"60s\" }");
     let d = Doorbell::with(&at_localhost(&apps));
     let link = d.ok(&["pass", "shop"]);
-    let seen = visit(&d, "shop", "hunter2 in /etc/secret", &json!({ "url": link.trim() }));
+    let look = json!({ "url": link.trim(), "release": release(&d) });
+    let seen = visit(&d, "shop", "hunter2 in /etc/secret", &look);
     let last = &seen["last"];
     assert_eq!(last["title"], "Broken shop could not be started", "{seen:#}");
     assert!(last["text"].as_str().is_some_and(|text| text.contains("exited with status 3")));

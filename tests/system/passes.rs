@@ -32,7 +32,10 @@ const BACK_OFF: &str = "back_off = { initial = \"60s\" }";
 
 fn broken(id: &str) -> String {
     let script = "printf '\\\\033]0;x\\\\007<b>hunter2</b>\\\\n'; exit 3";
-    fails(id, BACK_OFF).replace("sleep 2; echo hunter2 in /etc/secret; exit 3", script)
+    fails(id, BACK_OFF).replace(
+        "until [ -e {dir}/go ]; do sleep .02; done; echo hunter2 in /etc/secret; exit 3",
+        script,
+    )
 }
 
 #[test]
@@ -57,7 +60,7 @@ fn who_holds_a_pass_sees_why_and_nobody_else() {
     assert_eq!((page.status, page.field("cache-control")), (503, Some("no-store")));
     for wanted in [
         "Broken shop could not be started",
-        "listen: until it listens",
+        "listen: it did not listen yet",
         "exited with status 3",
         "\u{fffd}]0;x\u{fffd}&lt;b&gt;hunter2&lt;/b&gt;",
     ] {

@@ -170,7 +170,7 @@ impl Reply {
             "not_found" => "Nothing here",
             "maintenance" => "Back soon",
             "disabled" => "Switched off",
-            "start_failed" => "It could not be started",
+            "start_failed" => "Not available now",
             "start_timeout" => "It takes too long to start",
             "queue_full" | "crowded" => "Too many at once",
             "shutting_down" => "Just a moment",

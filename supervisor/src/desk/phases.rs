@@ -10,6 +10,25 @@ use super::{Desk, app::Start};
 use crate::message::{GateOrder, Generation, StartPhase, StartProgress, UsualStart};
 
 impl Desk {
+    /// Gives an app that was just defined what is known of its starts.
+    pub(super) fn recall_starts(&mut self, id: &AppId) {
+        let Some(times) = self.start_times.remove(id) else { return };
+        if let Some(app) = self.apps.get_mut(id)
+            && app.past.as_ref().is_none_or(|past| past.start_times.is_empty())
+        {
+            app.past().start_times = times;
+        }
+    }
+
+    /// Keeps how long starts took, for the next Doorbell. It is the last thing that is done.
+    pub(super) fn keep_start_times(&self) {
+        let known = self.apps.iter().filter_map(|(id, app)| {
+            let times = &app.past.as_ref()?.start_times;
+            (!times.is_empty()).then(|| (id.clone(), times.clone()))
+        });
+        self.state_dir.keep_start_times(&known.collect());
+    }
+
     /// An app joined the line. That it waits there is told only if it has to.
     pub(super) fn start_queued(&mut self, id: &AppId) {
         let Some(app) = self.apps.get_mut(id) else { return };
