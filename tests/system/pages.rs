@@ -111,7 +111,7 @@ fn whoever_is_no_browser_waits() {
 
 #[test]
 fn a_quick_app_is_shown_at_once_and_the_page_can_be_put_off() {
-    let apps = node("quick", "")
+    let apps = node("quick", "waiting_page = { after = \"20s\" }")
         + &node("never", "env = { START_DELAY = \"1500\" }\nwaiting_page = { after = \"never\" }")
         + &node("soon", "env = { START_DELAY = \"1500\" }\nwaiting_page = { after = \"50ms\" }");
     let d = Doorbell::with(&apps);
@@ -295,6 +295,8 @@ fn an_apps_own_errors_are_left_alone() {
         .server("[server.pages]\nnot_found = \"page.html\"\nunavailable = \"page.html\"")
         .file("page.html", "not this")
         .start();
+    // Awake, so that no page comes in its place.
+    assert_eq!(d.get("app.test", "/").status, 200);
     for status in [404, 502, 503, 504] {
         let answer = browse(&d, "app.test", &format!("/{status}"));
         assert_eq!((answer.status, answer.text()), (status, format!("the app's own {status}\n")));
