@@ -15,8 +15,8 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::spec::{
-    AppTimeouts, BackOffSpec, OutputSpec, ProcessSpec, ReadySpec, ResourceSpec, StopSpec, Template,
-    UserSpec,
+    AppPages, AppTimeouts, BackOffSpec, OutputSpec, ProcessSpec, ReadySpec, ResourceSpec, StopSpec,
+    Template, UserSpec,
 };
 
 /// Entries of a pool that are looked through at once for values that nobody has any more.
@@ -83,6 +83,7 @@ macro_rules! internable {
 }
 
 internable!(
+    AppPages,
     AppTimeouts,
     BackOffSpec,
     OutputSpec,
@@ -91,6 +92,7 @@ internable!(
     ResourceSpec,
     StopSpec,
     UserSpec,
+    String,
     Vec<Template>,
     BTreeMap<String, Template>,
 );

@@ -36,7 +36,7 @@ use crate::{
     metrics::export,
 };
 
-mod apps;
+pub mod apps;
 mod logs;
 mod observers;
 mod operators;
@@ -163,6 +163,7 @@ fn for_operators(admin: Arc<Admin>) -> Router {
         .route("/v1/apps", get(apps::list))
         .route("/v1/apps/{id}", get(apps::show))
         .route("/v1/apps/{id}/logs", get(logs::read))
+        .route("/v1/apps/{id}/pass", post(apps::pass))
         .route("/v1/apps/{id}/{verb}", post(apps::operate))
         .route("/v1/machine", get(machine))
         .route("/v1/reload", post(reload))

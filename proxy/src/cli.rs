@@ -106,6 +106,19 @@ enum Verb {
     Enable(AppArg),
     /// Stop an app and refuse its requests until `enable`; outlives restarts
     Disable(AppArg),
+    /// Print a link that shows your browser why an app cannot be started
+    ///
+    /// It works once, within ten minutes, and leaves a cookie for that app and eight hours. Visitors
+    /// without it see only that the app cannot be started.
+    Pass {
+        /// The app's id
+        app: String,
+        /// Scheme, host and port as your browser reaches the app, such as `https://blog.example.com`
+        #[arg(long, value_name = "URL")]
+        origin: Option<String>,
+        #[command(flatten)]
+        socket: SocketArg,
+    },
     /// Tell what this machine lets doorbell do, how it is done, and what would do better
     ///
     /// Asks the running doorbell; without one, tells what would hold for one that is started here.
@@ -197,6 +210,9 @@ pub fn run() -> anyhow::Result<u8> {
         Verb::Enable(app) => app.operate("enable"),
         Verb::Disable(app) => app.operate("disable"),
         Verb::Doctor { json, socket } => doctor::doctor(&socket.find()?, json),
+        Verb::Pass { app, origin, socket } => {
+            control::pass(&socket.find()?, &app, origin.as_deref())
+        }
         Verb::Logs { app, follow, lines, socket } => {
             control::logs(&socket.find()?, &app, follow, lines)
         }

@@ -15,7 +15,7 @@ use doorbell_supervisor::{
     OperateError,
     machine::Ability,
     message::{Snapshot, Usage, Verb},
-    protocol::{APPS_AT_ONCE, Answer, FromControl, Wish},
+    protocol::{Answer, FromControl, Wish, portions},
     wire::Sender,
 };
 use tokio::sync::oneshot;
@@ -75,7 +75,7 @@ impl Link {
     /// # Errors
     /// If there is nobody to fulfil it.
     pub async fn wish(&self, apps: &[Arc<AppSpec>], wish: Wish) -> Result<Answer, NoSupervisor> {
-        for apps in apps.chunks(APPS_AT_ONCE) {
+        for apps in portions(apps) {
             self.say(&FromControl::Apps(apps.to_vec()))?;
         }
         let (done, answer) = oneshot::channel();

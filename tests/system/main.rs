@@ -6,6 +6,7 @@
 mod absence;
 mod activation;
 mod adoption;
+mod browser;
 mod command_line;
 mod crowd;
 mod deaths;
@@ -15,6 +16,8 @@ mod house;
 mod http2;
 mod limits;
 mod observing;
+mod pages;
+mod passes;
 mod pool;
 mod processes;
 mod real_apps;

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{
     AppLimits, AppSpec, AppTimeouts, BackOffSpec, Backend, EndpointSpec, HttpProbe, ListenAddr,
-    LogFormat, LogSpec, OutputSpec, PrefixRule, Probe, ProcessSpec, ReadySpec, RouteSpec,
+    LogFormat, LogSpec, OutputSpec, OwnPages, PrefixRule, Probe, ProcessSpec, ReadySpec, RouteSpec,
     ServerLimits, ServerSpec, ServerTimeouts, StartMode, StopSpec, Template, TemplatePart,
     UpstreamServer, UpstreamSpec,
 };
@@ -29,6 +29,8 @@ impl AppSpec {
             timeouts: Interned::default(),
             http2: false,
             client_app_headers: false,
+            maintenance: false,
+            pages: Interned::default(),
         }
     }
 
@@ -140,6 +142,7 @@ impl Default for ServerSpec {
             timeouts: ServerTimeouts::default(),
             access_log: None,
             log: LogSpec::default(),
+            pages: OwnPages::default(),
         }
     }
 }

@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BackOffKeys, IdleKeys, OutputKeys, ReadyChoice, StartChoice, StopKeys, UpstreamChoice,
+    AppPageKeys, BackOffKeys, IdleKeys, OutputKeys, ReadyChoice, StartChoice, StopKeys,
+    UpstreamChoice, WaitingPageKeys,
 };
 use crate::{
     file::{
@@ -74,6 +75,13 @@ pub struct AppKeys {
     pub http2: bool,
     /// Whether `X-App` and `X-Hostname` headers from clients reach the app.
     pub client_app_headers: bool,
+    /// Whether visitors get a page that says so (503) instead of the app. It is not woken; what runs
+    /// goes on.
+    pub maintenance: bool,
+    /// What a browser shows while the app starts.
+    pub waiting_page: WaitingPageKeys,
+    /// Pages of your own.
+    pub pages: AppPageKeys,
     /// The user that the program runs as; only root can give one.
     #[schemars(extend("x-default" = "the one that runs Doorbell"))]
     pub user: Option<At<Text<UserName>>>,
