@@ -130,8 +130,9 @@ struct Raw {
 
 fn load_source(main: Source, seen: Seen, environment: &Environment<'_>) -> Loaded {
     let (mut raw, _) = load_raw(main, seen, environment, |_, _| false);
-    let sources = std::mem::take(&mut raw.watched);
-    let Compiled { server, apps, problems, warnings, .. } = compile::config(raw, &[]);
+    let mut sources = std::mem::take(&mut raw.watched);
+    let Compiled { server, apps, problems, warnings, pages, .. } = compile::config(raw, &[]);
+    sources.extend(pages.into_iter().map(|(_, page)| page));
     let apps = apps.into_iter().map(|(_, app)| Arc::new(app)).collect();
     let good = problems.0.is_empty().then_some(Config { server, apps, warnings });
     Loaded { sources, outcome: good.ok_or(problems) }

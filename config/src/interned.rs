@@ -15,7 +15,8 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::spec::{
-    AppTimeouts, BackOffSpec, OutputSpec, ProcessSpec, ReadySpec, StopSpec, Template,
+    AppPages, AppTimeouts, BackOffSpec, OutputSpec, ProcessSpec, ReadySpec, ResourceSpec, StopSpec,
+    Template, UserSpec,
 };
 
 /// Entries of a pool that are looked through at once for values that nobody has any more.
@@ -82,12 +83,16 @@ macro_rules! internable {
 }
 
 internable!(
+    AppPages,
     AppTimeouts,
     BackOffSpec,
     OutputSpec,
     ProcessSpec,
     ReadySpec,
+    ResourceSpec,
     StopSpec,
+    UserSpec,
+    String,
     Vec<Template>,
     BTreeMap<String, Template>,
 );

@@ -18,8 +18,12 @@ use crate::{
 
 mod default;
 mod display;
+mod pages;
+mod resources;
 mod template;
 
+pub use pages::{AppPages, OwnPages};
+pub use resources::{MilliCores, ResourceSpec, UserSpec};
 pub use template::{Placeholder, PlaceholderValues, Template, TemplatePart};
 
 /// One complete, valid configuration: the server's own settings and every app.
@@ -62,6 +66,9 @@ pub struct ServerSpec {
     pub access_log: Option<AccessLogSpec>,
     /// Doorbell's own log.
     pub log: LogSpec,
+    /// Pages in the place of Doorbell's own, for apps that have none.
+    #[serde(default)]
+    pub pages: OwnPages,
 }
 
 /// Caps over all apps.
@@ -172,6 +179,12 @@ pub struct AppSpec {
     pub http2: bool,
     /// Whether `X-App` and `X-Hostname` from clients reach the app.
     pub client_app_headers: bool,
+    /// Whether visitors get the maintenance page instead of the app.
+    #[serde(default)]
+    pub maintenance: bool,
+    /// What browsers see in its place.
+    #[serde(default)]
+    pub pages: Interned<AppPages>,
 }
 
 /// Which requests are for an app.
@@ -246,6 +259,10 @@ pub struct ProcessSpec {
     pub back_off: Interned<BackOffSpec>,
     /// How its output is kept.
     pub logs: Interned<OutputSpec>,
+    /// What it may take of the machine.
+    pub resources: Interned<ResourceSpec>,
+    /// Whom it runs as; `None` is who runs Doorbell.
+    pub user: Option<Interned<UserSpec>>,
 }
 
 /// When an app starts.

@@ -129,3 +129,23 @@ fn a_warning_is_told_each_time() {
         folder.archive.load(&folder.path("main.toml"), &|_| None).outcome.unwrap().warnings;
     assert_eq!(warnings.len(), 1);
 }
+
+#[test]
+fn a_page_that_changes_changes_the_apps_that_show_it() {
+    let shows = "pages = { waiting = \"page.html\" }";
+    let mut folder = Folder::new("", &[("a", &app("a", "")), ("b", &app("b", shows))]);
+    folder.put("apps/page.html", "one");
+    let first = folder.load().unwrap();
+    let second = folder.load().unwrap();
+    stays(&first, &second, "b", true);
+    folder.put("apps/page.html", "two");
+    let third = folder.load().unwrap();
+    stays(&second, &third, "a", true);
+    stays(&second, &third, "b", false);
+    assert_eq!(third[1].pages.own.waiting.as_ref().unwrap().as_str(), "two");
+    let watched = folder.archive.load(&folder.path("main.toml"), &|_| None).sources;
+    assert!(watched.iter().any(|seen| seen.path == folder.path("apps/page.html")), "{watched:?}");
+    fs::remove_file(folder.path("apps/page.html")).unwrap();
+    let wrong = folder.load().unwrap_err();
+    assert!(wrong.contains("this page cannot be shown"), "{wrong}");
+}

@@ -74,8 +74,10 @@ fn mistakes_of_form_are_not_valid() {
         "long_line",
         "missing_keys",
         "odd_keys",
+        "pages",
         "secrets_are_not_shown",
         "unknown_keys",
+        "users",
         "words",
         "wrong_types",
     ];

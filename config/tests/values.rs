@@ -11,8 +11,8 @@ use doorbell_config::{
     name::ByteSize,
     spec::{
         AccessLogFormat, AppSpec, AppTimeouts, Backend, Config, EndpointSpec, ListenAddr,
-        ListenNotice, LogFormat, LogOutput, PlaceholderValues, PrefixRule, Probe, ProcessSpec,
-        ServerSpec, StartMode, UpstreamServer,
+        ListenNotice, LogFormat, LogOutput, MilliCores, PlaceholderValues, PrefixRule, Probe,
+        ProcessSpec, ResourceSpec, ServerSpec, StartMode, UpstreamServer, UserSpec,
     },
 };
 
@@ -132,6 +132,15 @@ fn every_key_of_a_process_arrives() {
     let seconds = [back_off.initial, back_off.max, back_off.reset_after].map(|at| at.as_secs());
     assert_eq!(seconds, [1, 2, 3]);
     assert_eq!((process.logs.max_size, process.logs.keep), (ByteSize(4096), 0));
+    let resources = ResourceSpec {
+        memory: Some(ByteSize(512 << 20)),
+        cpu: Some(MilliCores(1500)),
+        processes: Some(200),
+        files: Some(4096),
+    };
+    assert_eq!(*process.resources, resources);
+    let user = UserSpec { name: "www-data".into(), group: Some("adm".into()) };
+    assert_eq!(process.user.as_deref(), Some(&user));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{
@@ -22,9 +23,11 @@ use axum::{
     routing::{get, post},
 };
 use doorbell_config::spec::ListenAddr;
+use doorbell_supervisor::machine::Ability;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::Semaphore,
+    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -33,12 +36,15 @@ use crate::{
     metrics::export,
 };
 
-mod apps;
+pub mod apps;
 mod logs;
 mod observers;
 mod operators;
 pub use self::operators::Strangers;
 pub mod status;
+
+/// For answers to observers, when nobody is accepted any more.
+const FOR_OBSERVERS: Duration = Duration::from_secs(2);
 
 /// What handlers work with.
 pub struct Admin {
@@ -50,6 +56,7 @@ pub struct Admin {
     pub strangers: Strangers,
     stop: CancellationToken,
     tasks: TaskTracker,
+    observers: TaskTracker,
     /// What is answered on, to hand back to a supervisor that has lost its own.
     sockets: Mutex<Vec<(ListenAddr, Arc<OwnedFd>)>>,
     /// One metrics page is made at a time: of thousands of apps it is work.
@@ -66,6 +73,7 @@ impl Admin {
             strangers: Strangers::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            observers: TaskTracker::new(),
             sockets: Mutex::default(),
             page: Semaphore::new(1),
         }
@@ -77,11 +85,16 @@ impl Admin {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes no more requests, and waits for the answers that are under way.
+    /// Takes no more requests, and waits for the answers that are under way: for those to observers, who
+    /// may be anybody, a moment.
     pub async fn answered(&self) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.observers.close();
+        if timeout(FOR_OBSERVERS, self.observers.wait()).await.is_err() {
+            tracing::debug!("an observer takes too long to be waited for");
+        }
     }
 }
 
@@ -132,7 +145,9 @@ pub fn serve(admin: &Arc<Admin>, sockets: Vec<(ListenAddr, OwnedFd)>) -> io::Res
             }
             ListenAddr::Tcp(_) => {
                 let listener = TcpListener::from_std(socket.into())?;
-                tokio::spawn(observers::serve(listener, for_observers(Arc::clone(admin))));
+                let (stop, tasks) = (admin.stop.clone(), admin.observers.clone());
+                let app = for_observers(Arc::clone(admin));
+                admin.observers.spawn(observers::serve(listener, app, stop, tasks));
             }
         }
     }
@@ -148,10 +163,16 @@ fn for_operators(admin: Arc<Admin>) -> Router {
         .route("/v1/apps", get(apps::list))
         .route("/v1/apps/{id}", get(apps::show))
         .route("/v1/apps/{id}/logs", get(logs::read))
+        .route("/v1/apps/{id}/pass", post(apps::pass))
         .route("/v1/apps/{id}/{verb}", post(apps::operate))
+        .route("/v1/machine", get(machine))
         .route("/v1/reload", post(reload))
         .route("/v1/upgrade", post(upgrade))
         .with_state(admin)
+}
+
+async fn machine(State(admin): State<Arc<Admin>>) -> Json<Vec<Ability>> {
+    Json(admin.house.link.abilities())
 }
 
 fn open_routes() -> Router<Arc<Admin>> {

@@ -3,17 +3,18 @@
 //! Answers tell the public what they may do next and nothing about the inside: no app id, no exit
 //! status, no output. Operators find those in `doorbell status` and `doorbell logs`.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
-use bytes::Bytes;
-use doorbell_supervisor::message::RefusalReason;
-use http::StatusCode;
+use doorbell_config::name::AppId;
+use doorbell_supervisor::message::{Refusal, RefusalReason};
 
 use crate::{
-    gate::Denial,
-    head::{HeadError, RequestHead},
-    transport::Trouble,
+    gate::Denial, head::HeadError, page::waiting::Waiting, pass::Failure, transport::Trouble,
 };
+
+mod render;
+
+pub use render::{Place, Rendered};
 
 /// Why Doorbell answers by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,18 @@ pub enum Answer {
     ServerOptions,
     /// The path names an app's folder without its slash.
     Redirect(String),
+    /// The app starts, and a browser is shown that.
+    Waiting(Waiting),
+    /// For a waiting page: what becomes of the start.
+    Bulletin,
+    /// The app is in maintenance.
+    Maintenance,
+    /// A genuine link of an operator, for this app.
+    Link(AppId, String),
+    /// An operator has got a pass: this cookie, and where to go.
+    Entered(String, String),
+    /// Why the app cannot be started, for an operator.
+    Why(Box<Failure>, Refusal),
     /// The gate gave no lease.
     Denied(Denial),
     /// Too many connections are open.
@@ -63,6 +76,9 @@ pub struct Reply {
     pub closes: bool,
 }
 
+/// When to ask again for an app in maintenance; nobody knows when it ends.
+const MAINTENANCE: Duration = Duration::from_secs(300);
+
 const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
 
 impl Answer {
@@ -80,6 +96,23 @@ impl Answer {
             Self::Redirect(location) => Reply {
                 location: Some(location.clone()),
                 ..plain(308, "redirect", "The address ends with a slash.")
+            },
+            Self::Waiting(waiting) => Reply {
+                retry_after: Some(Duration::from_secs(waiting.look_again())),
+                // Neither stored nor taken for the page: it is not there yet.
+                ..plain(503, "starting", "This application is starting.")
+            },
+            Self::Bulletin => plain(200, "bulletin", ""),
+            // What was not redeemed is nothing.
+            Self::Link(..) => plain(404, "not_found", "This link has been opened, or is too old."),
+            Self::Entered(_, location) => Reply {
+                location: Some(location.clone()),
+                ..plain(303, "entered", "You see why the application cannot be started.")
+            },
+            Self::Why(_, refusal) => denial_reply(&Denial::Refusal(refusal.clone())),
+            Self::Maintenance => Reply {
+                retry_after: Some(MAINTENANCE),
+                ..plain(503, "maintenance", "This application is being worked on. It will be back.")
             },
             Self::Denied(denial) => denial_reply(denial),
             Self::Crowded => Reply {
@@ -174,155 +207,10 @@ fn denial_reply(denial: &Denial) -> Reply {
     }
 }
 
-/// What kind of text the client prefers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Html,
-    Json,
-    Plain,
-}
-
-impl Kind {
-    /// The first kind in `Accept` that we have; quality values are not weighed between ours.
-    fn wanted(head: Option<&RequestHead>) -> Self {
-        let accept = head.and_then(|head| head.field("accept")).unwrap_or_default();
-        for part in accept.split(|b| *b == b',') {
-            let media = part.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
-            match media.to_ascii_lowercase().as_slice() {
-                b"text/html" | b"application/xhtml+xml" => return Self::Html,
-                b"application/json" | b"application/problem+json" => return Self::Json,
-                b"text/plain" => return Self::Plain,
-                _ => {}
-            }
-        }
-        Self::Plain
-    }
-
-    fn content_type(self) -> &'static str {
-        match self {
-            Self::Html => "text/html; charset=utf-8",
-            Self::Json => "application/problem+json",
-            Self::Plain => "text/plain; charset=utf-8",
-        }
-    }
-}
-
-/// A reply as header fields and body, for any protocol.
-#[derive(Clone, Debug)]
-pub struct Rendered {
-    /// Status.
-    pub status: StatusCode,
-    /// Fields but for framing, date and connection.
-    pub fields: Vec<(&'static str, String)>,
-    /// Body; sent unless the request was HEAD.
-    pub body: Bytes,
-}
-
-impl Reply {
-    /// Renders for this request; `None` where its head could not be read.
-    #[must_use]
-    pub fn render(&self, head: Option<&RequestHead>, request_id: &str) -> Rendered {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let kind = Kind::wanted(head);
-        let mut fields = Vec::with_capacity(5);
-        if let Some(after) = self.retry_after {
-            fields.push(("retry-after", retry_after(after).to_string()));
-        }
-        if let Some(location) = &self.location {
-            fields.push(("location", location.clone()));
-        }
-        if let Some(allow) = self.allow {
-            fields.push(("allow", allow.to_owned()));
-        }
-        let body = if status == StatusCode::NO_CONTENT {
-            Bytes::new()
-        } else {
-            fields.push(("content-type", kind.content_type().to_owned()));
-            fields.push(("cache-control", "no-store".to_owned()));
-            if !request_id.is_empty() {
-                fields.push(("x-request-id", request_id.to_owned()));
-            }
-            Bytes::from(self.text(kind, status, request_id))
-        };
-        Rendered { status, fields, body }
-    }
-
-    fn text(&self, kind: Kind, status: StatusCode, request_id: &str) -> String {
-        let title = status.canonical_reason().unwrap_or("Error");
-        match kind {
-            Kind::Plain => format!("{} {title}\n{}\n", self.status, self.detail),
-            Kind::Json => serde_json::json!({
-                "type": "about:blank",
-                "title": title,
-                "status": self.status,
-                "code": self.code,
-                "detail": self.detail,
-                "request_id": request_id,
-            })
-            .to_string(),
-            Kind::Html => format!(
-                "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
-                 <meta name=\"viewport\" content=\"width=device-width\">\
-                 <title>{status} {title}</title>\n<style>{STYLE}</style>\n\
-                 <main><h1>{title}</h1><p>{detail}</p><small>{status}{id}</small></main></html>\n",
-                status = self.status,
-                detail = self.detail,
-                id = if request_id.is_empty() {
-                    String::new()
-                } else {
-                    format!(" · request {}", escape(request_id))
-                },
-            ),
-        }
-    }
-}
-
-const STYLE: &str = ":root{color-scheme:light dark}body{margin:0;min-height:100vh;display:grid;\
-    place-items:center;font:1rem/1.5 system-ui,sans-serif}main{max-width:32rem;padding:2rem}\
-    h1{font-size:1.5rem;margin:0 0 .5rem}p{margin:0 0 1.5rem}small{opacity:.6}";
-
-fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '&' => safe.push_str("&amp;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            c => safe.push(c),
-        }
-    }
-    safe
-}
-
 /// Whole seconds, rounded up, at least one.
-fn retry_after(after: Duration) -> u64 {
+#[must_use]
+pub fn retry_after(after: Duration) -> u64 {
     (after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1)
-}
-
-impl Rendered {
-    /// As HTTP/1.1 bytes.
-    #[must_use]
-    pub fn to_http1(&self, closes: bool, is_head: bool, date: &str) -> Bytes {
-        let mut text = String::with_capacity(512 + self.body.len());
-        let reason = self.status.canonical_reason().unwrap_or_default();
-        // Writing to a String cannot fail.
-        let _ = write!(text, "HTTP/1.1 {} {reason}\r\ndate: {date}\r\n", self.status.as_u16());
-        for (name, value) in &self.fields {
-            let _ = write!(text, "{name}: {value}\r\n");
-        }
-        if self.status != StatusCode::NO_CONTENT {
-            let _ = write!(text, "content-length: {}\r\n", self.body.len());
-        }
-        let connection = if closes { "close" } else { "keep-alive" };
-        let _ = write!(text, "connection: {connection}\r\n\r\n");
-        let mut bytes = text.into_bytes();
-        if !is_head {
-            bytes.extend_from_slice(&self.body);
-        }
-        bytes.into()
-    }
 }
 
 #[cfg(test)]
@@ -330,26 +218,6 @@ mod tests {
     use doorbell_supervisor::message::Refusal;
 
     use super::*;
-
-    fn head(accept: &str) -> RequestHead {
-        let text = format!("GET / HTTP/1.1\r\nHost: h\r\nAccept: {accept}\r\n\r\n");
-        RequestHead::parse(Bytes::from(text), 8192).unwrap()
-    }
-
-    fn content_type(accept: &str) -> String {
-        let rendered = Answer::NoRoute.reply().render(Some(&head(accept)), "id");
-        let (_, value) =
-            rendered.fields.into_iter().find(|(name, _)| *name == "content-type").unwrap();
-        value
-    }
-
-    #[test]
-    fn the_client_chooses_the_kind_of_text() {
-        assert_eq!(content_type("text/html,*/*;q=0.8"), "text/html; charset=utf-8");
-        assert_eq!(content_type("application/json"), "application/problem+json");
-        assert_eq!(content_type("*/*"), "text/plain; charset=utf-8");
-        assert_eq!(content_type("image/png"), "text/plain; charset=utf-8");
-    }
 
     #[test]
     fn retry_after_is_at_least_one_second() {
@@ -372,11 +240,5 @@ mod tests {
         assert!(Answer::Head(HeadError::Malformed("x")).reply().closes);
         assert_eq!(Answer::Body(Trouble::TooLarge).reply().status, 413);
         assert_eq!(Answer::NoRoute.reply().status, 404);
-    }
-
-    #[test]
-    fn text_from_clients_is_escaped() {
-        let page = Answer::NoRoute.reply().render(Some(&head("text/html")), "<script>");
-        assert!(!String::from_utf8_lossy(&page.body).contains("<script>"));
     }
 }

@@ -19,8 +19,9 @@ use doorbell_supervisor::message::GateReport;
 
 use crate::{
     difference::Difference,
-    gate::{Gate, HeldTotal, ReportSink},
+    gate::{Gate, HeldTotal, ReportSink, View},
     metrics::AppMetrics,
+    page::waiting::Waiting,
     upstreams::Upstreams,
 };
 
@@ -34,6 +35,18 @@ pub struct App {
     pub metrics: Arc<AppMetrics>,
     /// Its servers, when somebody else runs them.
     pub upstreams: Option<Arc<Upstreams>>,
+}
+
+impl App {
+    /// How far its start is, for a page.
+    #[must_use]
+    pub fn waiting(&self) -> Waiting {
+        let progress = match self.gate.view() {
+            View::Waking(progress) => progress.map(|progress| progress.now()),
+            View::Open | View::Asleep | View::Refused(_) => None,
+        };
+        Waiting { progress }
+    }
 }
 
 /// Everything that a request is decided by.

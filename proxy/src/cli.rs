@@ -6,6 +6,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 mod client;
 mod control;
+mod doctor;
 mod documents;
 mod screen;
 mod table;
@@ -105,6 +106,29 @@ enum Verb {
     Enable(AppArg),
     /// Stop an app and refuse its requests until `enable`; outlives restarts
     Disable(AppArg),
+    /// Print a link that shows your browser why an app cannot be started
+    ///
+    /// It works once, within ten minutes, and leaves a cookie for that app and eight hours. Visitors
+    /// without it see only that the app cannot be started.
+    Pass {
+        /// The app's id
+        app: String,
+        /// Scheme, host and port as your browser reaches the app, such as `https://blog.example.com`
+        #[arg(long, value_name = "URL")]
+        origin: Option<String>,
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+    /// Tell what this machine lets doorbell do, how it is done, and what would do better
+    ///
+    /// Asks the running doorbell; without one, tells what would hold for one that is started here.
+    Doctor {
+        /// For machines
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: SocketArg,
+    },
     /// Show an app's output
     Logs {
         /// The app's id
@@ -185,6 +209,10 @@ pub fn run() -> anyhow::Result<u8> {
         Verb::Restart(app) => app.operate("restart"),
         Verb::Enable(app) => app.operate("enable"),
         Verb::Disable(app) => app.operate("disable"),
+        Verb::Doctor { json, socket } => doctor::doctor(&socket.find()?, json),
+        Verb::Pass { app, origin, socket } => {
+            control::pass(&socket.find()?, &app, origin.as_deref())
+        }
         Verb::Logs { app, follow, lines, socket } => {
             control::logs(&socket.find()?, &app, follow, lines)
         }

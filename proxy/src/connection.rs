@@ -17,6 +17,7 @@ use tokio::{io::AsyncWriteExt, sync::watch};
 
 use crate::{
     answer::Answer,
+    bulletin::Bulletin,
     client_stream::{Arrival, BodyLimits, ClientStream, HeadLimits, close_gently},
     clock,
     exchange::Exchange,
@@ -129,7 +130,11 @@ impl Service {
         match admitted {
             Ok(()) if is_relayed => relay::run(self, stream, exchange).await,
             Ok(()) => self.forward(stream, exchange).await,
-            Err(answer) => self.answer(stream, exchange, answer).await,
+            Err(Answer::Bulletin) => self.inform(stream, exchange).await,
+            Err(answer) => {
+                let answer = exchange.for_operators(answer).await;
+                self.answer(stream, exchange, answer).await
+            }
         }
     }
 
@@ -158,10 +163,7 @@ impl Service {
             return Next::Nothing;
         }
         let closes = reply.closes || *self.shutdown.borrow() || !may_continue(&exchange.head);
-        let mut rendered = reply.render(Some(&exchange.head), &exchange.request_id());
-        if let Some(timing) = exchange.server_timing() {
-            rendered.fields.push(("server-timing", timing));
-        }
+        let rendered = exchange.render(&answer);
         let is_head = exchange.head.method == http::Method::HEAD;
         let sent_bytes = if is_head { 0 } else { rendered.body.len() as u64 };
         let bytes =
@@ -180,11 +182,34 @@ impl Service {
         Next::Request(stream)
     }
 
+    /// Tells a waiting page what becomes of the start; the connection ends with that.
+    async fn inform(&self, mut stream: Box<ClientStream>, mut exchange: Box<Exchange>) -> Next {
+        let mut bulletin = match exchange.bulletin() {
+            Ok(bulletin) => bulletin,
+            Err(answer) => return self.answer(stream, exchange, answer).await,
+        };
+        let head = clock::with_second(|second| Bulletin::http1_head(&second.http_date));
+        let (mut is_there, mut sent_bytes) = (send(&mut stream, &head).await, 0);
+        while is_there && !*self.shutdown.borrow() {
+            let told = tokio::select! {
+                () = stream.left() => None,
+                told = bulletin.next() => told,
+            };
+            let Some(told) = told else { break };
+            sent_bytes += told.len() as u64;
+            is_there = send(&mut stream, &told).await;
+        }
+        drop(bulletin);
+        exchange.finish(if is_there { 200 } else { 499 }, sent_bytes);
+        close_gently(stream.into_parts().0).await;
+        Next::Nothing
+    }
+
     /// Answers what could not be read as a request.
     async fn refuse(&self, mut stream: Box<ClientStream>, answer: &Answer, read: &[u8]) -> Next {
         let reply = answer.reply();
         let request_id = new_request_id();
-        let rendered = reply.render(None, &request_id);
+        let rendered = answer.render(None, &request_id, None);
         let bytes = clock::with_second(|second| rendered.to_http1(true, false, &second.http_date));
         send(&mut stream, &bytes).await;
         let sent_bytes = rendered.body.len() as u64;

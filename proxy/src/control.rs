@@ -27,6 +27,8 @@ use crate::{
     admin::{self, Admin},
     house::{Before, House},
     metrics::figures::Figures,
+    pass::Question,
+    scrape::Passes,
     server::Household,
     watch,
 };
@@ -190,7 +192,12 @@ impl ProxyLine {
 /// Asks a proxy for figures from here on.
 fn meet(proxy: ProxyLine, house: &Arc<House>, admin: &Admin) -> anyhow::Result<()> {
     admin.strangers.know(proxy.pid);
-    let over = house.scraper.connect(proxy.number, proxy.connection)?;
+    let asked = Arc::clone(house);
+    let snapshot = move |app: &AppId| asked.link.snapshot(app).map(Arc::unwrap_or_clone);
+    let offices = Arc::clone(house);
+    let answer = Box::new(move |question: &Question| offices.passes.answer(question, &snapshot));
+    let passes = Passes { seal: house.passes.seal(), answer };
+    let over = house.scraper.connect(proxy.number, proxy.connection, passes)?;
     tokio::spawn(settle(Arc::clone(house), proxy.number, over));
     Ok(())
 }
@@ -212,7 +219,9 @@ async fn hear_out(
     let mut beginning = Beginning::default();
     while let Some((message, with)) = next(receiver).await? {
         match message {
-            ToControl::Welcome { number, server, kept, upgraded_to } => {
+            ToControl::Welcome { number, server, kept, upgraded_to, abilities, seed } => {
+                house.link.learn_abilities(abilities);
+                seed.iter().for_each(|seed| house.passes.is_given(seed));
                 if upgraded_to.is_some() {
                     house.link.is_counted_on();
                 }

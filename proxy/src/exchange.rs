@@ -11,17 +11,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use doorbell_supervisor::message::{Endpoint, StartTimes};
+use doorbell_config::name::AppId;
+use doorbell_supervisor::message::{Endpoint, Refusal, StartTimes};
 
 use crate::{
     access_log::AccessRecord,
-    answer::Answer,
-    app::Table,
+    answer::{Answer, Place, Rendered},
+    app::{App, Table},
+    bulletin::Bulletin,
     forward::{Passage, Rules, new_request_id},
-    gate::{Entry, Lease},
+    gate::{Denial, Entry, Lease},
     head::{Reader, RequestHead},
     http2,
     metrics::{InFlight, RequestFigures},
+    navigation::is_navigation,
+    pass::{Question, Reply, desk::COOKIE, office::PASS},
     patience::Pace,
     shared::Shared,
     transport::ConnFacts,
@@ -110,7 +114,11 @@ impl Exchange {
     /// # Errors
     /// Our own answer, where there is none or the request is refused.
     pub fn judge(&mut self) -> Result<(), Answer> {
-        let (app, stripped, outcome) = match judge(&self.table, &self.head) {
+        let verdict = match self.shared.passes.link(&self.head) {
+            Some((app, link)) => Verdict::Answer(Answer::Link(app, link.to_owned()), None),
+            None => judge(&self.table, &self.head),
+        };
+        let (app, stripped, outcome) = match verdict {
             Verdict::Forward(matched) => (Some(matched.app), matched.stripped, Ok(())),
             Verdict::Answer(answer, app) => (app, 0, Err(answer)),
         };
@@ -159,17 +167,29 @@ impl Exchange {
         let since = Instant::now();
         // One budget for all the waiting a request does, retries included.
         let budget = matched.app.spec.timeouts.hold.saturating_sub(self.passing.held);
+        let patience = self.patience_of_a_browser(&matched.app).filter(|some| *some < budget);
+        let denied = |denial| match denial {
+            Denial::HoldDeadline if patience.is_some() => Answer::Waiting(matched.app.waiting()),
+            denial => Answer::Denied(denial),
+        };
         let outcome = tokio::select! {
             biased;
             // Looked at first: a lease that comes as the client leaves is given back unused.
             () = left => Err(Answer::ClientLeft),
-            outcome = place.lease(budget) => outcome.map_err(Answer::Denied),
+            outcome = place.lease(patience.unwrap_or(budget)) => outcome.map_err(denied),
         };
         self.passing.held += since.elapsed();
         let lease = outcome?;
         self.passing.start = lease.instance().started;
         self.lease = Some(lease);
         Ok(())
+    }
+
+    /// How long a browser that goes to a page waits before it is shown that the app starts. It has left
+    /// the line then; the start goes on.
+    fn patience_of_a_browser(&self, app: &App) -> Option<Duration> {
+        let after = app.spec.pages.waiting_after?;
+        is_navigation(&self.head).then(|| after.saturating_sub(self.passing.held))
     }
 
     /// Waits a little before the app is tried again, longer each time, as part of the time that the
@@ -278,6 +298,68 @@ impl Exchange {
     pub fn request_id(&self) -> String {
         let id = self.passage.as_ref().map(|passage| passage.request_id().to_owned());
         id.unwrap_or_else(new_request_id)
+    }
+
+    /// What becomes of its app's start, for a waiting page.
+    ///
+    /// # Errors
+    /// Our own answer, when too many listen.
+    pub fn bulletin(&self) -> Result<Bulletin, Answer> {
+        let matched = self.matched.as_ref().ok_or(Answer::NoRoute)?;
+        Bulletin::open(&matched.app, self.pass().is_some())
+    }
+
+    /// What an operator with a link or a pass gets in an answer's place.
+    pub async fn for_operators(&self, answer: Answer) -> Answer {
+        let instead = if let Answer::Link(app, link) = &answer {
+            self.redeem(app, link).await
+        } else if let Answer::Denied(Denial::Refusal(refusal)) = &answer
+            && refusal.reason.is_failed_start()
+        {
+            self.why(refusal).await
+        } else {
+            None
+        };
+        instead.unwrap_or(answer)
+    }
+
+    async fn redeem(&self, app: &AppId, link: &str) -> Option<Answer> {
+        let app = self.table.routes.app(app.as_str())?;
+        let reply = self.shared.passes.ask(Question::Redeem(link.to_owned())).await?;
+        let Reply::Pass(pass) = reply else { return None };
+        let secure = if self.is_https() { "; Secure" } else { "" };
+        let cookie =
+            format!("{COOKIE}={pass}; Path=/; Max-Age={PASS}; HttpOnly; SameSite=Lax{secure}");
+        let base = app.spec.base_path();
+        Some(Answer::Entered(cookie, format!("{}/", base.trim_end_matches('/'))))
+    }
+
+    async fn why(&self, refusal: &Refusal) -> Option<Answer> {
+        let pass = self.pass().filter(|_| is_navigation(&self.head))?;
+        let reply = self.shared.passes.ask(Question::Why(pass.to_owned())).await?;
+        let Reply::Why(failure) = reply else { return None };
+        Some(Answer::Why(Box::new(failure), refusal.clone()))
+    }
+
+    /// The pass of an operator who goes to a page of this app.
+    fn pass(&self) -> Option<&str> {
+        let app = &self.matched.as_ref()?.app.spec.id;
+        self.shared.passes.pass(&self.head, app)
+    }
+
+    fn is_https(&self) -> bool {
+        let said = self.passage.iter().flat_map(Passage::set);
+        said.into_iter().any(|(name, value)| name == "x-forwarded-proto" && value == "https")
+    }
+
+    /// An answer of ours, as this client gets it.
+    #[must_use]
+    pub fn render(&self, answer: &Answer) -> Rendered {
+        let app = self.matched.as_ref().map(|matched| &*matched.app.spec);
+        let place = Place { server: &self.table.server, app };
+        let mut rendered = answer.render(Some(&self.head), &self.request_id(), Some(place));
+        rendered.fields.extend(self.server_timing().map(|timing| ("server-timing", timing)));
+        rendered
     }
 
     /// Counts and logs the request, with the status that was sent.

@@ -1,4 +1,4 @@
-//! Where the control process asks a proxy for its figures.
+//! Where the control process asks a proxy for its figures, and the proxy what an operator may see.
 
 use std::{os::unix::net::UnixStream, sync::Arc};
 
@@ -8,19 +8,32 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     metrics::figures::{AppFigures, Figures},
+    pass::{Question, Reply, Seal},
     shared::Shared,
 };
 
-/// What a proxy listens to here: short questions.
-const LIMITS: Limits = Limits { text: 1024, descriptors: 0 };
+/// What a proxy listens to here: short questions, and what an app said last.
+const LIMITS: Limits = Limits { text: 256 * 1024, descriptors: 0 };
 /// What it answers may be long, with many apps, and is bounded all the same.
 pub const ANSWER_LIMITS: Limits = Limits { text: 64 * 1024 * 1024, descriptors: 0 };
 
 /// A question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
     /// Its number, for the answer.
     pub number: u64,
+    /// Something else than a question for figures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about_passes: Option<AboutPasses>,
+}
+
+/// What the control process says of passes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AboutPasses {
+    /// They are known by this.
+    Seal(Seal),
+    /// The answer to the question of this number.
+    Reply(u64, Reply),
 }
 
 /// An answer, or the last words of a proxy that ends.
@@ -30,6 +43,22 @@ pub struct Told {
     pub number: Option<u64>,
     /// Everything.
     pub figures: Figures,
+    /// Instead of all that: a question, which only who has said something of passes is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<Question>,
+}
+
+impl Told {
+    fn figures(number: Option<u64>, figures: Figures) -> Self {
+        Self { number, figures, question: None }
+    }
+
+    /// A question.
+    #[must_use]
+    pub fn question(number: u64, question: Question) -> Self {
+        let question = Some(question);
+        Self { number: Some(number), figures: Figures::default(), question }
+    }
 }
 
 /// The proxy's end of the connection.
@@ -54,17 +83,28 @@ impl Desk {
         // It ends when nobody is left to ask.
         let is_heard = !self.task.is_finished();
         self.task.abort();
-        let told = self.sender.send(&Told { number: None, figures: read(shared) });
+        let told = self.sender.send(&Told::figures(None, read(shared)));
         self.sender.flush().await;
         is_heard && told.is_ok()
     }
 }
 
 async fn answer(shared: Arc<Shared>, sender: Sender, mut asks: Receiver<Ask>) {
-    while let Ok(Some((Ask { number }, _))) = asks.next().await {
+    while let Ok(Some((Ask { number, about_passes }, _))) = asks.next().await {
+        match about_passes {
+            Some(AboutPasses::Seal(seal)) => {
+                shared.passes.is_given(seal, sender.clone());
+                continue;
+            }
+            Some(AboutPasses::Reply(number, reply)) => {
+                shared.passes.answered(number, reply);
+                continue;
+            }
+            None => {}
+        }
         let shared = Arc::clone(&shared);
         let reading = tokio::task::spawn_blocking(move || {
-            wire::Frame::of(&Told { number: Some(number), figures: read(&shared) })
+            wire::Frame::of(&Told::figures(Some(number), read(&shared)))
         });
         let Ok(Ok(frame)) = reading.await else { return };
         if sender.send_frame(frame).is_err() {

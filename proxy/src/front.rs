@@ -34,7 +34,7 @@ mod client;
 mod deadlines;
 mod fields;
 
-use client::{client_stream, facts_of, has_left, left, write_answer};
+use client::{client_stream, facts_of, has_left, left, write_answer, write_bulletin};
 use deadlines::{answering, keeps_up, uploading};
 pub use deadlines::{pace_limits, times_silence_itself};
 use fields::{complete_head, remove_hop_by_hop, rewrite_response};
@@ -118,13 +118,20 @@ impl ProxyHttp for Front {
         let answer = match self.receive(session) {
             Ok(exchange) => {
                 let exchange = ctx.insert(exchange);
-                match self.admit_stream(session, exchange).await {
+                let answer = match self.admit_stream(session, exchange).await {
                     Ok(()) => return Ok(false),
-                    Err(answer) => {
-                        exchange.answer = Some(answer.clone());
-                        answer
-                    }
-                }
+                    Err(Answer::Bulletin) => match exchange.bulletin() {
+                        Ok(bulletin) => {
+                            exchange.answer = Some(Answer::Bulletin);
+                            write_bulletin(session, bulletin).await?;
+                            return Ok(true);
+                        }
+                        Err(answer) => answer,
+                    },
+                    Err(answer) => exchange.for_operators(answer).await,
+                };
+                exchange.answer = Some(answer.clone());
+                answer
             }
             Err(answer) => {
                 let answer = answer.unwrap_or(Answer::Internal);

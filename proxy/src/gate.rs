@@ -25,8 +25,11 @@ use doorbell_supervisor::message::{
 use tokio::sync::oneshot;
 
 mod instance;
+mod news;
 
 pub use instance::{Instance, Lease};
+use news::News;
+pub use news::View;
 
 /// Where gates send their reports. Bounded by construction: a gate sends one `Wanted` per time it
 /// closes, and one answer per order.
@@ -95,6 +98,8 @@ pub struct Gate {
     door: Mutex<Door>,
     held: AtomicUsize,
     held_cap: AtomicUsize,
+    /// Those who do not wait here, and want to know.
+    listeners: AtomicUsize,
     total: Arc<HeldTotal>,
     reports: ReportSink,
 }
@@ -110,6 +115,8 @@ struct Door {
     instances: Vec<Arc<Instance>>,
     /// The newest instance that was retired: an order to open it comes too late.
     retired: Option<Generation>,
+    /// For those who do not wait here, and want to know.
+    news: News,
 }
 
 enum Mode {
@@ -143,9 +150,11 @@ impl Gate {
                 wanted: false,
                 instances: Vec::new(),
                 retired: None,
+                news: News::default(),
             }),
             held: AtomicUsize::new(0),
             held_cap: AtomicUsize::new(held_cap),
+            listeners: AtomicUsize::new(0),
             total,
             reports,
         }
@@ -236,6 +245,7 @@ impl Gate {
         // A supervisor that is gone may have shut it; this one knows nothing of that.
         instance.reopen();
         self.open.store(Some(instance));
+        self.announce(&mut door);
         drop(door);
         self.let_in();
     }
@@ -261,6 +271,7 @@ impl Gate {
         door.mode = Mode::Hold;
         door.wanted = false;
         self.want(&mut door);
+        self.announce(&mut door);
     }
 
     /// Gives leases to the next of those who wait, if an instance is open. Tells whether others wait
@@ -330,6 +341,7 @@ impl Gate {
         for (_, pass) in std::mem::take(&mut door.line) {
             drop(pass.send(Err(Denial::Refusal(refusal.clone()))));
         }
+        self.announce(&mut door);
     }
 
     /// Order `Hold`: let whoever comes wait, and report that somebody does.
@@ -338,6 +350,7 @@ impl Gate {
         door.mode = Mode::Hold;
         door.wanted = false;
         self.want(&mut door);
+        self.announce(&mut door);
     }
 
     /// A connect to this instance was refused: give no new leases on it until the supervisor has

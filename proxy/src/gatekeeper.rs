@@ -32,6 +32,7 @@ pub fn begin_anew(shared: &Shared, orders: Vec<GateOrder>) {
             | GateOrder::AskRetire { .. }
             | GateOrder::Refuse { .. }
             | GateOrder::Hold { .. }
+            | GateOrder::Progress { .. }
             | GateOrder::Probe { .. }
             | GateOrder::EndProbe { .. }
             | GateOrder::Forget { .. } => None,
@@ -72,6 +73,7 @@ pub fn carry_out(shared: &Shared, order: GateOrder) {
         }
         GateOrder::Refuse { refusal, .. } => gate.refuse(&refusal),
         GateOrder::Hold { .. } => gate.hold(),
+        GateOrder::Progress { progress, .. } => gate.progressed(progress),
         GateOrder::Probe { .. } | GateOrder::EndProbe { .. } => probe(shared, order),
         // Its gate goes with the table's app.
         GateOrder::Forget { .. } => {}
@@ -91,6 +93,7 @@ fn probe(shared: &Shared, order: GateOrder) {
         | GateOrder::AskRetire { .. }
         | GateOrder::Refuse { .. }
         | GateOrder::Hold { .. }
+        | GateOrder::Progress { .. }
         | GateOrder::Forget { .. } => {}
     }
 }
@@ -107,6 +110,7 @@ fn answer_for_nobody(shared: &Shared, order: GateOrder) {
         GateOrder::Probe { .. } | GateOrder::EndProbe { .. } => probe(shared, order),
         GateOrder::Open { .. }
         | GateOrder::Reopen { .. }
+        | GateOrder::Progress { .. }
         | GateOrder::Refuse { .. }
         | GateOrder::Hold { .. }
         | GateOrder::Forget { .. } => {}

@@ -30,6 +30,7 @@ use crate::{
     difference::Difference,
     link::{Link, NoSupervisor},
     metrics::{export::Reloads, figures::Figures},
+    pass::office::Office,
     scrape::Scraper,
 };
 
@@ -95,6 +96,8 @@ pub struct House {
     pub scraper: Arc<Scraper>,
     /// What is kept open for the supervisor.
     pub custody: Custody,
+    /// Gives operators passes.
+    pub passes: Office,
     /// The file.
     pub config_path: PathBuf,
     /// Apps whose routes are theirs.
@@ -136,6 +139,7 @@ impl House {
             link: Link::default(),
             scraper: Arc::default(),
             custody: Custody::default(),
+            passes: Office::default(),
             number: AtomicU32::new(0),
             supervisors: watch::Sender::default(),
             config_path,

@@ -13,8 +13,9 @@ use arc_swap::ArcSwapOption;
 use doorbell_config::{name::AppId, spec::AppSpec};
 use doorbell_supervisor::{
     OperateError,
+    machine::Ability,
     message::{Snapshot, Usage, Verb},
-    protocol::{APPS_AT_ONCE, Answer, FromControl, Wish},
+    protocol::{Answer, FromControl, Wish, portions},
     wire::Sender,
 };
 use tokio::sync::oneshot;
@@ -29,6 +30,7 @@ pub struct Link {
     snapshots: RwLock<HashMap<AppId, Arc<Snapshot>>>,
     /// What earlier supervisors counted.
     earlier: Mutex<Counted>,
+    abilities: Mutex<Vec<Ability>>,
 }
 
 /// Cold starts by app: those that became ready, and those that failed.
@@ -73,7 +75,7 @@ impl Link {
     /// # Errors
     /// If there is nobody to fulfil it.
     pub async fn wish(&self, apps: &[Arc<AppSpec>], wish: Wish) -> Result<Answer, NoSupervisor> {
-        for apps in apps.chunks(APPS_AT_ONCE) {
+        for apps in portions(apps) {
             self.say(&FromControl::Apps(apps.to_vec()))?;
         }
         let (done, answer) = oneshot::channel();
@@ -127,6 +129,17 @@ impl Link {
     #[must_use]
     pub fn snapshot(&self, app: &AppId) -> Option<Arc<Snapshot>> {
         self.snapshots.read().unwrap_or_else(PoisonError::into_inner).get(app).cloned()
+    }
+
+    /// Takes what the machine lets the supervisor do.
+    pub fn learn_abilities(&self, abilities: Vec<Ability>) {
+        *self.abilities.lock().unwrap_or_else(PoisonError::into_inner) = abilities;
+    }
+
+    /// What the machine lets the supervisor do.
+    #[must_use]
+    pub fn abilities(&self) -> Vec<Ability> {
+        self.abilities.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes news of an app.

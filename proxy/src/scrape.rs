@@ -17,8 +17,9 @@ use tokio::{sync::oneshot, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    figures_desk::{ANSWER_LIMITS, Ask, Told},
+    figures_desk::{ANSWER_LIMITS, AboutPasses, Ask, Told},
     metrics::figures::Figures,
+    pass::{Question, Reply, Seal},
 };
 
 /// How long a proxy may take to answer; then its last answer stands.
@@ -26,6 +27,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Proxies that are gone whose figures are known by number.
 const NUMBERS: usize = 4;
+
+/// Answers what a proxy asks.
+pub type Answering = Box<dyn Fn(&Question) -> Reply + Send>;
+
+/// What a proxy is told of passes.
+pub struct Passes {
+    /// What they are known by; `None` if there are none.
+    pub seal: Option<Seal>,
+    /// Answers what is asked of them.
+    pub answer: Answering,
+}
 
 /// Proxies that are asked, and what they said.
 #[derive(Default)]
@@ -79,6 +91,7 @@ impl Scraper {
         &self,
         number: u32,
         connection: UnixStream,
+        passes: Passes,
     ) -> std::io::Result<impl Future<Output = ()> + Send + use<>> {
         let (sender, receiver) = wire::open::<Told>(connection, ANSWER_LIMITS)?;
         let asked = Arc::default();
@@ -90,8 +103,14 @@ impl Scraper {
         let last = Arc::new(Mutex::new(last.unwrap_or_default()));
         let over = CancellationToken::new();
         let (to, done) = ((Arc::clone(&asked), Arc::clone(&last)), over.clone().drop_guard());
+        if let Some(seal) = passes.seal {
+            let (number, about_passes) = (0, Some(AboutPasses::Seal(seal)));
+            // One that is gone asks nothing.
+            let _ = sender.send(&Ask { number, about_passes });
+        }
+        let answers = (sender.clone(), passes.answer);
         tokio::spawn(async move {
-            hear(receiver, to.0, to.1).await;
+            hear(receiver, to.0, to.1, answers).await;
             drop(done);
         });
         let ended = over.clone();
@@ -156,7 +175,7 @@ impl Scraper {
         let mut asked = lock(&line.asked);
         // Nobody waits for questions that were given up.
         asked.retain(|_, done| !done.is_closed());
-        if line.sender.send(&Ask { number }).is_ok() {
+        if line.sender.send(&Ask { number, about_passes: None }).is_ok() {
             asked.insert(number, done);
         }
         answered
@@ -171,9 +190,15 @@ async fn hear(
     mut receiver: Receiver<Told>,
     asked: Arc<Mutex<HashMap<u64, oneshot::Sender<()>>>>,
     last: Arc<Mutex<Figures>>,
+    (sender, answer): (Sender, Answering),
 ) {
     loop {
         match receiver.next().await {
+            Ok(Some((Told { number: Some(number), question: Some(question), .. }, _))) => {
+                let about_passes = Some(AboutPasses::Reply(number, answer(&question)));
+                // One that is gone waits for nothing.
+                let _ = sender.send(&Ask { number: 0, about_passes });
+            }
             Ok(Some((mut told, _))) => {
                 told.figures.keep_within_bounds();
                 *lock(&last) = told.figures;

@@ -39,6 +39,7 @@ use crate::{
     listener::Socket,
     logging,
     metrics::{AppMetrics, ServerMetrics},
+    pass::desk::Desk,
     readiness::Probes,
     shared::Shared,
     worker::{Endings, Order, Worker},
@@ -465,6 +466,7 @@ fn shared(server: ServerSpec, line: Line) -> Shared {
         probes: Probes::new(sink),
         metrics: Arc::new(ServerMetrics::default()),
         other: Arc::new(AppMetrics::default()),
+        passes: Desk::default(),
         access_log: ArcSwapOption::empty(),
     }
 }

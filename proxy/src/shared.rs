@@ -12,6 +12,7 @@ use crate::{
     answer::Reply,
     app::{Gates, Table},
     metrics::{AppMetrics, RequestFigures, ServerMetrics},
+    pass::desk::Desk,
     readiness::Probes,
     transport::ConnFacts,
 };
@@ -32,6 +33,8 @@ pub struct Shared {
     pub metrics: Arc<ServerMetrics>,
     /// Figures of requests that belong to no app.
     pub other: Arc<AppMetrics>,
+    /// What operators are shown.
+    pub passes: Desk,
     /// Where they are logged.
     pub access_log: ArcSwapOption<AccessLog>,
 }

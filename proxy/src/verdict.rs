@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use doorbell_config::{route::RouteKind, spec::PrefixRule};
+use http::Method;
 
 use crate::{
     answer::Answer,
     app::{App, Table},
+    bulletin,
     head::{BodyKind, RequestHead},
     transport::Trouble,
 };
@@ -31,6 +33,14 @@ pub struct Matched {
 /// Decides.
 #[must_use]
 pub fn judge(table: &Table, head: &RequestHead) -> Verdict {
+    if let Some(page) = bulletin::page_of(head.path()).filter(|_| head.method == Method::GET) {
+        let found = table.routes.lookup(head.host.as_deref(), page);
+        let app = found.map(|found| Arc::clone(found.target));
+        return match app {
+            Some(app) => Verdict::Answer(Answer::Bulletin, Some(app)),
+            None => Verdict::Answer(Answer::NoRoute, None),
+        };
+    }
     if head.path() == "*" {
         return Verdict::Answer(Answer::ServerOptions, None);
     }
@@ -47,6 +57,9 @@ pub fn judge(table: &Table, head: &RequestHead) -> Verdict {
         && length > limit.0
     {
         return Verdict::Answer(Answer::Body(Trouble::TooLarge), Some(Arc::clone(app)));
+    }
+    if app.spec.maintenance {
+        return Verdict::Answer(Answer::Maintenance, Some(Arc::clone(app)));
     }
     let stripped = match found.rule {
         PrefixRule::Keep => 0,

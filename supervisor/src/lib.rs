@@ -13,6 +13,7 @@ mod driver;
 pub mod hub;
 mod lifecycle;
 pub mod logs;
+pub mod machine;
 mod mailbox;
 pub mod message;
 mod output;

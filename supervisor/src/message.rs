@@ -108,6 +108,14 @@ pub enum GateOrder {
         /// The app.
         app: AppId,
     },
+    /// How far the start is that somebody waits for. Sent when the phase changes, and to the newest
+    /// proxy alone: an older version may not know it, and visitors are the newest one's.
+    Progress {
+        /// The app.
+        app: AppId,
+        /// How far.
+        progress: StartProgress,
+    },
     /// Ask this instance until it answers as wanted, and report [`GateReport::Answered`]: it is not
     /// open yet. The supervisor speaks no HTTP.
     Probe {
@@ -146,6 +154,7 @@ impl GateOrder {
             | Self::AskRetire { app, .. }
             | Self::Refuse { app, .. }
             | Self::Hold { app }
+            | Self::Progress { app, .. }
             | Self::Probe { app, .. }
             | Self::EndProbe { app, .. }
             | Self::Forget { app } => app,
@@ -265,6 +274,17 @@ pub enum RefusalReason {
     ShuttingDown,
 }
 
+impl RefusalReason {
+    /// Whether the app could not be started.
+    #[must_use]
+    pub fn is_failed_start(self) -> bool {
+        match self {
+            Self::StartFailed | Self::StartDeadline | Self::BackingOff => true,
+            Self::Disabled | Self::Removed | Self::ShuttingDown => false,
+        }
+    }
+}
+
 /// Where an instance listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Endpoint {
@@ -297,6 +317,67 @@ impl StartTimes {
     }
 }
 
+/// How far a start is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartPhase {
+    /// In the line for a start.
+    Queued,
+    /// Admitted; its program is being run.
+    Spawn,
+    /// Its process runs, and does not listen yet, or has not said that it is ready.
+    Listen,
+    /// It listens, and does not answer as wanted yet.
+    Ready,
+}
+
+impl StartPhase {
+    /// How far it was when it failed, in words for operators.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Queued => "queued: it was in the line",
+            Self::Spawn => "spawn: its program did not run",
+            Self::Listen => "listen: it did not listen yet",
+            Self::Ready => "ready: it did not answer as wanted yet",
+        }
+    }
+}
+
+/// What visitors may know of a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartProgress {
+    /// How far it is.
+    pub phase: StartPhase,
+    /// Time since it was admitted, or in the line.
+    pub elapsed: Duration,
+    /// How long such starts took before; `None` for the first one that is known.
+    pub usual: Option<UsualStart>,
+}
+
+/// How long the last starts of an app took, from the front of the line to ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct UsualStart {
+    /// Half of them took no longer.
+    pub median: Duration,
+    /// Nine of ten took no longer.
+    pub most: Duration,
+}
+
+impl UsualStart {
+    /// Starts that it is made of, the newest.
+    pub const REMEMBERED: usize = 20;
+
+    /// Of these times.
+    #[must_use]
+    pub fn of(times: &[Duration]) -> Option<Self> {
+        let mut times = times.to_vec();
+        times.sort_unstable();
+        let rank = |tenths: usize| times.get((times.len() * tenths).div_ceil(10).checked_sub(1)?);
+        Some(Self { median: *rank(5)?, most: *rank(9)? })
+    }
+}
+
 /// What outsiders may see of an app.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -326,6 +407,12 @@ pub struct Snapshot {
     pub warnings: Vec<String>,
     /// Last lines of output of the last failed instance, for operators only.
     pub last_output: Vec<String>,
+    /// How far the last start was when it failed; `None` if the last one did not.
+    #[serde(default)]
+    pub failed_step: Option<StartPhase>,
+    /// How long its starts take.
+    #[serde(default)]
+    pub usual_start: Option<UsualStart>,
 }
 
 /// Starts of an app since Doorbell started.
@@ -386,4 +473,21 @@ pub struct Usage {
     pub cpu_seconds: f64,
     /// Processes in the tree.
     pub processes: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usual_is_what_most_starts_took() {
+        assert_eq!(UsualStart::of(&[]), None);
+        let times: Vec<_> = [9, 1, 2, 3, 4, 5, 6, 7, 8, 60].map(Duration::from_secs).into();
+        let usual = |median, most| {
+            let (median, most) = (Duration::from_secs(median), Duration::from_secs(most));
+            Some(UsualStart { median, most })
+        };
+        assert_eq!(UsualStart::of(&times), usual(5, 9));
+        assert_eq!(UsualStart::of(&times[..1]), usual(9, 9));
+    }
 }

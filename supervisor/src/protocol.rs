@@ -16,6 +16,7 @@ use doorbell_config::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    machine::Ability,
     message::{GateOrder, GateReport, Generation, Snapshot, Usage, Verb},
     supervisor::OperateError,
     wire::{Limits, MOST_DESCRIPTORS},
@@ -35,10 +36,40 @@ pub const RETURNING_LIMITS: Limits = Limits { text: 64 * 1024, descriptors: MOST
 pub const TRUSTED_LIMITS: Limits =
     Limits { text: 256 * 1024 * 1024, descriptors: MOST_DESCRIPTORS };
 /// Apps of one message.
-pub const APPS_AT_ONCE: usize = 500;
+const APPS_AT_ONCE: usize = 500;
+/// Bytes of their pages, less than what a frame holds also where each byte is escaped.
+const PAGES_AT_ONCE: usize = 16 * 1024 * 1024;
+
+/// Cuts apps into portions that fit into a message each.
+pub fn portions(apps: &[Arc<AppSpec>]) -> impl Iterator<Item = &[Arc<AppSpec>]> {
+    let mut rest = apps;
+    std::iter::from_fn(move || {
+        let mut pages = 0;
+        let fits = |app: &&Arc<AppSpec>| {
+            pages += app.pages.own.size();
+            pages <= PAGES_AT_ONCE
+        };
+        let most = &rest[..rest.len().min(APPS_AT_ONCE)];
+        let portion = most.iter().take_while(fits).count().max(1).min(most.len());
+        let (first, later) = rest.split_at(portion);
+        rest = later;
+        (!first.is_empty()).then_some(first)
+    })
+}
 
 /// How words end of what is not possible yet, and will be.
 pub const IN_A_MOMENT: &str = "try again in a moment";
+
+/// What passes of operators are signed with: known to the supervisor, which keeps it, and the control
+/// process. It is not printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seed(pub [u8; 32]);
+
+impl std::fmt::Debug for Seed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Seed(..)")
+    }
+}
 
 /// The parts of Doorbell that are processes of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -169,6 +200,12 @@ pub enum ToControl {
         /// The supervisor's version, if it came about by an upgrade.
         #[serde(default)]
         upgraded_to: Option<String>,
+        /// What the machine lets it do.
+        #[serde(default)]
+        abilities: Vec<Ability>,
+        /// What passes of operators are signed with; `None` if it could not be kept.
+        #[serde(default)]
+        seed: Option<Seed>,
     },
     /// Apps of the configuration that holds.
     Apps(Vec<Arc<AppSpec>>),

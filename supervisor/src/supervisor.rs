@@ -17,6 +17,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::{
     desk::{Channels, Desk, forget_carried},
     driver::{Custody, Driver, Meter},
+    machine::Ability,
     mailbox::Mailbox,
     message::{GateOrder, GateReport, Generation, Instruction, Snapshot, Usage, Verb},
     snapshots::{Change, Snapshots},
@@ -305,6 +306,12 @@ impl Supervisor {
     #[must_use]
     pub fn snapshots(&self) -> &Snapshots {
         &self.snapshots
+    }
+
+    /// What this machine lets it do.
+    #[must_use]
+    pub fn abilities(&self) -> Vec<Ability> {
+        self.driver.abilities()
     }
 
     /// What is known of one app.

@@ -118,4 +118,9 @@ const listen = () => {
   if (env.SOCKET) return server.listen(env.SOCKET, done);
   server.listen(Number(env.PORT), env.BIND || '127.0.0.1', done);
 };
-setTimeout(listen, Number(env.START_DELAY || 0));
+const listenWhenThere = () => {
+  if (fs.existsSync(env.START_WHEN)) listen();
+  else setTimeout(listenWhenThere, 20);
+};
+if (env.START_WHEN) listenWhenThere();
+else setTimeout(listen, Number(env.START_DELAY || 0));

@@ -29,8 +29,6 @@ fn later_keys_are_refused_like_any_unknown_key() {
     for key in [
         "database = { new_schema = \"postgres://x\" }",
         "secret = \"auto\"",
-        "user = \"blog\"",
-        "limits = { memory = \"1MiB\" }",
         "shared_with = \"x\"",
         "upgrade = [\"x\"]",
     ] {
@@ -39,6 +37,24 @@ fn later_keys_are_refused_like_any_unknown_key() {
         assert_eq!(output.status, 1, "{key}");
         assert!(output.stderr.contains("unknown"), "{key}: {}", output.stderr);
     }
+}
+
+#[test]
+fn the_doctor_tells_what_holds_with_and_without_a_server() {
+    let d = Doorbell::with(&node("app", ""));
+    let told = d.ok(&["doctor"]);
+    for what in ["limits.memory", "idle.freeze_after", "memory of frozen apps", "user"] {
+        assert!(told.contains(what), "{told}");
+    }
+    let abilities = d.ok(&["doctor", "--json"]);
+    let abilities: serde_json::Value = serde_json::from_str(&abilities).expect("JSON");
+    let files =
+        abilities.as_array().expect("a list").iter().find(|one| one["what"] == "limits.files");
+    assert_eq!(files.expect("it is told")["level"], "good");
+    let (_dir, path) = Setup::new(&node("app", "")).write();
+    let output = tool(&["doctor", "--config", &path.to_string_lossy()]);
+    assert_eq!((output.status, output.stdout.lines().count() >= 8), (0, true), "{}", output.stdout);
+    assert!(output.stderr.contains("no doorbell runs here"), "{}", output.stderr);
 }
 
 #[test]

@@ -12,7 +12,22 @@ use crate::node;
 
 const SOON: &str = "idle = { freeze_after = \"200ms\", stop_after = \"1h\" }";
 
-/// The state of a process, proc(5): `T` stands still.
+/// Whether a process stands still: its control group is frozen, or it is stopped itself.
+fn stands_still(pid: u32) -> bool {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let is_frozen = groups.lines().any(|line| {
+        let file = |folder: &str, name: &str| {
+            let path = line.rsplit(':').next().unwrap_or_default();
+            fs::read_to_string(format!("/sys/fs/cgroup/{folder}{path}/{name}")).unwrap_or_default()
+        };
+        let unified = ["", "unified"].map(|folder| file(folder, "cgroup.events"));
+        unified.iter().any(|events| events.contains("frozen 1"))
+            || (line.contains(":freezer:") && file("freezer", "freezer.state").trim() == "FROZEN")
+    });
+    is_frozen || process_state(pid) == "T"
+}
+
+/// The state of a process, proc(5).
 fn process_state(pid: u32) -> String {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let rest = stat.rsplit_once(") ").map(|(_, rest)| rest.to_owned()).unwrap_or_default();
@@ -23,7 +38,7 @@ fn frozen(d: &Doorbell) -> u32 {
     assert_eq!(d.get("app.test", "/").status, 200);
     let pid = d.app_pid("app").expect("a process");
     d.wait_for_state("app", "frozen");
-    eventually("it stands still", || process_state(pid) == "T");
+    eventually("it stands still", || stands_still(pid));
     pid
 }
 
@@ -103,11 +118,11 @@ fn a_frozen_app_outlives_its_supervisor_and_an_upgrade() {
     let pid = frozen(&d);
     d.kill_supervisor();
     d.start_again();
-    assert_eq!((d.state("app"), process_state(pid)), ("frozen".to_owned(), "T".to_owned()));
+    assert_eq!((d.state("app"), stands_still(pid)), ("frozen".to_owned(), true));
     assert_eq!(d.get("app.test", "/pid").text(), pid.to_string());
     assert_eq!(frozen(&d), pid);
     d.ok(&["upgrade"]);
-    assert_eq!((d.state("app"), process_state(pid)), ("frozen".to_owned(), "T".to_owned()));
+    assert_eq!((d.state("app"), stands_still(pid)), ("frozen".to_owned(), true));
     assert_eq!(d.get("app.test", "/pid").text(), pid.to_string());
 }
 
@@ -117,6 +132,33 @@ fn nothing_is_left_of_frozen_apps_at_the_end() {
     let pid = frozen(&d);
     assert!(d.stop() < Duration::from_secs(10));
     assert!(process_state(pid).is_empty());
+}
+
+/// Memory of a process that is in no swap, in MiB.
+fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    kib.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) / 1024
+}
+
+#[test]
+fn the_memory_of_a_frozen_app_goes_where_there_is_swap() {
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let greedy = "[app.app]\nhosts = [\"app.test\"]\ndirectory = \"/\"\n\
+                  command = [\"/usr/bin/python3\", \"{apps}/greedy.py\"]\nlimits = { memory = \"200MiB\" }\n\
+                  idle = { freeze_after = \"1s\", stop_after = \"1h\" }\n";
+    let d = Doorbell::with(greedy);
+    assert_eq!(d.get("app.test", "/keep/100").text(), "kept 100");
+    let pid = d.app_pid("app").expect("a process");
+    d.wait_for_state("app", "frozen");
+    if swaps.lines().count() > 1 {
+        eventually("its memory is given back", || resident(pid) < 10);
+    } else {
+        assert!(resident(pid) > 100);
+    }
+    // It is the same, with all that it had.
+    assert_eq!(d.get("app.test", "/keep/1").text(), "kept 101");
+    assert_eq!(d.app_pid("app"), Some(pid));
 }
 
 #[test]

@@ -35,6 +35,15 @@ struct Known {
     /// `None` if it is to be read again in any case.
     stamp: Option<Stamp>,
     apps: Vec<Arc<AppSpec>>,
+    /// Pages that they show.
+    pages: Vec<Seen>,
+}
+
+impl Known {
+    /// Whether neither the file nor what it names has changed.
+    fn is_current(&self, stamp: Option<Stamp>) -> bool {
+        self.stamp == stamp && self.pages.iter().all(Seen::is_current)
+    }
 }
 
 impl Archive {
@@ -57,7 +66,7 @@ impl Archive {
         }
         let (main, seen) = open(path).ok()?;
         let is_known = |path: &Path, stamp: Option<Stamp>| {
-            stamp.is_some() && self.files.get(path).is_some_and(|known| known.stamp == stamp)
+            stamp.is_some() && self.files.get(path).is_some_and(|known| known.is_current(stamp))
         };
         let (raw, parts) = load_raw(main, seen, environment, is_known);
         self.finish(raw, &parts).ok()
@@ -66,13 +75,16 @@ impl Archive {
     /// Puts together what was read and what is known. Where that has a problem, the archive stays
     /// as it is.
     fn finish(&mut self, mut raw: Raw, parts: &[Part]) -> Result<Loaded, Wrong> {
-        let sources = std::mem::take(&mut raw.watched);
+        let mut sources = std::mem::take(&mut raw.watched);
         let paths: Vec<PathBuf> = raw.sources.iter().map(|source| source.path.clone()).collect();
         let kept: Vec<&Path> = parts.iter().filter_map(Part::known).collect();
         let others = kept.iter().filter_map(|path| self.files.get(*path));
+        let known_pages = others.clone().flat_map(|known| &known.pages);
+        sources.extend(known_pages.cloned());
         let others: Vec<&AppId> = others.flat_map(|known| &known.apps).map(|app| &app.id).collect();
-        let Compiled { server, apps, problems, warnings, odd_files } =
+        let Compiled { server, apps, problems, warnings, odd_files, pages } =
             compile::config(raw, &others);
+        sources.extend(pages.iter().map(|(_, page)| page.clone()));
         if !problems.0.is_empty() {
             return Err(Wrong { sources, problems });
         }
@@ -82,6 +94,8 @@ impl Archive {
         if !kept.is_empty() && is_doubtful {
             return Err(Wrong { sources, problems: Problems::default() });
         }
+        let mut fresh: Vec<Held> = fresh.into_iter().map(|apps| (apps, Vec::new())).collect();
+        pages.into_iter().for_each(|(file, page)| fresh[file].1.push(page));
         self.remember(parts, &sources, &paths, fresh, &odd_files);
         self.server = server.clone();
         Ok(Loaded { sources, outcome: Ok(Config { server, apps, warnings }) })
@@ -125,7 +139,7 @@ impl Archive {
         parts: &[Part],
         sources: &[Seen],
         paths: &[PathBuf],
-        mut fresh: Vec<Vec<Arc<AppSpec>>>,
+        mut fresh: Vec<Held>,
         odd_files: &BTreeSet<usize>,
     ) {
         let read: HashSet<&Path> = paths.iter().map(PathBuf::as_path).collect();
@@ -140,8 +154,8 @@ impl Archive {
                     // The main file is read each time: it says what else there is.
                     let is_plain = *file != 0 && !odd_files.contains(file);
                     let stamp = stamps.get(paths[*file].as_path()).copied().flatten();
-                    let apps = std::mem::take(&mut fresh[*file]);
-                    let known = Known { stamp: stamp.filter(|_| is_plain), apps };
+                    let (apps, pages) = std::mem::take(&mut fresh[*file]);
+                    let known = Known { stamp: stamp.filter(|_| is_plain), apps, pages };
                     files.insert(paths[*file].clone(), known);
                 }
             }
@@ -149,6 +163,9 @@ impl Archive {
         self.files = files;
     }
 }
+
+/// Apps of a file, and the pages that they show.
+type Held = (Vec<Arc<AppSpec>>, Vec<Seen>);
 
 /// A file of the config.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 //! It fills in the environment on the way, and takes out what is wrong, so that what is left can be
 //! read into the types and the rest of the checks see as much as possible.
 
-use std::{borrow::Cow, collections::BTreeSet, ops::Range};
+use std::{borrow::Cow, collections::BTreeSet, num::ParseFloatError, ops::Range};
 
 use toml::{
     Spanned,
@@ -119,6 +119,12 @@ impl Check<'_> {
             (Shape::Integer(min, max), DeValue::Integer(number)) => {
                 self.integer(&span, number, *min, *max)
             }
+            (Shape::Number(min, max), DeValue::Integer(number)) => {
+                self.number(&span, number.as_str().parse(), *min, *max)
+            }
+            (Shape::Number(min, max), DeValue::Float(number)) => {
+                self.number(&span, number.as_str().parse(), *min, *max)
+            }
             (Shape::Bool, DeValue::Boolean(_)) => Verdict::Good,
             (shape, inner) => self.wrong_type(&span, shape, inner),
         }
@@ -197,6 +203,21 @@ impl Check<'_> {
         Verdict::Bad
     }
 
+    fn number(
+        &mut self,
+        span: &Range<usize>,
+        number: Result<f64, ParseFloatError>,
+        min: f64,
+        max: f64,
+    ) -> Verdict {
+        if number.is_ok_and(|value| (min..=max).contains(&value)) {
+            return Verdict::Good;
+        }
+        let help = format!("write a number of {min} to {max}, such as 1.5");
+        self.found(span, "number out of range", Some(help));
+        Verdict::Bad
+    }
+
     fn unknown_key(&mut self, key: &Spanned<Cow<'_, str>>, shape: &Table) {
         let name = shown(key.get_ref());
         let place = match self.section() {
@@ -244,8 +265,10 @@ impl Check<'_> {
             }
             (Shape::Text(_), _) => "put it into quotes".into(),
             (Shape::Word(words), _) => format!("write {}", listed(words)),
-            (Shape::Integer(..), DeValue::String(_)) => "write it without quotes".into(),
-            (Shape::Integer(..), _) => return None,
+            (Shape::Integer(..) | Shape::Number(..), DeValue::String(_)) => {
+                "write it without quotes".into()
+            }
+            (Shape::Integer(..) | Shape::Number(..), _) => return None,
             (Shape::Bool, _) => "write true or false, without quotes".into(),
             (Shape::Map(_), _) => "write `{ NAME = \"value\" }`".into(),
             (Shape::Table(_), _) => {
@@ -321,7 +344,8 @@ fn is_of_type(shape: &Shape, value: &DeValue<'_>) -> bool {
         (Shape::Table(_) | Shape::Map(_), DeValue::Table(_))
             | (Shape::List(_), DeValue::Array(_))
             | (Shape::Text(_) | Shape::Word(_), DeValue::String(_))
-            | (Shape::Integer(..), DeValue::Integer(_))
+            | (Shape::Integer(..) | Shape::Number(..), DeValue::Integer(_))
+            | (Shape::Number(..), DeValue::Float(_))
             | (Shape::Bool, DeValue::Boolean(_))
     )
 }

@@ -3,6 +3,7 @@
 mod app;
 mod backend;
 mod claims;
+mod pages;
 mod process;
 mod server;
 mod upstream;
@@ -13,10 +14,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use self::pages::Pages;
 use super::{
     Raw, RawApp,
     check::Broken,
     format::FilePath,
+    seen::Seen,
     source::{Finding, Findings, Place, Source},
 };
 use crate::{
@@ -34,6 +37,8 @@ pub(super) struct Compiled {
     pub(super) warnings: Vec<Problem>,
     /// Files of which something is to be told.
     pub(super) odd_files: BTreeSet<usize>,
+    /// Pages that were read, to be watched, each with the number of the file that names it.
+    pub(super) pages: Vec<(usize, Seen)>,
 }
 
 /// Makes the config of what was read; `others` are apps in files that are known already.
@@ -42,17 +47,18 @@ pub(super) fn config(raw: Raw, others: &[&AppId]) -> Compiled {
     let apps = without_duplicates(apps, &mut findings);
     let section = Section::new(&sources[0], 0, &server_broken, &mut findings);
     let ids: Vec<&AppId> = apps.iter().map(|app| &app.id).chain(others.iter().copied()).collect();
-    let server = server::compile(section, &server, &ids);
+    let mut pages = Pages::default();
+    let server = server::compile(section, &server, &ids, &mut pages);
     let mut specs = Vec::with_capacity(apps.len());
     for raw in &apps {
         let file = raw.place.file;
         let section = Section::new(&sources[file], file, &raw.broken, &mut findings);
-        specs.extend(app::compile(section, raw).map(|app| (file, app)));
+        specs.extend(app::compile(section, raw, &mut pages).map(|app| (file, app)));
     }
     claims::check(&sources, &server, &apps, &mut findings);
     let odd_files = findings.files();
     let (problems, warnings) = findings.into_problems(&sources);
-    Compiled { server, apps: specs, problems, warnings, odd_files }
+    Compiled { server, apps: specs, problems, warnings, odd_files, pages: pages.seen }
 }
 
 /// Of apps with the same id, the first.

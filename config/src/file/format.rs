@@ -51,6 +51,7 @@ pub(crate) const FORMATS: &[Format] = &[
     Format::of::<ProbePath>(),
     Format::of::<Template>(),
     Format::of::<UpstreamServer>(),
+    Format::of::<UserName>(),
 ];
 
 /// A duration that is not zero.
@@ -76,6 +77,10 @@ pub struct FilePath(pub PathBuf);
 /// Files to include.
 #[derive(Clone, Debug)]
 pub struct IncludePattern(pub String);
+
+/// A user or a group, by name or number.
+#[derive(Clone, Debug)]
+pub struct UserName(pub String);
 
 /// The name of an environment variable.
 #[derive(Clone, Debug)]
@@ -182,6 +187,25 @@ impl FromText for LineText {
         }
         if text.trim().is_empty() {
             return wrong("empty text: write something, or leave the key out");
+        }
+        Ok(Self(text.into()))
+    }
+    fn to_text(&self) -> String {
+        self.0.clone()
+    }
+}
+
+impl FromText for UserName {
+    const FORMAT: &'static str = "user-name";
+    const MEANING: &'static str = "a name such as `www-data`, or a number";
+    fn from_text(text: &str) -> Result<Self, NameError> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.$".contains(c);
+        if text.is_empty()
+            || text.len() > 64
+            || !text.chars().all(is_plain)
+            || text.starts_with('-')
+        {
+            return wrong("no name of a user or group: write one such as `www-data`");
         }
         Ok(Self(text.into()))
     }

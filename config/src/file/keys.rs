@@ -7,6 +7,7 @@
 
 mod app;
 mod one_or_many;
+mod pages;
 mod process;
 mod server;
 mod upstream;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use app::{AppKeys, AppLimitKeys, AppTimeoutKeys, PrefixChoice};
 pub use one_or_many::OneOrMany;
+pub use pages::{AppPageKeys, ServerPageKeys, WaitingPageKeys};
 pub use process::{
     BackOffKeys, IdleKeys, ListenChoice, OutputKeys, ReadyChoice, ReadyKeys, ReadyWord,
     SignalChoice, StartChoice, StopKeys,

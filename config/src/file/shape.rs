@@ -25,6 +25,8 @@ pub(super) enum Shape {
     Word(Vec<String>),
     /// A whole number in this range.
     Integer(i64, i64),
+    /// A number in this range, perhaps with a fraction.
+    Number(f64, f64),
     Bool,
     List(Box<Shape>),
     /// A table with these keys.
@@ -67,6 +69,10 @@ impl Shape {
                 schema["minimum"].as_i64().unwrap_or(i64::MIN),
                 schema["maximum"].as_i64().unwrap_or(i64::MAX),
             ),
+            Some("number") => Self::Number(
+                schema["minimum"].as_f64().unwrap_or(f64::MIN),
+                schema["maximum"].as_f64().unwrap_or(f64::MAX),
+            ),
             Some("boolean") => Self::Bool,
             Some("array") => Self::List(Self::of(&schema["items"], root).into()),
             Some("object") => Self::of_object(schema, root),
@@ -96,6 +102,7 @@ impl Shape {
             Self::Text(_) => "a string".into(),
             Self::Word(words) => listed(words),
             Self::Integer(..) => "a whole number".into(),
+            Self::Number(..) => "a number".into(),
             Self::Bool => "true or false".into(),
             Self::List(_) => "a list".into(),
             Self::Table(_) | Self::Map(_) => "a table".into(),
@@ -150,7 +157,7 @@ mod tests {
                 let format = map.get("format").and_then(Value::as_str);
                 found.extend(
                     format
-                        .filter(|_| map.get("type") != Some(&"integer".into()))
+                        .filter(|_| map.get("type").is_none_or(|kind| kind == "string"))
                         .map(str::to_owned),
                 );
                 map.values().for_each(|value| formats(value, found));

@@ -83,6 +83,10 @@ impl<'a> Page<'a> {
                     _ => "number".into(),
                 }
             }
+            (Some("number"), _) => match (schema["minimum"].as_f64(), schema["maximum"].as_f64()) {
+                (Some(min), Some(max)) => format!("number, {min} to {max}, `1.5` too"),
+                _ => "number, `1.5` too".into(),
+            },
             (Some("boolean"), _) => "`true`, `false`".into(),
             (Some("array"), _) => format!("list of {}", self.kind(path, &schema["items"])),
             (Some("object"), _) if schema["properties"].is_object() => {

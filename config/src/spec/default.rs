@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{
     AppLimits, AppSpec, AppTimeouts, BackOffSpec, Backend, EndpointSpec, HttpProbe, ListenAddr,
-    ListenNotice, LogFormat, LogSpec, OutputSpec, PrefixRule, Probe, ProcessSpec, ReadySpec,
-    RouteSpec, ServerLimits, ServerSpec, ServerTimeouts, StartMode, StopSpec, Template,
+    ListenNotice, LogFormat, LogSpec, OutputSpec, OwnPages, PrefixRule, Probe, ProcessSpec,
+    ReadySpec, RouteSpec, ServerLimits, ServerSpec, ServerTimeouts, StartMode, StopSpec, Template,
     TemplatePart, UpstreamServer, UpstreamSpec,
 };
 use crate::interned::Interned;
@@ -29,6 +29,8 @@ impl AppSpec {
             timeouts: Interned::default(),
             http2: false,
             client_app_headers: false,
+            maintenance: false,
+            pages: Interned::default(),
         }
     }
 
@@ -78,6 +80,8 @@ impl ProcessSpec {
             stop: Interned::default(),
             back_off: Interned::default(),
             logs: Interned::default(),
+            resources: Interned::default(),
+            user: None,
         }
     }
 
@@ -139,6 +143,7 @@ impl Default for ServerSpec {
             timeouts: ServerTimeouts::default(),
             access_log: None,
             log: LogSpec::default(),
+            pages: OwnPages::default(),
         }
     }
 }

@@ -7,13 +7,17 @@ use axum::{
     extract::{Path, State},
     http::StatusCode,
 };
-use doorbell_config::{name::AppId, spec::AppSpec};
+use doorbell_config::{
+    name::AppId,
+    spec::{AppSpec, ListenAddr},
+};
 use doorbell_supervisor::{OperateError, message::Verb};
 
 use super::{
     Admin, Problem,
     status::{AppStatus, ServerStatus, Status},
 };
+use crate::pass::desk::FOLDER;
 
 pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Json<Status> {
     let house = &admin.house;
@@ -62,6 +66,34 @@ pub(super) async fn operate(
         Ok(Err(error)) => Err(Problem::new(status_of(&error), &error)),
         Err(error) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, &error)),
     }
+}
+
+/// A link for an operator's browser.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct Link {
+    /// The host that it is for.
+    pub host: String,
+    /// Its path.
+    pub path: String,
+    /// The port that Doorbell listens on there, if it is a TCP port.
+    pub port: Option<u16>,
+}
+
+pub(super) async fn pass(
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+) -> Result<Json<Link>, Problem> {
+    let app = find(&admin, &id)?;
+    let house = &admin.house;
+    let none =
+        || Problem::new(StatusCode::SERVICE_UNAVAILABLE, &"there are no passes: see the log");
+    let path = format!("{FOLDER}{}", house.passes.link(&app.id).ok_or_else(none)?);
+    tracing::info!(app = %app.id, "an operator asked for a pass");
+    let port = house.listening().iter().find_map(|address| match address {
+        ListenAddr::Tcp(address) => Some(address.port()),
+        ListenAddr::Unix(_) => None,
+    });
+    Ok(Json(Link { host: app.default_host().to_owned(), path, port }))
 }
 
 fn status_of(error: &OperateError) -> StatusCode {

@@ -3,7 +3,7 @@
 //! One request a connection and one deadline for all of it, so that neither a head that never ends
 //! nor an answer that nobody takes keeps a place.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -14,6 +14,7 @@ use tokio::{
     sync::Semaphore,
     time::timeout,
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::listener;
 
@@ -22,15 +23,25 @@ const PLACES: usize = 64;
 /// From a connection's beginning to its end; Prometheus itself waits ten seconds unless told.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Answers for ever.
-pub(super) async fn serve(tcp: TcpListener, app: Router) {
+/// Answers until it is told to stop; connections go on as tasks.
+pub(super) async fn serve(
+    tcp: TcpListener,
+    app: Router,
+    stop: CancellationToken,
+    connections: TaskTracker,
+) {
     let places = Arc::new(Semaphore::new(PLACES));
-    // Invariant: the semaphore is never closed.
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-        match tcp.accept().await {
-            Ok((stream, _)) => {
+    loop {
+        let place = Arc::clone(&places).acquire_owned();
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            // Dropping this loses nobody: whoever is accepted is accepted at once.
+            accepted = async { Ok::<_, io::Error>((place.await, tcp.accept().await?.0)) } => accepted,
+        };
+        match accepted {
+            Ok((place, stream)) => {
                 let app = app.clone();
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     answer(stream, app).await;
                     drop(place);
                 });
@@ -104,7 +115,7 @@ mod tests {
     async fn observers_beyond_the_places_wait_for_one() {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
-        let server = tokio::spawn(serve(tcp, app()));
+        let server = tokio::spawn(serve(tcp, app(), CancellationToken::new(), TaskTracker::new()));
         let mut idle = Vec::new();
         for _ in 0..PLACES {
             idle.push(TcpStream::connect(address).await.unwrap());

@@ -17,12 +17,13 @@ use super::{
 use crate::{
     admin::{
         Upgraded,
+        apps::Link,
         status::{AppStatus, Status},
     },
     house::ReloadReport,
 };
 
-fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+pub(super) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
 
@@ -95,6 +96,18 @@ pub(super) fn operate(socket: &Path, app: &str, verb: &str) -> anyhow::Result<u8
     let path = format!("/v1/apps/{}/{verb}", encode(app));
     let status: AppStatus = block_on(call_json(socket, Method::POST, &path))?;
     writeln!(io::stdout(), "{}: {}", status.id, table::state(&status))?;
+    Ok(0)
+}
+
+pub(super) fn pass(socket: &Path, app: &str, origin: Option<&str>) -> anyhow::Result<u8> {
+    let path = format!("/v1/apps/{}/pass", encode(app));
+    let Link { host, path, port } = block_on(call_json(socket, Method::POST, &path))?;
+    let port = port.filter(|port| *port != 80).map(|port| format!(":{port}")).unwrap_or_default();
+    let origin = match origin {
+        Some(origin) => origin.trim_end_matches('/').to_owned(),
+        None => format!("http://{host}{port}"),
+    };
+    writeln!(io::stdout(), "{origin}{path}")?;
     Ok(0)
 }
 

@@ -137,6 +137,9 @@ fn put_instance(text: &mut String, snapshot: &Snapshot) {
     if let Some(reason) = &snapshot.reason {
         put(text, "reason", &screen::line(reason));
     }
+    if let Some(step) = snapshot.failed_step {
+        put(text, "failed step", step.words());
+    }
     put(text, "since", &format!("{} ago", age(snapshot.since_unix_seconds)));
     if let Some(pid) = snapshot.pid {
         put(text, "pid", &pid.to_string());
@@ -146,6 +149,10 @@ fn put_instance(text: &mut String, snapshot: &Snapshot) {
     }
     let starts = snapshot.starts;
     put(text, "starts", &format!("{} good, {} failed", starts.ready, starts.failed));
+    if let Some(usual) = snapshot.usual_start {
+        let (median, most) = (usual.median.as_secs_f64(), usual.most.as_secs_f64());
+        put(text, "usual start", &format!("{}, at most {}", seconds(median), seconds(most)));
+    }
 }
 
 /// Warnings, and what the app said last.

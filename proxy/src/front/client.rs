@@ -11,6 +11,7 @@ use pingora_proxy::Session;
 
 use crate::{
     answer::{Answer, Rendered},
+    bulletin::Bulletin,
     client_stream::ClientStream,
     exchange::Exchange,
     transport::ConnFacts,
@@ -59,14 +60,13 @@ pub(super) async fn write_answer(
     if reply.status == 499 {
         return Ok(());
     }
-    let id = exchange.map(Exchange::request_id).unwrap_or_default();
-    let Rendered { status, fields, body } = reply.render(exchange.map(|e| &e.head), &id);
+    let Rendered { status, fields, body } = match exchange {
+        Some(exchange) => exchange.render(answer),
+        None => answer.render(None, "", None),
+    };
     let mut response = ResponseHeader::build(status, Some(fields.len() + 3))?;
     for (name, value) in fields {
         response.insert_header(name, value)?;
-    }
-    if let Some(timing) = exchange.and_then(Exchange::server_timing) {
-        response.insert_header("server-timing", timing)?;
     }
     if status != http::StatusCode::NO_CONTENT {
         response.insert_header(header::CONTENT_LENGTH, body.len())?;
@@ -81,5 +81,24 @@ pub(super) async fn write_answer(
     } else {
         session.write_response_body(Some(body), true).await?;
     }
+    Ok(())
+}
+
+/// Tells a waiting page what becomes of the start.
+pub(super) async fn write_bulletin(session: &mut Session, mut bulletin: Bulletin) -> Result<()> {
+    let mut response = ResponseHeader::build(http::StatusCode::OK, Some(6))?;
+    for (name, value) in Bulletin::fields() {
+        response.insert_header(name, value)?;
+    }
+    session.write_response_header(Box::new(response), false).await?;
+    loop {
+        let told = tokio::select! {
+            () = left(session) => return Ok(()),
+            told = bulletin.next() => told,
+        };
+        let Some(told) = told else { break };
+        session.write_response_body(Some(told), false).await?;
+    }
+    session.downstream_session.finish_body().await?;
     Ok(())
 }

@@ -1,3 +1,5 @@
+use doorbell_supervisor::message::{StartPhase, StartProgress};
+
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -321,4 +323,26 @@ fn what_an_earlier_supervisor_shut_is_opened_by_the_next() {
     drop((scene.leased(), lease));
     assert_eq!(scene.take_reports(), []);
     scene.leased();
+}
+
+#[tokio::test]
+async fn those_who_listen_hear_what_becomes_of_a_start_and_wake_nobody() {
+    let progress = StartProgress { phase: StartPhase::Listen, elapsed: SECOND, usual: None };
+    let s = scene();
+    let mut view = s.gate.listen();
+    assert_eq!(*view.borrow_and_update(), View::Asleep);
+    assert_eq!(s.take_reports(), []);
+    drop(s.place());
+    assert_eq!(s.gate.view(), View::Waking(None), "the start goes on");
+    s.gate.progressed(progress);
+    let View::Waking(Some(heard)) = view.borrow_and_update().clone() else { panic!("no progress") };
+    assert_eq!(heard.now().phase, StartPhase::Listen);
+    s.gate.refuse(&refusal());
+    assert!(matches!(&*view.borrow_and_update(), View::Refused(_)));
+    s.gate.hold();
+    assert_eq!(*view.borrow_and_update(), View::Asleep);
+    s.gate.progressed(progress);
+    assert_eq!(s.gate.view(), View::Asleep, "of a start that nobody waits for");
+    s.open(1);
+    assert_eq!(*view.borrow_and_update(), View::Open);
 }

@@ -42,6 +42,8 @@ pub(super) fn fingerprint(spec: &AppSpec) -> u64 {
     process.command.hash(&mut hasher);
     process.directory.hash(&mut hasher);
     process.env.hash(&mut hasher);
+    process.resources.hash(&mut hasher);
+    process.user.hash(&mut hasher);
     format!("{:?} {:?}", process.endpoint, process.ready.probe).hash(&mut hasher);
     // Said only where it is not as ever, so that what an earlier version started is known again.
     if process.no_new_privs {

@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use doorbell_config::{
@@ -15,7 +15,9 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     driver::Handle,
     lifecycle::{Goal, Life, State, Tenancy, Terms},
-    message::{Endpoint, Generation, Snapshot, StartCounts, StartTimes, StateName},
+    message::{
+        Endpoint, Generation, Snapshot, StartCounts, StartPhase, StartTimes, StateName, UsualStart,
+    },
     supervisor::OperateError,
 };
 
@@ -35,6 +37,8 @@ pub(super) struct App {
     pub(super) starts: StartCounts,
     /// Whether a request waits for the next start, which is a cold one then.
     pub(super) is_visited: bool,
+    /// The start under way, to be told to visitors.
+    pub(super) start: Option<Start>,
     /// What most apps never have.
     pub(super) past: Option<Box<Past>>,
 }
@@ -45,6 +49,32 @@ pub(super) struct Past {
     pub(super) last_start: Option<StartTimes>,
     pub(super) reason: Option<String>,
     pub(super) last_output: Vec<String>,
+    /// How far the last start was when it failed.
+    #[serde(default)]
+    pub(super) failed_step: Option<StartPhase>,
+    /// How long the last starts took, the newest last.
+    #[serde(default)]
+    pub(super) start_times: Vec<Duration>,
+}
+
+/// How far a start is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Start {
+    pub(super) phase: StartPhase,
+    /// When it joined the line, or was admitted.
+    pub(super) since: Instant,
+    /// Once it is admitted.
+    pub(super) generation: Option<Generation>,
+}
+
+impl Past {
+    /// Remembers how long a start took; waiting in the line is no part of it.
+    pub(super) fn started_in(&mut self, times: &StartTimes) {
+        if self.start_times.len() >= UsualStart::REMEMBERED {
+            self.start_times.remove(0);
+        }
+        self.start_times.push(times.total().saturating_sub(times.queued));
+    }
 }
 
 /// One instance that is not gone yet.
@@ -89,6 +119,7 @@ impl App {
             waiters: Vec::new(),
             starts: StartCounts::default(),
             is_visited: false,
+            start: None,
             past: None,
         }
     }
@@ -204,6 +235,8 @@ impl App {
             last_start: past.and_then(|past| past.last_start),
             warnings: instance.map(|instance| instance.warnings.clone()).unwrap_or_default(),
             last_output: past.map(|past| past.last_output.clone()).unwrap_or_default(),
+            failed_step: past.and_then(|past| past.failed_step),
+            usual_start: past.and_then(|past| UsualStart::of(&past.start_times)),
         }
     }
 

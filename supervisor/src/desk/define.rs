@@ -119,6 +119,7 @@ impl Desk {
             app.goal = goal;
         }
         let are_alike = old.is_some() || self.adopt(id);
+        self.recall_starts(id);
         // Gates of new apps hold by themselves; one that was removed before may still refuse.
         let sleeps = old.is_none() && goal == Goal::Down;
         if sleeps && self.is_set_up {

@@ -8,12 +8,12 @@ use tokio::time::Instant;
 use super::{
     Desk,
     adopt::fingerprint,
-    app::{Instance, unix_seconds},
+    app::{Instance, Start, unix_seconds},
 };
 use crate::{
     driver::Job,
     lifecycle::{Effect, Event, StartOutcome, step},
-    message::{GateOrder, Generation},
+    message::{GateOrder, Generation, StartPhase},
 };
 
 impl Desk {
@@ -58,11 +58,13 @@ impl Desk {
                     app.queued_since = Some(Instant::now());
                 }
                 self.line.join(id.clone());
+                self.start_queued(id);
             }
             Effect::Withdraw => {
                 self.line.leave(id);
                 if let Some(app) = self.apps.get_mut(id) {
                     app.is_visited = false;
+                    app.start = None;
                 }
             }
             Effect::Spawn(generation) => self.spawn(id, generation),
@@ -127,6 +129,8 @@ impl Desk {
         let fingerprint = fingerprint(&spec);
         let job = Job { app: spec, generation, fingerprint, queued, admitted };
         let (handle, task) = self.driver.instance(job, self.reports.0.clone());
+        app.start =
+            Some(Start { phase: StartPhase::Spawn, since: admitted, generation: Some(generation) });
         let (pid, ready, warnings) = (None, None, Vec::new());
         let is_elsewhere = false;
         app.instances.push(Instance { generation, handle, pid, ready, is_elsewhere, warnings });
@@ -137,9 +141,13 @@ impl Desk {
     fn end_start(&mut self, id: &AppId, generation: Generation, outcome: StartOutcome) {
         self.line.end(generation);
         let Some(app) = self.apps.get_mut(id) else { return };
+        let start = app.start.take_if(|start| start.generation == Some(generation));
         match outcome {
             StartOutcome::Ready => self.start_succeeded(id, generation),
-            StartOutcome::Failed => app.start_failed(),
+            StartOutcome::Failed => {
+                app.start_failed();
+                app.past().failed_step = start.map(|start| start.phase);
+            }
             StartOutcome::TooLate => {
                 app.start_failed();
                 let deadline = app.terms().map(|terms| terms.start_deadline).unwrap_or_default();
@@ -151,6 +159,7 @@ impl Desk {
                 let past = app.past();
                 past.reason = Some(reason);
                 past.last_output = output;
+                past.failed_step = start.map(|start| start.phase);
             }
             StartOutcome::Abandoned => app.is_visited = false,
         }
@@ -166,6 +175,8 @@ impl Desk {
         past.last_start = times;
         past.reason = None;
         past.last_output = Vec::new();
+        past.failed_step = None;
+        times.iter().for_each(|times| past.started_in(times));
         let (total, times) = (times.map(|times| times.total()), times.unwrap_or_default());
         tracing::info!(app = %id, generation = generation.0, ?total, ?times, "ready");
         self.meter.watch(id, generation, witness);

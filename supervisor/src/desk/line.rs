@@ -38,6 +38,11 @@ impl Line {
         self.waiting.retain(|waiting| waiting != app);
     }
 
+    /// Whether whoever joins has to wait for others.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.is_open || self.under_way.len() + self.waiting.len() > self.cap
+    }
+
     /// The next that may start, as this generation.
     pub(super) fn admit(
         &mut self,

@@ -15,6 +15,7 @@ mod define;
 mod effects;
 mod line;
 mod operate;
+mod phases;
 mod progress;
 mod state_dir;
 mod timers;
@@ -36,7 +37,6 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-pub(crate) use self::carry::forget as forget_carried;
 use self::{
     app::App,
     carry::Carried,
@@ -44,6 +44,7 @@ use self::{
     state_dir::{Generations, StateDir, SwitchFile, Switches},
     timers::Timers,
 };
+pub(crate) use self::{carry::forget as forget_carried, state_dir::replace};
 use crate::{
     driver::{self, Adoptee, Custody, Driver, Leftovers, Meter, Note, Report},
     lifecycle::{Event, Goal, Off},
@@ -92,6 +93,8 @@ pub(crate) struct Desk {
     is_adopting: bool,
     /// What an earlier version knew of apps, until they are defined.
     carried: HashMap<AppId, Carried>,
+    /// How long starts of apps took that are not defined yet, or no more.
+    start_times: HashMap<AppId, Vec<Duration>>,
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     tasks: JoinSet<()>,
     instances: HashMap<Id, (AppId, Generation)>,
@@ -166,6 +169,7 @@ impl Desk {
             adoptees: adopt::by_app(adoptees),
             is_adopting: true,
             carried: carry::read(&run_dir),
+            start_times: state_dir.start_times(),
             reports: mpsc::channel(REPORTS),
             tasks: JoinSet::new(),
             instances: HashMap::new(),
@@ -346,6 +350,7 @@ impl Desk {
     async fn finish(mut self) {
         let left = self.tasks.len();
         self.tasks.shutdown().await;
+        self.keep_start_times();
         // Those who wait for an app get their answer by its end, and what is being kept is kept.
         self.apps.clear();
         let kept = async { while self.errands.join_next().await.is_some() {} };

@@ -6,7 +6,7 @@ use super::Desk;
 use crate::{
     driver::{Note, Report},
     lifecycle::{Event, Failure, GateEvent, InstanceEvent, State, Successor},
-    message::{GateOrder, GateReport, Generation},
+    message::{GateOrder, GateReport, Generation, StartPhase},
 };
 
 impl Desk {
@@ -37,6 +37,7 @@ impl Desk {
                 self.publish(&app);
             }
             Note::Probe(endpoint, question) => {
+                self.start_is_at(&app, generation, StartPhase::Ready);
                 self.order(GateOrder::Probe { app, generation, endpoint, question });
             }
             Note::EndProbe => self.order(GateOrder::EndProbe { app, generation }),
@@ -58,6 +59,9 @@ impl Desk {
         let is_main = known.life.state.generation() == Some(generation);
         let Some(instance) = known.instance_mut(generation) else { return };
         instance.pid = Some(pid);
+        self.start_is_at(app, generation, StartPhase::Listen);
+        let Some(known) = self.apps.get_mut(app) else { return };
+        let Some(instance) = known.instance_mut(generation) else { return };
         if is_main {
             let witness = instance.handle.witness();
             self.meter.watch(app, generation, witness);
@@ -142,6 +146,8 @@ impl Desk {
             Some(app) => {
                 // A gate that asks though an instance is ready only missed its opening.
                 app.is_visited |= !matches!(app.life.state, State::Ready(_));
+                // Who comes later is told how far it is; of a new start its phases tell.
+                self.tell_progress(id);
                 self.play(id, Event::Wanted);
             }
         }

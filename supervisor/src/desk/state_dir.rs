@@ -2,13 +2,13 @@
 //! generations got. One Doorbell uses a state folder at a time.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use doorbell_config::{name::AppId, spec::StartMode};
@@ -21,6 +21,7 @@ use crate::{driver::create_private, message::Generation, supervisor::SupervisorE
 const SWITCHES: &str = "switches.json";
 const GENERATION: &str = "generation";
 const LOCK: &str = "lock";
+const START_TIMES: &str = "start_times.json";
 /// More starts than one Doorbell makes.
 const LEAP: u64 = 1 << 32;
 
@@ -119,6 +120,22 @@ impl StateDir {
         SwitchFile { path: self.path.join(SWITCHES), written: Arc::default(), version: 0 }
     }
 
+    /// How long the last starts of apps took, as an earlier Doorbell knew. Without it estimates begin
+    /// anew.
+    pub(super) fn start_times(&self) -> HashMap<AppId, Vec<Duration>> {
+        let text = fs::read(self.path.join(START_TIMES)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Keeps them for the next.
+    pub(super) fn keep_start_times(&self, times: &HashMap<AppId, Vec<Duration>>) {
+        let kept = serde_json::to_vec(times).map_err(io::Error::from);
+        let kept = kept.and_then(|text| replace(&self.path.join(START_TIMES), &text));
+        if let Err(error) = kept {
+            tracing::warn!(%error, "how long starts take is not known to the next doorbell");
+        }
+    }
+
     pub(super) fn generations(&self) -> Result<Generations, SupervisorError> {
         let path = self.path.join(GENERATION);
         let last = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
@@ -195,7 +212,7 @@ impl Generations {
 }
 
 /// Replaces a file: after a crash there is the old one or the new one, whole.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut options = OpenOptions::new();
     let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&new)?;

@@ -322,7 +322,7 @@ impl Instance {
         let root = Root::watch(record.pid, pidfd)?;
         let mark = mark_of(&driver.state_dir, &record);
         let tree = Tree::adopted(record.pid, mark, output.identity());
-        *wires.witness.tree.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree);
+        wires.witness.is_of(tree, driver.cgroups.find_again(&app, generation));
         let log = driver.logs.open(&app, logs);
         let capture = Capture::start(output, log, wires.witness.tail.clone())?;
         driver.hold(&job, kept);

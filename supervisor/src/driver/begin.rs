@@ -1,17 +1,25 @@
 //! The part of a start that blocks: until the program is executed, or failed to be.
 
-use std::{io, sync::PoisonError};
+use std::{
+    io,
+    os::unix::fs::{chown, fchown},
+    sync::PoisonError,
+};
 
-use doorbell_config::spec::{ListenNotice, Probe, ProcessSpec};
+use doorbell_config::spec::{EndpointSpec, ListenNotice, Probe, ProcessSpec};
 
 use crate::{
     driver::{
         Driver, Job, STARTING,
+        account::{Account, AccountError},
+        advance::Advance,
+        cgroup::Group,
         endpoint::{EndpointError, Place, create_private, socket_folder},
         launch::{Launch, LaunchError, Surroundings},
         notify::NotifySocket,
+        outfit::Outfit,
         record::Record,
-        spawn::{self, Spawned, Wishes},
+        spawn::{self, Spawned},
     },
     output::OutputPipe,
 };
@@ -23,7 +31,11 @@ pub(super) enum SpawnError {
     Endpoint(#[from] EndpointError),
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    #[error("cannot execute {program}: {source}")]
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    #[error("cannot make its control group: {0}")]
+    Group(io::Error),
+    #[error("{program} {source}")]
     Execute { program: String, source: io::Error },
     #[error("cannot prepare the start: {0}")]
     Prepare(#[from] io::Error),
@@ -34,46 +46,76 @@ pub(super) fn listen_for_notes(driver: &Driver, job: &Job) -> io::Result<NotifyS
     NotifySocket::bind(driver.notify_path(&job.app.id, job.generation))
 }
 
+/// What there is of an instance once its program is executed.
+pub(super) struct Prepared {
+    pub(super) place: Place,
+    pub(super) spawned: Spawned,
+    pub(super) record: Record,
+    pub(super) group: Group,
+}
+
 /// The part of a start that blocks: until the program is executed, or failed to be.
 pub(super) fn spawn_blocking(
     driver: &Driver,
     job: &Job,
     process: &ProcessSpec,
     notify_socket: Option<&std::path::Path>,
-) -> Result<(Place, Spawned, Record), SpawnError> {
+) -> Result<Prepared, SpawnError> {
     let _starting = STARTING.read().unwrap_or_else(PoisonError::into_inner);
+    let account = process.user.as_deref().map(Account::find).transpose()?.flatten();
+    let owner = account.as_ref().map(|account| account.who.user);
     let sockets = socket_folder(&driver.run_dir(), &job.app.id);
     let probe = &process.ready.probe;
-    let mut place =
-        Place::prepare(process.endpoint, probe, &driver.ports, &sockets, job.generation)?;
-    let around = Surroundings { place: &place, notify_socket, state_dir: &driver.state_dir };
-    let launch = Launch::of(&job.app, process, job.generation, &around)?;
     create_private(&sockets)?;
     driver.let_through(&sockets)?;
+    if owner.is_some() && (process.endpoint == EndpointSpec::Socket || notify_socket.is_some()) {
+        driver.let_everybody_through(&sockets)?;
+    }
+    let mut place =
+        Place::prepare(process.endpoint, probe, &driver.ports, &sockets, job.generation, owner)?;
+    let state_dir = &driver.state_dir;
+    let around =
+        Surroundings { place: &place, notify_socket, state_dir, account: account.as_ref() };
+    let launch = Launch::of(&job.app, process, job.generation, &around)?;
     let output = OutputPipe::create(&driver.output_path(&job.app.id, job.generation))?;
-    let spawned =
-        spawn::spawn(&launch, output, place.listener.take(), wishes(driver, job, process)?);
-    let spawned = spawned.map_err(|source| SpawnError::Execute {
-        program: launch.program.display().to_string(),
-        source,
+    if let Some(owner) = owner {
+        // It may want to open its own output again, as `/dev/stdout`.
+        fchown(&output.1, Some(owner), None)?;
+        if let Some(path) = notify_socket {
+            chown(path, Some(owner), None)?;
+        }
+    }
+    let may_freeze = process.idle_freeze_after.is_some();
+    let made = driver.cgroups.make(&job.app.id, job.generation, &process.resources, may_freeze);
+    let group = made.map_err(SpawnError::Group)?;
+    let outfit = Outfit {
+        listener: place.listener.take(),
+        limits: driver.limits(process),
+        groups: group.entrance().map_err(SpawnError::Group)?,
+        user: account.map(|account| account.who),
+        no_new_privs: process.no_new_privs,
+        heard: heard(driver, job, process)?,
+    };
+    let spawned = spawn::spawn(&launch, output, outfit);
+    let spawned = spawned.inspect_err(|_| group.remove()).map_err(|source| {
+        SpawnError::Execute { program: launch.program.display().to_string(), source }
     })?;
     let (app, generation) = (job.app.id.clone(), job.generation);
     let mut record =
         Record::new(app, generation, spawned.pid, place.endpoint.clone(), job.fingerprint)?;
     record.is_heard = spawned.ear.is_some();
     driver.note(&record);
-    Ok((place, spawned, record))
+    Ok(Prepared { place, spawned, record, group })
 }
 
 /// Where readiness depends on it, the kernel is to tell when the app listens; but not if nobody would
 /// keep the descriptor after us.
-fn wishes(driver: &Driver, job: &Job, process: &ProcessSpec) -> io::Result<Wishes> {
+fn heard(driver: &Driver, job: &Job, process: &ProcessSpec) -> io::Result<Option<Advance>> {
     let matters = match process.ready.probe {
         Probe::Connect | Probe::Http(_) => true,
         Probe::Notify | Probe::SocketActivation => false,
     };
     let is_wanted = process.ready.listen == ListenNotice::Auto;
     let is_heard = matters && is_wanted && driver.has_custodian;
-    let heard = is_heard.then(|| driver.advance(job)).transpose()?;
-    Ok(Wishes { open_files: driver.open_files, no_new_privs: process.no_new_privs, heard })
+    is_heard.then(|| driver.advance(job)).transpose()
 }

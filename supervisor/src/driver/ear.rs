@@ -394,9 +394,7 @@ mod tests {
 
     use super::*;
     use crate::driver::{
-        advance::Advance,
-        launch::Launch,
-        spawn::{self, Wishes},
+        advance::Advance, cgroup::Entrance, launch::Launch, outfit::Outfit, spawn,
     };
     use crate::output::OutputPipe;
 
@@ -410,9 +408,16 @@ mod tests {
             directory: "/".into(),
         };
         let heard = Some(Advance { socket: None, words: Vec::new() });
-        let wishes = Wishes { open_files: None, no_new_privs: true, heard };
+        let outfit = Outfit {
+            listener: None,
+            limits: Vec::new(),
+            groups: Entrance::default(),
+            user: None,
+            no_new_privs: true,
+            heard,
+        };
         let output = OutputPipe::create(&folder.join("out")).unwrap();
-        let spawned = spawn::spawn(&launch, output, None, wishes).unwrap();
+        let spawned = spawn::spawn(&launch, output, outfit).unwrap();
         spawned.ear.is_some().then_some(spawned)
     }
 

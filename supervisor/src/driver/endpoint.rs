@@ -32,6 +32,8 @@ const SUN_PATH: usize = 107;
 /// Connections that may wait for an app that inherits its listener: all that come while it starts.
 /// The kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
+/// A socket in a folder of the app's own.
+const OWN_SOCKET: &str = "app.sock";
 /// Ports tried before giving up.
 const TRIES: usize = 2048;
 
@@ -61,6 +63,8 @@ pub(crate) struct Place {
 enum Lease {
     Port(u16, Arc<Ports>),
     Socket(PathBuf),
+    /// A socket in a folder that belongs to the app's user.
+    OwnFolder(PathBuf),
 }
 
 /// Hands out ports, none to two instances, and none again soon.
@@ -85,12 +89,13 @@ impl Place {
         ports: &Arc<Ports>,
         sockets: &Path,
         generation: Generation,
+        owner: Option<u32>,
     ) -> Result<Self, EndpointError> {
         let listens = *probe == Probe::SocketActivation;
         match spec {
             EndpointSpec::AnyPort => Self::any_port(ports, listens),
             EndpointSpec::FixedPort(port) => Self::fixed_port(ports, port, listens),
-            EndpointSpec::Socket => Self::socket(sockets, generation, listens),
+            EndpointSpec::Socket => Self::socket(sockets, generation, listens, owner),
         }
     }
 
@@ -101,6 +106,7 @@ impl Place {
                 ports.note(address.port());
                 Lease::Port(address.port(), ports.clone())
             }
+            Endpoint::Unix(path) if is_of_another_user(path) => Lease::OwnFolder(path.clone()),
             Endpoint::Unix(path) => Lease::Socket(path.clone()),
             Endpoint::Upstream => return Err(io::ErrorKind::InvalidData.into()),
         };
@@ -111,7 +117,7 @@ impl Place {
     pub(crate) fn port(&self) -> Option<u16> {
         match &self.lease {
             Lease::Port(port, _) => Some(*port),
-            Lease::Socket(_) => None,
+            Lease::Socket(_) | Lease::OwnFolder(_) => None,
         }
     }
 
@@ -119,7 +125,7 @@ impl Place {
     pub(crate) fn socket_path(&self) -> Option<&Path> {
         match &self.lease {
             Lease::Port(..) => None,
-            Lease::Socket(path) => Some(path),
+            Lease::Socket(path) | Lease::OwnFolder(path) => Some(path),
         }
     }
 
@@ -159,20 +165,33 @@ impl Place {
         Ok(Self { endpoint, listener, lease })
     }
 
-    fn socket(folder: &Path, generation: Generation, listens: bool) -> Result<Self, EndpointError> {
-        let path = folder.join(format!("{}.sock", base36(generation.0)));
+    fn socket(
+        folder: &Path,
+        generation: Generation,
+        listens: bool,
+        owner: Option<u32>,
+    ) -> Result<Self, EndpointError> {
+        let own = base36(generation.0);
+        let path = match owner {
+            None => folder.join(format!("{own}.sock")),
+            Some(_) => folder.join(own).join(OWN_SOCKET),
+        };
         if path.as_os_str().len() > SUN_PATH {
             return Err(EndpointError::TooLong(path));
         }
         let failed = |source| EndpointError::System { what: path.display().to_string(), source };
         create_private(folder).map_err(failed)?;
+        if let (Some(owner), Some(folder)) = (owner, path.parent()) {
+            make_for(folder, owner).map_err(failed)?;
+        }
         remove_if_there(&path).map_err(failed)?;
         let listener = listens
             .then(|| listen(UnixListener::bind(&path)?.into()))
             .transpose()
             .map_err(failed)?;
         let endpoint = Endpoint::Unix(path.clone());
-        Ok(Self { endpoint, listener, lease: Lease::Socket(path) })
+        let lease = if owner.is_some() { Lease::OwnFolder(path) } else { Lease::Socket(path) };
+        Ok(Self { endpoint, listener, lease })
     }
 }
 
@@ -183,6 +202,12 @@ impl Drop for Lease {
             Self::Socket(path) => {
                 if let Err(error) = remove_if_there(path) {
                     tracing::warn!(path = %path.display(), %error, "a socket file stays behind");
+                }
+            }
+            Self::OwnFolder(path) => {
+                let Some(folder) = path.parent() else { return };
+                if let Err(error) = fs::remove_dir_all(folder) {
+                    tracing::warn!(path = %folder.display(), %error, "a folder stays behind");
                 }
             }
         }
@@ -210,6 +235,16 @@ pub(crate) fn socket_folder(run_dir: &Path, app: &AppId) -> PathBuf {
     run_dir.join(app.as_str())
 }
 
+/// Makes a folder for another user to make a socket in. Its group stays that of the folder above: of
+/// whoever connects.
+fn make_for(folder: &Path, owner: u32) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o710).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    chown(folder, Some(owner), None)
+}
+
 /// Makes a folder that only we may enter, and those above it. One that is there already must be
 /// ours, and is closed to others.
 pub(crate) fn create_private(folder: &Path) -> io::Result<()> {
@@ -219,8 +254,8 @@ pub(crate) fn create_private(folder: &Path) -> io::Result<()> {
         let why = format!("it belongs to user {}: give it to ours (chown)", found.uid());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
-    // Our own group may get through to what it is shown, `share_folder`.
-    if found.mode() & 0o067 == 0 {
+    // Our own group, and whoever an app is, may get through to what they are shown.
+    if found.mode() & 0o066 == 0 {
         return Ok(());
     }
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
@@ -248,6 +283,11 @@ pub(crate) fn share_socket(path: &Path, group: u32) -> io::Result<()> {
     // chmod(2) has no way but this one for a file that is open as a path alone.
     let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
     fs::set_permissions(path, fs::Permissions::from_mode(found.st_mode & 0o777 | 0o060))
+}
+
+/// Whether this is the socket of an app that is another user.
+pub(crate) fn is_of_another_user(path: &Path) -> bool {
+    path.ends_with(OWN_SOCKET)
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
@@ -357,7 +397,7 @@ mod tests {
     #[test]
     fn a_long_socket_path_is_refused_in_words() {
         let folder = PathBuf::from("/tmp").join("x".repeat(120));
-        let error = Place::socket(&folder, Generation(1), false).unwrap_err();
+        let error = Place::socket(&folder, Generation(1), false, None).unwrap_err();
         assert!(error.to_string().contains("longer than 107 bytes"), "{error}");
     }
 
@@ -366,7 +406,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("1.sock");
         drop(UnixListener::bind(&path).unwrap());
-        let place = Place::socket(folder.path(), Generation(1), true).unwrap();
+        let place = Place::socket(folder.path(), Generation(1), true, None).unwrap();
         assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
         drop(place);
         assert!(!path.exists());

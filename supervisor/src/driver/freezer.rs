@@ -1,5 +1,6 @@
-//! Standing still: the whole tree of an idle instance is stopped (SIGSTOP, signal(7)), uses no processor
-//! until somebody comes, and gives its memory back meanwhile.
+//! Standing still: the whole tree of an idle instance uses no processor until somebody comes, and gives
+//! its memory back meanwhile. Its control group is frozen, where it has one; else each process is
+//! stopped (SIGSTOP, signal(7)), which its parent may notice.
 //!
 //! Who is stopped cannot fork, so the tree does not change while it stands still. Its own sockets stay
 //! open: the kernel goes on to accept connections into their backlog.
@@ -11,6 +12,7 @@ use tokio::time::sleep;
 
 use super::{
     Witness,
+    cgroup::Group,
     procfs::{Process, Scanner},
     reclaim::GivingBack,
     tree::{self, Tree},
@@ -31,8 +33,27 @@ pub(super) struct Still {
     _giving_back: GivingBack,
 }
 
-/// Stops every process of the instance, newcomers too.
+/// Has every process of the instance stand still, newcomers too.
 pub(super) async fn stop(witness: &Witness, scanner: &Scanner) -> io::Result<Still> {
+    match witness.group().filter(|group| group.can_freeze()) {
+        Some(group) => freeze(group, witness, scanner).await,
+        None => stop_each(witness, scanner).await,
+    }
+}
+
+async fn freeze(group: &Group, witness: &Witness, scanner: &Scanner) -> io::Result<Still> {
+    group.freeze(true)?;
+    let mut looks = 0;
+    while looks < LOOKS && !group.is_frozen()? {
+        looks += 1;
+        sleep(PACE).await;
+    }
+    let processes = watch::living(witness, scanner).await?;
+    let _giving_back = GivingBack::of(&processes, Some(group));
+    Ok(Still { processes, _giving_back })
+}
+
+async fn stop_each(witness: &Witness, scanner: &Scanner) -> io::Result<Still> {
     let mut looks = 0;
     let processes = loop {
         let living = watch::living(witness, scanner).await?;
@@ -46,7 +67,7 @@ pub(super) async fn stop(witness: &Witness, scanner: &Scanner) -> io::Result<Sti
             sleep(PACE).await;
         }
     };
-    let _giving_back = GivingBack::of(&processes);
+    let _giving_back = GivingBack::of(&processes, None);
     Ok(Still { processes, _giving_back })
 }
 
@@ -56,6 +77,11 @@ pub(super) async fn go_on(
     witness: &Witness,
     scanner: &Scanner,
 ) -> io::Result<()> {
+    if let Some(group) = witness.group().filter(|group| group.can_freeze()) {
+        // Whatever is given back is given back no longer.
+        drop(still);
+        return group.freeze(false);
+    }
     let processes = match still {
         Some(Still { processes, _giving_back }) => processes,
         // An earlier supervisor stopped it.

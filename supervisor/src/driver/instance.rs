@@ -3,11 +3,7 @@
 //! It tells the desk what happens through [`Note`]s and obeys [`Order`]s. Whatever happens, `Gone`
 //! is told last, when no process is left and the endpoint is free.
 
-use std::{
-    io,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use doorbell_config::spec::{Probe, ProcessSpec, StopSpec};
 use tokio::{
@@ -17,6 +13,7 @@ use tokio::{
 
 use super::{
     Adoptee, Driver, Job, Leftovers, Note, Order, Report, Witness, adopt,
+    cgroup::Group,
     ear::Ear,
     endpoint::Place,
     mark::Mark,
@@ -35,7 +32,7 @@ use crate::{
     probe::{self, Started},
 };
 
-use self::begin::{SpawnError, listen_for_notes, spawn_blocking};
+use self::begin::{Prepared, SpawnError, listen_for_notes, spawn_blocking};
 
 #[path = "begin.rs"]
 mod begin;
@@ -157,7 +154,8 @@ impl Instance {
         let spawning = tokio::task::spawn_blocking(move || {
             spawn_blocking(&shared, &ours, &process, path.as_deref())
         });
-        let (place, spawned, record) = spawning.await.map_err(io::Error::from)??;
+        let Prepared { place, spawned, record, group } =
+            spawning.await.map_err(io::Error::from)??;
         let spawned_at = Instant::now();
         let Spawned { pid, pidfd, output, ear } = spawned;
         let root = Root::watch(pid, pidfd)?;
@@ -166,7 +164,7 @@ impl Instance {
         let ear = ear.map(Ear::open).transpose()?;
         let mark = Mark::of_instance(&driver.state_dir, &job.app.id, job.generation);
         let tree = Tree::of(pid, mark, output.identity());
-        *wires.witness.tree.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree);
+        wires.witness.is_of(tree, group);
         let spec = job.process()?;
         let stop = *spec.stop;
         let log = driver.logs.open(&job.app.id, *spec.logs);
@@ -195,6 +193,11 @@ impl Instance {
             Some((endpoint, _)) => self.serve(endpoint).await,
             None => {
                 self.tell(Note::Spawned(self.root.pid())).await;
+                for warning in
+                    self.job.process().map_or_else(|_| Vec::new(), |p| self.driver.unmet(p))
+                {
+                    self.tell(Note::Warning(warning)).await;
+                }
                 self.say(format!("started, pid {}", self.root.pid())).await;
                 match self.start().await {
                     Ok(endpoint) => self.serve(endpoint).await,
@@ -328,7 +331,7 @@ impl Instance {
                 Some(endpoint) => probe::accepts(endpoint).await,
             };
         if !goes_on {
-            return End::of(exit, self.spawned_at);
+            return End::of(exit, self.spawned_at).or_out_of_memory(self);
         }
         tracing::debug!(app = %self.job.app.id, "the first process left others to serve");
         match watch::all_gone(witness, scanner).await {
@@ -366,6 +369,9 @@ impl Instance {
         }
         let exit = self.root.exit().await;
         self.root.reap();
+        if let Some(group) = self.wires.witness.group() {
+            group.remove();
+        }
         self.capture.say(format!("{exit}")).await;
         self.capture.finish().await;
     }
@@ -400,6 +406,21 @@ impl End {
 
     fn stopped_listening() -> Self {
         Self::crashed("stopped accepting connections")
+    }
+
+    /// The kernel may have had a reason to end it.
+    fn or_out_of_memory(self, instance: &Instance) -> Self {
+        let group = instance.wires.witness.group();
+        if !group.is_some_and(Group::ran_out_of_memory) {
+            return self;
+        }
+        let process = instance.job.process().ok();
+        let limit = process.and_then(|process| process.resources.memory);
+        let why = match limit {
+            Some(limit) => format!("needed more memory than its limit of {limit}"),
+            None => "was ended for want of memory: the machine has no more".to_owned(),
+        };
+        Self::crashed(format!("{why} ({})", self.reason))
     }
 
     fn of(exit: Exit, since: Instant) -> Self {

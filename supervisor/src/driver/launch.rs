@@ -12,6 +12,7 @@ use std::{
 use doorbell_config::spec::{AppSpec, PlaceholderValues, ProcessSpec};
 
 use super::{
+    account::Account,
     endpoint::Place,
     mark::{INSTANCE, STATE_DIR, name_of},
 };
@@ -51,6 +52,8 @@ pub(crate) struct Launch {
 
 /// What surrounds an instance and ends up in its environment.
 pub(crate) struct Surroundings<'a> {
+    /// Whom it runs as, if not who we are.
+    pub(crate) account: Option<&'a Account>,
     pub(crate) place: &'a Place,
     pub(crate) notify_socket: Option<&'a Path>,
     pub(crate) state_dir: &'a Path,
@@ -76,6 +79,15 @@ impl Launch {
             .filter_map(|name| Some((OsString::from(name), env::var_os(name)?)))
             .collect();
         environment.entry(PATH.into()).or_insert_with(|| DEFAULT_PATH.into());
+        if let Some(account) = around.account {
+            let own = [
+                ("HOME", account.home.as_os_str()),
+                ("USER", OsStr::new(&account.name)),
+                ("LOGNAME", OsStr::new(&account.name)),
+                ("SHELL", account.shell.as_os_str()),
+            ];
+            environment.extend(own.map(|(name, value)| (name.into(), value.to_owned())));
+        }
         for (name, value) in process.env.iter() {
             environment.insert(name.into(), value.render(&values).into());
         }

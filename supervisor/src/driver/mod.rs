@@ -6,9 +6,13 @@
 //!
 //! Read [`instance`] first, then `tree` for what belongs to an instance and `stop` for how it ends.
 
+mod account;
 mod adopt;
 pub(crate) mod advance;
+mod cgroup;
 pub(crate) mod children;
+mod clone_into;
+mod doctor;
 mod ear;
 mod endpoint;
 mod freezer;
@@ -18,6 +22,7 @@ mod leftover;
 mod listener;
 mod mark;
 mod notify;
+mod outfit;
 mod procfs;
 mod reclaim;
 mod record;
@@ -37,7 +42,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock, TryLockError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, TryLockError},
     time::Duration,
 };
 
@@ -45,7 +50,7 @@ use doorbell_config::{
     name::AppId,
     spec::{AppSpec, Backend, OutputSpec, ProcessSpec, StopSpec},
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getegid, getrlimit, setrlimit};
 use tokio::{
     sync::{Notify, mpsc, watch as channel},
     time::Instant,
@@ -54,6 +59,7 @@ use tokio::{
 pub(crate) use self::{
     adopt::{Adoptee, Custody},
     children::{adopt_strays, reap_strays},
+    doctor::look,
     ear::Heard,
     endpoint::{create_private, share_folder, share_socket},
     leftover::Leftovers,
@@ -65,9 +71,14 @@ pub(crate) use self::{
     watch::any_gone,
 };
 pub use self::{advance::Advances, ear::Deputy, sys::keep_descriptors};
-use self::{endpoint::Ports, tree::Tree};
+use self::{
+    cgroup::{Cgroups, Group, Purpose},
+    endpoint::Ports,
+    tree::Tree,
+};
 use crate::{
     lifecycle::Failure,
+    machine::Ability,
     message::{Endpoint, Generation, Question, StartTimes},
     output::{Logs, Tail},
     probe::{LastLook, Pace},
@@ -86,6 +97,7 @@ pub(crate) struct Driver {
     logs: Logs,
     /// Soft limit on open files that instances get, if not ours.
     open_files: Option<u64>,
+    cgroups: Cgroups,
     /// The group of the other roles, where they are another user.
     group: Option<u32>,
     /// What another process kept open for instances of an earlier supervisor.
@@ -171,6 +183,7 @@ pub(crate) struct Witness {
     tail: Arc<Tail>,
     last_look: LastLook,
     tree: Mutex<Option<Tree>>,
+    group: OnceLock<Group>,
 }
 
 impl Driver {
@@ -181,6 +194,11 @@ impl Driver {
         group: Option<u32>,
         (custodian, has_custodian): (mpsc::Sender<Custody>, bool),
     ) -> Self {
+        let cgroups = Cgroups::find(&cgroup::name_of(&state_dir), Purpose::Use);
+        cgroups.sweep();
+        for problem in cgroups.problems() {
+            tracing::debug!(problem, "control groups");
+        }
         Self {
             state_dir,
             ports: Arc::new(Ports::new()),
@@ -188,6 +206,7 @@ impl Driver {
             pace: Pace::default(),
             logs: Logs::new(log_dir),
             open_files,
+            cgroups,
             group,
             held: Mutex::default(),
             dead: Mutex::default(),
@@ -201,6 +220,11 @@ impl Driver {
     pub(crate) fn hand_back(&self, app: AppId, generation: Generation, held: Vec<OwnedFd>) {
         let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert((app, generation), held);
+    }
+
+    /// What holds here.
+    pub(crate) fn abilities(&self) -> Vec<Ability> {
+        doctor::abilities(&self.cgroups)
     }
 
     pub(crate) fn scanner(&self) -> Arc<Scanner> {
@@ -217,9 +241,12 @@ impl Driver {
         self.group.map_or(Ok(()), |group| share_folder(folder, group, 0o710))
     }
 
-    /// Lets the proxy connect to an app's socket, where it is another user.
+    /// Lets the proxy connect to an app's socket, where one of them is another user: even if we are
+    /// root, the proxy has nothing of what root may.
     fn let_connect(&self, endpoint: &Endpoint) {
-        if let (Some(group), Endpoint::Unix(path)) = (self.group, endpoint)
+        let Endpoint::Unix(path) = endpoint else { return };
+        let own = endpoint::is_of_another_user(path).then(|| getegid().as_raw());
+        if let Some(group) = self.group.or(own)
             && let Err(error) = share_socket(path, group)
         {
             tracing::error!(path = %path.display(), %error, "the proxy cannot connect to this app");
@@ -357,6 +384,18 @@ impl Handle {
 }
 
 impl Witness {
+    /// Says who the instance is.
+    fn is_of(&self, tree: Tree, group: Group) {
+        // It is said once.
+        let _ = self.group.set(group.clone());
+        *self.tree.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree.with(group));
+    }
+
+    /// Its control groups; `None` before it is spawned.
+    fn group(&self) -> Option<&Group> {
+        self.group.get()
+    }
+
     /// Looks at the instance's tree; `None` before it is spawned.
     fn with_tree<T>(&self, look: impl FnOnce(&mut Tree) -> T) -> Option<T> {
         self.tree.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(look)

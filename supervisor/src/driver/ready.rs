@@ -91,7 +91,9 @@ impl Instance {
             () = self.wires.answered.notified() => {}
             () = std::future::ready(()) => {}
         }
-        self.tell(Note::EndProbe).await;
+        if self.may_be_elsewhere() {
+            self.tell(Note::EndProbe).await;
+        }
         self.driver.let_connect(found);
         self.tell(Note::Probe(found.clone(), Box::new(question))).await;
         self.wires.answered.notified().await;

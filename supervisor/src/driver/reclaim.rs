@@ -17,6 +17,7 @@ use std::{
 };
 
 use super::{
+    cgroup::Group,
     procfs::{Pid, Process},
     sys,
     tree::Tree,
@@ -33,11 +34,16 @@ pub(super) struct GivingBack {
 
 impl GivingBack {
     /// Begins with these processes, which stand still.
-    pub(super) fn of(processes: &[Process]) -> Self {
+    pub(super) fn of(processes: &[Process], group: Option<&Group>) -> Self {
         let is_over = Arc::new(AtomicBool::new(!has_swap()));
         let (over, processes) = (Arc::clone(&is_over), processes.to_vec());
+        let group = group.cloned();
         // Nobody waits for it.
-        drop(tokio::task::spawn_blocking(move || give_back(&processes, &over)));
+        drop(tokio::task::spawn_blocking(move || {
+            if !group.is_some_and(|group| give_back_group(&group, &over)) {
+                give_back(&processes, &over);
+            }
+        }));
         Self { is_over }
     }
 }
@@ -46,6 +52,25 @@ impl Drop for GivingBack {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
+}
+
+/// Has the kernel take back what a group has, piece by piece; tells whether it can be asked for that.
+fn give_back_group(group: &Group, is_over: &AtomicBool) -> bool {
+    let Some(mut left) = group.memory_bytes() else { return false };
+    group.let_swap(true);
+    while left > 0 && !is_over.load(Ordering::Relaxed) {
+        match group.reclaim(left.min(PIECE as u64)) {
+            Ok(()) => {}
+            // There is no more that it would give.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => {
+                tracing::debug!(%error, "the kernel takes no memory back");
+                return false;
+            }
+        }
+        left = left.saturating_sub(PIECE as u64);
+    }
+    true
 }
 
 fn give_back(processes: &[Process], is_over: &AtomicBool) {
@@ -79,7 +104,7 @@ fn give_back_one(process: &Process, is_over: &AtomicBool) -> io::Result<()> {
 }
 
 /// Whether there is anything under the title of `/proc/swaps`, proc(5).
-fn has_swap() -> bool {
+pub(super) fn has_swap() -> bool {
     fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1)
 }
 

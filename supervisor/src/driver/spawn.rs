@@ -8,25 +8,14 @@ use rustix::process::{
 };
 
 use super::{
-    advance::{self, Advance},
-    children,
+    advance, children,
     ear::Parts,
     launch::Launch,
+    outfit::Outfit,
     procfs::Pid,
     sys::{self, notices::Letter},
 };
 use crate::output::OutputPipe;
-
-/// What is wanted of a process beyond its program.
-#[derive(Debug)]
-pub(super) struct Wishes {
-    /// A soft limit on open files that is not ours.
-    pub(super) open_files: Option<u64>,
-    /// That it can gain no privileges.
-    pub(super) no_new_privs: bool,
-    /// That the kernel tells when it listens, if it can.
-    pub(super) heard: Option<Advance>,
-}
 
 /// A process that runs, and is registered as ours to wait for.
 #[derive(Debug)]
@@ -39,15 +28,14 @@ pub(super) struct Spawned {
     pub(super) ear: Option<Parts>,
 }
 
-/// Spawns with an output pipe, whose other end goes to the program. Blocks until the program is
-/// executed or failed to be.
+/// Spawns with an output pipe, whose other end goes to the program. Blocks until the program is executed
+/// or failed to be.
 pub(super) fn spawn(
     launch: &Launch,
     (output, theirs): (OutputPipe, OwnedFd),
-    listener: Option<OwnedFd>,
-    wishes: Wishes,
+    outfit: Outfit,
 ) -> io::Result<Spawned> {
-    let spawned = start(launch, theirs, listener, wishes);
+    let spawned = start(launch, theirs, outfit);
     let (pid, pidfd, ear) = spawned.inspect_err(|_| {
         // Nobody prints, and the first failure is the one to tell.
         let _ = OutputPipe::remove(output.path());
@@ -58,8 +46,7 @@ pub(super) fn spawn(
 fn start(
     launch: &Launch,
     output: OwnedFd,
-    listener: Option<OwnedFd>,
-    Wishes { open_files, no_new_privs, heard }: Wishes,
+    Outfit { listener, limits, groups, user, no_new_privs, heard }: Outfit,
 ) -> io::Result<(Pid, OwnedFd, Option<Parts>)> {
     // Made before: with the filter there is no way back.
     let (mut ours, mut theirs) = (None, None);
@@ -68,7 +55,7 @@ fn start(
         theirs = Some(sys::Ear { socket, letter: letter.try_clone()?, advance });
         ours = Some((near, letter));
     }
-    let legacy = sys::Legacy { output, listener, open_files, no_new_privs, ear: theirs };
+    let legacy = sys::Legacy { output, listener, limits, groups, user, no_new_privs, ear: theirs };
     let mut deaf = None;
     let (pid, pidfd) = children::spawn_registered(|| {
         let started = sys::spawn(launch, legacy)?;

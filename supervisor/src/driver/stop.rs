@@ -11,7 +11,9 @@ use tokio::{
 };
 
 use super::{
-    Order, Witness, listener,
+    Order, Witness,
+    cgroup::Group,
+    listener,
     procfs::{Process, Scanner},
     tree::{self, Tree},
     watch,
@@ -68,9 +70,19 @@ impl Ending<'_> {
                 living.iter().filter(|p| asked.insert((p.pid, p.began))).copied().collect();
             let handles = Tree::handles(&newcomers);
             tree::signal(&handles, signal);
-            // A stopped process cannot obey.
+            // Who stands still cannot obey.
             tree::signal(&handles, Signal::CONT);
+            self.thaw();
             watch::any_gone(Tree::handles(&living)).await;
+        }
+    }
+
+    /// Lets everybody go on to their end.
+    fn thaw(&self) {
+        if let Some(group) = self.witness.group().filter(|group| group.can_freeze())
+            && let Err(error) = group.freeze(false)
+        {
+            tracing::warn!(app = self.app, %error, "cannot be thawed to be ended");
         }
     }
 
@@ -83,7 +95,11 @@ impl Ending<'_> {
                 return Ok(());
             }
             let handles = Tree::handles(&living);
-            tree::signal(&handles, Signal::KILL);
+            // At once, where that is possible: nobody has time to fork.
+            if !self.witness.group().is_some_and(Group::kill) {
+                tree::signal(&handles, Signal::KILL);
+            }
+            self.thaw();
             // Passing the pace is no error: then they are killed again.
             let _ = timeout(pace, watch::any_gone(handles)).await;
             if pace < LONGEST_KILL_PACE && pace * 2 >= LONGEST_KILL_PACE {

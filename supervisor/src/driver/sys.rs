@@ -9,7 +9,7 @@
 
 use std::{
     convert::Infallible,
-    ffi::{CString, NulError, OsStr, OsString, c_char, c_int, c_void},
+    ffi::{CString, NulError, OsStr, OsString, c_char, c_int, c_uint, c_void},
     fs::File,
     io, mem,
     ops::Range,
@@ -22,7 +22,7 @@ use std::{
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{advance::Advance, launch::Launch, procfs::Pid};
+use super::{advance::Advance, cgroup::Entrance, clone_into, launch::Launch, procfs::Pid};
 
 mod filter;
 pub(super) mod notices;
@@ -46,8 +46,12 @@ pub(super) struct Legacy {
     pub(super) output: OwnedFd,
     /// Becomes descriptor 3, in the way of `sd_listen_fds(3)`.
     pub(super) listener: Option<OwnedFd>,
-    /// Soft limit on open files, if not ours.
-    pub(super) open_files: Option<u64>,
+    /// Limits of its own, setrlimit(2).
+    pub(super) limits: Vec<Limit>,
+    /// Control groups that it is to be in.
+    pub(super) groups: Entrance,
+    /// Whom it becomes, if not who we are.
+    pub(super) user: Option<User>,
     /// Whether it can gain no privileges.
     pub(super) no_new_privs: bool,
     /// If there is to be a filter that tells of listen(2).
@@ -71,6 +75,47 @@ pub(super) struct Started {
     pub(super) deaf: Option<io::Error>,
 }
 
+/// One limit of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limit {
+    pub(super) resource: c_uint,
+    pub(super) soft: u64,
+    /// What it cannot be raised beyond; `None` leaves it.
+    pub(super) hard: Option<u64>,
+}
+
+/// A user and all groups it is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct User {
+    pub(super) user: u32,
+    pub(super) group: u32,
+    pub(super) groups: Vec<u32>,
+}
+
+/// What a child is about when it fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Groups,
+    Descriptors,
+    Limits,
+    User,
+    Directory,
+    Execute,
+}
+
+impl Step {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Groups => "cannot enter its control group",
+            Self::Descriptors => "cannot take its descriptors",
+            Self::Limits => "cannot be limited",
+            Self::User => "cannot become its user",
+            Self::Directory => "cannot enter its folder",
+            Self::Execute => "cannot be executed",
+        }
+    }
+}
+
 /// What is executed in the child, complete before it begins: there, nothing may be allocated.
 struct Image {
     program: CString,
@@ -82,6 +127,9 @@ struct Image {
     envp: Vec<*const c_char>,
     input: File,
     legacy: Legacy,
+    /// Doors of control groups that the kernel has put it through already.
+    doors_passed: usize,
+    step: Step,
     /// Why the program was not executed, errno(3); 0 if it was.
     error: c_int,
     /// Why there is no filter, likewise.
@@ -102,7 +150,6 @@ pub(super) fn spawn(launch: &Launch, legacy: Legacy) -> io::Result<Started> {
     let mut image = Image::build(launch, legacy)?;
     let mut stack = vec![0_u128; STACK / size_of::<u128>()];
     let image_at: *mut Image = &raw mut image;
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     // SAFETY: the child runs `begin` on a stack of its own, which grows down from its aligned end,
     // and touches nothing of ours but `image`. `CLONE_VFORK` stops this thread until the child has
     // executed or exited, so that both outlive its use. All signals are blocked meanwhile, so that
@@ -111,19 +158,18 @@ pub(super) fn spawn(launch: &Launch, legacy: Legacy) -> io::Result<Started> {
         let (mut all, mut before) = (mem::zeroed(), mem::zeroed());
         libc::sigfillset(&raw mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
-        let top = stack.as_mut_ptr_range().end.cast::<c_void>();
-        let pid = libc::clone(begin, top, flags, image_at.cast::<c_void>());
-        let failed = io::Error::last_os_error();
+        let pid = clone(&mut stack, image_at);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut());
-        if pid < 0 {
-            return Err(failed);
-        }
-        pid
+        pid?
     };
     // SAFETY: `image` is alive. The child wrote through the pointer, unseen by the compiler.
-    let (error, deaf) = unsafe {
-        let (error, deaf) = (&raw const (*image_at).error, &raw const (*image_at).deaf);
-        (ptr::read_volatile(error), ptr::read_volatile(deaf))
+    let (error, step, deaf) = unsafe {
+        let image = image_at.cast_const();
+        (
+            ptr::read_volatile(&raw const (*image).error),
+            ptr::read_volatile(&raw const (*image).step),
+            ptr::read_volatile(&raw const (*image).deaf),
+        )
     };
     if error == 0 {
         let deaf = (deaf != 0).then(|| io::Error::from_raw_os_error(deaf));
@@ -131,7 +177,32 @@ pub(super) fn spawn(launch: &Launch, legacy: Legacy) -> io::Result<Started> {
     }
     // SAFETY: waitpid takes a null status. The child is ours, and nobody else knows of it.
     unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
-    Err(io::Error::from_raw_os_error(error))
+    let error = io::Error::from_raw_os_error(error);
+    Err(io::Error::new(error.kind(), format!("{}: {error}", step.words())))
+}
+
+/// Makes the child: in its control group of version 2 at once, where the kernel can do that, as entering
+/// one takes milliseconds now and then.
+///
+/// # Safety
+/// As in [`spawn`], whose part this is.
+unsafe fn clone(stack: &mut [u128], image: *mut Image) -> io::Result<c_int> {
+    // SAFETY: by the caller.
+    unsafe {
+        if let Some(folder) = &(*image).legacy.groups.folder {
+            (*image).doors_passed = 1;
+            match clone_into::clone(folder, stack, begin, image.cast()) {
+                Ok(pid) => return Ok(pid),
+                // An old kernel, or a filter around us that does not know the call. If the group is to
+                // blame, its door says so.
+                Err(_) => (*image).doors_passed = 0,
+            }
+        }
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let top = stack.as_mut_ptr_range().end.cast::<c_void>();
+        let pid = libc::clone(begin, top, flags, image.cast::<c_void>());
+        if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid) }
+    }
 }
 
 /// Becomes another program, with `input` as its standard input; returns only if that fails. Signals
@@ -241,6 +312,8 @@ impl Image {
             listen_pid,
             input: File::open("/dev/null")?,
             legacy,
+            doors_passed: 0,
+            step: Step::Groups,
             error: 0,
             deaf: 0,
         })
@@ -264,12 +337,20 @@ impl Image {
             keep_descriptors();
             // A session of its own, and so a group: no app shares one with another, or with us.
             if libc::setsid() >= 0
-                && libc::chdir(self.directory.as_ptr()) == 0
+                && self.enter_groups()
+                && self.at(Step::Descriptors)
                 && self.take_descriptors()
                 && self.give_up_privileges()
-                // Before the limit, which may leave no room for its descriptor.
+                // Before the limits, which may leave no room for its descriptor, and the rights to it.
                 && self.offer_ear()
-                && self.take_limit()
+                && self.at(Step::Limits)
+                && self.take_limits()
+                && self.at(Step::User)
+                && self.take_user()
+                // Where its user may go.
+                && self.at(Step::Directory)
+                && libc::chdir(self.directory.as_ptr()) == 0
+                && self.at(Step::Execute)
             {
                 let mut none = mem::zeroed();
                 libc::sigemptyset(&raw mut none);
@@ -297,6 +378,12 @@ impl Image {
                 }
             }
         })
+    }
+
+    /// Says what comes next, for whoever reads why it failed.
+    fn at(&mut self, step: Step) -> bool {
+        self.step = step;
+        true
     }
 
     /// # Safety
@@ -330,17 +417,43 @@ impl Image {
     }
 
     /// # Safety
-    /// Changes the calling process's limit.
-    unsafe fn take_limit(&self) -> bool {
-        let Some(soft) = self.legacy.open_files else { return true };
-        // SAFETY: both calls take a pointer to a limit on the stack.
-        unsafe {
-            let mut limit: libc::rlimit = mem::zeroed();
-            if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 {
-                return false;
+    /// Moves the calling process.
+    unsafe fn enter_groups(&self) -> bool {
+        let doors = self.legacy.groups.doors.iter().skip(self.doors_passed);
+        // Zero is who writes, cgroups(7).
+        doors.into_iter().all(|door| {
+            // SAFETY: a descriptor that is open, and one byte of a constant.
+            unsafe { libc::write(door.as_raw_fd(), c"0".as_ptr().cast(), 1) == 1 }
+        })
+    }
+
+    /// # Safety
+    /// Changes the calling process's limits.
+    unsafe fn take_limits(&self) -> bool {
+        self.legacy.limits.iter().all(|own| {
+            // SAFETY: both calls take a pointer to a limit on the stack.
+            unsafe {
+                let mut limit: libc::rlimit = mem::zeroed();
+                if libc::getrlimit(own.resource, &raw mut limit) != 0 {
+                    return false;
+                }
+                limit.rlim_max = own.hard.map_or(limit.rlim_max, |hard| hard.min(limit.rlim_max));
+                limit.rlim_cur = own.soft.min(limit.rlim_max);
+                libc::setrlimit(own.resource, &raw const limit) == 0
             }
-            limit.rlim_cur = soft.min(limit.rlim_max);
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        })
+    }
+
+    /// # Safety
+    /// Changes whom the calling process acts for. The system calls are made directly: those of the C
+    /// library change all threads of a process, and would take ours for the child's.
+    unsafe fn take_user(&self) -> bool {
+        let Some(User { user, group, groups }) = &self.legacy.user else { return true };
+        // SAFETY: an array of as many groups as said.
+        unsafe {
+            libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) == 0
+                && libc::syscall(libc::SYS_setresgid, *group, *group, *group) == 0
+                && libc::syscall(libc::SYS_setresuid, *user, *user, *user) == 0
         }
     }
 

@@ -1,6 +1,6 @@
 //! Which processes belong to an instance, and how to signal all of them.
 //!
-//! Members are found by parent, by process group and session, and, for those that came to us as
+//! Members are found in the instance's control group, where it has one; and by parent, by process group and session, and, for those that came to us as
 //! strays, by the mark in their environment or the output pipe they still hold. Once found a
 //! member is remembered, by pid and start time, so that a reused pid is never taken for it. Signals
 //! go through pidfds, which cannot hit another process either.
@@ -16,6 +16,7 @@ use std::{
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{
+    cgroup::Group,
     children,
     mark::Mark,
     procfs::{self, Pid, Process, ProcessTable},
@@ -40,6 +41,8 @@ pub(crate) struct Tree {
     /// none of them.
     reaper: Option<Pid>,
     strangers: BTreeSet<(Pid, u64)>,
+    /// Whoever is in it is a member, whatever it does to hide.
+    group: Group,
 }
 
 /// Whether a search found somebody.
@@ -60,7 +63,13 @@ impl Tree {
             outer_session: process.map(|process| process.session).filter(|one| *one != root),
             reaper: None,
             strangers: BTreeSet::new(),
+            group: Group::default(),
         }
+    }
+
+    /// The same tree, with all that are in this control group.
+    pub(crate) fn with(self, group: Group) -> Self {
+        Self { group, ..self }
     }
 
     /// The tree of a process that an earlier supervisor spawned so.
@@ -79,12 +88,23 @@ impl Tree {
             table.process(*pid).is_some_and(|process| process.began == *began)
         });
         self.forget_empty_groups(table);
+        self.find_in_group(table)?;
         loop {
             match self.find_more(table)? {
                 Found::Some => {}
                 Found::None => return Some(self.living(table)),
             }
         }
+    }
+
+    /// `None` if there is somebody whom the table does not show.
+    fn find_in_group(&mut self, table: &ProcessTable) -> Option<()> {
+        // A group that cannot be read is gone, with all that were in it.
+        for pid in self.group.members().and_then(Result::ok).unwrap_or_default() {
+            let process = table.process(pid)?;
+            self.members.insert(pid, process.began);
+        }
+        Some(())
     }
 
     fn living(&self, table: &ProcessTable) -> Vec<Process> {
@@ -152,6 +172,9 @@ impl Tree {
 
     /// Whether the process is a member, or a descendant of one that no table has shown yet.
     pub(crate) fn includes(&self, pid: Pid) -> bool {
+        if self.group.members().is_some_and(|members| members.is_ok_and(|all| all.contains(&pid))) {
+            return true;
+        }
         let Some(mut process) = Process::read(pid) else { return false };
         loop {
             let is_member = self.members.get(&process.pid) == Some(&process.began);

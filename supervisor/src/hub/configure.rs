@@ -21,9 +21,7 @@ use doorbell_config::{
 use super::{Hub, HubError, peer::Peer, returning::inode, sockets, switchboard::Number};
 use crate::{
     message::Instruction,
-    protocol::{
-        APPS_AT_ONCE, Answer, Apply, ConfigureError, Listening, Rejected, ToControl, ToProxy,
-    },
+    protocol::{Answer, Apply, ConfigureError, Listening, Rejected, ToControl, ToProxy, portions},
     reception::KnownListener,
     service_notify,
 };
@@ -312,7 +310,7 @@ impl Hub {
                 continue;
             }
             let peer = &proxy.peer;
-            for apps in served.chunks(APPS_AT_ONCE) {
+            for apps in portions(&served) {
                 peer.tell(&ToProxy::Apps(apps.to_vec()));
             }
             for listener in opened.listeners.iter().filter(|_| !proxy.is_leaving()) {

@@ -16,6 +16,7 @@ mod overdue;
 mod peer;
 mod proxies;
 mod returning;
+mod seed;
 mod signals;
 mod socket_file;
 mod sockets;
@@ -53,7 +54,7 @@ pub use crate::driver::keep_descriptors;
 use crate::{
     driver::Custody,
     message::GateOrder,
-    protocol::{Answer, ConfigureError, Role, ToControl},
+    protocol::{Answer, ConfigureError, Role, Seed, ToControl},
     reception::{KnownListener, Reception},
     service_notify,
     snapshots::Change,
@@ -153,6 +154,8 @@ struct Hub {
     upgrade: Option<Upgrade>,
     closing: Option<Closing>,
     failed: Option<HubError>,
+    /// What passes of operators are signed with.
+    seed: Option<Seed>,
 }
 
 /// Numbers that were not given yet.
@@ -194,6 +197,8 @@ impl Hub {
             desk.custody().ok_or(HubError::System("start twice", io::ErrorKind::Other.into()))?;
         let has_survivors = desk.has_adoptees();
         let reception = Reception::of(&options.launcher, &desk.run_dir());
+        let seed = seed::seed(&options.supervisor.state_dir)
+            .inspect_err(|error| tracing::error!(%error, "there are no passes for operators"));
         Ok(Self {
             options,
             desk,
@@ -218,6 +223,7 @@ impl Hub {
             upgrade: None,
             closing: None,
             failed: None,
+            seed: seed.ok(),
         })
     }
 

@@ -23,7 +23,7 @@ use super::{
     switchboard::Number,
 };
 use crate::protocol::{
-    APPS_AT_ONCE, Answer, FromControl, Role, TRUSTED_LIMITS, ToControl, VERSION, Wish,
+    Answer, FromControl, Role, TRUSTED_LIMITS, ToControl, VERSION, Wish, portions,
 };
 use crate::{
     driver::{Custody, advance},
@@ -219,9 +219,10 @@ impl Hub {
         let kept = self.office.kept.clone();
         let is_upgraded = self.options.is_upgraded;
         let upgraded_to = is_upgraded.then(|| env!("CARGO_PKG_VERSION").to_owned());
-        peer.tell(&ToControl::Welcome { number, server, kept, upgraded_to });
+        let (abilities, seed) = (self.desk.abilities(), self.seed.clone());
+        peer.tell(&ToControl::Welcome { number, server, kept, upgraded_to, abilities, seed });
         let latest: Vec<_> = self.catalog.latest().cloned().collect();
-        for apps in latest.chunks(APPS_AT_ONCE) {
+        for apps in portions(&latest) {
             peer.tell(&ToControl::Apps(apps.to_vec()));
         }
         let rejected = self.catalog.rejected();

@@ -21,8 +21,8 @@ use super::{
 use crate::{
     message::{GateOrder, GateReport},
     protocol::{
-        APPS_AT_ONCE, Apply, Drain, FromProxy, Hello, Listening, PROXY_LIMITS, RETURNING_LIMITS,
-        Role, ToControl, ToProxy, VERSION,
+        Apply, Drain, FromProxy, Hello, Listening, PROXY_LIMITS, RETURNING_LIMITS, Role, ToControl,
+        ToProxy, VERSION, portions,
     },
     reception::Known,
 };
@@ -218,7 +218,7 @@ impl Hub {
             }
         };
         let peer = &proxy.peer;
-        for apps in self.catalog.served().chunks(APPS_AT_ONCE) {
+        for apps in portions(&self.catalog.served()) {
             peer.tell(&ToProxy::Apps(apps.to_vec()));
         }
         // One that only finishes what it has listens no more.

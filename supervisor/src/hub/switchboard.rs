@@ -78,6 +78,12 @@ impl Switchboard {
             standing.unreachable.clear();
         }
         match order {
+            GateOrder::Progress { .. } => {
+                self.tidy(&app);
+                let newest = self.proxies.last();
+                outcome.orders.extend(newest.map(|proxy| (*proxy, order.clone())));
+                return outcome;
+            }
             GateOrder::Probe { generation, .. } => {
                 let asking = self.proxies.last().copied().into_iter().collect();
                 let (generation, order) = (*generation, order.clone());
@@ -360,6 +366,7 @@ fn answers_waiters(order: &GateOrder) -> bool {
         | GateOrder::Refuse { .. }
         | GateOrder::Hold { .. } => true,
         GateOrder::AskRetire { .. }
+        | GateOrder::Progress { .. }
         | GateOrder::Probe { .. }
         | GateOrder::EndProbe { .. }
         | GateOrder::Forget { .. } => false,

@@ -119,7 +119,10 @@ impl Gate {
             }
             GateOrder::Hold { app } => doors.entry(app).or_default().refusal = None,
             // What comes of asking, a test says.
-            GateOrder::Probe { .. } | GateOrder::EndProbe { .. } | GateOrder::Forget { .. } => {}
+            GateOrder::Probe { .. }
+            | GateOrder::EndProbe { .. }
+            | GateOrder::Progress { .. }
+            | GateOrder::Forget { .. } => {}
         }
     }
 

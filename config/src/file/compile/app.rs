@@ -1,18 +1,23 @@
 //! `[app.<id>]`: what all apps have.
 
-use super::{RawApp, Section, backend};
+use super::{RawApp, Section, backend, pages::Pages};
 use crate::{
     file::{
         keys::{AppKeys, PrefixChoice},
         source::Finding,
     },
-    spec::{AppLimits, AppSpec, AppTimeouts, Backend, PrefixRule, RouteSpec},
+    spec::{AppLimits, AppPages, AppSpec, AppTimeouts, Backend, PrefixRule, RouteSpec},
 };
 
 /// The app, or nothing where its backend cannot be made out; the findings say why.
-pub(super) fn compile(mut section: Section<'_>, raw: &RawApp) -> Option<AppSpec> {
+pub(super) fn compile(
+    mut section: Section<'_>,
+    raw: &RawApp,
+    pages: &mut Pages,
+) -> Option<AppSpec> {
     let keys = &raw.keys;
     let routes = routes(keys);
+    let own = pages.of_app(&mut section, &keys.pages);
     let backend = backend::compile(&mut section, raw)?;
     let mut spec = AppSpec::new(raw.id.clone(), routes, backend);
     if let Some(name) = &keys.name {
@@ -24,6 +29,8 @@ pub(super) fn compile(mut section: Section<'_>, raw: &RawApp) -> Option<AppSpec>
     held_long_enough(&mut section, raw, &spec);
     spec.http2 = keys.http2;
     spec.client_app_headers = keys.client_app_headers;
+    spec.maintenance = keys.maintenance;
+    spec.pages = AppPages { waiting_after: keys.waiting_page.after.0.0, own }.into();
     Some(spec)
 }
 

@@ -52,6 +52,12 @@ fn process_keys(keys: &AppKeys) -> Vec<(&'static str, Range<usize>)> {
         ("stop", keys.stop.as_ref().map(|at| span(&at.span))),
         ("back_off", keys.back_off.as_ref().map(|at| span(&at.span))),
         ("logs", keys.logs.as_ref().map(|at| span(&at.span))),
+        ("user", keys.user.as_ref().map(|at| span(&at.span))),
+        ("group", keys.group.as_ref().map(|at| span(&at.span))),
+        ("limits.memory", keys.limits.memory.as_ref().map(|at| span(&at.span))),
+        ("limits.cpu", keys.limits.cpu.as_ref().map(|at| span(&at.span))),
+        ("limits.processes", keys.limits.processes.as_ref().map(|at| span(&at.span))),
+        ("limits.files", keys.limits.files.as_ref().map(|at| span(&at.span))),
     ]
     .into_iter()
     .filter_map(|(key, span)| Some((key, span?)))

@@ -6,14 +6,15 @@ use super::Section;
 use crate::{
     file::{
         keys::{
-            AppKeys, BackOffKeys, OutputKeys, ReadyChoice, ReadyKeys, ReadyWord, StartChoice,
-            StopKeys,
+            AppKeys, AppLimitKeys, BackOffKeys, OutputKeys, ReadyChoice, ReadyKeys, ReadyWord,
+            StartChoice, StopKeys,
         },
         text::{At, Text},
     },
+    name::ByteSize,
     spec::{
-        BackOffSpec, EndpointSpec, HttpProbe, OutputSpec, Placeholder, Probe, ProcessSpec,
-        ReadySpec, StopSpec, Template, TemplatePart,
+        BackOffSpec, EndpointSpec, HttpProbe, MilliCores, OutputSpec, Placeholder, Probe,
+        ProcessSpec, ReadySpec, ResourceSpec, StopSpec, Template, TemplatePart, UserSpec,
     },
 };
 
@@ -47,6 +48,8 @@ pub(super) fn compile(
     if let Some(keys) = &keys.logs {
         spec.logs = logs(section, &keys.value).into();
     }
+    spec.resources = resources(section, &keys.limits).into();
+    spec.user = user(section, keys).map(Into::into);
     spec.set_port_by_convention();
     is_runnable.then_some(spec)
 }
@@ -215,6 +218,38 @@ fn back_off(section: &mut Section<'_>, keys: &BackOffKeys) -> BackOffSpec {
         section.wrong(span, "`initial` is longer than `max`", "raise `max`, or lower `initial`");
     }
     BackOffSpec { initial, max, reset_after: keys.reset_after.0.0 }
+}
+
+/// Least memory that any program starts in.
+const LEAST_MEMORY: ByteSize = ByteSize(1 << 20);
+
+fn resources(section: &mut Section<'_>, keys: &AppLimitKeys) -> ResourceSpec {
+    if let Some(memory) = &keys.memory
+        && memory.value.0 < LEAST_MEMORY
+    {
+        section.wrong(&memory.span, "too little memory for any program", "write 1MiB or more");
+    }
+    ResourceSpec {
+        memory: keys.memory.as_ref().map(|memory| memory.value.0),
+        // In range: 10 to 1,024,000.
+        cpu: keys.cpu.as_ref().map(|cpu| MilliCores((cpu.value * 1000.0).round() as u32)),
+        processes: keys.processes.as_ref().map(|processes| processes.value),
+        files: keys.files.as_ref().map(|files| files.value),
+    }
+}
+
+fn user(section: &mut Section<'_>, keys: &AppKeys) -> Option<UserSpec> {
+    match (&keys.user, &keys.group) {
+        (Some(user), group) => Some(UserSpec {
+            name: user.value.0.0.clone(),
+            group: group.as_ref().map(|group| group.value.0.0.clone()),
+        }),
+        (None, Some(group)) => {
+            section.wrong(&group.span, "`group` has no meaning without `user`", "add `user`");
+            None
+        }
+        (None, None) => None,
+    }
 }
 
 fn logs(section: &mut Section<'_>, keys: &OutputKeys) -> OutputSpec {

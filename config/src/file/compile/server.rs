@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use super::{Section, resolve};
+use super::{Section, pages::Pages, resolve};
 use crate::{
     file::{
         check::closest,
@@ -23,7 +23,12 @@ const MOST_HEAD: ByteSize = ByteSize(1024 * 1024);
 
 type Addresses = At<OneOrMany<ListenAddr>>;
 
-pub(super) fn compile(mut section: Section<'_>, keys: &ServerKeys, apps: &[&AppId]) -> ServerSpec {
+pub(super) fn compile(
+    mut section: Section<'_>,
+    keys: &ServerKeys,
+    apps: &[&AppId],
+    pages: &mut Pages,
+) -> ServerSpec {
     let section = &mut section;
     let (listen, admin) = addresses(section, keys);
     limits_agree(section, keys);
@@ -46,6 +51,7 @@ pub(super) fn compile(mut section: Section<'_>, keys: &ServerKeys, apps: &[&AppI
                 LogChoice::Json => LogFormat::Json,
             },
         },
+        pages: pages.of_server(section, &keys.pages),
     }
 }
 

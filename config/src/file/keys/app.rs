@@ -6,14 +6,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BackOffKeys, IdleKeys, OutputKeys, ReadyChoice, StartChoice, StopKeys, UpstreamChoice,
+    AppPageKeys, BackOffKeys, IdleKeys, OutputKeys, ReadyChoice, StartChoice, StopKeys,
+    UpstreamChoice, WaitingPageKeys,
 };
 use crate::{
     file::{
-        format::{FilePath, LineText, OrNever, OrUnlimited, Positive},
+        format::{FilePath, LineText, OrNever, OrUnlimited, Positive, UserName},
         text::{At, Text},
     },
-    name::{HostPattern, PathPrefix},
+    name::{ByteSize, HostPattern, PathPrefix},
     spec::{AppLimits, AppTimeouts, Template},
 };
 
@@ -78,7 +79,20 @@ pub struct AppKeys {
     pub http2: bool,
     /// Whether `X-App` and `X-Hostname` headers from clients reach the app.
     pub client_app_headers: bool,
-    /// Caps on the app's requests.
+    /// Whether visitors get a page that says so (503) instead of the app. It is not woken; what runs
+    /// goes on.
+    pub maintenance: bool,
+    /// What a browser shows while the app starts.
+    pub waiting_page: WaitingPageKeys,
+    /// Pages of your own.
+    pub pages: AppPageKeys,
+    /// The user that the program runs as; only root can give one.
+    #[schemars(extend("x-default" = "the one that runs Doorbell"))]
+    pub user: Option<At<Text<UserName>>>,
+    /// The group that the program runs as.
+    #[schemars(extend("x-default" = "the user's own, with all that the user is in"))]
+    pub group: Option<At<Text<UserName>>>,
+    /// Caps on the app's requests, and on what the program takes of the machine.
     pub limits: AppLimitKeys,
     /// Deadlines of the app's requests.
     pub timeouts: AppTimeoutKeys,
@@ -95,7 +109,7 @@ pub enum PrefixChoice {
     Keep,
 }
 
-/// Caps on the app's requests.
+/// Caps on the app's requests, and on what the program takes of the machine.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AppLimitKeys {
@@ -104,12 +118,32 @@ pub struct AppLimitKeys {
     pub held_requests: usize,
     /// Bytes of a request body; more are answered 413.
     pub body: Text<OrUnlimited>,
+    /// Memory of all its processes together; an app that needs more is ended, and its state says so.
+    /// `doorbell doctor` tells what holds on this machine.
+    #[schemars(extend("x-default" = "none"))]
+    pub memory: Option<At<Text<ByteSize>>>,
+    /// Processor time of all its processes together, in cores: `0.5` is half of one.
+    #[schemars(range(min = 0.01, max = 1024.0), extend("x-default" = "none"))]
+    pub cpu: Option<At<f64>>,
+    /// Processes and threads at once.
+    #[schemars(range(min = 1, max = 4_000_000), extend("x-default" = "none"))]
+    pub processes: Option<At<u32>>,
+    /// Files and sockets that each of its processes may have open at once.
+    #[schemars(range(min = 16, max = 1_000_000_000), extend("x-default" = "those of Doorbell's own start"))]
+    pub files: Option<At<u64>>,
 }
 
 impl Default for AppLimitKeys {
     fn default() -> Self {
         let limits = AppLimits::default();
-        Self { held_requests: limits.held_requests, body: Text(OrUnlimited(limits.body)) }
+        Self {
+            held_requests: limits.held_requests,
+            body: Text(OrUnlimited(limits.body)),
+            memory: None,
+            cpu: None,
+            processes: None,
+            files: None,
+        }
     }
 }
 

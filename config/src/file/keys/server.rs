@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::OneOrMany;
+use super::{OneOrMany, ServerPageKeys};
 use crate::{
     file::{
         format::{FilePath, LogLevel, Positive},
@@ -55,6 +55,8 @@ pub struct ServerKeys {
     pub access_log: Option<AccessLogKeys>,
     /// Doorbell's own log, on standard error.
     pub log: LogKeys,
+    /// Pages of your own.
+    pub pages: ServerPageKeys,
 }
 
 /// Caps over all apps.
@@ -201,6 +203,7 @@ impl Default for ServerKeys {
             timeouts: ServerTimeoutKeys::default(),
             access_log: None,
             log: LogKeys::default(),
+            pages: ServerPageKeys::default(),
         }
     }
 }

@@ -1,7 +1,7 @@
 use super::*;
 use doorbell_config::spec::HttpProbe;
 
-use crate::message::{Question, RefusalReason};
+use crate::message::{Question, RefusalReason, StartPhase, StartProgress};
 
 const G: Generation = Generation(7);
 
@@ -245,4 +245,17 @@ fn nothing_is_remembered_of_an_app_that_is_gone() {
     assert!(board.gates.is_empty());
     assert_eq!(board.report(1, drained()), Outcome::default());
     assert!(board.join(2).is_empty());
+}
+
+#[test]
+fn how_far_a_start_is_concerns_the_newest_proxy_and_is_not_remembered() {
+    let mut board = Switchboard::default();
+    board.join(1);
+    board.join(2);
+    let progress =
+        StartProgress { phase: StartPhase::Listen, elapsed: Duration::ZERO, usual: None };
+    let order = GateOrder::Progress { app: id(), progress };
+    assert_eq!(board.order(&order).orders, [(2, order)]);
+    assert_eq!(board.join(3), []);
+    assert!(board.gates.is_empty());
 }
