@@ -49,7 +49,7 @@ impl Advance {
 }
 
 impl Advances {
-    /// The other end of [`pair`].
+    /// The other end of the pair that is handed to the control process.
     #[must_use]
     pub fn new(socket: OwnedFd) -> Self {
         Self(socket)
