@@ -11,7 +11,6 @@ mod adopt;
 pub(crate) mod advance;
 mod cgroup;
 pub(crate) mod children;
-mod clone_into;
 mod doctor;
 mod ear;
 mod endpoint;

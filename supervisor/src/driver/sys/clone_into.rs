@@ -1,5 +1,4 @@
 //! clone3(2) into a control group, which the C library has no function for.
-#![allow(unsafe_code)]
 
 use std::{
     ffi::{c_int, c_void},
