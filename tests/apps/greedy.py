@@ -46,6 +46,18 @@ def fork(most):
     return str(len(children))
 
 
+def bomb(_):
+    """Processes that fork for ever, whatever becomes of the others."""
+    if os.fork() == 0:
+        while True:
+            try:
+                if os.fork() > 0 and os.getpid() % 3 == 0:
+                    os._exit(0)
+            except OSError:
+                pass
+    return "ticking"
+
+
 def hide(_):
     """A process that leaves nothing of us about it: no parent, session, output, or environment."""
     if os.fork() == 0:
@@ -96,6 +108,7 @@ DEEDS = {
     "eat": eat,
     "keep": keep,
     "fork": fork,
+    "bomb": bomb,
     "hide": hide,
     "spin": spin,
     "open": open_files,

@@ -53,6 +53,12 @@ fn an_idle_app_stands_still_until_the_next_visit() {
         d.wait_for_state("app", "frozen");
     }
     assert_eq!(d.starts("app"), 1);
+    // Nobody waited for the next start.
+    let cold = "doorbell_app_cold_starts_total{app=\"app\",result=\"ready\"}";
+    assert_eq!(d.metric(cold), Some(1.0));
+    d.ok(&["restart", "app"]);
+    eventually("it is counted", || d.starts("app") == 2);
+    assert_eq!(d.metric(cold), Some(1.0));
 }
 
 #[test]

@@ -111,7 +111,10 @@ impl Desk {
     }
 
     fn open_gate_again(&mut self, id: &AppId, generation: Generation) {
-        let instance = self.apps.get(id).and_then(|app| app.instance(generation));
+        let Some(app) = self.apps.get_mut(id) else { return };
+        // Who woke it from light sleep did not wait for a start.
+        app.is_visited = false;
+        let instance = app.instance(generation);
         if let Some((endpoint, _)) = instance.and_then(|instance| instance.ready.clone()) {
             self.order(GateOrder::Reopen { app: id.clone(), generation, endpoint });
         }

@@ -172,6 +172,7 @@ impl Driver {
     /// The instance is gone: nobody needs to keep anything.
     pub(super) fn forget(&self, job: &Job) {
         self.release(&job.app.id, job.generation);
+        self.cgroups.find_again(&job.app.id, job.generation).remove();
         let folder = socket_folder(&self.run_dir(), &job.app.id);
         if let Err(error) = Record::remove(&folder, job.generation) {
             tracing::warn!(app = %job.app.id, %error, "a record of an instance stays behind");

@@ -1,10 +1,6 @@
 //! The part of a start that blocks: until the program is executed, or failed to be.
 
-use std::{
-    io,
-    os::unix::fs::{chown, fchown},
-    sync::PoisonError,
-};
+use std::{io, os::unix::fs::chown, sync::PoisonError};
 
 use doorbell_config::spec::{EndpointSpec, ListenNotice, Probe, ProcessSpec};
 
@@ -77,13 +73,8 @@ pub(super) fn spawn_blocking(
     let around =
         Surroundings { place: &place, notify_socket, state_dir, account: account.as_ref() };
     let launch = Launch::of(&job.app, process, job.generation, &around)?;
-    let output = OutputPipe::create(&driver.output_path(&job.app.id, job.generation))?;
-    if let Some(owner) = owner {
-        // It may want to open its own output again, as `/dev/stdout`.
-        fchown(&output.1, Some(owner), None)?;
-        if let Some(path) = notify_socket {
-            chown(path, Some(owner), None)?;
-        }
+    if let (Some(_), Some(path)) = (owner, notify_socket) {
+        chown(path, owner, None)?;
     }
     let may_freeze = process.idle_freeze_after.is_some();
     let made = driver.cgroups.make(&job.app.id, job.generation, &process.resources, may_freeze);
@@ -96,9 +87,11 @@ pub(super) fn spawn_blocking(
         no_new_privs: process.no_new_privs,
         heard: heard(driver, job, process)?,
     };
+    let output = OutputPipe::create(&driver.output_path(&job.app.id, job.generation))?;
     let spawned = spawn::spawn(&launch, output, outfit);
-    let spawned = spawned.inspect_err(|_| group.remove()).map_err(|source| {
-        SpawnError::Execute { program: launch.program.display().to_string(), source }
+    let spawned = spawned.map_err(|source| SpawnError::Execute {
+        program: launch.program.display().to_string(),
+        source,
     })?;
     let (app, generation) = (job.app.id.clone(), job.generation);
     let mut record =

@@ -80,6 +80,7 @@ pub(super) async fn go_on(
     if let Some(group) = witness.group().filter(|group| group.can_freeze()) {
         // Whatever is given back is given back no longer.
         drop(still);
+        group.let_swap(false);
         return group.freeze(false);
     }
     let processes = match still {

@@ -188,16 +188,15 @@ impl Instance {
     }
 
     async fn live(mut self) {
+        let unmet = self.job.process().map(|process| self.driver.unmet(process));
+        for warning in unmet.unwrap_or_default() {
+            self.tell(Note::Warning(warning)).await;
+        }
         let order = match self.record.ready.clone() {
             // It was taken up as it serves.
             Some((endpoint, _)) => self.serve(endpoint).await,
             None => {
                 self.tell(Note::Spawned(self.root.pid())).await;
-                for warning in
-                    self.job.process().map_or_else(|_| Vec::new(), |p| self.driver.unmet(p))
-                {
-                    self.tell(Note::Warning(warning)).await;
-                }
                 self.say(format!("started, pid {}", self.root.pid())).await;
                 match self.start().await {
                     Ok(endpoint) => self.serve(endpoint).await,
@@ -331,7 +330,7 @@ impl Instance {
                 Some(endpoint) => probe::accepts(endpoint).await,
             };
         if !goes_on {
-            return End::of(exit, self.spawned_at).or_out_of_memory(self);
+            return End::of(exit, self.spawned_at).or_out_of_memory(exit, self);
         }
         tracing::debug!(app = %self.job.app.id, "the first process left others to serve");
         match watch::all_gone(witness, scanner).await {
@@ -369,9 +368,6 @@ impl Instance {
         }
         let exit = self.root.exit().await;
         self.root.reap();
-        if let Some(group) = self.wires.witness.group() {
-            group.remove();
-        }
         self.capture.say(format!("{exit}")).await;
         self.capture.finish().await;
     }
@@ -408,19 +404,27 @@ impl End {
         Self::crashed("stopped accepting connections")
     }
 
-    /// The kernel may have had a reason to end it.
-    fn or_out_of_memory(self, instance: &Instance) -> Self {
+    /// The kernel may have had a reason to end it, or one of its processes before.
+    fn or_out_of_memory(self, exit: Exit, instance: &Instance) -> Self {
         let group = instance.wires.witness.group();
         if !group.is_some_and(Group::ran_out_of_memory) {
             return self;
         }
         let process = instance.job.process().ok();
         let limit = process.and_then(|process| process.resources.memory);
-        let why = match limit {
-            Some(limit) => format!("needed more memory than its limit of {limit}"),
-            None => "was ended for want of memory: the machine has no more".to_owned(),
+        let more = match limit {
+            Some(limit) => format!("more memory than its limit of {limit}"),
+            None => "more memory than the machine had".to_owned(),
         };
-        Self::crashed(format!("{why} ({})", self.reason))
+        let reason = match exit {
+            Exit::Signal(libc::SIGKILL) | Exit::Unknown => {
+                format!("needed {more} ({})", self.reason)
+            }
+            Exit::Signal(_) | Exit::Status(_) => {
+                format!("{}; one of its processes had needed {more}", self.reason)
+            }
+        };
+        Self { reason, ..self }
     }
 
     fn of(exit: Exit, since: Instant) -> Self {

@@ -16,6 +16,8 @@ use std::{
     },
 };
 
+use tokio::{sync::Semaphore, task::JoinHandle};
+
 use super::{
     cgroup::Group,
     procfs::{Pid, Process},
@@ -26,31 +28,48 @@ use super::{
 /// Bytes that are given back at once: between two pieces it can be given up.
 const PIECE: usize = 16 << 20;
 
+/// One instance at a time: several would only compete for the disk, and for the threads that starts need.
+static TURN: Semaphore = Semaphore::const_new(1);
+
 /// Giving back that goes on until this is dropped, or all is done.
 #[derive(Debug)]
 pub(super) struct GivingBack {
+    /// Where there is swap.
+    task: Option<JoinHandle<()>>,
     is_over: Arc<AtomicBool>,
 }
 
 impl GivingBack {
     /// Begins with these processes, which stand still.
     pub(super) fn of(processes: &[Process], group: Option<&Group>) -> Self {
-        let is_over = Arc::new(AtomicBool::new(!has_swap()));
-        let (over, processes) = (Arc::clone(&is_over), processes.to_vec());
-        let group = group.cloned();
-        // Nobody waits for it.
-        drop(tokio::task::spawn_blocking(move || {
-            if !group.is_some_and(|group| give_back_group(&group, &over)) {
-                give_back(&processes, &over);
-            }
-        }));
-        Self { is_over }
+        let is_over = Arc::new(AtomicBool::new(false));
+        let task = has_swap().then(|| {
+            let (over, processes) = (Arc::clone(&is_over), processes.to_vec());
+            let group = group.cloned();
+            tokio::spawn(async move {
+                // Invariant: the semaphore is never closed.
+                let Ok(_turn) = TURN.acquire().await else { return };
+                let giving = tokio::task::spawn_blocking(move || {
+                    if !group.is_some_and(|group| give_back_group(&group, &over)) {
+                        give_back(&processes, &over);
+                    }
+                });
+                if let Err(error) = giving.await {
+                    tracing::error!(%error, "no memory is given back");
+                }
+            })
+        });
+        Self { task, is_over }
     }
 }
 
 impl Drop for GivingBack {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
+        // Who waits for his turn waits no more; a piece that is under way is finished.
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 

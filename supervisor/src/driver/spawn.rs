@@ -1,7 +1,10 @@
 //! Turns a [`Launch`] into a running process: no shell, a process group of its own, standard input
 //! from nowhere, both outputs into one pipe, and no other descriptor of ours.
 
-use std::{io, os::fd::OwnedFd};
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::fs::fchown},
+};
 
 use rustix::process::{
     PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, pidfd_send_signal, waitid,
@@ -48,6 +51,10 @@ fn start(
     output: OwnedFd,
     Outfit { listener, limits, groups, user, no_new_privs, heard }: Outfit,
 ) -> io::Result<(Pid, OwnedFd, Option<Parts>)> {
+    if let Some(user) = &user {
+        // It may want to open its own output again, as `/dev/stdout`.
+        fchown(&output, Some(user.user), None)?;
+    }
     // Made before: with the filter there is no way back.
     let (mut ours, mut theirs) = (None, None);
     if let Some(advance) = heard {

@@ -90,16 +90,17 @@ impl Ending<'_> {
         let begun = Instant::now();
         let mut pace = KILL_PACE;
         loop {
+            // All at once, where that is possible: who forks faster than we look has no time to.
+            let is_killed = self.witness.group().is_some_and(Group::kill);
+            self.thaw();
             let living = watch::living(self.witness, self.scanner).await?;
             if living.is_empty() {
                 return Ok(());
             }
             let handles = Tree::handles(&living);
-            // At once, where that is possible: nobody has time to fork.
-            if !self.witness.group().is_some_and(Group::kill) {
+            if !is_killed {
                 tree::signal(&handles, Signal::KILL);
             }
-            self.thaw();
             // Passing the pace is no error: then they are killed again.
             let _ = timeout(pace, watch::any_gone(handles)).await;
             if pace < LONGEST_KILL_PACE && pace * 2 >= LONGEST_KILL_PACE {

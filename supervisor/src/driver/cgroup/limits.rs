@@ -41,8 +41,10 @@ impl Group {
     /// A limit holds for memory alone: swap would only put the end off, and make everybody wait. Who
     /// stands still is another matter.
     pub(in crate::driver) fn let_swap(&self, is_to: bool) {
-        if let Some((Version::Two, path)) = self.place(Controller::Memory) {
-            // Without swap there is no such file.
+        let Some((Version::Two, path)) = self.place(Controller::Memory) else { return };
+        let is_limited = fs::read_to_string(path.join("memory.max"));
+        if is_limited.is_ok_and(|most| most.trim() != "max") {
+            // Where swap is not counted there is no such file.
             let _ = write(path, "memory.swap.max", if is_to { "max" } else { "0" });
         }
     }

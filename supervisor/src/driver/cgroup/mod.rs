@@ -130,7 +130,7 @@ impl Cgroups {
             }
         };
         let group = self.group(app, generation, is_needed);
-        group.make(resources).inspect_err(|_| group.remove())?;
+        group.make(resources)?;
         Ok(group)
     }
 
