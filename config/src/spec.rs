@@ -253,6 +253,9 @@ pub struct ProcessSpec {
     pub idle_freeze_after: Option<Duration>,
     /// When it may be stopped for want of visits; `None` is never.
     pub idle_stop_after: Option<Duration>,
+    /// Longest time for which its own work may keep it awake at once.
+    #[serde(default = "ProcessSpec::awake_at_most")]
+    pub awake_at_most: Duration,
     /// How it is stopped.
     pub stop: Interned<StopSpec>,
     /// What follows a crash or a failed start.

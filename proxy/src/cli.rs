@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+mod awake;
 mod client;
 mod control;
 mod doctor;
@@ -11,6 +12,7 @@ mod documents;
 mod screen;
 mod table;
 
+use doorbell_config::name::DurationText;
 use doorbell_supervisor::{hub::SPEAKS, protocol::Role};
 
 use crate::serve::{self, Beginning, Split};
@@ -106,6 +108,32 @@ enum Verb {
     Enable(AppArg),
     /// Stop an app and refuse its requests until `enable`; outlives restarts
     Disable(AppArg),
+    /// Keep the app that this is run by awake, for its own work
+    ///
+    /// For jobs that an app starts and no request waits for: without this it may be put to sleep under
+    /// them. With a command, that is run meanwhile and its exit status given; the app is kept awake until
+    /// it ends, and for DURATION at most. Without, the app is kept awake for DURATION, or until `--done`.
+    #[command(after_help = "Examples:
+  doorbell awake 2h -- ./import.sh        until the import ends, and two hours at most
+  doorbell awake 10m --name mail          for ten minutes
+  doorbell awake --name mail --done       no longer")]
+    Awake {
+        /// For how long at most, such as `10m`
+        #[arg(value_parser = duration, required_unless_present = "done", conflicts_with = "done")]
+        duration: Option<DurationText>,
+        /// What it is for: several jobs of an app do not end each other's
+        #[arg(long, default_value = "-")]
+        name: String,
+        /// Not needed any more
+        #[arg(long, conflicts_with = "command")]
+        done: bool,
+        /// What to run meanwhile
+        #[arg(last = true)]
+        command: Vec<String>,
+        /// The app's socket; in an app's environment it is there
+        #[arg(long, value_name = "PATH", env = awake::SOCKET)]
+        socket: PathBuf,
+    },
     /// Print a link that shows your browser why an app cannot be started
     ///
     /// It works once, within ten minutes, and leaves a cookie for that app and eight hours. Visitors
@@ -163,7 +191,7 @@ struct ConfigArg {
 #[derive(Debug, Args)]
 struct SocketArg {
     /// The running doorbell's admin socket; found through the configuration unless given
-    #[arg(short, long, value_name = "PATH", env = "DOORBELL_SOCKET")]
+    #[arg(short, long, value_name = "PATH", env = "DOORBELL_ADMIN")]
     socket: Option<PathBuf>,
     #[command(flatten)]
     config: ConfigArg,
@@ -209,6 +237,10 @@ pub fn run() -> anyhow::Result<u8> {
         Verb::Restart(app) => app.operate("restart"),
         Verb::Enable(app) => app.operate("enable"),
         Verb::Disable(app) => app.operate("disable"),
+        Verb::Awake { duration, name, done: _, command, socket } => {
+            let time = duration;
+            awake::Awake { socket: &socket, name: &name, time, command: &command }.run()
+        }
         Verb::Doctor { json, socket } => doctor::doctor(&socket.find()?, json),
         Verb::Pass { app, origin, socket } => {
             control::pass(&socket.find()?, &app, origin.as_deref())
@@ -220,6 +252,10 @@ pub fn run() -> anyhow::Result<u8> {
         Verb::Completions { shell } => documents::completions(shell, &mut Cli::command()),
         Verb::Man => documents::man(Cli::command()),
     }
+}
+
+fn duration(text: &str) -> Result<DurationText, String> {
+    DurationText::parse(text).map_err(|error| error.to_string())
 }
 
 impl AppArg {

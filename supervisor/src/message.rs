@@ -413,6 +413,18 @@ pub struct Snapshot {
     /// How long its starts take.
     #[serde(default)]
     pub usual_start: Option<UsualStart>,
+    /// What of its own work keeps it awake.
+    #[serde(default)]
+    pub vigils: Vec<VigilSnapshot>,
+}
+
+/// Work of an app's own that keeps it awake.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VigilSnapshot {
+    /// What the app calls it; `-` if it gave no name.
+    pub name: String,
+    /// When it ends at the latest, seconds since the Unix epoch.
+    pub until_unix_seconds: u64,
 }
 
 /// Starts of an app since Doorbell started.

@@ -18,8 +18,9 @@ use crate::{
     wait::poll,
 };
 
-/// How long a doorbell may take to start or to end; with very many apps it is some seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a doorbell may take to start or to end; with very many apps it is some seconds, and far more
+/// on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Bytes at the end of an app's log that a failed test shows.
 const MOST_SHOWN: usize = 4 << 10;

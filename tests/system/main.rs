@@ -6,6 +6,7 @@
 mod absence;
 mod activation;
 mod adoption;
+mod awake;
 mod browser;
 mod command_line;
 mod crowd;

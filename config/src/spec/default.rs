@@ -77,6 +77,7 @@ impl ProcessSpec {
             no_new_privs: false,
             idle_freeze_after: None,
             idle_stop_after: Some(Self::IDLE_STOP_AFTER),
+            awake_at_most: Self::AWAKE_AT_MOST,
             stop: Interned::default(),
             back_off: Interned::default(),
             logs: Interned::default(),
@@ -87,6 +88,14 @@ impl ProcessSpec {
 
     /// How long an app may go unvisited before it is stopped.
     pub const IDLE_STOP_AFTER: Duration = Duration::from_secs(15 * 60);
+
+    /// How long an app's own work may keep it awake at once.
+    pub const AWAKE_AT_MOST: Duration = Duration::from_secs(24 * 3600);
+
+    /// The same, for definitions of earlier versions.
+    pub(super) fn awake_at_most() -> Duration {
+        Self::AWAKE_AT_MOST
+    }
 
     /// `PORT` and `HOST`, which most frameworks read, for an app on a port that sets neither.
     pub(crate) fn set_port_by_convention(&mut self) {

@@ -1,6 +1,6 @@
 //! Statuses as people read them.
 
-use std::{fmt::Write as _, io::IsTerminal, time::Duration};
+use std::{fmt::Write as _, io::IsTerminal};
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use doorbell_config::name::ByteSize;
@@ -140,6 +140,11 @@ fn put_instance(text: &mut String, snapshot: &Snapshot) {
     if let Some(step) = snapshot.failed_step {
         put(text, "failed step", step.words());
     }
+    let now = clock::unix_seconds();
+    for vigil in snapshot.vigils.iter().filter(|vigil| vigil.until_unix_seconds > now) {
+        let left = words(vigil.until_unix_seconds - now);
+        put(text, "kept awake", &format!("by {}, {left} at most", screen::line(&vigil.name)));
+    }
     put(text, "since", &format!("{} ago", age(snapshot.since_unix_seconds)));
     if let Some(pid) = snapshot.pid {
         put(text, "pid", &pid.to_string());
@@ -187,8 +192,11 @@ fn seconds(seconds: f64) -> String {
 }
 
 fn age(since_unix_seconds: u64) -> String {
-    let age = Duration::from_secs(clock::unix_seconds().saturating_sub(since_unix_seconds));
-    let seconds = age.as_secs();
+    words(clock::unix_seconds().saturating_sub(since_unix_seconds))
+}
+
+/// Seconds as people say them.
+fn words(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),

@@ -101,7 +101,7 @@ impl Desk {
             };
             list.push(generation);
             are_alike = adoptee.fingerprint() == fingerprint;
-            let (phase, ready, warnings) = (adoptee.phase(), adoptee.ready(), Vec::new());
+            let (phase, ready, vigils) = (adoptee.phase(), adoptee.ready(), adoptee.vigils());
             tracing::info!(app = %id, generation = generation.0, pid, ?phase, "adopted");
             self.leftovers.spare(id, generation);
             let now = Instant::now();
@@ -110,8 +110,13 @@ impl Desk {
             let job = Job { app: spec.clone(), generation, fingerprint, queued, admitted: now };
             let (handle, task) = self.driver.adopted(job, adoptee, self.reports.0.clone());
             self.meter.watch(id, generation, handle.witness());
-            let (pid, is_elsewhere) = (Some(pid), false);
-            app.instances.push(Instance { generation, handle, pid, ready, is_elsewhere, warnings });
+            let pid = Some(pid);
+            app.instances.push(Instance {
+                pid,
+                ready,
+                vigils,
+                ..Instance::new(generation, handle)
+            });
             let task = self.tasks.spawn(task);
             self.instances.insert(task.id(), (id.clone(), generation));
         }

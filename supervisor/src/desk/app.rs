@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    driver::Handle,
+    driver::{Handle, Vigil},
     lifecycle::{Goal, Life, State, Tenancy, Terms},
     message::{
         Endpoint, Generation, Snapshot, StartCounts, StartPhase, StartTimes, StateName, UsualStart,
@@ -86,6 +86,32 @@ pub(super) struct Instance {
     /// Whether it is served where it was not told to listen.
     pub(super) is_elsewhere: bool,
     pub(super) warnings: Vec<String>,
+    /// What keeps it awake.
+    pub(super) vigils: Vec<Vigil>,
+    /// Whether its last lease is back, and only its own work keeps it.
+    pub(super) is_drained: bool,
+}
+
+impl Instance {
+    /// One that was just spawned.
+    pub(super) fn new(generation: Generation, handle: Handle) -> Self {
+        Self {
+            generation,
+            handle,
+            pid: None,
+            ready: None,
+            is_elsewhere: false,
+            warnings: Vec::new(),
+            vigils: Vec::new(),
+            is_drained: false,
+        }
+    }
+
+    /// Until when its own work keeps it awake, if it does.
+    pub(super) fn awake_until(&self) -> Option<Instant> {
+        let left = self.vigils.iter().map(Vigil::left).max()?;
+        (!left.is_zero()).then(|| Instant::now() + left)
+    }
 }
 
 /// Somebody who waits for a verb's effect.
@@ -137,7 +163,9 @@ impl App {
         // Who ignores the port it is given wants the same one again.
         let wants_the_same = self.instances.iter().any(|instance| instance.is_elsewhere);
         let tenancy = if wants_the_same { Tenancy::Exclusive } else { terms.tenancy };
-        Some(Terms { tenancy, ..terms })
+        let instance = self.life.state.generation().and_then(|current| self.instance(current));
+        let awake_until = instance.and_then(Instance::awake_until).map(Instant::into_std);
+        Some(Terms { tenancy, awake_until, ..terms })
     }
 
     /// How the current definition is started; `None` for a static upstream.
@@ -237,6 +265,7 @@ impl App {
             last_output: past.map(|past| past.last_output.clone()).unwrap_or_default(),
             failed_step: past.and_then(|past| past.failed_step),
             usual_start: past.and_then(|past| UsualStart::of(&past.start_times)),
+            vigils: instance.map(Instance::vigils_now).unwrap_or_default(),
         }
     }
 

@@ -134,9 +134,7 @@ impl Desk {
         let (handle, task) = self.driver.instance(job, self.reports.0.clone());
         app.start =
             Some(Start { phase: StartPhase::Spawn, since: admitted, generation: Some(generation) });
-        let (pid, ready, warnings) = (None, None, Vec::new());
-        let is_elsewhere = false;
-        app.instances.push(Instance { generation, handle, pid, ready, is_elsewhere, warnings });
+        app.instances.push(Instance::new(generation, handle));
         let task = self.tasks.spawn(task);
         self.instances.insert(task.id(), (id.clone(), generation));
     }

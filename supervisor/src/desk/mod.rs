@@ -19,6 +19,7 @@ mod phases;
 mod progress;
 mod state_dir;
 mod timers;
+mod vigil;
 
 use std::{
     collections::{HashMap, VecDeque},

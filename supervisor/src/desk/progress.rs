@@ -40,6 +40,7 @@ impl Desk {
                 self.start_is_at(&app, generation, StartPhase::Ready);
                 self.order(GateOrder::Probe { app, generation, endpoint, question });
             }
+            Note::Vigils(vigils) => self.vigils_changed(&app, generation, vigils),
             Note::EndProbe => self.order(GateOrder::EndProbe { app, generation }),
             Note::Gone => self.gone(&app, generation),
         }
@@ -110,6 +111,7 @@ impl Desk {
             GateReport::Busy { app, generation, idle_for } => {
                 (app, generation, GateEvent::Busy(idle_for))
             }
+            GateReport::Drained { app, generation } if self.works_on(&app, generation) => return,
             GateReport::Drained { app, generation } => (app, generation, GateEvent::Drained),
             GateReport::Unreachable { app, generation } => {
                 (app, generation, GateEvent::Unreachable)

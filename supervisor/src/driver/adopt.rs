@@ -30,9 +30,10 @@ use super::{
     mark::Mark,
     notify::NotifySocket,
     procfs::{self, Pid},
-    record::{Phase, Record},
+    record::{Notebook, Phase, Record},
     root::Root,
     tree::Tree,
+    vigil::{Vigil, VigilSocket},
 };
 use crate::{
     message::{Endpoint, Generation, StartTimes},
@@ -42,7 +43,8 @@ use crate::{
 /// What another process is to keep open for an instance, so that it outlives us.
 #[derive(Debug)]
 pub(crate) enum Custody {
-    /// The read end of its output, its notify socket if it has one, and its ear.
+    /// The read end of its output, its notify socket if it has one, its ear, and where it asks to be kept
+    /// awake.
     Hold(AppId, Generation, Vec<Arc<OwnedFd>>),
     /// The instance is gone.
     Release(AppId, Generation),
@@ -81,6 +83,11 @@ impl Adoptee {
     /// Where it serves, and how its start went.
     pub(crate) fn ready(&self) -> Option<(Endpoint, StartTimes)> {
         self.record.ready.clone()
+    }
+
+    /// What keeps it awake.
+    pub(crate) fn vigils(&self) -> Vec<Vigil> {
+        self.record.vigils.clone()
     }
 
     /// Of the definition that it was started with.
@@ -260,6 +267,12 @@ impl Driver {
         let name = format!("{}.notify", base36(generation.0));
         socket_folder(&self.run_dir(), app).join(name)
     }
+
+    /// Where an instance asks to be kept awake.
+    pub(super) fn vigil_path(&self, app: &AppId, generation: Generation) -> PathBuf {
+        let name = format!("{}.awake", base36(generation.0));
+        socket_folder(&self.run_dir(), app).join(name)
+    }
 }
 
 impl Adoptee {
@@ -303,6 +316,13 @@ impl Instance {
         let (stop, logs) = (*process.stop, *process.logs);
         let mut held = driver.take_held(&app, generation);
         let ear = Parts::among(&mut held);
+        let path = driver.vigil_path(&app, generation);
+        let vigils = match VigilSocket::among(&mut held, path.clone()) {
+            Some(socket) => Some(socket),
+            None if path.exists() => Some(VigilSocket::bind(path)?),
+            // An earlier version gave it none.
+            None => None,
+        };
         let mut held = held.into_iter();
         let path = driver.output_path(&app, generation);
         let output = match held.next() {
@@ -315,7 +335,7 @@ impl Instance {
             None if path.exists() => Some(NotifySocket::bind(path)?),
             None => None,
         };
-        let kept = keep(&output, notify.as_ref(), ear.as_ref())?;
+        let kept = keep(&output, notify.as_ref(), ear.as_ref(), vigils.as_ref())?;
         let ear = ear.map(Ear::open).transpose()?;
         let place = Place::adopt(&driver.ports, &record.place)?;
         // After an upgrade it is our own child still.
@@ -324,6 +344,7 @@ impl Instance {
         let mark = mark_of(&driver.state_dir, &record);
         let tree = Tree::adopted(record.pid, mark, output.identity());
         wires.witness.is_of(tree, driver.cgroups.find_again(&app, generation));
+        let door = vigils.map(|vigils| vigils.open(wires.witness.clone())).transpose()?;
         let log = driver.logs.open(&app, logs);
         let capture = Capture::start(output, log, wires.witness.tail.clone())?;
         driver.hold(&job, kept);
@@ -347,7 +368,8 @@ impl Instance {
             started,
             spawned_at,
             is_adopted: true,
-            record,
+            notebook: Arc::new(Notebook::new(record)),
+            door,
         })
     }
 }
@@ -355,7 +377,7 @@ impl Instance {
 impl Instance {
     /// A warning if listening depends on somebody who has died with all that he kept.
     pub(super) fn deafness(&self) -> Option<String> {
-        (self.record.is_heard && self.ear.is_none()).then(|| {
+        (self.notebook.record().is_heard && self.ear.is_none()).then(|| {
             "doorbell's processes were killed together: the app serves on, but cannot listen anew until \
              it is restarted"
                 .to_owned()
@@ -368,6 +390,7 @@ pub(super) fn keep(
     output: &OutputPipe,
     notify: Option<&NotifySocket>,
     ear: Option<&Parts>,
+    vigils: Option<&VigilSocket>,
 ) -> io::Result<Vec<Arc<OwnedFd>>> {
     let mut kept = vec![Arc::new(output.try_clone()?)];
     if let Some(notify) = notify {
@@ -375,6 +398,9 @@ pub(super) fn keep(
     }
     if let Some(ear) = ear {
         kept.extend(ear.kept()?);
+    }
+    if let Some(vigils) = vigils {
+        kept.push(Arc::new(vigils.as_fd().try_clone_to_owned()?));
     }
     Ok(kept)
 }

@@ -2,7 +2,7 @@
 
 use std::{io, os::unix::fs::chown, sync::PoisonError};
 
-use doorbell_config::spec::{EndpointSpec, ListenNotice, Probe, ProcessSpec};
+use doorbell_config::spec::{ListenNotice, Probe, ProcessSpec};
 
 use crate::{
     driver::{
@@ -16,6 +16,7 @@ use crate::{
         outfit::Outfit,
         record::Record,
         spawn::{self, Spawned},
+        vigil::VigilSocket,
     },
     output::OutputPipe,
 };
@@ -48,6 +49,8 @@ pub(super) struct Prepared {
     pub(super) spawned: Spawned,
     pub(super) record: Record,
     pub(super) group: Group,
+    /// Where it asks to be kept awake, if there is a way.
+    pub(super) vigils: Option<VigilSocket>,
 }
 
 /// The part of a start that blocks: until the program is executed, or failed to be.
@@ -64,14 +67,20 @@ pub(super) fn spawn_blocking(
     let probe = &process.ready.probe;
     create_private(&sockets)?;
     driver.let_through(&sockets)?;
-    if owner.is_some() && (process.endpoint == EndpointSpec::Socket || notify_socket.is_some()) {
+    if owner.is_some() {
         driver.let_everybody_through(&sockets)?;
     }
     let mut place =
         Place::prepare(process.endpoint, probe, &driver.ports, &sockets, job.generation, owner)?;
     let state_dir = &driver.state_dir;
-    let around =
-        Surroundings { place: &place, notify_socket, state_dir, account: account.as_ref() };
+    let vigils = door(driver, job, owner);
+    let around = Surroundings {
+        place: &place,
+        notify_socket,
+        own_socket: vigils.as_ref().map(VigilSocket::path),
+        state_dir,
+        account: account.as_ref(),
+    };
     let launch = Launch::of(&job.app, process, job.generation, &around)?;
     if let (Some(_), Some(path)) = (owner, notify_socket) {
         chown(path, owner, None)?;
@@ -98,7 +107,22 @@ pub(super) fn spawn_blocking(
         Record::new(app, generation, spawned.pid, place.endpoint.clone(), job.fingerprint)?;
     record.is_heard = spawned.ear.is_some();
     driver.note(&record);
-    Ok(Prepared { place, spawned, record, group })
+    Ok(Prepared { place, spawned, record, group, vigils })
+}
+
+/// Where the instance asks to be kept awake. Most never do, so that one which cannot starts none the less.
+fn door(driver: &Driver, job: &Job, owner: Option<u32>) -> Option<VigilSocket> {
+    let path = driver.vigil_path(&job.app.id, job.generation);
+    let made = VigilSocket::bind(path).and_then(|socket| {
+        if owner.is_some() {
+            chown(socket.path(), owner, None)?;
+        }
+        Ok(socket)
+    });
+    made.inspect_err(|error| {
+        tracing::warn!(app = %job.app.id, %error, "it cannot ask to be kept awake");
+    })
+    .ok()
 }
 
 /// Where readiness depends on it, the kernel is to tell when the app listens; but not if nobody would

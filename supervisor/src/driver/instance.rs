@@ -18,11 +18,12 @@ use super::{
     endpoint::Place,
     mark::Mark,
     notify::NotifySocket,
-    record::{Phase, Record},
+    record::{Notebook, Phase},
     root::{Exit, Root},
     spawn::Spawned,
     stop::Ending,
     tree::Tree,
+    vigil::Door,
     watch,
 };
 use crate::{
@@ -34,6 +35,8 @@ use crate::{
 
 use self::begin::{Prepared, SpawnError, listen_for_notes, spawn_blocking};
 
+#[path = "awake.rs"]
+mod awake;
 #[path = "begin.rs"]
 mod begin;
 #[path = "elsewhere.rs"]
@@ -58,6 +61,8 @@ pub(super) struct Wires {
     pub(super) check: Arc<Notify>,
     /// It was asked whether it is ready, and is.
     pub(super) answered: Arc<Notify>,
+    /// What keeps it awake is known to the desk, and holds.
+    pub(super) granted: Arc<Notify>,
     /// Whether it is to stand still.
     pub(super) frost: channel::Receiver<bool>,
     pub(super) witness: Arc<Witness>,
@@ -96,7 +101,9 @@ pub(super) struct Instance {
     /// Whether an earlier supervisor started it.
     pub(super) is_adopted: bool,
     /// What is written down of it.
-    pub(super) record: Record,
+    pub(super) notebook: Arc<Notebook>,
+    /// Where it asks to be kept awake; `None` where that cannot be had.
+    pub(super) door: Option<Door>,
 }
 
 /// Runs one instance to its end.
@@ -154,14 +161,15 @@ impl Instance {
         let spawning = tokio::task::spawn_blocking(move || {
             spawn_blocking(&shared, &ours, &process, path.as_deref())
         });
-        let Prepared { place, spawned, record, group } =
+        let Prepared { place, spawned, record, group, vigils } =
             spawning.await.map_err(io::Error::from)??;
         let spawned_at = Instant::now();
         let Spawned { pid, pidfd, output, ear } = spawned;
         let root = Root::watch(pid, pidfd)?;
-        let kept = adopt::keep(&output, notify.as_ref(), ear.as_ref())?;
+        let kept = adopt::keep(&output, notify.as_ref(), ear.as_ref(), vigils.as_ref())?;
         driver.hold(&job, kept);
         let ear = ear.map(Ear::open).transpose()?;
+        let door = vigils.map(|vigils| vigils.open(wires.witness.clone())).transpose()?;
         let mark = Mark::of_instance(&driver.state_dir, &job.app.id, job.generation);
         let tree = Tree::of(pid, mark, output.identity());
         wires.witness.is_of(tree, group);
@@ -183,7 +191,8 @@ impl Instance {
             started,
             spawned_at,
             is_adopted: false,
-            record,
+            notebook: Arc::new(Notebook::new(record)),
+            door,
         })
     }
 
@@ -192,7 +201,7 @@ impl Instance {
         for warning in unmet.unwrap_or_default() {
             self.tell(Note::Warning(warning)).await;
         }
-        let order = match self.record.ready.clone() {
+        let order = match self.notebook.record().ready {
             // It was taken up as it serves.
             Some((endpoint, _)) => self.serve(endpoint).await,
             None => {
@@ -204,7 +213,7 @@ impl Instance {
                 }
             }
         };
-        self.note_phase(Phase::Leaving).await;
+        self.note(Phase::Leaving).await;
         self.end(order).await;
     }
 
@@ -217,13 +226,14 @@ impl Instance {
             order = ordered(&mut inbox) => Err(Unready::Ordered(order)),
             end = self.ended(None) => Err(Unready::Ended(end)),
             ready = self.ready() => ready.map_err(Unready::Ended),
+            never = self.keep_vigils() => match never {},
         };
         match outcome {
             Ok((endpoint, times)) => {
                 self.started = None;
                 self.tell(Note::Ready { endpoint: endpoint.clone(), times }).await;
-                self.record.ready = Some((endpoint.clone(), times));
-                self.note_phase(Phase::Ready).await;
+                self.notebook.change(|record| record.ready = Some((endpoint.clone(), times)));
+                self.note(Phase::Ready).await;
                 Ok(endpoint)
             }
             Err(why) => {
@@ -246,15 +256,18 @@ impl Instance {
         self.job.process().is_ok_and(is_http) || self.may_be_elsewhere()
     }
 
-    async fn note_phase(&mut self, phase: Phase) {
-        self.record.phase = phase;
-        self.note(phase).await;
-    }
-
     /// Writes down how far it is.
     pub(super) async fn note(&self, phase: Phase) {
-        let (driver, record) = (self.driver.clone(), Record { phase, ..self.record.clone() });
-        let noted = tokio::task::spawn_blocking(move || driver.note(&record));
+        self.notebook.change(|record| record.phase = phase);
+        self.write_down().await;
+    }
+
+    /// Writes down what is.
+    pub(super) async fn write_down(&self) {
+        let (driver, notebook) = (self.driver.clone(), self.notebook.clone());
+        let noted = tokio::task::spawn_blocking(move || {
+            notebook.write(|record| driver.note(record));
+        });
         if let Err(error) = noted.await {
             tracing::error!(app = %self.job.app.id, %error, "the state of an instance is not noted");
         }
@@ -280,7 +293,8 @@ impl Instance {
             };
             let ended = self.ended(Some(&endpoint));
             let (listening, frost) = (self.hear_out(), self.follow_frost(&endpoint));
-            tokio::pin!(inspection, checked, ended, listening, frost);
+            let vigils = self.keep_vigils();
+            tokio::pin!(inspection, checked, ended, listening, frost, vigils);
             let mut is_inspected = false;
             loop {
                 tokio::select! {
@@ -290,6 +304,7 @@ impl Instance {
                     () = &mut checked => break End::stopped_listening(),
                     () = &mut listening => {}
                     end = &mut frost => break end,
+                    never = &mut vigils => match never {},
                     warning = &mut inspection, if !is_inspected => {
                         is_inspected = true;
                         self.tell(Note::Warning(warning)).await;

@@ -56,6 +56,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) account: Option<&'a Account>,
     pub(crate) place: &'a Place,
     pub(crate) notify_socket: Option<&'a Path>,
+    /// Where it asks to be kept awake.
+    pub(crate) own_socket: Option<&'a Path>,
     pub(crate) state_dir: &'a Path,
 }
 
@@ -96,6 +98,9 @@ impl Launch {
         environment.insert(STATE_DIR.into(), around.state_dir.into());
         if let Some(path) = around.notify_socket {
             environment.insert("NOTIFY_SOCKET".into(), path.into());
+        }
+        if let Some(path) = around.own_socket {
+            environment.insert("DOORBELL_SOCKET".into(), path.into());
         }
         if around.place.listener.is_some() {
             environment.insert("LISTEN_FDS".into(), "1".into());

@@ -32,6 +32,7 @@ mod stop;
 mod sys;
 mod tree;
 mod usage;
+mod vigil;
 mod watch;
 
 use std::{
@@ -67,6 +68,7 @@ pub(crate) use self::{
     root::{Exit, Root},
     sys::{SIGNAL_INFO, hold_signals, signal_descriptor},
     usage::Meter,
+    vigil::Vigil,
     watch::any_gone,
 };
 pub use self::{advance::Advances, ear::Deputy, sys::keep_descriptors};
@@ -155,6 +157,8 @@ pub(crate) enum Note {
     Probe(Endpoint, Box<Question>),
     /// It is to be asked no more.
     EndProbe,
+    /// All that keeps it awake from now on.
+    Vigils(Vec<Vigil>),
     Gone,
 }
 
@@ -172,6 +176,7 @@ pub(crate) struct Handle {
     orders: channel::Sender<Order>,
     check: Arc<Notify>,
     answered: Arc<Notify>,
+    granted: Arc<Notify>,
     frost: channel::Sender<bool>,
     witness: Arc<Witness>,
 }
@@ -320,17 +325,19 @@ impl Handle {
         let (orders, inbox) = channel::channel(Order::Run);
         let check = Arc::new(Notify::new());
         let answered = Arc::new(Notify::new());
+        let granted = Arc::new(Notify::new());
         let (frost, frozen) = channel::channel(false);
         let witness = Arc::new(Witness::default());
         let wires = instance::Wires {
             inbox,
             check: check.clone(),
             answered: answered.clone(),
+            granted: granted.clone(),
             frost: frozen,
             witness: witness.clone(),
             reports,
         };
-        (Self { orders, check, answered, frost, witness }, wires)
+        (Self { orders, check, answered, granted, frost, witness }, wires)
     }
 
     pub(crate) fn stop(&self, spec: StopSpec) {
@@ -355,6 +362,11 @@ impl Handle {
     /// Asks it to see whether it still listens.
     pub(crate) fn check(&self) {
         self.check.notify_one();
+    }
+
+    /// Tells it that what keeps it awake is known, and holds.
+    pub(crate) fn grant(&self) {
+        self.granted.notify_one();
     }
 
     /// Tells it what came of asking whether it is ready.

@@ -5,6 +5,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use doorbell_config::name::AppId;
@@ -14,6 +15,7 @@ use super::{
     endpoint::base36,
     mark::Mark,
     procfs::{Pid, Process},
+    vigil::Vigil,
 };
 use crate::message::{Endpoint, Generation, StartTimes};
 
@@ -53,6 +55,44 @@ pub(crate) struct Record {
     /// Whether the kernel tells when it listens: then somebody has to hear that.
     #[serde(default)]
     pub(crate) is_heard: bool,
+    /// What keeps it awake.
+    #[serde(default)]
+    pub(crate) vigils: Vec<Vigil>,
+}
+
+/// The record of an instance, as it is and as it is written down. Several of its branches write, and
+/// what is written last is what is.
+#[derive(Debug)]
+pub(crate) struct Notebook {
+    record: Mutex<Record>,
+    /// Held while it is written.
+    turn: Mutex<()>,
+}
+
+impl Notebook {
+    pub(crate) fn new(record: Record) -> Self {
+        Self { record: Mutex::new(record), turn: Mutex::default() }
+    }
+
+    /// The record as it is.
+    pub(crate) fn record(&self) -> Record {
+        self.page().clone()
+    }
+
+    /// Changes it, and gives what that gives; it is not written yet.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Record) -> T) -> T {
+        change(&mut self.page())
+    }
+
+    /// Has it written as it is then.
+    pub(crate) fn write(&self, write: impl FnOnce(&Record)) {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        write(&self.record());
+    }
+
+    fn page(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Record {
@@ -66,8 +106,19 @@ impl Record {
     ) -> io::Result<Self> {
         let began = Process::read(pid).ok_or(io::ErrorKind::NotFound)?.began;
         let (boot, phase, ready) = (boot()?, Phase::Starting, None);
-        let is_heard = false;
-        Ok(Self { app, generation, boot, pid, began, phase, place, ready, fingerprint, is_heard })
+        Ok(Self {
+            app,
+            generation,
+            boot,
+            pid,
+            began,
+            phase,
+            place,
+            ready,
+            fingerprint,
+            is_heard: false,
+            vigils: Vec::new(),
+        })
     }
 
     /// Writes it down, in the app's run folder.

@@ -65,6 +65,8 @@ pub(crate) enum Timer {
     Idle(Generation),
     /// The instance should be drained by now.
     Drain(Generation),
+    /// A drained instance's own work should be done by now.
+    Vigil(Generation),
     /// The back-off is over.
     BackOff,
 }

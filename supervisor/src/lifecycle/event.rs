@@ -20,6 +20,8 @@ pub(crate) enum Event {
     Redefined(Launch),
     /// The goal changed.
     GoalChanged,
+    /// What keeps the instance awake changed.
+    Vigils(Generation),
     /// The front of the line is reached: the instance may be spawned.
     Admitted(Generation),
     /// Something about an instance.
@@ -35,11 +37,13 @@ impl Event {
     pub(super) fn generation(&self) -> Option<Generation> {
         match self {
             Self::Instance(generation, _)
+            | Self::Vigils(generation)
             | Self::Gate(generation, _)
             | Self::Timer(
                 Timer::StartDeadline(generation)
                 | Timer::Idle(generation)
-                | Timer::Drain(generation),
+                | Timer::Drain(generation)
+                | Timer::Vigil(generation),
             ) => Some(*generation),
             Self::Wanted
             | Self::Start

@@ -211,6 +211,9 @@ impl Turn<'_> {
     fn retired(&mut self, ready: &Ready) -> State {
         let generation = ready.generation;
         self.failures = 0;
+        if self.is_kept_awake() {
+            return self.stay_awake(ready.clone());
+        }
         if self.terms.freezes_after().is_some() && ready.successor == Successor::None {
             return self.freeze(ready);
         }
@@ -253,7 +256,7 @@ impl Turn<'_> {
         match timer {
             Timer::StartDeadline(generation) => self.start_too_late(state, generation),
             Timer::Idle(generation) => self.maybe_idle(state, generation),
-            Timer::Drain(generation) => self.drained(state, generation),
+            Timer::Drain(generation) | Timer::Vigil(generation) => self.drained(state, generation),
             Timer::BackOff => self.back_off_over(state),
         }
     }
@@ -281,15 +284,13 @@ impl Turn<'_> {
         }
     }
 
-    fn maybe_idle(&mut self, state: State, generation: Generation) -> State {
+    pub(super) fn maybe_idle(&mut self, state: State, generation: Generation) -> State {
         match &state {
             State::Frozen(frozen) if frozen.generation == generation => {
                 return self.frozen_long_enough(frozen);
             }
             State::Ready(ready) if ready.generation == generation => match ready.successor {
-                Successor::None if self.terms.idle().is_some() => {
-                    self.emit(Effect::AskRetire(generation));
-                }
+                Successor::None if self.terms.idle().is_some() => self.ask_unless_awake(generation),
                 Successor::None | Successor::InLine | Successor::Starting(_) => {
                     self.set_idle_timer(generation, self.terms.idle());
                 }

@@ -31,6 +31,10 @@ enum Act {
     Stale(u8),
     Unreachable,
     Thaws(u8, bool),
+    /// The instance's own work is to keep it awake for so many seconds, or no more.
+    KeepAwake(u8),
+    /// The next time that it is asked whether it is idle, it asks for that meanwhile.
+    KeepAwakeMeanwhile,
     Pass(u16),
 }
 
@@ -53,6 +57,8 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => any::<u8>().prop_map(Act::Stale),
         1 => Just(Act::Unreachable),
         5 => (any::<u8>(), any::<bool>()).prop_map(|(n, well)| Act::Thaws(n, well)),
+        2 => any::<u8>().prop_map(Act::KeepAwake),
+        1 => Just(Act::KeepAwakeMeanwhile),
         2 => any::<u16>().prop_map(Act::Pass),
     ];
     prop::collection::vec(act, 1..120)
@@ -92,6 +98,9 @@ struct World {
     gone: Vec<Generation>,
     /// Instances that hold the fixed port.
     port: BTreeSet<Generation>,
+    /// The instance whose own work keeps it awake, and until when.
+    awake: Option<(Generation, Instant)>,
+    is_to_ask_meanwhile: bool,
 }
 
 impl World {
@@ -108,10 +117,15 @@ impl World {
             last: 0,
             gone: Vec::new(),
             port: BTreeSet::new(),
+            awake: None,
+            is_to_ask_meanwhile: false,
         }
     }
 
     fn send(&mut self, event: Event) {
+        let current = self.life.state.generation();
+        let awake = self.awake.filter(|(generation, _)| current == Some(*generation));
+        self.terms.awake_until = awake.map(|(_, until)| until);
         let (life, effects) = step(self.life.clone(), &self.terms, event, self.now);
         self.life = life;
         let mut answers = Vec::new();
@@ -154,6 +168,7 @@ impl World {
                 assert_eq!(self.programs.get(&generation), Some(&(Program::Ready, false)));
                 assert_ne!(self.gate.open, Some(generation), "froze what is open");
                 assert_eq!(self.gate.leases.get(&generation).copied().unwrap_or(0), 0, "in use");
+                assert!(!self.is_awake(generation), "froze what is kept awake");
                 self.set_program(generation, Program::Frozen);
             }
             Effect::Thaw(generation) => {
@@ -182,7 +197,10 @@ impl World {
                     answers.push(Event::Gate(generation, GateEvent::Drained));
                 }
             }
-            Effect::AskRetire(generation) => answers.push(self.ask_retire(generation)),
+            Effect::AskRetire(generation) => {
+                assert!(!self.is_awake(generation), "asked what is kept awake");
+                answers.push(self.ask_retire(generation));
+            }
             Effect::Refuse(refusal) => {
                 self.answer_waiters();
                 self.gate.refuses = Some(refusal.reason);
@@ -197,7 +215,14 @@ impl World {
         }
     }
 
+    fn is_awake(&self, generation: Generation) -> bool {
+        self.awake.is_some_and(|(awake, until)| awake == generation && until > self.now)
+    }
+
     fn ask_retire(&mut self, generation: Generation) -> Event {
+        if std::mem::take(&mut self.is_to_ask_meanwhile) {
+            self.awake = Some((generation, self.now + Duration::from_secs(50)));
+        }
         let leases = self.gate.leases.get(&generation).copied().unwrap_or(0);
         if leases == 0 && self.gate.open == Some(generation) {
             self.gate.open = None;
@@ -340,6 +365,15 @@ impl World {
                 }
             }
             Act::Thaws(n, well) => self.thaws(n, well),
+            Act::KeepAwake(seconds) => {
+                let Some(generation) = self.pick(0, |p, s| p == Program::Ready && !s) else {
+                    return;
+                };
+                let until = self.now + Duration::from_secs(u64::from(seconds));
+                self.awake = (seconds > 50).then_some((generation, until));
+                self.send(Event::Vigils(generation));
+            }
+            Act::KeepAwakeMeanwhile => self.is_to_ask_meanwhile = true,
             Act::Pass(seconds) => self.now += Duration::from_secs(u64::from(seconds)),
         }
     }
@@ -359,6 +393,8 @@ impl World {
             Event::Gate(generation, GateEvent::Drained),
             Event::Timer(Timer::StartDeadline(generation)),
             Event::Timer(Timer::Idle(generation)),
+            Event::Timer(Timer::Vigil(generation)),
+            Event::Vigils(generation),
         ] {
             self.send(event);
             assert_eq!(self.life, before, "a stale event changed something");

@@ -179,6 +179,16 @@ impl Life {
             || self.leavers.iter().any(|leaver| leaver.generation == generation)
     }
 
+    /// Whether this instance is told to end, or has.
+    pub(crate) fn ends(&self, generation: Generation) -> bool {
+        let leaver = self.leavers.iter().find(|leaver| leaver.generation == generation);
+        match leaver.map(|leaver| leaver.phase) {
+            Some(LeaverPhase::Draining) => false,
+            Some(LeaverPhase::Stopping) => true,
+            None => !self.knows(generation),
+        }
+    }
+
     /// Whether nothing of the app runs or is about to.
     pub(crate) fn is_over(&self) -> bool {
         self.state == State::Stopped && self.leavers.is_empty()

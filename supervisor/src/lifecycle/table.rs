@@ -23,6 +23,7 @@ pub(super) fn terms(goal: Goal, tenancy: Tenancy) -> Terms {
         tenancy,
         idle_freeze_after: None,
         idle_stop_after: Some(Duration::from_secs(100)),
+        awake_until: None,
         start_deadline: Duration::from_secs(60),
         drain: Duration::from_secs(30),
         back_off: BackOffSpec {
@@ -100,6 +101,8 @@ fn events() -> Vec<Event> {
             Event::Timer(Timer::StartDeadline(generation)),
             Event::Timer(Timer::Idle(generation)),
             Event::Timer(Timer::Drain(generation)),
+            Event::Timer(Timer::Vigil(generation)),
+            Event::Vigils(generation),
         ]);
     }
     events
@@ -127,6 +130,14 @@ fn table() -> String {
             "may be frozen",
             Terms {
                 idle_freeze_after: Some(Duration::from_secs(10)),
+                ..terms(Goal::Down, Tenancy::Shared)
+            },
+        ),
+        (
+            "kept awake for 20 s",
+            Terms {
+                idle_freeze_after: Some(Duration::from_secs(10)),
+                awake_until: Some(now + Duration::from_secs(20)),
                 ..terms(Goal::Down, Tenancy::Shared)
             },
         ),

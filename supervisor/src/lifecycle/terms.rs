@@ -1,6 +1,6 @@
 //! What is wanted: the goal, and the settings that decisions depend on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use doorbell_config::spec::{BackOffSpec, EndpointSpec, ProcessSpec, StartMode};
 
@@ -44,6 +44,8 @@ pub(crate) struct Terms {
     pub(crate) tenancy: Tenancy,
     pub(crate) idle_freeze_after: Option<Duration>,
     pub(crate) idle_stop_after: Option<Duration>,
+    /// Until when the instance's own work keeps it awake, if it does.
+    pub(crate) awake_until: Option<Instant>,
     pub(crate) start_deadline: Duration,
     pub(crate) drain: Duration,
     pub(crate) back_off: BackOffSpec,
@@ -59,6 +61,7 @@ impl Terms {
             },
             idle_freeze_after: spec.idle_freeze_after,
             idle_stop_after: spec.idle_stop_after,
+            awake_until: None,
             start_deadline: spec.ready.deadline,
             drain: spec.stop.drain,
             back_off: *spec.back_off,
@@ -68,6 +71,11 @@ impl Terms {
     /// How long an instance may stand idle, if it may be frozen or stopped for that.
     pub(crate) fn idle(&self) -> Option<Duration> {
         self.freezes_after().or(self.stops_after())
+    }
+
+    /// Until when it is kept awake, if it is.
+    pub(crate) fn kept_awake(&self, now: Instant) -> Option<Instant> {
+        self.awake_until.filter(|until| *until > now)
     }
 
     /// How long it may stand idle before it is frozen, if ever.

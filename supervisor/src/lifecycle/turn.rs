@@ -19,6 +19,8 @@ pub(super) mod adopt;
 mod frost;
 #[path = "progress.rs"]
 mod progress;
+#[path = "vigil.rs"]
+mod vigil;
 #[path = "wish.rs"]
 mod wish;
 
@@ -53,6 +55,7 @@ impl<'a> Turn<'a> {
             Event::Restart => self.restart(state),
             Event::Redefined(launch) => self.redefined(state, launch),
             Event::GoalChanged => self.goal_changed(state),
+            Event::Vigils(generation) => self.vigils_changed(state, generation),
             Event::Admitted(generation) => self.admitted(state, generation),
             Event::Instance(generation, InstanceEvent::Ready) => self.ready(state, generation),
             Event::Instance(generation, InstanceEvent::Thawed) => self.thawed(state, generation),
@@ -155,6 +158,7 @@ impl<'a> Turn<'a> {
             LeaverPhase::Stopping => return None,
         }
         self.emit(Effect::CancelTimer(Timer::Drain(generation)));
+        self.emit(Effect::CancelTimer(Timer::Vigil(generation)));
         self.emit(Effect::Signal(generation));
         Some(())
     }

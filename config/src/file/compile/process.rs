@@ -205,6 +205,7 @@ fn idle(section: &mut Section<'_>, keys: &AppKeys, spec: &mut ProcessSpec) {
     }
     spec.idle_freeze_after = freeze_after;
     spec.idle_stop_after = stop_after;
+    spec.awake_at_most = idle.value.awake_at_most.0;
 }
 
 fn stopping(keys: &StopKeys) -> StopSpec {

@@ -163,6 +163,9 @@ pub struct IdleKeys {
     pub freeze_after: Text<OrNever>,
     /// Stop it after this time without a request, download or open WebSocket.
     pub stop_after: Text<OrNever>,
+    /// Longest time for which the program's own work may keep it awake at once, as it asks at
+    /// `DOORBELL_SOCKET`; `0s` lets none. From its next start on.
+    pub awake_at_most: Text<Duration>,
 }
 
 impl Default for IdleKeys {
@@ -170,6 +173,7 @@ impl Default for IdleKeys {
         Self {
             freeze_after: Text(OrNever(None)),
             stop_after: Text(OrNever(Some(ProcessSpec::IDLE_STOP_AFTER))),
+            awake_at_most: Text(ProcessSpec::AWAKE_AT_MOST),
         }
     }
 }
