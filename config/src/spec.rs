@@ -84,6 +84,10 @@ pub struct ServerLimits {
     pub held_requests: usize,
     /// Apps that may be starting at once; the rest wait in a fair line.
     pub parallel_starts: usize,
+    /// Memory that all apps may take together before those that nobody uses yield theirs; `None` is no
+    /// limit but the machine's.
+    #[serde(default)]
+    pub memory: Option<ByteSize>,
     /// Lowest accepted average rate of a request body, bytes per second, after a grace of
     /// [`ServerTimeouts::body_idle`]. Zero turns it off.
     pub body_rate: ByteSize,

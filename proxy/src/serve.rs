@@ -135,6 +135,7 @@ fn options(
         state_dir: server.state_dir.clone(),
         log_dir: server.log_dir.clone(),
         parallel_starts: server.limits.parallel_starts,
+        memory: server.limits.memory,
         open_files: raise_descriptor_limit(),
         group: user.map(|user| user.gid),
         has_custodian: split == Split::Processes,

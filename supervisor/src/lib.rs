@@ -15,6 +15,7 @@ mod lifecycle;
 pub mod logs;
 pub mod machine;
 mod mailbox;
+mod memory;
 pub mod message;
 mod output;
 pub mod pace;

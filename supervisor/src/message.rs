@@ -413,6 +413,9 @@ pub struct Snapshot {
     /// How long its starts take.
     #[serde(default)]
     pub usual_start: Option<UsualStart>,
+    /// How often it was put to sleep before its time, because memory was short.
+    #[serde(default)]
+    pub yields: u64,
     /// What of its own work keeps it awake.
     #[serde(default)]
     pub vigils: Vec<VigilSnapshot>,

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use doorbell_config::name::AppId;
+use doorbell_config::name::{AppId, ByteSize};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -40,6 +40,8 @@ pub struct SupervisorOptions {
     pub log_dir: PathBuf,
     /// Apps that may be starting at once; the rest wait in a fair line. At least 1.
     pub parallel_starts: usize,
+    /// Memory that all apps may take together before those that nobody uses yield; `None` is all there is.
+    pub memory: Option<ByteSize>,
     /// Soft limit on open files that apps get; `None` where it is ours. Programs that close or
     /// count all descriptors they may have are slow with the many that we need.
     pub open_files: Option<u64>,
@@ -154,7 +156,10 @@ pub(crate) enum Request {
         patience: Patience,
         done: oneshot::Sender<Result<(), OperateError>>,
     },
-    ParallelStarts(usize),
+    Limit {
+        parallel_starts: usize,
+        memory: Option<ByteSize>,
+    },
     /// Write down what a later version needs to know; gives what keeps the state folder ours.
     Carry(oneshot::Sender<std::io::Result<OwnedFd>>),
     Shutdown {
@@ -296,10 +301,10 @@ impl Supervisor {
         self.mailbox.post(report);
     }
 
-    /// Changes the cap on parallel starts.
-    pub async fn set_parallel_starts(&self, parallel_starts: usize) {
-        // A desk that is gone starts nothing, so the cap does not matter any more.
-        let _ = self.requests.send(Request::ParallelStarts(parallel_starts)).await;
+    /// Changes the cap on parallel starts, and the memory that all apps may take together.
+    pub async fn set_limits(&self, parallel_starts: usize, memory: Option<ByteSize>) {
+        // A desk that is gone starts nothing, so the caps do not matter any more.
+        let _ = self.requests.send(Request::Limit { parallel_starts, memory }).await;
     }
 
     /// What is known of every app.

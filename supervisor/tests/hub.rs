@@ -91,6 +91,7 @@ impl Scene {
                 state_dir: folder.path().join("state"),
                 log_dir: folder.path().join("log"),
                 parallel_starts: 1,
+                memory: None,
                 open_files: None,
                 group: None,
                 has_custodian: false,

@@ -17,6 +17,7 @@ mod house;
 mod http2;
 mod limits;
 mod listening;
+mod memory_budget;
 mod observing;
 mod pages;
 mod passes;

@@ -173,6 +173,7 @@ impl Default for ServerLimits {
             uri: ByteSize(8 << 10),
             held_requests: 10_000,
             parallel_starts: Self::parallel_starts_of_this_machine(),
+            memory: None,
             body_rate: ByteSize(128),
         }
     }

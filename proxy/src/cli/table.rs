@@ -154,6 +154,9 @@ fn put_instance(text: &mut String, snapshot: &Snapshot) {
     }
     let starts = snapshot.starts;
     put(text, "starts", &format!("{} good, {} failed", starts.ready, starts.failed));
+    if snapshot.yields > 0 {
+        put(text, "yielded", &format!("{} times, as memory was short", snapshot.yields));
+    }
     if let Some(usual) = snapshot.usual_start {
         let (median, most) = (usual.median.as_secs_f64(), usual.most.as_secs_f64());
         put(text, "usual start", &format!("{}, at most {}", seconds(median), seconds(most)));

@@ -185,6 +185,14 @@ impl Page {
                 );
             }
         }
+        if snapshot.yields > 0 {
+            self.counter(
+                "doorbell_app_yields_total",
+                "Times that the app was put to sleep before its time because memory was short.",
+                &[("app", app)],
+                count(snapshot.yields),
+            );
+        }
         // A sleeping app nobody disabled is the normal case, and there may be thousands: one series
         // each, the others only where they say something.
         for (state, name) in STATES {

@@ -15,6 +15,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     driver::{Handle, Vigil},
     lifecycle::{Goal, Life, State, Tenancy, Terms},
+    memory::Demotion,
     message::{
         Endpoint, Generation, Snapshot, StartCounts, StartPhase, StartTimes, StateName, UsualStart,
     },
@@ -39,6 +40,8 @@ pub(super) struct App {
     pub(super) is_visited: bool,
     /// The start under way, to be told to visitors.
     pub(super) start: Option<Start>,
+    /// What it is to yield its memory by.
+    pub(super) demotion: Option<Demotion>,
     /// What most apps never have.
     pub(super) past: Option<Box<Past>>,
 }
@@ -55,6 +58,12 @@ pub(super) struct Past {
     /// How long the last starts took, the newest last.
     #[serde(default)]
     pub(super) start_times: Vec<Duration>,
+    /// What it took of the memory when that was looked at last.
+    #[serde(default)]
+    pub(super) memory_bytes: u64,
+    /// How often it was put to sleep before its time.
+    #[serde(default)]
+    pub(super) yields: u64,
 }
 
 /// How far a start is.
@@ -146,6 +155,7 @@ impl App {
             starts: StartCounts::default(),
             is_visited: false,
             start: None,
+            demotion: None,
             past: None,
         }
     }
@@ -165,7 +175,7 @@ impl App {
         let tenancy = if wants_the_same { Tenancy::Exclusive } else { terms.tenancy };
         let instance = self.life.state.generation().and_then(|current| self.instance(current));
         let awake_until = instance.and_then(Instance::awake_until).map(Instant::into_std);
-        Some(Terms { tenancy, awake_until, ..terms })
+        Some(Terms { tenancy, awake_until, demotion: self.demotion, ..terms })
     }
 
     /// How the current definition is started; `None` for a static upstream.
@@ -265,6 +275,7 @@ impl App {
             last_output: past.map(|past| past.last_output.clone()).unwrap_or_default(),
             failed_step: past.and_then(|past| past.failed_step),
             usual_start: past.and_then(|past| UsualStart::of(&past.start_times)),
+            yields: past.map(|past| past.yields).unwrap_or_default(),
             vigils: instance.map(Instance::vigils_now).unwrap_or_default(),
         }
     }

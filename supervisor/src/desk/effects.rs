@@ -23,6 +23,10 @@ impl Desk {
             while let Some((app, event)) = self.events.pop_front() {
                 self.play_one(&app, event);
             }
+            let Some(next) = self.line.next().cloned() else { return };
+            if !self.has_room_for(&next) {
+                return;
+            }
             let generations = &mut self.generations;
             let Some((app, generation)) = self.line.admit(|| generations.next()) else { return };
             self.events.push_back((app, Event::Admitted(generation)));
@@ -75,7 +79,10 @@ impl Desk {
                     instance.handle.check();
                 }
             }
-            Effect::Freeze(generation) => self.stand_still(id, generation, true),
+            Effect::Freeze(generation) => {
+                self.stand_still(id, generation, true);
+                self.yielded(id, generation);
+            }
             Effect::Thaw(generation) => self.stand_still(id, generation, false),
             Effect::OpenGate(generation) => self.open_gate(id, generation, Opening::First),
             Effect::ReopenGate(generation) => self.open_gate(id, generation, Opening::Again),

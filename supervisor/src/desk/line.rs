@@ -43,6 +43,12 @@ impl Line {
         !self.is_open || self.under_way.len() + self.waiting.len() > self.cap
     }
 
+    /// Who is next, if anybody may start now.
+    pub(super) fn next(&self) -> Option<&AppId> {
+        let may_start = self.is_open && self.under_way.len() < self.cap;
+        self.waiting.front().filter(|_| may_start)
+    }
+
     /// The next that may start, as this generation.
     pub(super) fn admit(
         &mut self,

@@ -17,9 +17,11 @@ mod line;
 mod operate;
 mod phases;
 mod progress;
+mod room;
 mod state_dir;
 mod timers;
 mod vigil;
+mod yielding;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -31,10 +33,10 @@ use std::{
     time::Duration,
 };
 
-use doorbell_config::name::AppId;
+use doorbell_config::name::{AppId, ByteSize};
 use tokio::{
-    sync::{mpsc, oneshot},
-    task::{Id, JoinError, JoinHandle, JoinSet},
+    sync::{Notify, mpsc, oneshot, watch as channel},
+    task::{AbortHandle, Id, JoinError, JoinHandle, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -42,14 +44,17 @@ use self::{
     app::App,
     carry::Carried,
     line::Line,
+    room::Room,
     state_dir::{Generations, StateDir, SwitchFile, Switches},
     timers::Timers,
+    yielding::Round,
 };
 pub(crate) use self::{carry::forget as forget_carried, state_dir::replace};
 use crate::{
     driver::{self, Adoptee, Custody, Driver, Leftovers, Meter, Note, Report},
     lifecycle::{Event, Goal, Off},
     mailbox::Mailbox,
+    memory::{Shortage, Warden},
     message::{GateOrder, Generation, Instruction, Refusal},
     snapshots::Snapshots,
     supervisor::{Request, ShutdownReport, SupervisorError, SupervisorOptions},
@@ -103,6 +108,15 @@ pub(crate) struct Desk {
     /// The search for processes that nobody adopted; starts wait for it.
     sweep: Option<JoinHandle<()>>,
     shutdown: Option<Shutdown>,
+    /// Memory that apps may take, and who is to yield some.
+    room: Room,
+    round: Option<Round>,
+    shortages: mpsc::Receiver<Shortage>,
+    /// Until it begins to watch.
+    warden: Option<Warden>,
+    look: Arc<Notify>,
+    look_deadline: Option<Instant>,
+    budget: channel::Sender<Option<ByteSize>>,
     /// Locked as long as the desk lives.
     state_dir: StateDir,
 }
@@ -124,6 +138,8 @@ enum Wake {
     Ended(Result<(Id, ()), JoinError>),
     Swept,
     Deadline,
+    Memory(Shortage),
+    MemoryLate,
     Nothing,
 }
 
@@ -152,6 +168,13 @@ impl Desk {
         let adoptees = driver
             .adoptees()
             .map_err(|source| SupervisorError::Folder { path: run_dir.clone(), source })?;
+        let meter = Arc::new(Meter::new(driver.scanner()));
+        let (budget, limit) = channel::channel(options.memory);
+        let (to, shortages) = mpsc::channel(1);
+        let look = Arc::new(Notify::new());
+        let warden = Warden { meter: meter.clone(), budget: limit, asked: look.clone(), to };
+        let mut room = Room::default();
+        room.set_budget(options.memory);
         Ok(Self {
             apps: HashMap::new(),
             is_set_up: false,
@@ -164,7 +187,7 @@ impl Desk {
             generations: state_dir.generations()?,
             switches: state_dir.switches(),
             switch_file: state_dir.switch_file(),
-            meter: Arc::new(Meter::new(driver.scanner())),
+            meter,
             driver,
             leftovers: Leftovers::of(state_dir.path()),
             adoptees: adopt::by_app(adoptees),
@@ -177,6 +200,13 @@ impl Desk {
             errands: JoinSet::new(),
             sweep: None,
             shutdown: None,
+            room,
+            round: None,
+            shortages,
+            warden: Some(warden),
+            look,
+            look_deadline: None,
+            budget,
             state_dir,
         })
     }
@@ -201,11 +231,13 @@ impl Desk {
                 tracing::error!(%error, "cannot reap stray processes");
             }
         });
+        let warden = self.warden.take().map(|warden| self.errands.spawn(warden.watch()));
         while !self.is_over() {
             let wake = self.wake().await;
             self.take(wake);
         }
         reaper.abort();
+        warden.iter().for_each(AbortHandle::abort);
         self.finish().await;
     }
 
@@ -213,6 +245,7 @@ impl Desk {
     /// the moment it wins.
     async fn wake(&mut self) -> Wake {
         let deadline = self.shutdown.as_ref().map(|shutdown| shutdown.deadline);
+        let memory = self.memory_deadline();
         tokio::select! {
             request = self.channels.requests.recv(), if self.shutdown.is_none() => {
                 Wake::Request(request)
@@ -232,6 +265,10 @@ impl Desk {
                 Wake::Nothing
             }
             () = until(deadline) => Wake::Deadline,
+            Some(shortage) = self.shortages.recv(), if self.shutdown.is_none() => {
+                Wake::Memory(shortage)
+            }
+            () = until(memory) => Wake::MemoryLate,
         }
     }
 
@@ -250,6 +287,8 @@ impl Desk {
                 self.settle();
             }
             Wake::Deadline => self.kill_all(),
+            Wake::Memory(shortage) => self.looked_at_memory(&shortage),
+            Wake::MemoryLate => self.memory_is_late(),
             Wake::Nothing => {}
         }
     }
@@ -264,8 +303,11 @@ impl Desk {
             Request::Operate { app, verb, patience, done } => {
                 self.operate(&app, verb, patience, done);
             }
-            Request::ParallelStarts(cap) => {
-                self.line.set_cap(cap);
+            Request::Limit { parallel_starts, memory } => {
+                self.line.set_cap(parallel_starts);
+                self.room.set_budget(memory);
+                // The warden may be gone at the end.
+                let _ = self.budget.send(memory);
                 self.settle();
             }
             Request::Carry(done) => {

@@ -90,6 +90,7 @@ impl Desk {
             known.instances.retain(|instance| instance.generation != generation);
         }
         self.play(app, Event::Instance(generation, InstanceEvent::Gone));
+        self.yielded(app, generation);
         self.answer_waiters(app);
         self.forget_if_over(app);
     }
@@ -109,6 +110,7 @@ impl Desk {
             }
             GateReport::Retired { app, generation } => (app, generation, GateEvent::Retired),
             GateReport::Busy { app, generation, idle_for } => {
+                self.idle_is_told(&app, generation, idle_for);
                 (app, generation, GateEvent::Busy(idle_for))
             }
             GateReport::Drained { app, generation } if self.works_on(&app, generation) => return,

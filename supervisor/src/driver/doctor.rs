@@ -6,7 +6,10 @@ use super::{
     cgroup::{Cgroups, Controller, Purpose, Version},
     reclaim,
 };
-use crate::machine::{Ability, Level};
+use crate::{
+    machine::{Ability, Level},
+    memory::{Gauge, Source},
+};
 
 /// What to do about control groups.
 const DELEGATE: &str = "run Doorbell as a systemd service with `Delegate=yes`, on a machine with control \
@@ -33,6 +36,7 @@ pub(super) fn abilities(cgroups: &Cgroups) -> Vec<Ability> {
         ending(cgroups),
         freezing(cgroups),
         giving_back(cgroups),
+        shortage(),
         users(),
     ]
 }
@@ -106,6 +110,19 @@ fn giving_back(cgroups: &Cgroups) -> Ability {
         how,
         Some("start Doorbell as root, or with CAP_SYS_NICE and CAP_SYS_PTRACE"),
     )
+}
+
+/// How a shortage of memory is noticed.
+fn shortage() -> Ability {
+    let what = "shortage of memory";
+    match Gauge::source() {
+        Source::Pressure => ability(what, Level::Good, "the kernel tells (PSI)", None),
+        Source::Looks => {
+            let advice = "a kernel with PSI (psi=1), and root or Linux 6.5";
+            let how = "seen within five seconds, by what is available";
+            ability(what, Level::Partly, how, Some(advice))
+        }
+    }
 }
 
 /// Whether we have the rights that process_madvise(2) takes.

@@ -123,7 +123,7 @@ fn give_back_one(process: &Process, is_over: &AtomicBool) -> io::Result<()> {
 }
 
 /// Whether there is anything under the title of `/proc/swaps`, proc(5).
-pub(super) fn has_swap() -> bool {
+pub(crate) fn has_swap() -> bool {
     fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1)
 }
 

@@ -28,12 +28,16 @@ pub(crate) use self::signals::{SIGNAL_INFO, hold_signals, signal_descriptor};
 /// The first descriptor beyond the standard ones; `sd_listen_fds(3)` begins to look here.
 const LISTEN_FDS_START: i32 = 3;
 
-/// Makes readiness of a descriptor awaitable.
+/// Makes it awaitable that there is something to read.
 pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    watch_for(fd, Interest::READABLE)
+}
+
+/// Makes readiness of a descriptor awaitable.
+pub(crate) fn watch_for(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open, and the same descriptor, until it is dropped, and the `AsyncFd`
     // owns it from here on.
-    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
-        .map_err(|error| error.into_parts().1)
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(|error| error.into_parts().1)
 }
 
 /// Becomes another program, with `input` as its standard input; returns only if that fails. Signals

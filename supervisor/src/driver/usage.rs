@@ -7,7 +7,10 @@ use std::{
 };
 
 use doorbell_config::name::AppId;
-use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+use tokio::{
+    sync::{Mutex as AsyncMutex, Notify},
+    time::Instant,
+};
 
 use super::{
     Witness,
@@ -24,6 +27,8 @@ pub(crate) struct Meter {
     scanner: Arc<Scanner>,
     running: Mutex<HashMap<AppId, (Generation, Arc<Witness>)>>,
     last: AsyncMutex<Reading>,
+    /// The first app runs.
+    begun: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -34,12 +39,25 @@ struct Reading {
 
 impl Meter {
     pub(crate) fn new(scanner: Arc<Scanner>) -> Self {
-        Self { scanner, running: Mutex::default(), last: AsyncMutex::default() }
+        Self {
+            scanner,
+            running: Mutex::default(),
+            last: AsyncMutex::default(),
+            begun: Notify::new(),
+        }
+    }
+
+    /// Waits until some app runs.
+    pub(crate) async fn until_running(&self) {
+        while self.with_running(|running| running.is_empty()) {
+            self.begun.notified().await;
+        }
     }
 
     /// From here on the app's usage is that of this instance.
     pub(crate) fn watch(&self, app: &AppId, generation: Generation, witness: Arc<Witness>) {
         self.with_running(|running| running.insert(app.clone(), (generation, witness)));
+        self.begun.notify_one();
     }
 
     /// The instance is gone.

@@ -260,7 +260,8 @@ impl Hub {
         wanted: &Wanted,
         is_first: bool,
     ) -> Result<(), crate::supervisor::InstructError> {
-        self.desk.set_parallel_starts(wanted.server.limits.parallel_starts).await;
+        let limits = &wanted.server.limits;
+        self.desk.set_limits(limits.parallel_starts, limits.memory).await;
         if is_first {
             return self.desk.instruct(Instruction::DefineAll(wanted.put.clone())).await;
         }

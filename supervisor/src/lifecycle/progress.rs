@@ -214,7 +214,7 @@ impl Turn<'_> {
         if self.is_kept_awake() {
             return self.stay_awake(ready.clone());
         }
-        if self.terms.freezes_after().is_some() && ready.successor == Successor::None {
+        if self.terms.freezes() && ready.successor == Successor::None {
             return self.freeze(ready);
         }
         self.emit(Effect::CancelTimer(Timer::Idle(generation)));

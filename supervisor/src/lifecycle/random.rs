@@ -9,7 +9,10 @@ use std::{
 use proptest::prelude::*;
 
 use super::{table::terms, *};
-use crate::message::{Generation, RefusalReason};
+use crate::{
+    memory::Demotion,
+    message::{Generation, RefusalReason},
+};
 
 /// What the world does next. Numbers choose among what is possible.
 #[derive(Clone, Debug)]
@@ -35,6 +38,8 @@ enum Act {
     KeepAwake(u8),
     /// The next time that it is asked whether it is idle, it asks for that meanwhile.
     KeepAwakeMeanwhile,
+    /// Whoever is idle is to yield: by stopping, or not necessarily.
+    Yield(bool),
     Pass(u16),
 }
 
@@ -59,6 +64,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         5 => (any::<u8>(), any::<bool>()).prop_map(|(n, well)| Act::Thaws(n, well)),
         2 => any::<u8>().prop_map(Act::KeepAwake),
         1 => Just(Act::KeepAwakeMeanwhile),
+        1 => any::<bool>().prop_map(Act::Yield),
         2 => any::<u16>().prop_map(Act::Pass),
     ];
     prop::collection::vec(act, 1..120)
@@ -164,13 +170,7 @@ impl World {
                 program.1 = true;
             }
             Effect::Check(generation) => assert!(self.programs.contains_key(&generation)),
-            Effect::Freeze(generation) => {
-                assert_eq!(self.programs.get(&generation), Some(&(Program::Ready, false)));
-                assert_ne!(self.gate.open, Some(generation), "froze what is open");
-                assert_eq!(self.gate.leases.get(&generation).copied().unwrap_or(0), 0, "in use");
-                assert!(!self.is_awake(generation), "froze what is kept awake");
-                self.set_program(generation, Program::Frozen);
-            }
+            Effect::Freeze(generation) => self.freeze(generation),
             Effect::Thaw(generation) => {
                 assert_eq!(self.programs.get(&generation), Some(&(Program::Frozen, false)));
                 self.set_program(generation, Program::Thawing);
@@ -213,6 +213,14 @@ impl World {
             Effect::CancelTimer(timer) => self.timers.retain(|(other, _)| *other != timer),
             Effect::Publish => {}
         }
+    }
+
+    fn freeze(&mut self, generation: Generation) {
+        assert_eq!(self.programs.get(&generation), Some(&(Program::Ready, false)));
+        assert_ne!(self.gate.open, Some(generation), "froze what is open");
+        assert_eq!(self.gate.leases.get(&generation).copied().unwrap_or(0), 0, "in use");
+        assert!(!self.is_awake(generation), "froze what is kept awake");
+        self.set_program(generation, Program::Frozen);
     }
 
     fn is_awake(&self, generation: Generation) -> bool {
@@ -373,9 +381,26 @@ impl World {
                 self.awake = (seconds > 50).then_some((generation, until));
                 self.send(Event::Vigils(generation));
             }
+            Act::Yield(stops) => self.demand(stops),
             Act::KeepAwakeMeanwhile => self.is_to_ask_meanwhile = true,
             Act::Pass(seconds) => self.now += Duration::from_secs(u64::from(seconds)),
         }
+    }
+
+    /// What the desk does about an instance when memory is short.
+    fn demand(&mut self, stops: bool) {
+        let demotion = if stops { Demotion::Stop } else { Demotion::Freeze };
+        let Some(generation) = self.life.state.generation() else { return };
+        self.terms.demotion = Some(demotion);
+        match self.life.state {
+            State::Ready(_) if !self.is_awake(generation) => {
+                let answer = self.ask_retire(generation);
+                self.send(answer);
+            }
+            State::Frozen(_) if stops => self.send(Event::Timer(Timer::Idle(generation))),
+            _ => {}
+        }
+        self.terms.demotion = None;
     }
 
     /// Events of an instance that is long gone change nothing.

@@ -24,6 +24,7 @@ pub(super) fn terms(goal: Goal, tenancy: Tenancy) -> Terms {
         idle_freeze_after: None,
         idle_stop_after: Some(Duration::from_secs(100)),
         awake_until: None,
+        demotion: None,
         start_deadline: Duration::from_secs(60),
         drain: Duration::from_secs(30),
         back_off: BackOffSpec {
@@ -138,6 +139,14 @@ fn table() -> String {
             Terms {
                 idle_freeze_after: Some(Duration::from_secs(10)),
                 awake_until: Some(now + Duration::from_secs(20)),
+                ..terms(Goal::Down, Tenancy::Shared)
+            },
+        ),
+        (
+            "may be frozen, is to stop",
+            Terms {
+                idle_freeze_after: Some(Duration::from_secs(10)),
+                demotion: Some(crate::memory::Demotion::Stop),
                 ..terms(Goal::Down, Tenancy::Shared)
             },
         ),

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use doorbell_config::spec::{BackOffSpec, EndpointSpec, ProcessSpec, StartMode};
 
-use crate::message::{GoalName, RefusalReason};
+use crate::{
+    memory::Demotion,
+    message::{GoalName, RefusalReason},
+};
 
 /// What we want of an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub(crate) struct Terms {
     pub(crate) idle_stop_after: Option<Duration>,
     /// Until when the instance's own work keeps it awake, if it does.
     pub(crate) awake_until: Option<Instant>,
+    /// How it is to yield its memory, if it is and nobody uses it.
+    pub(crate) demotion: Option<Demotion>,
     pub(crate) start_deadline: Duration,
     pub(crate) drain: Duration,
     pub(crate) back_off: BackOffSpec,
@@ -62,6 +67,7 @@ impl Terms {
             idle_freeze_after: spec.idle_freeze_after,
             idle_stop_after: spec.idle_stop_after,
             awake_until: None,
+            demotion: None,
             start_deadline: spec.ready.deadline,
             drain: spec.stop.drain,
             back_off: *spec.back_off,
@@ -81,6 +87,14 @@ impl Terms {
     /// How long it may stand idle before it is frozen, if ever.
     pub(crate) fn freezes_after(&self) -> Option<Duration> {
         self.idle_freeze_after.filter(|_| self.goal == Goal::Down)
+    }
+
+    /// Whether an instance that nobody uses is frozen, rather than stopped.
+    pub(crate) fn freezes(&self) -> bool {
+        match self.demotion {
+            Some(Demotion::Stop) => false,
+            Some(Demotion::Freeze) | None => self.freezes_after().is_some(),
+        }
     }
 
     /// How long a frozen one stays so before it is stopped.

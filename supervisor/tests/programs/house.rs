@@ -54,6 +54,7 @@ impl House {
             state_dir: folder.path().join("state"),
             log_dir: folder.path().join("log"),
             parallel_starts,
+            memory: None,
             open_files: Some(OPEN_FILES),
             group: None,
             has_custodian: false,

@@ -149,6 +149,7 @@ fn limits(keys: &ServerKeys) -> ServerLimits {
         parallel_starts: limits
             .parallel_starts
             .unwrap_or_else(ServerLimits::parallel_starts_of_this_machine),
+        memory: limits.memory.as_ref().map(|memory| memory.0),
         body_rate: limits.body_rate.0,
     }
 }

@@ -77,6 +77,11 @@ pub struct ServerLimitKeys {
     /// Apps that may be starting at once; the rest wait in a fair line.
     #[schemars(range(min = 1, max = 100_000), extend("x-default" = "twice the processors"))]
     pub parallel_starts: Option<usize>,
+    /// Memory that all apps may take together: before it is passed, those that nobody uses are frozen or
+    /// stopped, the longest idle and quickest to start first, and a start waits for that. Where nobody can
+    /// yield, it goes on all the same. With or without this they yield when the machine itself is short.
+    #[schemars(extend("x-default" = "what the machine has"))]
+    pub memory: Option<Text<ByteSize>>,
     /// Bytes per second that a request body must reach on average, after a grace of
     /// `timeouts.body_idle`; `0B` turns this off.
     pub body_rate: Text<ByteSize>,
@@ -91,6 +96,7 @@ impl Default for ServerLimitKeys {
             uri: At::default(Text(limits.uri)),
             held_requests: limits.held_requests,
             parallel_starts: None,
+            memory: None,
             body_rate: Text(limits.body_rate),
         }
     }
