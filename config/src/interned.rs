@@ -15,8 +15,8 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::spec::{
-    AppPages, AppTimeouts, BackOffSpec, OutputSpec, ProcessSpec, ReadySpec, ResourceSpec, StopSpec,
-    Template, UserSpec,
+    AppPages, AppTimeouts, BackOffSpec, EnclosureSpec, OutputSpec, ProcessSpec, ReadySpec,
+    ResourceSpec, StopSpec, Template, UserSpec,
 };
 
 /// Entries of a pool that are looked through at once for values that nobody has any more.
@@ -86,6 +86,7 @@ internable!(
     AppPages,
     AppTimeouts,
     BackOffSpec,
+    EnclosureSpec,
     OutputSpec,
     ProcessSpec,
     ReadySpec,

@@ -18,10 +18,12 @@ use crate::{
 
 mod default;
 mod display;
+mod enclosure;
 mod pages;
 mod resources;
 mod template;
 
+pub use enclosure::EnclosureSpec;
 pub use pages::{AppPages, OwnPages};
 pub use resources::{MilliCores, ResourceSpec, UserSpec};
 pub use template::{Placeholder, PlaceholderValues, Template, TemplatePart};
@@ -266,6 +268,9 @@ pub struct ProcessSpec {
     pub back_off: Interned<BackOffSpec>,
     /// How its output is kept.
     pub logs: Interned<OutputSpec>,
+    /// What it sees of the file system, and may change there.
+    #[serde(default)]
+    pub enclosure: Interned<EnclosureSpec>,
     /// What it may take of the machine.
     pub resources: Interned<ResourceSpec>,
     /// Whom it runs as; `None` is who runs Doorbell.

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -105,6 +106,20 @@ def reopen(_):
     return "ok"
 
 
+def write(path):
+    """Writes a file; tells how that went."""
+    try:
+        with open(path.replace("+", "/"), "w") as file:
+            file.write("written")
+        return "written"
+    except OSError as error:
+        return error.strerror
+
+
+def tmp(_):
+    return " ".join(sorted(os.listdir(tempfile.gettempdir())))
+
+
 def say(line):
     """Asks at our own socket of doorbell's."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
@@ -120,6 +135,8 @@ def job(seconds):
 
 
 DEEDS = {
+    "write": write,
+    "tmp": tmp,
     "say": say,
     "job": job,
     "door": lambda _: os.environ["DOORBELL_SOCKET"],

@@ -36,7 +36,14 @@ impl Setup {
     /// doorbell's own folder.
     #[must_use]
     pub fn new(apps: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("doorbell-").tempdir().expect("a folder");
+        Self::new_in(&std::env::temp_dir(), apps)
+    }
+
+    /// The same with its folder in this one.
+    #[must_use]
+    pub fn new_in(folder: &Path, apps: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("doorbell-").tempdir_in(folder);
+        let dir = dir.expect("a folder");
         Self {
             dir,
             config: apps.to_owned(),

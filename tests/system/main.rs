@@ -11,6 +11,7 @@ mod browser;
 mod command_line;
 mod crowd;
 mod deaths;
+mod enclosure;
 mod frost;
 mod h2c;
 mod house;

@@ -81,6 +81,7 @@ impl ProcessSpec {
             stop: Interned::default(),
             back_off: Interned::default(),
             logs: Interned::default(),
+            enclosure: Interned::default(),
             resources: Interned::default(),
             user: None,
         }

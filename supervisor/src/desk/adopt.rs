@@ -49,6 +49,9 @@ pub(super) fn fingerprint(spec: &AppSpec) -> u64 {
     if process.no_new_privs {
         "no_new_privs".hash(&mut hasher);
     }
+    if !process.enclosure.is_open() {
+        process.enclosure.hash(&mut hasher);
+    }
     if process.ready.listen == ListenNotice::Never {
         "unheard".hash(&mut hasher);
     }

@@ -236,6 +236,7 @@ fn launch(old: &AppSpec, new: &AppSpec) -> Launch {
         && before.env == after.env
         && before.endpoint == after.endpoint
         && before.no_new_privs == after.no_new_privs
+        && before.enclosure == after.enclosure
         && before.ready.listen == after.ready.listen
         && before.ready.probe == after.ready.probe;
     let texts = || after.command.iter().chain(after.env.values());

@@ -24,10 +24,11 @@ use super::{
     advance::Advance,
     children,
     ear::{Ear, Parts},
+    enclosure::Enclosure,
     endpoint::{Place, base36, socket_folder},
     instance::{self, Instance, Wires},
     leftover::Remains,
-    mark::Mark,
+    mark::{Mark, name_of},
     notify::NotifySocket,
     procfs::{self, Pid},
     record::{Notebook, Phase, Record},
@@ -39,6 +40,9 @@ use crate::{
     message::{Endpoint, Generation, StartTimes},
     output::{Capture, OutputPipe, PipeIdentity, Tail},
 };
+
+/// The folder for what instances have of their own, in the state folder.
+const OWN: &str = "own";
 
 /// What another process is to keep open for an instance, so that it outlives us.
 #[derive(Debug)]
@@ -127,6 +131,8 @@ impl Driver {
             }
         }
         self.dead.lock().unwrap_or_else(PoisonError::into_inner).extend(dead);
+        let names = living.iter().map(|(app, adoptee)| name_of(app, adoptee.record.generation));
+        self.remove_own_of_others(&names.collect());
         living.sort_by_key(|(_, adoptee)| adoptee.record.generation);
         Ok(living)
     }
@@ -140,6 +146,18 @@ impl Driver {
     ) -> (Handle, impl Future<Output = ()> + Send + 'static) {
         let (handle, wires) = Handle::new(reports);
         (handle, instance::take_up(Arc::clone(self), job, wires, adoptee))
+    }
+
+    /// Removes what instances had of their own that are not among these.
+    fn remove_own_of_others(&self, living: &HashSet<String>) {
+        for entry in fs::read_dir(self.state_dir.join(OWN)).into_iter().flatten().flatten() {
+            if !entry.file_name().to_str().is_some_and(|name| living.contains(name))
+                && let Err(error) = Enclosure::remove(&entry.path())
+            {
+                let path = entry.path();
+                tracing::warn!(path = %path.display(), %error, "temporary files stay behind");
+            }
+        }
     }
 
     /// Whether a process has the output of the instance that it says it is of.
@@ -180,6 +198,9 @@ impl Driver {
     pub(super) fn forget(&self, job: &Job) {
         self.release(&job.app.id, job.generation);
         self.cgroups.find_again(&job.app.id, job.generation).remove();
+        if let Err(error) = Enclosure::remove(&self.own_path(&job.app.id, job.generation)) {
+            tracing::warn!(app = %job.app.id, %error, "temporary files of an instance stay behind");
+        }
         let folder = socket_folder(&self.run_dir(), &job.app.id);
         if let Err(error) = Record::remove(&folder, job.generation) {
             tracing::warn!(app = %job.app.id, %error, "a record of an instance stays behind");
@@ -266,6 +287,11 @@ impl Driver {
     pub(super) fn notify_path(&self, app: &AppId, generation: Generation) -> PathBuf {
         let name = format!("{}.notify", base36(generation.0));
         socket_folder(&self.run_dir(), app).join(name)
+    }
+
+    /// What an instance has of its own, and nobody else gets to.
+    pub(super) fn own_path(&self, app: &AppId, generation: Generation) -> PathBuf {
+        self.state_dir.join(OWN).join(name_of(app, generation))
     }
 
     /// Where an instance asks to be kept awake.

@@ -10,6 +10,7 @@ use crate::{
         account::{Account, AccountError},
         advance::Advance,
         cgroup::Group,
+        enclosure::{Enclosure, EnclosureError},
         endpoint::{EndpointError, Place, create_private, socket_folder},
         launch::{Launch, LaunchError, Surroundings},
         notify::NotifySocket,
@@ -30,6 +31,8 @@ pub(super) enum SpawnError {
     Launch(#[from] LaunchError),
     #[error(transparent)]
     Account(#[from] AccountError),
+    #[error(transparent)]
+    Enclosure(#[from] EnclosureError),
     #[error("cannot make its control group: {0}")]
     Group(io::Error),
     #[error("{program} {source}")]
@@ -74,10 +77,13 @@ pub(super) fn spawn_blocking(
         Place::prepare(process.endpoint, probe, &driver.ports, &sockets, job.generation, owner)?;
     let state_dir = &driver.state_dir;
     let vigils = door(driver, job, owner);
+    let own = driver.own_path(&job.app.id, job.generation);
+    let enclosure = Enclosure::prepare(&process.enclosure, &own, &sockets, &process.directory)?;
     let around = Surroundings {
         place: &place,
         notify_socket,
         own_socket: vigils.as_ref().map(VigilSocket::path),
+        tmpdir: enclosure.tmpdir.as_deref(),
         state_dir,
         account: account.as_ref(),
     };
@@ -92,6 +98,7 @@ pub(super) fn spawn_blocking(
         listener: place.listener.take(),
         limits: driver.limits(process),
         groups: group.entrance().map_err(SpawnError::Group)?,
+        mounts: enclosure.mounts,
         user: account.map(|account| account.who),
         no_new_privs: process.no_new_privs,
         heard: heard(driver, job, process)?,

@@ -4,6 +4,7 @@ use std::fs;
 
 use super::{
     cgroup::{Cgroups, Controller, Purpose, Version},
+    enclosure::may_mount,
     reclaim,
 };
 use crate::{
@@ -37,6 +38,7 @@ pub(super) fn abilities(cgroups: &Cgroups) -> Vec<Ability> {
         freezing(cgroups),
         giving_back(cgroups),
         shortage(),
+        enclosing(),
         users(),
     ]
 }
@@ -122,6 +124,17 @@ fn shortage() -> Ability {
             let how = "seen within five seconds, by what is available";
             ability(what, Level::Partly, how, Some(advice))
         }
+    }
+}
+
+/// What is kept from apps of the file system.
+fn enclosing() -> Ability {
+    let what = "private_tmp, paths";
+    if may_mount() {
+        ability(what, Level::Good, "mounts of the app's own (mount_namespaces(7))", None)
+    } else {
+        let how = "`TMPDIR` alone; `read_only_paths` does not hold";
+        ability(what, Level::Partly, how, Some("start Doorbell as root"))
     }
 }
 

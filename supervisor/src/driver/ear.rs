@@ -413,6 +413,7 @@ mod tests {
             limits: Vec::new(),
             groups: Entrance::default(),
             user: None,
+            mounts: Vec::new(),
             no_new_privs: true,
             heard,
         };

@@ -58,6 +58,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) notify_socket: Option<&'a Path>,
     /// Where it asks to be kept awake.
     pub(crate) own_socket: Option<&'a Path>,
+    /// What it is to use for files that nobody needs for long.
+    pub(crate) tmpdir: Option<&'a Path>,
     pub(crate) state_dir: &'a Path,
 }
 
@@ -89,6 +91,9 @@ impl Launch {
                 ("SHELL", account.shell.as_os_str()),
             ];
             environment.extend(own.map(|(name, value)| (name.into(), value.to_owned())));
+        }
+        if let Some(tmpdir) = around.tmpdir {
+            environment.insert("TMPDIR".into(), tmpdir.into());
         }
         for (name, value) in process.env.iter() {
             environment.insert(name.into(), value.render(&values).into());

@@ -13,6 +13,7 @@ mod cgroup;
 pub(crate) mod children;
 mod doctor;
 mod ear;
+mod enclosure;
 mod endpoint;
 mod freezer;
 mod instance;

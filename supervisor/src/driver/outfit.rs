@@ -12,7 +12,8 @@ use super::{
     Driver,
     advance::Advance,
     cgroup::{Controller, Entrance},
-    sys::{Limit, User},
+    enclosure::may_mount,
+    sys::{Limit, Mount, User},
 };
 
 /// All of it.
@@ -22,6 +23,7 @@ pub(super) struct Outfit {
     pub(super) listener: Option<OwnedFd>,
     pub(super) limits: Vec<Limit>,
     pub(super) groups: Entrance,
+    pub(super) mounts: Vec<Mount>,
     /// Whom it becomes, if not who we are.
     pub(super) user: Option<User>,
     /// That it can gain no privileges.
@@ -71,9 +73,27 @@ impl Driver {
             (resources.cpu.is_some() && is_left(Controller::Cpu), cpu),
             (resources.processes.is_some() && is_left(Controller::Processes), processes),
         ];
+        let mut told = self.unmet_enclosure(process);
         let unmet = limits.into_iter().filter(|(is_unmet, _)| *is_unmet);
         let why = self.cgroups.problems().join("; ");
-        unmet.map(|(_, what)| format!("{what}: no control group for it here ({why})")).collect()
+        told.extend(unmet.map(|(_, what)| format!("{what}: no control group for it here ({why})")));
+        told
+    }
+
+    fn unmet_enclosure(&self, process: &ProcessSpec) -> Vec<String> {
+        if process.enclosure.is_open() || may_mount() {
+            return Vec::new();
+        }
+        let tmp = "`private_tmp` is a `TMPDIR` alone: mounts of its own take root";
+        let paths = "`read_only_paths` does not hold: mounts of its own take root";
+        let both = [
+            (process.enclosure.private_tmp, tmp),
+            (!process.enclosure.read_only.is_empty(), paths),
+        ];
+        both.into_iter()
+            .filter(|(is_asked, _)| *is_asked)
+            .map(|(_, words)| words.to_owned())
+            .collect()
     }
 
     /// Lets every user through to a folder of an app's, and to nothing else: an app that is another user

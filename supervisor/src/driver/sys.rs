@@ -19,11 +19,15 @@ use tokio::io::{Interest, unix::AsyncFd};
 mod child;
 mod clone_into;
 mod filter;
+mod mounts;
 pub(super) mod notices;
 mod signals;
 
-pub(super) use self::child::{Ear, Legacy, Limit, User, spawn};
 pub(crate) use self::signals::{SIGNAL_INFO, hold_signals, signal_descriptor};
+pub(super) use self::{
+    child::{Ear, Legacy, Limit, User, spawn},
+    mounts::Mount,
+};
 
 /// The first descriptor beyond the standard ones; `sd_listen_fds(3)` begins to look here.
 const LISTEN_FDS_START: i32 = 3;

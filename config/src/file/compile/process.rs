@@ -1,10 +1,11 @@
 //! An app that Doorbell starts.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, path::PathBuf};
 
 use super::Section;
 use crate::{
     file::{
+        format::FilePath,
         keys::{
             AppKeys, AppLimitKeys, BackOffKeys, OutputKeys, ReadyChoice, ReadyKeys, ReadyWord,
             StartChoice, StopKeys,
@@ -13,8 +14,8 @@ use crate::{
     },
     name::ByteSize,
     spec::{
-        BackOffSpec, EndpointSpec, HttpProbe, MilliCores, OutputSpec, Placeholder, Probe,
-        ProcessSpec, ReadySpec, ResourceSpec, StopSpec, Template, TemplatePart, UserSpec,
+        BackOffSpec, EnclosureSpec, EndpointSpec, HttpProbe, MilliCores, OutputSpec, Placeholder,
+        Probe, ProcessSpec, ReadySpec, ResourceSpec, StopSpec, Template, TemplatePart, UserSpec,
     },
 };
 
@@ -48,6 +49,7 @@ pub(super) fn compile(
     if let Some(keys) = &keys.logs {
         spec.logs = logs(section, &keys.value).into();
     }
+    spec.enclosure = enclosure(section, keys).into();
     spec.resources = resources(section, &keys.limits).into();
     spec.user = user(section, keys).map(Into::into);
     spec.set_port_by_convention();
@@ -237,6 +239,28 @@ fn resources(section: &mut Section<'_>, keys: &AppLimitKeys) -> ResourceSpec {
         processes: keys.processes.as_ref().map(|processes| processes.value),
         files: keys.files.as_ref().map(|files| files.value),
     }
+}
+
+fn enclosure(section: &mut Section<'_>, keys: &AppKeys) -> EnclosureSpec {
+    let read_only = keys.read_only_paths.as_ref().map(|paths| paths.value.as_slice());
+    let read_write = keys.read_write_paths.as_ref().map(|paths| paths.value.as_slice());
+    let resolve = |paths: Option<&[At<Text<FilePath>>]>| -> Vec<PathBuf> {
+        let paths = paths.unwrap_or_default().iter();
+        paths.map(|path| section.resolve(&path.value.0)).collect()
+    };
+    let spec = EnclosureSpec {
+        private_tmp: keys.private_tmp.as_ref().is_some_and(|at| at.value),
+        read_only: resolve(read_only),
+        read_write: resolve(read_write),
+    };
+    for path in read_write.unwrap_or_default() {
+        let real = section.resolve(&path.value.0);
+        if !spec.read_only.iter().any(|above| real.starts_with(above)) && !section.is_broken() {
+            let help = "remove it, or write the folder around it into `read_only_paths`";
+            section.wrong(&path.span, "it is below none of `read_only_paths`", help);
+        }
+    }
+    spec
 }
 
 fn user(section: &mut Section<'_>, keys: &AppKeys) -> Option<UserSpec> {

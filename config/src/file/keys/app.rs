@@ -64,6 +64,17 @@ pub struct AppKeys {
     /// Where Doorbell is not root, this lets the kernel tell when the program listens.
     #[schemars(extend("x-default" = "`false`"))]
     pub no_new_privs: Option<At<bool>>,
+    /// Whether the program has `/tmp` and `/var/tmp` of its own, which go with it. `doorbell doctor` tells
+    /// what holds of this and the next two; it takes root.
+    #[schemars(extend("x-default" = "`false`"))]
+    pub private_tmp: Option<At<bool>>,
+    /// Files and folders, with all below them, that the program cannot change: `["/"]` for all there is.
+    /// What is root itself could undo it: give the app a `user`.
+    #[schemars(extend("x-default" = "none"))]
+    pub read_only_paths: Option<At<Vec<At<Text<FilePath>>>>>,
+    /// Those below `read_only_paths` that it can.
+    #[schemars(extend("x-default" = "none"))]
+    pub read_write_paths: Option<At<Vec<At<Text<FilePath>>>>>,
     /// When the program may sleep.
     pub idle: Option<At<IdleKeys>>,
     /// How the program is stopped.

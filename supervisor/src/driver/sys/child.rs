@@ -13,7 +13,10 @@ use std::{
     ptr,
 };
 
-use super::{LISTEN_FDS_START, c_string, clone_into, filter, keep_descriptors};
+use super::{
+    LISTEN_FDS_START, c_string, clone_into, filter, keep_descriptors,
+    mounts::{self, Mount},
+};
 use crate::driver::{advance::Advance, cgroup::Entrance, launch::Launch, procfs::Pid};
 
 /// Room for any pid.
@@ -32,6 +35,8 @@ pub(in crate::driver) struct Legacy {
     pub(in crate::driver) listener: Option<OwnedFd>,
     /// Limits of its own, setrlimit(2).
     pub(in crate::driver) limits: Vec<Limit>,
+    /// What is mounted for it otherwise than for us, if anything.
+    pub(in crate::driver) mounts: Vec<Mount>,
     /// Control groups that it is to be in.
     pub(in crate::driver) groups: Entrance,
     /// Whom it becomes, if not who we are.
@@ -80,6 +85,7 @@ pub(in crate::driver) struct User {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Groups,
+    Mounts,
     Descriptors,
     Limits,
     User,
@@ -91,6 +97,7 @@ impl Step {
     fn words(self) -> &'static str {
         match self {
             Self::Groups => "cannot enter its control group",
+            Self::Mounts => "cannot have mounts of its own",
             Self::Descriptors => "cannot take its descriptors",
             Self::Limits => "cannot be limited",
             Self::User => "cannot become its user",
@@ -251,6 +258,8 @@ impl Image {
             // A session of its own, and so a group: no app shares one with another, or with us.
             if libc::setsid() >= 0
                 && self.enter_groups()
+                && self.at(Step::Mounts)
+                && mounts::enter(&self.legacy.mounts)
                 && self.at(Step::Descriptors)
                 && self.take_descriptors()
                 && self.give_up_privileges()
