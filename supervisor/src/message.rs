@@ -91,7 +91,7 @@ pub enum GateOrder {
         app: AppId,
         /// The instance.
         generation: Generation,
-        /// How long it must have been without lease.
+        /// How long it must have been without lease that keeps it awake.
         idle_at_least: Duration,
     },
     /// Answer waiters, and whoever comes while no instance is open, with this refusal. Two may
@@ -188,13 +188,14 @@ pub enum GateReport {
         /// The instance.
         generation: Generation,
     },
-    /// The instance is in use, or was until `idle_for` ago.
+    /// The instance is in use, or was until `idle_for` ago. It may be in use and idle: by requests that
+    /// do not keep it awake.
     Busy {
         /// The app.
         app: AppId,
         /// The instance.
         generation: Generation,
-        /// Time since its last lease ended; zero while one exists.
+        /// Time since the last lease that keeps it awake ended; zero while one exists.
         idle_for: Duration,
     },
     /// The last lease of a shut instance is back.

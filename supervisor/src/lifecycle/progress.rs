@@ -14,6 +14,9 @@ use crate::{
 
 /// Shortest time between two questions whether an instance is idle.
 const SHORTEST_IDLE: Duration = Duration::from_millis(1);
+/// Before it is asked again, of an instance that is idle for long enough, and used all the same: by
+/// requests that do not keep it awake.
+const USED_ASIDE: Duration = Duration::from_secs(10);
 
 impl Turn<'_> {
     /// The front of the line is reached.
@@ -227,7 +230,11 @@ impl Turn<'_> {
     }
 
     fn ask_later(&mut self, generation: Generation, idle_for: Duration) {
-        let after = self.terms.idle().map(|idle| idle.saturating_sub(idle_for).max(SHORTEST_IDLE));
+        let after = self.terms.idle().map(|idle| match idle.saturating_sub(idle_for) {
+            Duration::ZERO => idle.min(USED_ASIDE),
+            left => left,
+        });
+        let after = after.map(|after| after.max(SHORTEST_IDLE));
         self.set_idle_timer(generation, after);
     }
 

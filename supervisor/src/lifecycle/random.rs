@@ -19,6 +19,9 @@ use crate::{
 enum Act {
     Request,
     LeaseEnds,
+    /// Of somebody who may not wake the app, nor keep it awake.
+    RequestAside,
+    AsideEnds,
     InstanceReady(u8),
     InstanceFails(u8, bool),
     InstanceGone(u8),
@@ -47,6 +50,8 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
         6 => Just(Act::Request),
         4 => Just(Act::LeaseEnds),
+        3 => Just(Act::RequestAside),
+        3 => Just(Act::AsideEnds),
         6 => any::<u8>().prop_map(Act::InstanceReady),
         2 => (any::<u8>(), any::<bool>()).prop_map(|(n, clean)| Act::InstanceFails(n, clean)),
         5 => any::<u8>().prop_map(Act::InstanceGone),
@@ -85,10 +90,19 @@ enum Program {
 struct Gate {
     open: Option<Generation>,
     leases: BTreeMap<Generation, u32>,
+    /// Leases that do not keep awake.
+    aside: BTreeMap<Generation, u32>,
     shut: BTreeSet<Generation>,
     waiters: u32,
     wanted_sent: bool,
     refuses: Option<RefusalReason>,
+}
+
+impl Gate {
+    fn is_used(&self, generation: Generation) -> bool {
+        let has = |leases: &BTreeMap<_, _>| leases.get(&generation).is_some_and(|n| *n > 0);
+        has(&self.leases) || has(&self.aside)
+    }
 }
 
 struct World {
@@ -193,7 +207,7 @@ impl World {
                     self.gate.open = None;
                 }
                 self.gate.shut.insert(generation);
-                if self.gate.leases.get(&generation).copied().unwrap_or(0) == 0 {
+                if !self.gate.is_used(generation) {
                     answers.push(Event::Gate(generation, GateEvent::Drained));
                 }
             }
@@ -218,7 +232,7 @@ impl World {
     fn freeze(&mut self, generation: Generation) {
         assert_eq!(self.programs.get(&generation), Some(&(Program::Ready, false)));
         assert_ne!(self.gate.open, Some(generation), "froze what is open");
-        assert_eq!(self.gate.leases.get(&generation).copied().unwrap_or(0), 0, "in use");
+        assert!(!self.gate.is_used(generation), "in use");
         assert!(!self.is_awake(generation), "froze what is kept awake");
         self.set_program(generation, Program::Frozen);
     }
@@ -231,13 +245,13 @@ impl World {
         if std::mem::take(&mut self.is_to_ask_meanwhile) {
             self.awake = Some((generation, self.now + Duration::from_secs(50)));
         }
-        let leases = self.gate.leases.get(&generation).copied().unwrap_or(0);
-        if leases == 0 && self.gate.open == Some(generation) {
+        if !self.gate.is_used(generation) && self.gate.open == Some(generation) {
             self.gate.open = None;
-            Event::Gate(generation, GateEvent::Retired)
-        } else {
-            Event::Gate(generation, GateEvent::Busy(Duration::ZERO))
+            return Event::Gate(generation, GateEvent::Retired);
         }
+        let is_idle = self.gate.leases.get(&generation).is_none_or(|leases| *leases == 0);
+        let idle_for = if is_idle { Duration::from_secs(1000) } else { Duration::ZERO };
+        Event::Gate(generation, GateEvent::Busy(idle_for))
     }
 
     fn answer_waiters(&mut self) {
@@ -258,12 +272,30 @@ impl World {
         }
     }
 
+    /// It waits with others, if somebody has woken the app.
+    fn request_aside(&mut self) {
+        match (self.gate.open, self.gate.refuses) {
+            (Some(generation), _) => *self.gate.aside.entry(generation).or_default() += 1,
+            (None, None) if self.gate.wanted_sent => self.gate.waiters += 1,
+            (None, Some(_) | None) => {}
+        }
+    }
+
     fn lease_ends(&mut self) {
-        let Some((&generation, leases)) = self.gate.leases.iter_mut().find(|(_, n)| **n > 0) else {
+        self.one_ends(|gate| &mut gate.leases);
+    }
+
+    fn aside_ends(&mut self) {
+        self.one_ends(|gate| &mut gate.aside);
+    }
+
+    fn one_ends(&mut self, of: fn(&mut Gate) -> &mut BTreeMap<Generation, u32>) {
+        let Some((&generation, leases)) = of(&mut self.gate).iter_mut().find(|(_, n)| **n > 0)
+        else {
             return;
         };
         *leases -= 1;
-        if *leases == 0 && self.gate.shut.contains(&generation) {
+        if !self.gate.is_used(generation) && self.gate.shut.contains(&generation) {
             self.send(Event::Gate(generation, GateEvent::Drained));
         }
     }
@@ -331,6 +363,8 @@ impl World {
         match *act {
             Act::Request => self.request(),
             Act::LeaseEnds => self.lease_ends(),
+            Act::RequestAside => self.request_aside(),
+            Act::AsideEnds => self.aside_ends(),
             Act::InstanceReady(n) => {
                 if let Some(generation) = self.pick(n, |p, s| p == Program::Starting && !s) {
                     self.set_program(generation, Program::Ready);
@@ -459,9 +493,21 @@ impl World {
                 && self.life.state.generation() == Some(*generation);
             assert!(!stands || is_known, "{generation:?} was left frozen");
         }
+        self.check_questions();
         if let State::Starting(Starting { generation }) = self.life.state {
             let timer = Timer::StartDeadline(generation);
             assert!(self.timers.iter().any(|(t, _)| *t == timer), "starts for ever");
+        }
+    }
+
+    /// What is idle and used all the same is not asked again and again.
+    fn check_questions(&self) {
+        let State::Ready(Ready { generation, .. }) = &self.life.state else { return };
+        let is_idle = self.gate.leases.get(generation).is_none_or(|leases| *leases == 0);
+        if is_idle && self.gate.is_used(*generation) {
+            let asked = self.timers.iter().find(|(t, _)| *t == Timer::Idle(*generation));
+            let soon = self.now + Duration::from_millis(1);
+            assert!(asked.is_none_or(|(_, at)| *at <= self.now || *at > soon), "asked at once");
         }
     }
 
@@ -474,6 +520,7 @@ impl World {
             self.thaws(n, true);
             self.instance_gone(n);
             self.lease_ends();
+            self.aside_ends();
             if round > 200 {
                 self.timer_fires();
             }

@@ -97,6 +97,7 @@ fn events() -> Vec<Event> {
             Event::Instance(generation, InstanceEvent::Gone),
             Event::Gate(generation, GateEvent::Retired),
             Event::Gate(generation, GateEvent::Busy(Duration::from_secs(40))),
+            Event::Gate(generation, GateEvent::Busy(Duration::from_secs(400))),
             Event::Gate(generation, GateEvent::Drained),
             Event::Gate(generation, GateEvent::Unreachable),
             Event::Timer(Timer::StartDeadline(generation)),
