@@ -27,6 +27,7 @@ mod seen;
 mod shape;
 mod source;
 mod text;
+mod visitor;
 
 pub use archive::Archive;
 pub use environment::Environment;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::spec::{
     AppPages, AppTimeouts, BackOffSpec, EnclosureSpec, OutputSpec, ProcessSpec, ReadySpec,
-    ResourceSpec, StopSpec, Template, UserSpec,
+    ResourceSpec, StopSpec, Template, UserSpec, WakeSpec,
 };
 
 /// Entries of a pool that are looked through at once for values that nobody has any more.
@@ -93,6 +93,7 @@ internable!(
     ResourceSpec,
     StopSpec,
     UserSpec,
+    WakeSpec,
     String,
     Vec<Template>,
     BTreeMap<String, Template>,

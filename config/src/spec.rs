@@ -22,11 +22,13 @@ mod enclosure;
 mod pages;
 mod resources;
 mod template;
+mod wake;
 
 pub use enclosure::EnclosureSpec;
 pub use pages::{AppPages, OwnPages};
 pub use resources::{MilliCores, ResourceSpec, UserSpec};
 pub use template::{Placeholder, PlaceholderValues, Template, TemplatePart};
+pub use wake::{AgentPattern, AsleepSpec, KeepsAwake, MethodName, Visitor, WakeSpec};
 
 /// One complete, valid configuration: the server's own settings and every app.
 #[derive(Clone, Debug)]
@@ -191,6 +193,9 @@ pub struct AppSpec {
     /// What browsers see in its place.
     #[serde(default)]
     pub pages: Interned<AppPages>,
+    /// Who may wake it and keeps it awake; `None` is everybody.
+    #[serde(default)]
+    pub wake: Option<Interned<WakeSpec>>,
 }
 
 /// Which requests are for an app.

@@ -78,6 +78,7 @@ fn mistakes_of_form_are_not_valid() {
         "secrets_are_not_shown",
         "unknown_keys",
         "users",
+        "wake",
         "words",
         "wrong_types",
     ];

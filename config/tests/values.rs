@@ -10,9 +10,9 @@ use doorbell_config::{
     file::{load, load_text, load_watched},
     name::ByteSize,
     spec::{
-        AccessLogFormat, AppSpec, AppTimeouts, Backend, Config, EndpointSpec, ListenAddr,
-        ListenNotice, LogFormat, LogOutput, MilliCores, PlaceholderValues, PrefixRule, Probe,
-        ProcessSpec, ResourceSpec, ServerSpec, StartMode, UpstreamServer, UserSpec,
+        AccessLogFormat, AppSpec, AppTimeouts, Backend, Config, EndpointSpec, KeepsAwake,
+        ListenAddr, ListenNotice, LogFormat, LogOutput, MilliCores, PlaceholderValues, PrefixRule,
+        Probe, ProcessSpec, ResourceSpec, ServerSpec, StartMode, UpstreamServer, UserSpec, Visitor,
     },
 };
 
@@ -126,6 +126,17 @@ fn every_key_of_a_process_arrives() {
     assert_eq!((process.ready.listen, process.no_new_privs), (ListenNotice::Never, true));
     assert_eq!(process.idle_freeze_after, Some(Duration::from_secs(90)));
     assert_eq!(process.idle_stop_after, Some(Duration::from_secs(5400)));
+    let wake = app.wake.as_deref().expect("rules");
+    let visitor =
+        |method, path, agent: &'static str| Visitor { method, path, user_agent: agent.as_bytes() };
+    assert!(wake.lets_wake(&visitor("GET", "/x", "Firefox")));
+    for (method, path, agent) in
+        [("PUT", "/x", ""), ("GET", "/up/x", ""), ("GET", "/x", "Bot"), ("GET", "/x", "uptimes/2")]
+    {
+        assert!(!wake.lets_wake(&visitor(method, path, agent)), "{method} {path} {agent}");
+    }
+    assert_eq!(wake.keeps_awake, KeepsAwake::All);
+    assert_eq!((wake.asleep.status, wake.asleep.body.as_deref()), (200, Some("asleep")));
     assert_eq!((process.stop.signal, process.stop.grace.as_secs()), (2, 1));
     assert_eq!(process.stop.drain, Duration::ZERO);
     let back_off = &process.back_off;
@@ -254,7 +265,7 @@ fn an_app_that_says_little_gets_the_defaults() {
 fn oddities_are_warnings() {
     let config = text(
         "include = [\"nothing-here/*.toml\"]\n[server]\npath_access = false\n[app.a]\ncommand = \
-         [\"a\"]\nready = { deadline = \"5m\" }",
+         [\"a\"]\nready = { deadline = \"5m\" }\nwake = { keeps_awake = \"all\" }",
     );
     let messages: Vec<_> =
         config.warnings.iter().map(|warning| (warning.line, warning.message.as_str())).collect();
@@ -262,6 +273,7 @@ fn oddities_are_warnings() {
         (1, "no file matches this pattern"),
         (4, "no request can reach app `a`"),
         (6, "a start may take longer than requests wait for it"),
+        (7, "nobody is kept from waking the app"),
     ];
     assert_eq!(messages, expected);
 }

@@ -3,9 +3,9 @@
 //! Answers tell the public what they may do next and nothing about the inside: no app id, no exit
 //! status, no output. Operators find those in `doorbell status` and `doorbell logs`.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use doorbell_config::name::AppId;
+use doorbell_config::{interned::Interned, name::AppId, spec::WakeSpec};
 use doorbell_supervisor::message::{Refusal, RefusalReason};
 
 use crate::{
@@ -37,6 +37,8 @@ pub enum Answer {
     Bulletin,
     /// The app is in maintenance.
     Maintenance,
+    /// The app sleeps, and this request may not wake it.
+    Asleep(Interned<WakeSpec>),
     /// A genuine link of an operator, for this app.
     Link(AppId, String),
     /// An operator has got a pass: this cookie, and where to go.
@@ -65,7 +67,7 @@ pub struct Reply {
     /// A word for programs.
     pub code: &'static str,
     /// A sentence for people.
-    pub detail: &'static str,
+    pub detail: Cow<'static, str>,
     /// For `Retry-After`.
     pub retry_after: Option<Duration>,
     /// For `Location`.
@@ -75,6 +77,11 @@ pub struct Reply {
     /// Whether the connection ends with this answer.
     pub closes: bool,
 }
+
+/// When to ask again for an app that sleeps; nobody knows who wakes it.
+const ASLEEP: Duration = Duration::from_secs(60);
+
+const SLEEPS: &str = "This application is asleep, and this request does not wake it.";
 
 /// When to ask again for an app in maintenance; nobody knows when it ends.
 const MAINTENANCE: Duration = Duration::from_secs(300);
@@ -114,6 +121,12 @@ impl Answer {
                 retry_after: Some(MAINTENANCE),
                 ..plain(503, "maintenance", "This application is being worked on. It will be back.")
             },
+            Self::Asleep(rules) => {
+                let (status, words) = (rules.asleep.status, rules.asleep.body.clone());
+                let detail = words.map_or(Cow::Borrowed(SLEEPS), Cow::Owned);
+                let retry_after = (status == 503).then_some(ASLEEP);
+                Reply { detail, retry_after, ..plain(status, "asleep", "") }
+            }
             Self::Denied(denial) => denial_reply(denial),
             Self::Crowded => Reply {
                 retry_after: Some(Duration::from_secs(1)),
@@ -132,6 +145,7 @@ impl Answer {
 }
 
 fn plain(status: u16, code: &'static str, detail: &'static str) -> Reply {
+    let detail = Cow::Borrowed(detail);
     Reply { status, code, detail, retry_after: None, location: None, allow: None, closes: false }
 }
 
@@ -181,6 +195,8 @@ fn denial_reply(denial: &Denial) -> Reply {
             retry_after: Some(Duration::from_secs(5)),
             ..plain(504, "start_timeout", "The application did not start in time.")
         },
+        // Only of an app that had rules a moment ago.
+        Denial::Asleep => unavailable("asleep", SLEEPS, ASLEEP),
         Denial::Refusal(refusal) => match refusal.reason {
             RefusalReason::Disabled => {
                 unavailable("disabled", "This application is switched off.", refusal.retry_after)

@@ -118,13 +118,13 @@ impl Exchange {
             Some((app, link)) => Verdict::Answer(Answer::Link(app, link.to_owned()), None),
             None => judge(&self.table, &self.head),
         };
-        let (app, stripped, outcome) = match verdict {
-            Verdict::Forward(matched) => (Some(matched.app), matched.stripped, Ok(())),
-            Verdict::Answer(answer, app) => (app, 0, Err(answer)),
+        let (matched, outcome) = match verdict {
+            Verdict::Forward(matched) => (Some(matched), Ok(())),
+            Verdict::Answer(answer, app) => (app.map(Matched::without_app), Err(answer)),
         };
-        let metrics = app.as_ref().map_or(&self.shared.other, |app| &app.metrics);
+        let metrics = matched.as_ref().map_or(&self.shared.other, |matched| &matched.app.metrics);
         self.in_flight = Some(metrics.begin());
-        self.matched = app.map(|app| Matched { app, stripped });
+        self.matched = matched;
         let matched = self.matched.as_ref();
         let rules = Rules {
             trusted_proxies: &self.table.server.trusted_proxies,
@@ -156,12 +156,12 @@ impl Exchange {
     /// Our own answer, where there is no lease.
     pub async fn admit(&mut self, left: impl Future<Output = ()>) -> Result<(), Answer> {
         let Some(matched) = &self.matched else { return Err(Answer::NoRoute) };
-        let place = match matched.app.gate.lease() {
+        let place = match matched.app.gate.lease(matched.sway) {
             Entry::Leased(lease) => {
                 self.lease = Some(lease);
                 return Ok(());
             }
-            Entry::Refused(denial) => return Err(Answer::Denied(denial)),
+            Entry::Refused(denial) => return Err(matched.denied(denial)),
             Entry::Held(place) => place,
         };
         let since = Instant::now();
@@ -170,7 +170,7 @@ impl Exchange {
         let patience = self.patience_of_a_browser(&matched.app).filter(|some| *some < budget);
         let denied = |denial| match denial {
             Denial::HoldDeadline if patience.is_some() => Answer::Waiting(matched.app.waiting()),
-            denial => Answer::Denied(denial),
+            denial => matched.denied(denial),
         };
         let outcome = tokio::select! {
             biased;

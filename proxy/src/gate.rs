@@ -25,11 +25,16 @@ use doorbell_supervisor::message::{
 use tokio::sync::oneshot;
 
 mod instance;
+mod line;
 mod news;
+mod sway;
 
 pub use instance::{Instance, Lease};
+pub use line::{HeldTotal, Place};
+use line::{Pass, Waiter};
 use news::News;
 pub use news::View;
+pub use sway::Sway;
 
 /// Where gates send their reports. Bounded by construction: a gate sends one `Wanted` per time it
 /// closes, and one answer per order.
@@ -55,39 +60,8 @@ pub enum Denial {
     QueueFull,
     /// The request's own deadline passed.
     HoldDeadline,
-}
-
-/// Requests held over all gates, and their cap.
-#[derive(Debug)]
-pub struct HeldTotal {
-    now: AtomicUsize,
-    cap: AtomicUsize,
-}
-
-impl HeldTotal {
-    /// No one held yet, at most `cap`.
-    #[must_use]
-    pub fn new(cap: usize) -> Arc<Self> {
-        Arc::new(Self { now: AtomicUsize::new(0), cap: AtomicUsize::new(cap) })
-    }
-
-    /// Changes the cap; who already waits goes on waiting.
-    pub fn set_cap(&self, cap: usize) {
-        self.cap.store(cap, Ordering::Relaxed);
-    }
-
-    fn enter(&self) -> bool {
-        let cap = self.cap.load(Ordering::Relaxed);
-        self.now
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-                (now < cap).then_some(now + 1)
-            })
-            .is_ok()
-    }
-
-    fn leave(&self) {
-        self.now.fetch_sub(1, Ordering::Relaxed);
-    }
+    /// The app sleeps, nobody has woken it, and this request may not.
+    Asleep,
 }
 
 /// One app's gate. Lives as long as the app is configured, across its instances.
@@ -108,13 +82,17 @@ pub struct Gate {
 struct Door {
     mode: Mode,
     /// Waiters in the order they came.
-    line: BTreeMap<u64, oneshot::Sender<Result<Lease, Denial>>>,
+    line: BTreeMap<u64, Waiter>,
     next_ticket: u64,
+    /// Somebody who may wake the app has asked for it, and the supervisor knows.
     wanted: bool,
+    /// The instance could not be reached, and the supervisor is looking: it says what comes of it.
+    in_doubt: bool,
     /// Instances opened and not yet drained.
     instances: Vec<Arc<Instance>>,
-    /// The newest instance that was retired: an order to open it comes too late.
-    retired: Option<Generation>,
+    /// The newest instance that was retired: an order to open it comes too late. With the moment from
+    /// which on nobody kept it awake.
+    retired: Option<(Generation, Instant)>,
     /// For those who do not wait here, and want to know.
     news: News,
 }
@@ -128,14 +106,6 @@ enum Mode {
 /// Waiters let in at once: about what the smallest usual listen backlog takes.
 const PORTION: usize = 64;
 
-/// A place in the line. Dropping it frees the place at once; nothing is forwarded for it.
-pub struct Place {
-    gate: Arc<Gate>,
-    ticket: u64,
-    turn: oneshot::Receiver<Result<Lease, Denial>>,
-    since: Instant,
-}
-
 impl Gate {
     /// A gate that holds whoever comes.
     #[must_use]
@@ -148,6 +118,7 @@ impl Gate {
                 line: BTreeMap::new(),
                 next_ticket: 0,
                 wanted: false,
+                in_doubt: false,
                 instances: Vec::new(),
                 retired: None,
                 news: News::default(),
@@ -178,22 +149,27 @@ impl Gate {
     }
 
     /// Asks for a lease: at once if an instance is open, else by a place in the line or a refusal.
-    pub fn lease(self: &Arc<Self>) -> Entry {
-        match self.open.load().as_ref().and_then(Instance::try_lease) {
+    ///
+    /// Who may not wake the app waits only if it is on its way up already.
+    pub fn lease(self: &Arc<Self>, sway: Sway) -> Entry {
+        match self.open.load().as_ref().and_then(|open| open.try_lease(sway)) {
             Some(lease) => Entry::Leased(lease),
-            None => self.line_up(),
+            None => self.line_up(sway),
         }
     }
 
-    fn line_up(self: &Arc<Self>) -> Entry {
+    fn line_up(self: &Arc<Self>, sway: Sway) -> Entry {
         let mut door = self.lock();
         // Opened between the look above and the lock?
-        if let Some(lease) = self.open.load().as_ref().and_then(Instance::try_lease) {
+        if let Some(lease) = self.open.load().as_ref().and_then(|open| open.try_lease(sway)) {
             return Entry::Leased(lease);
         }
         if let Mode::Refuse(refusal, since) = &door.mode {
             let retry_after = refusal.retry_after.saturating_sub(since.elapsed());
             return Entry::Refused(Denial::Refusal(Refusal { retry_after, ..refusal.clone() }));
+        }
+        if !sway.wakes() && !door.is_on_its_way() {
+            return Entry::Refused(Denial::Asleep);
         }
         if self.held.load(Ordering::Relaxed) >= self.held_cap.load(Ordering::Relaxed)
             || !self.total.enter()
@@ -201,19 +177,26 @@ impl Gate {
             return Entry::Refused(Denial::QueueFull);
         }
         self.held.fetch_add(1, Ordering::Relaxed);
-        let (pass, turn) = oneshot::channel();
+        let (pass, turn): (Pass, _) = oneshot::channel();
         let ticket = door.next_ticket;
         door.next_ticket += 1;
-        door.line.insert(ticket, pass);
+        door.line.insert(ticket, Waiter { pass, sway });
         self.want(&mut door);
         drop(door);
-        Entry::Held(Place { gate: Arc::clone(self), ticket, turn, since: Instant::now() })
+        Entry::Held(Place::new(self, ticket, turn))
     }
 
+    /// Reports that somebody waits who may wake the app. If nobody does, and nothing is to be expected
+    /// any more, the others have waited for nothing.
     fn want(&self, door: &mut Door) {
-        if !door.wanted && !door.line.is_empty() {
+        if door.wanted || door.line.is_empty() {
+            return;
+        }
+        if door.line.values().any(|waiter| waiter.sway.wakes()) {
             door.wanted = true;
             (self.reports)(GateReport::Wanted { app: self.app.clone() });
+        } else if !door.in_doubt {
+            door.dismiss(&Denial::Asleep);
         }
     }
 
@@ -226,10 +209,29 @@ impl Gate {
     /// Only the first of those who wait are let in; [`Gate::let_in`] the rest in portions, so that
     /// they do not overflow the app's listen backlog.
     pub fn open(&self, generation: Generation, endpoint: Endpoint, started: Option<StartTimes>) {
+        self.open_since(generation, endpoint, started, Instant::now());
+    }
+
+    /// Order `Reopen`: like [`Gate::open`], even if this gate has retired the instance. That it had
+    /// nothing to do before is not forgotten: where several proxies serve, each may retire it at
+    /// another time, and none would find it idle for long enough.
+    pub fn reopen(&self, generation: Generation, endpoint: Endpoint) {
+        let retired = self.lock().retired.take_if(|(retired, _)| *retired == generation);
+        let idle_since = retired.map_or_else(Instant::now, |(_, idle_since)| idle_since);
+        self.open_since(generation, endpoint, None, idle_since);
+    }
+
+    fn open_since(
+        &self,
+        generation: Generation,
+        endpoint: Endpoint,
+        started: Option<StartTimes>,
+        idle_since: Instant,
+    ) {
         let mut door = self.lock();
         door.mode = Mode::Hold;
-        door.wanted = false;
-        if door.retired.is_some_and(|retired| generation <= retired) {
+        door.settle();
+        if door.retired.is_some_and(|(retired, _)| generation <= retired) {
             self.want(&mut door);
             return;
         }
@@ -237,7 +239,8 @@ impl Gate {
         let known = door.instances.iter().find(|one| one.generation == generation).cloned();
         let instance = known.unwrap_or_else(|| {
             let reports = Arc::clone(&self.reports);
-            let fresh = Instance::new(self.app.clone(), generation, endpoint, started, reports);
+            let mut fresh = Instance::new(self.app.clone(), generation, endpoint, started, reports);
+            fresh.was_idle_since(idle_since);
             let fresh = Arc::new(fresh);
             door.instances.push(Arc::clone(&fresh));
             fresh
@@ -248,12 +251,6 @@ impl Gate {
         self.announce(&mut door);
         drop(door);
         self.let_in();
-    }
-
-    /// Order `Reopen`: like [`Gate::open`], even if this gate has retired the instance.
-    pub fn reopen(&self, generation: Generation, endpoint: Endpoint) {
-        self.lock().retired.take_if(|retired| *retired == generation);
-        self.open(generation, endpoint, None);
     }
 
     /// Begins anew with a supervisor that knows nothing of this gate: only this instance may be open,
@@ -269,7 +266,7 @@ impl Gate {
         // Of a retirement that was not heard any more the new supervisor knows nothing either.
         door.retired = None;
         door.mode = Mode::Hold;
-        door.wanted = false;
+        door.settle();
         self.want(&mut door);
         self.announce(&mut door);
     }
@@ -281,13 +278,13 @@ impl Gate {
         let open = self.open.load();
         let Some(instance) = open.as_ref() else { return false };
         for _ in 0..PORTION {
-            let Some((ticket, pass)) = door.line.pop_first() else { return false };
-            match instance.try_lease() {
+            let Some((ticket, waiter)) = door.line.pop_first() else { return false };
+            match instance.try_lease(waiter.sway) {
                 // A waiter that left drops the lease with the pass.
-                Some(lease) => drop(pass.send(Ok(lease))),
+                Some(lease) => drop(waiter.pass.send(Ok(lease))),
                 None => {
                     // Closed just now: they wait for the next instance.
-                    door.line.insert(ticket, pass);
+                    door.line.insert(ticket, waiter);
                     return false;
                 }
             }
@@ -307,11 +304,12 @@ impl Gate {
             None => (self.reports)(GateReport::Drained { app: self.app.clone(), generation }),
         }
         door.instances.retain(|old| !old.is_spent());
+        door.in_doubt = false;
         self.want(&mut door);
     }
 
-    /// Order `AskRetire`: close the instance if it has been without lease for `idle_at_least`, or
-    /// say how long it has been.
+    /// Order `AskRetire`: close the instance if it has no lease, and none that keeps it awake for
+    /// `idle_at_least`; or say for how long it has had none that does.
     pub fn retire_if_idle(&self, generation: Generation, idle_at_least: Duration) {
         let mut door = self.lock();
         let Some(instance) =
@@ -323,7 +321,7 @@ impl Gate {
         let idle_for = instance.idle_for();
         if idle_for >= idle_at_least && instance.retire() {
             self.close_if_open(&mut door, &instance);
-            door.retired = Some(generation);
+            door.retired = Some((generation, instance.idle_since()));
             door.instances.retain(|old| !old.is_spent());
             (self.reports)(GateReport::Retired { app, generation });
             // Who still waited to be let in waits for the next instance.
@@ -337,10 +335,8 @@ impl Gate {
     pub fn refuse(&self, refusal: &Refusal) {
         let mut door = self.lock();
         door.mode = Mode::Refuse(refusal.clone(), Instant::now());
-        door.wanted = false;
-        for (_, pass) in std::mem::take(&mut door.line) {
-            drop(pass.send(Err(Denial::Refusal(refusal.clone()))));
-        }
+        door.settle();
+        door.dismiss(&Denial::Refusal(refusal.clone()));
         self.announce(&mut door);
     }
 
@@ -348,7 +344,7 @@ impl Gate {
     pub fn hold(&self) {
         let mut door = self.lock();
         door.mode = Mode::Hold;
-        door.wanted = false;
+        door.settle();
         self.want(&mut door);
         self.announce(&mut door);
     }
@@ -358,6 +354,7 @@ impl Gate {
     pub fn unreachable(&self, instance: &Arc<Instance>) {
         let mut door = self.lock();
         if self.close_if_open(&mut door, instance) {
+            door.in_doubt = true;
             (self.reports)(GateReport::Unreachable {
                 app: self.app.clone(),
                 generation: instance.generation,
@@ -399,36 +396,23 @@ impl Gate {
     }
 }
 
-impl Place {
-    /// Waits for the turn, until `deadline` from the request's arrival at the gate.
-    ///
-    /// # Errors
-    /// The refusal that answered the line, or [`Denial::HoldDeadline`].
-    pub async fn lease(mut self, deadline: Duration) -> Result<Lease, Denial> {
-        let until = tokio::time::Instant::from_std(self.since + deadline);
-        match tokio::time::timeout_at(until, &mut self.turn).await {
-            Ok(Ok(outcome)) => outcome,
-            // Only a gate that is dropped drops a pass unanswered; then the app is gone.
-            Ok(Err(_)) => Err(Denial::Refusal(Refusal {
-                reason: RefusalReason::Removed,
-                retry_after: Duration::from_secs(1),
-            })),
-            Err(_) => Err(Denial::HoldDeadline),
+impl Door {
+    /// The supervisor has said what holds from here on.
+    fn settle(&mut self) {
+        self.wanted = false;
+        self.in_doubt = false;
+    }
+
+    /// Whether an instance is to be expected, whoever comes.
+    fn is_on_its_way(&self) -> bool {
+        self.wanted || self.in_doubt
+    }
+
+    fn dismiss(&mut self, denial: &Denial) {
+        for waiter in std::mem::take(&mut self.line).into_values() {
+            // A waiter that left needs no answer.
+            drop(waiter.pass.send(Err(denial.clone())));
         }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.gate.lock().line.remove(&self.ticket);
-        self.gate.held.fetch_sub(1, Ordering::Relaxed);
-        self.gate.total.leave();
-    }
-}
-
-impl std::fmt::Debug for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Place({} #{})", self.gate.app, self.ticket)
     }
 }
 

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use doorbell_config::{route::RouteKind, spec::PrefixRule};
+use doorbell_config::{
+    route::RouteKind,
+    spec::{AppSpec, KeepsAwake, PrefixRule, Visitor},
+};
 use http::Method;
 
 use crate::{
     answer::Answer,
     app::{App, Table},
     bulletin,
+    gate::{Denial, Sway},
     head::{BodyKind, RequestHead},
     transport::Trouble,
 };
@@ -28,6 +32,8 @@ pub struct Matched {
     pub app: Arc<App>,
     /// Bytes at the start of the path that the app does not see.
     pub stripped: usize,
+    /// What it does to the app's sleep.
+    pub sway: Sway,
 }
 
 /// Decides.
@@ -65,10 +71,44 @@ pub fn judge(table: &Table, head: &RequestHead) -> Verdict {
         PrefixRule::Keep => 0,
         PrefixRule::Strip => found.prefix_len,
     };
-    Verdict::Forward(Matched { app: Arc::clone(app), stripped })
+    let sway = sway(&app.spec, head, stripped);
+    Verdict::Forward(Matched { app: Arc::clone(app), stripped, sway })
+}
+
+/// What a request does to its app's sleep. Most apps have no rules, and cost a look at that.
+fn sway(spec: &AppSpec, head: &RequestHead, stripped: usize) -> Sway {
+    let Some(rules) = &spec.wake else { return Sway::Wakes };
+    let rest = head.path().get(stripped..).unwrap_or_default();
+    let path = if rest.is_empty() { "/" } else { rest };
+    let user_agent = match rules.deny_user_agents.as_slice() {
+        [] => None,
+        [..] => head.field("user-agent"),
+    };
+    let user_agent = user_agent.unwrap_or_default();
+    let visitor = Visitor { method: head.method.as_str(), path, user_agent };
+    match (rules.lets_wake(&visitor), rules.keeps_awake) {
+        (true, _) => Sway::Wakes,
+        (false, KeepsAwake::All) => Sway::Keeps,
+        (false, KeepsAwake::Wakers) => Sway::Neither,
+    }
 }
 
 impl Matched {
+    /// Of a request that the app does not see: we answer it.
+    #[must_use]
+    pub fn without_app(app: Arc<App>) -> Self {
+        Self { app, stripped: 0, sway: Sway::Neither }
+    }
+
+    /// The answer to a request that got no lease.
+    #[must_use]
+    pub fn denied(&self, denial: Denial) -> Answer {
+        if let (Denial::Asleep, Some(rules)) = (&denial, &self.app.spec.wake) {
+            return Answer::Asleep(rules.clone());
+        }
+        Answer::Denied(denial)
+    }
+
     /// The prefix that the app does not see; empty if it sees all.
     #[must_use]
     pub fn stripped_prefix<'h>(&self, head: &'h RequestHead) -> &'h str {
@@ -80,5 +120,63 @@ impl Matched {
     pub fn sent_target(&self, head: &RequestHead) -> String {
         let rest = head.target().get(self.stripped..).unwrap_or_default();
         if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use doorbell_config::{
+        name::{AppId, PathPrefix},
+        spec::{AgentPattern, Backend, RouteSpec, UpstreamSpec, WakeSpec},
+    };
+
+    use super::*;
+
+    fn spec(wake: Option<WakeSpec>) -> AppSpec {
+        let backend = Backend::Upstream(UpstreamSpec::new(Vec::new()));
+        let routes = RouteSpec::new(Vec::new(), Vec::new());
+        let id = AppId::parse("app").unwrap();
+        AppSpec { wake: wake.map(Into::into), ..AppSpec::new(id, routes, backend) }
+    }
+
+    fn head(line: &str, agent: &str) -> RequestHead {
+        let text = format!("{line} HTTP/1.1\r\nHost: h\r\nUser-Agent: {agent}\r\n\r\n");
+        RequestHead::parse(Bytes::from(text), 8192).unwrap()
+    }
+
+    fn rules(keeps_awake: KeepsAwake) -> WakeSpec {
+        WakeSpec {
+            paths: Some(vec![PathPrefix::parse("/in").unwrap()]),
+            deny_user_agents: vec![AgentPattern::parse("robot").unwrap()],
+            keeps_awake,
+            ..WakeSpec::default()
+        }
+    }
+
+    #[test]
+    fn an_app_without_rules_is_woken_by_everybody() {
+        assert_eq!(sway(&spec(None), &head("GET /x", "robot"), 0), Sway::Wakes);
+    }
+
+    #[test]
+    fn rules_are_held_against_what_the_app_sees() {
+        let spec = spec(Some(rules(KeepsAwake::Wakers)));
+        for (line, agent, stripped, expected) in [
+            ("GET /in", "Firefox", 0, Sway::Wakes),
+            ("GET /in/x?y", "Firefox", 0, Sway::Wakes),
+            ("GET /out?/in", "Firefox", 0, Sway::Neither),
+            ("GET /in", "a Robot", 0, Sway::Neither),
+            ("GET /apps/app/in", "Firefox", 9, Sway::Wakes),
+            ("GET /apps/app", "Firefox", 9, Sway::Neither),
+        ] {
+            assert_eq!(sway(&spec, &head(line, agent), stripped), expected, "{line} {agent}");
+        }
+    }
+
+    #[test]
+    fn who_may_not_wake_an_app_may_keep_it_awake() {
+        let spec = spec(Some(rules(KeepsAwake::All)));
+        assert_eq!(sway(&spec, &head("GET /out", "Firefox"), 0), Sway::Keeps);
     }
 }

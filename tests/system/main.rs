@@ -34,6 +34,7 @@ mod survival;
 mod tls;
 mod upgrading;
 mod upstreams;
+mod wake;
 mod watching;
 mod wire;
 

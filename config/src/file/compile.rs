@@ -7,6 +7,7 @@ mod pages;
 mod process;
 mod server;
 mod upstream;
+mod wake;
 
 use std::{
     collections::{BTreeSet, HashMap},

@@ -8,7 +8,7 @@ use super::text::FromText;
 use crate::{
     name::{AppId, ByteSize, DurationText, HostPattern, Hostname, NameError, PathPrefix},
     path,
-    spec::{ListenAddr, Template, UpstreamServer},
+    spec::{AgentPattern, ListenAddr, MethodName, Template, UpstreamServer},
 };
 
 /// One format, by name.
@@ -32,6 +32,7 @@ impl Format {
 
 /// Every format that the schema names; a test holds it against the schema.
 pub(crate) const FORMATS: &[Format] = &[
+    Format::of::<AgentPattern>(),
     Format::of::<AppId>(),
     Format::of::<ByteSize>(),
     Format::of::<Duration>(),
@@ -43,6 +44,7 @@ pub(crate) const FORMATS: &[Format] = &[
     Format::of::<LineText>(),
     Format::of::<ListenAddr>(),
     Format::of::<LogLevel>(),
+    Format::of::<MethodName>(),
     Format::of::<OrNever>(),
     Format::of::<OrUnlimited>(),
     Format::of::<PathPrefix>(),

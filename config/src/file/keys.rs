@@ -11,6 +11,7 @@ mod pages;
 mod process;
 mod server;
 mod upstream;
+mod wake;
 
 use std::collections::BTreeMap;
 
@@ -29,6 +30,7 @@ pub use server::{
     ServerTimeoutKeys,
 };
 pub use upstream::{HealthKeys, UpstreamChoice, UpstreamKeys};
+pub use wake::{AsleepKeys, KeepsAwakeChoice, WakeKeys};
 
 use super::{
     format::IncludePattern,

@@ -31,6 +31,7 @@ impl AppSpec {
             client_app_headers: false,
             maintenance: false,
             pages: Interned::default(),
+            wake: None,
         }
     }
 

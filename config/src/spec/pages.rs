@@ -35,6 +35,8 @@ pub struct OwnPages {
     pub gateway_timeout: Option<Interned<String>>,
     /// In maintenance.
     pub maintenance: Option<Interned<String>>,
+    /// While an app sleeps, for those who may not wake it.
+    pub asleep: Option<Interned<String>>,
 }
 
 impl Default for AppPages {
@@ -47,9 +49,17 @@ impl OwnPages {
     /// Bytes of all of them.
     #[must_use]
     pub fn size(&self) -> usize {
-        let Self { waiting, not_found, bad_gateway, unavailable, gateway_timeout, maintenance } =
-            self;
-        let all = [waiting, not_found, bad_gateway, unavailable, gateway_timeout, maintenance];
+        let Self {
+            waiting,
+            not_found,
+            bad_gateway,
+            unavailable,
+            gateway_timeout,
+            maintenance,
+            asleep,
+        } = self;
+        let all =
+            [waiting, not_found, bad_gateway, unavailable, gateway_timeout, maintenance, asleep];
         all.into_iter().flatten().map(|page| page.len()).sum()
     }
 }

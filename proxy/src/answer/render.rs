@@ -40,9 +40,10 @@ impl Kind {
         Self::Plain
     }
 
-    fn content_type(self) -> &'static str {
+    fn content_type(self, status: StatusCode) -> &'static str {
         match self {
             Self::Html => "text/html; charset=utf-8",
+            Self::Json if status.is_success() => "application/json",
             Self::Json => "application/problem+json",
             Self::Plain => "text/plain; charset=utf-8",
         }
@@ -95,16 +96,16 @@ impl Answer {
         if let Some(allow) = reply.allow {
             fields.push(("allow", allow.to_owned()));
         }
+        fields.push(("cache-control", "no-store".to_owned()));
+        if !request_id.is_empty() {
+            fields.push(("x-request-id", request_id.to_owned()));
+        }
         let body = if status == StatusCode::NO_CONTENT {
             Bytes::new()
         } else {
-            fields.push(("content-type", kind.content_type().to_owned()));
-            fields.push(("cache-control", "no-store".to_owned()));
-            if !request_id.is_empty() {
-                fields.push(("x-request-id", request_id.to_owned()));
-            }
+            fields.push(("content-type", kind.content_type(status).to_owned()));
             Bytes::from(match kind {
-                Kind::Plain => format!("{} {}\n{}\n", reply.status, reply.title(), reply.detail),
+                Kind::Plain => self.text(&reply),
                 Kind::Json => reply.json(request_id),
                 Kind::Html => {
                     let page = self.page(&reply, request_id, place, head);
@@ -114,6 +115,16 @@ impl Answer {
             })
         };
         Rendered { status, fields, body }
+    }
+
+    fn text(&self, reply: &Reply) -> String {
+        if let Self::Asleep(rules) = self
+            && rules.asleep.body.is_some()
+        {
+            // What the operator wrote, and nothing else: a monitor may look for it.
+            return format!("{}\n", reply.detail);
+        }
+        format!("{} {}\n{}\n", reply.status, reply.title(), reply.detail)
     }
 
     fn page(
@@ -158,10 +169,12 @@ impl Reply {
     }
 
     fn page(&self, request_id: &str) -> Page {
-        let may_try_again = self.retry_after.is_some() || matches!(self.status, 502 | 504);
+        // Of a sleeping app the same request would get the same answer.
+        let may_try_again = self.code != "asleep"
+            && (self.retry_after.is_some() || matches!(self.status, 502 | 504));
         let id = if request_id.is_empty() { "" } else { " · request " };
         let small = format!("{}{id}{request_id}", self.status);
-        page::of_error(self.heading(), self.detail, &small, may_try_again)
+        page::of_error(self.heading(), &self.detail, &small, may_try_again)
     }
 
     /// What a page says first.
@@ -169,6 +182,7 @@ impl Reply {
         match self.code {
             "not_found" => "Nothing here",
             "maintenance" => "Back soon",
+            "asleep" => "Asleep",
             "disabled" => "Switched off",
             "start_failed" => "Not available now",
             "start_timeout" => "It takes too long to start",
@@ -191,6 +205,7 @@ impl Reply {
         let of = |pages: &'a OwnPages| match (self.code, self.status) {
             ("starting", _) => pages.waiting.as_ref(),
             ("maintenance", _) => pages.maintenance.as_ref(),
+            ("asleep", _) => pages.asleep.as_ref(),
             (_, 404) => pages.not_found.as_ref(),
             (_, 502) => pages.bad_gateway.as_ref(),
             (_, 503) => pages.unavailable.as_ref(),

@@ -1,5 +1,8 @@
 //! One run of an app, and the permissions to use it.
 //!
+//! A lease keeps the instance from being retired as long as it lives. Whether it also counts as use,
+//! from which idle time begins anew, is another matter ([`Sway`]).
+//!
 //! Invariant: an instance is never retired while a lease on it exists. [`Instance::try_lease`] and
 //! [`Instance::retire`] decide on the same atomic word (test
 //! `lease_and_retirement_never_both_succeed`).
@@ -16,9 +19,16 @@ use std::{
 use doorbell_config::name::AppId;
 use doorbell_supervisor::message::{Endpoint, GateReport, Generation, StartTimes};
 
-use super::ReportSink;
+use super::{ReportSink, Sway};
 
 const CLOSED: u64 = 1 << 63;
+/// A lease that keeps the instance awake, as part of the word.
+const AWAKE: u64 = 1;
+/// A lease that does not.
+const ASIDE: u64 = 1 << 32;
+/// Those that do, of the word.
+const ALL_AWAKE: u64 = ASIDE - 1;
+
 /// One run of an app as the gate sees it.
 pub struct Instance {
     pub(super) app: AppId,
@@ -33,9 +43,11 @@ pub struct Instance {
     /// Set by the first response's first byte.
     pub answered: AtomicBool,
     opened: Instant,
-    /// `CLOSED` bit and the number of leases.
+    /// When nobody kept it awake, before the first who did.
+    idle_before: Instant,
+    /// `CLOSED` bit, the number of leases that keep it awake and, from bit 32 on, of those that do not.
     word: AtomicU64,
-    /// Nanoseconds from `opened` to the last lease's end.
+    /// Nanoseconds from `idle_before` to the end of the last lease that kept it awake.
     last_used: AtomicU64,
     reports: ReportSink,
 }
@@ -43,6 +55,8 @@ pub struct Instance {
 /// Permission for one exchange to use one instance. Dropping it gives it back.
 pub struct Lease {
     pub(super) instance: Arc<Instance>,
+    /// Whether it counts as use, in the time that the instance is idle.
+    sway: Sway,
 }
 
 impl Instance {
@@ -57,6 +71,7 @@ impl Instance {
         static OPENINGS: AtomicU64 = AtomicU64::new(0);
         let mut hasher = DefaultHasher::new();
         (&app, generation, OPENINGS.fetch_add(1, Ordering::Relaxed)).hash(&mut hasher);
+        let now = Instant::now();
         Self {
             app,
             generation,
@@ -64,20 +79,26 @@ impl Instance {
             started,
             pool_key: hasher.finish(),
             answered: AtomicBool::new(false),
-            opened: Instant::now(),
+            opened: now,
+            idle_before: now,
             word: AtomicU64::new(0),
             last_used: AtomicU64::new(0),
             reports,
         }
     }
 
-    pub(super) fn try_lease(self: &Arc<Self>) -> Option<Lease> {
+    /// It was idle before it was opened.
+    pub(super) fn was_idle_since(&mut self, idle_since: Instant) {
+        self.idle_before = idle_since;
+    }
+
+    pub(super) fn try_lease(self: &Arc<Self>, sway: Sway) -> Option<Lease> {
         self.word
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-                (word & CLOSED == 0).then_some(word + 1)
+                (word & CLOSED == 0).then_some(word + part(sway))
             })
             .ok()
-            .map(|_| Lease { instance: Arc::clone(self) })
+            .map(|_| Lease { instance: Arc::clone(self), sway })
     }
 
     /// Closes the instance if it has no lease.
@@ -106,12 +127,17 @@ impl Instance {
         self.word.load(Ordering::Acquire) == CLOSED
     }
 
+    /// How long nobody has kept it awake; zero while somebody does.
     pub(super) fn idle_for(&self) -> Duration {
-        if self.word.load(Ordering::Acquire) & !CLOSED > 0 {
+        if self.word.load(Ordering::Acquire) & ALL_AWAKE > 0 {
             return Duration::ZERO;
         }
-        let last_used = Duration::from_nanos(self.last_used.load(Ordering::Acquire));
-        self.opened.elapsed().saturating_sub(last_used)
+        self.idle_since().elapsed()
+    }
+
+    /// The end of the last lease that kept it awake.
+    pub(super) fn idle_since(&self) -> Instant {
+        self.idle_before + Duration::from_nanos(self.last_used.load(Ordering::Acquire))
     }
 
     /// Whether there are no more leases for this instance.
@@ -127,6 +153,11 @@ impl Instance {
     }
 }
 
+/// What a lease adds to the word.
+fn part(sway: Sway) -> u64 {
+    if sway.keeps_awake() { AWAKE } else { ASIDE }
+}
+
 impl Lease {
     /// The instance this lease is for.
     #[must_use]
@@ -138,10 +169,13 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let instance = &self.instance;
-        // Before the count falls, so that nobody sees an idle instance with an old time.
-        let now = u64::try_from(instance.opened.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        instance.last_used.fetch_max(now, Ordering::AcqRel);
-        if instance.word.fetch_sub(1, Ordering::AcqRel) == CLOSED | 1 {
+        if self.sway.keeps_awake() {
+            // Before the count falls, so that nobody sees an idle instance with an old time.
+            let now = u64::try_from(instance.idle_before.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            instance.last_used.fetch_max(now, Ordering::AcqRel);
+        }
+        let part = part(self.sway);
+        if instance.word.fetch_sub(part, Ordering::AcqRel) == CLOSED | part {
             instance.report_drained();
         }
     }

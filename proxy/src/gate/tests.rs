@@ -3,6 +3,8 @@ use doorbell_supervisor::message::{StartPhase, StartProgress};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
 
 struct Scene {
     gate: Arc<Gate>,
@@ -36,22 +38,50 @@ impl Scene {
         open.unwrap_or_else(|| panic!("not open: {generation}"))
     }
 
+    /// Opened for an instance that nobody has used for an hour.
+    fn open_idle(&self, generation: u64) {
+        let hour_ago = Instant::now().checked_sub(HOUR).expect("a clock that began earlier");
+        self.gate.open_since(Generation(generation), Endpoint::Upstream, None, hour_ago);
+    }
+
     fn take_reports(&self) -> Vec<GateReport> {
         std::mem::take(&mut self.reports.lock().unwrap())
     }
 
     fn place(&self) -> Place {
-        match self.gate.lease() {
+        self.place_of(Sway::Wakes)
+    }
+
+    fn place_of(&self, sway: Sway) -> Place {
+        match self.gate.lease(sway) {
             Entry::Held(place) => place,
             other => panic!("not held: {other:?}"),
         }
     }
 
     fn leased(&self) -> Lease {
-        match self.gate.lease() {
+        self.leased_by(Sway::Wakes)
+    }
+
+    fn leased_by(&self, sway: Sway) -> Lease {
+        match self.gate.lease(sway) {
             Entry::Leased(lease) => lease,
             other => panic!("not leased: {other:?}"),
         }
+    }
+}
+
+fn is_asleep(entry: &Entry) -> bool {
+    matches!(entry, Entry::Refused(Denial::Asleep))
+}
+
+/// Those who may not wake an app.
+const ASIDE: [Sway; 2] = [Sway::Keeps, Sway::Neither];
+
+fn busy(s: &Scene) -> Duration {
+    match s.take_reports().as_slice() {
+        [GateReport::Busy { idle_for, .. }] => *idle_for,
+        other => panic!("not busy: {other:?}"),
     }
 }
 
@@ -81,7 +111,7 @@ async fn many_waiters_want_the_app_once() {
 async fn a_waiter_that_leaves_frees_its_place() {
     let s = scene_with(1, 100);
     let place = s.place();
-    assert!(matches!(s.gate.lease(), Entry::Refused(Denial::QueueFull)));
+    assert!(matches!(s.gate.lease(Sway::Wakes), Entry::Refused(Denial::QueueFull)));
     drop(place);
     let again = s.place();
     s.open(1);
@@ -93,7 +123,7 @@ async fn the_total_cap_holds_over_gates() {
     let s = scene_with(100, 2);
     let _a = s.place();
     let _b = s.place();
-    assert!(matches!(s.gate.lease(), Entry::Refused(Denial::QueueFull)));
+    assert!(matches!(s.gate.lease(Sway::Wakes), Entry::Refused(Denial::QueueFull)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,7 +140,7 @@ async fn a_refusal_answers_the_line_and_whoever_comes() {
     let place = s.place();
     s.gate.refuse(&refusal());
     assert_eq!(place.lease(SECOND).await.unwrap_err(), Denial::Refusal(refusal()));
-    assert!(matches!(s.gate.lease(), Entry::Refused(Denial::Refusal(_))));
+    assert!(matches!(s.gate.lease(Sway::Wakes), Entry::Refused(Denial::Refusal(_))));
     s.gate.hold();
     let _held_again = s.place();
 }
@@ -251,7 +281,7 @@ async fn an_order_to_open_what_was_just_retired_comes_too_late() {
 async fn an_app_that_is_put_back_lets_visitors_wait_again() {
     let s = scene();
     s.gate.remove();
-    assert!(matches!(s.gate.lease(), Entry::Refused(_)));
+    assert!(matches!(s.gate.lease(Sway::Wakes), Entry::Refused(_)));
     s.gate.readmit();
     let _held = s.place();
 }
@@ -261,24 +291,27 @@ async fn retry_after_shrinks_with_time() {
     let s = scene();
     let long = Refusal { retry_after: Duration::from_secs(100), ..refusal() };
     s.gate.refuse(&long);
-    let Entry::Refused(Denial::Refusal(told)) = s.gate.lease() else { panic!("not refused") };
+    let Entry::Refused(Denial::Refusal(told)) = s.gate.lease(Sway::Wakes) else {
+        panic!("not refused")
+    };
     assert!(told.retry_after < long.retry_after);
 }
 
-/// Threads take and give leases while another retires: a retired instance never has a lease.
+/// Threads take and give leases of every kind while another retires: a retired instance never has one.
 #[test]
 fn lease_and_retirement_never_both_succeed() {
     for round in 0..200 {
         let s = scene();
         let instance = s.open(round);
         let retired = std::thread::scope(|scope| {
-            let takers: Vec<_> = (0..3)
-                .map(|_| {
+            let takers: Vec<_> = [Sway::Wakes, Sway::Keeps, Sway::Neither]
+                .into_iter()
+                .map(|sway| {
                     let instance = &instance;
                     scope.spawn(move || {
                         let mut kept = None;
                         for _ in 0..50 {
-                            kept = instance.try_lease();
+                            kept = instance.try_lease(sway);
                         }
                         kept
                     })
@@ -345,4 +378,118 @@ async fn those_who_listen_hear_what_becomes_of_a_start_and_wake_nobody() {
     assert_eq!(s.gate.view(), View::Asleep, "of a start that nobody waits for");
     s.open(1);
     assert_eq!(*view.borrow_and_update(), View::Open);
+}
+
+#[tokio::test]
+async fn who_may_not_wake_a_sleeping_app_is_told_that_it_sleeps() {
+    let s = scene();
+    for sway in ASIDE {
+        assert!(is_asleep(&s.gate.lease(sway)));
+    }
+    assert_eq!((s.take_reports().len(), s.gate.held()), (0, 0));
+    s.open(1);
+    for sway in ASIDE {
+        drop(s.leased_by(sway));
+    }
+    s.gate.retire_if_idle(Generation(1), Duration::ZERO);
+    assert!(is_asleep(&s.gate.lease(Sway::Neither)), "frozen or stopped");
+    s.gate.refuse(&refusal());
+    assert!(matches!(s.gate.lease(Sway::Neither), Entry::Refused(Denial::Refusal(_))));
+}
+
+#[tokio::test]
+async fn once_somebody_has_woken_the_app_everybody_waits() {
+    let s = scene();
+    let waker = s.place();
+    let other = s.place_of(Sway::Neither);
+    drop(waker);
+    let late = s.place_of(Sway::Keeps);
+    assert_eq!(s.take_reports(), [GateReport::Wanted { app: app() }]);
+    s.open(1);
+    other.lease(SECOND).await.unwrap();
+    late.lease(SECOND).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_waits_for_a_start_that_nobody_asks_for_any_more_is_told() {
+    let s = scene();
+    let waker = s.place();
+    let other = s.place_of(Sway::Neither);
+    drop(waker);
+    s.take_reports();
+    // The start is called off.
+    s.gate.hold();
+    assert_eq!(other.lease(SECOND).await.unwrap_err(), Denial::Asleep);
+    assert_eq!((s.take_reports(), s.gate.held()), (vec![], 0));
+}
+
+#[tokio::test]
+async fn who_may_not_wake_waits_while_an_app_is_looked_at() {
+    let s = scene();
+    let instance = s.open(1);
+    s.gate.unreachable(&instance);
+    s.take_reports();
+    let other = s.place_of(Sway::Neither);
+    s.open(1);
+    other.lease(SECOND).await.unwrap();
+    s.gate.unreachable(&instance);
+    let other = s.place_of(Sway::Neither);
+    s.take_reports();
+    // It has died; nobody is there for whom it would be started again.
+    s.gate.shut(Generation(1));
+    assert_eq!(other.lease(SECOND).await.unwrap_err(), Denial::Asleep);
+    let reports = s.take_reports();
+    assert!(!reports.iter().any(|r| matches!(r, GateReport::Wanted { .. })), "{reports:?}");
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_keep_awake_holds_the_instance_and_counts_for_nothing() {
+    let s = scene();
+    s.open_idle(1);
+    let aside = s.leased_by(Sway::Neither);
+    s.gate.retire_if_idle(Generation(1), Duration::ZERO);
+    assert!(busy(&s) >= HOUR, "in use, and idle all the same");
+    drop(aside);
+    s.gate.retire_if_idle(Generation(1), DAY);
+    assert!(busy(&s) >= HOUR, "nor does its end count");
+    drop(s.leased_by(Sway::Keeps));
+    s.gate.retire_if_idle(Generation(1), DAY);
+    assert!(busy(&s) < HOUR);
+    s.gate.retire_if_idle(Generation(1), Duration::ZERO);
+    assert_eq!(s.take_reports(), [GateReport::Retired { app: app(), generation: Generation(1) }]);
+}
+
+#[tokio::test]
+async fn a_long_request_keeps_awake_while_it_lasts_whoever_else_comes() {
+    let s = scene();
+    s.open(1);
+    let long = s.leased();
+    drop(s.leased_by(Sway::Neither));
+    s.gate.retire_if_idle(Generation(1), Duration::ZERO);
+    assert_eq!(busy(&s), Duration::ZERO);
+    drop(long);
+}
+
+#[tokio::test]
+async fn a_shut_instance_waits_for_leases_of_every_kind() {
+    let s = scene();
+    s.open(1);
+    let (awake, aside) = (s.leased(), s.leased_by(Sway::Neither));
+    s.gate.shut(Generation(1));
+    drop(awake);
+    assert_eq!(s.take_reports(), []);
+    drop(aside);
+    assert_eq!(s.take_reports(), [GateReport::Drained { app: app(), generation: Generation(1) }]);
+}
+
+#[tokio::test]
+async fn an_instance_that_retired_in_vain_is_idle_as_it_was() {
+    let s = scene();
+    s.open_idle(1);
+    s.gate.retire_if_idle(Generation(1), HOUR);
+    assert!(matches!(s.take_reports()[..], [GateReport::Retired { .. }]));
+    // Another proxy has a lease.
+    s.gate.reopen(Generation(1), Endpoint::Upstream);
+    s.gate.retire_if_idle(Generation(1), DAY);
+    assert!(busy(&s) >= HOUR);
 }

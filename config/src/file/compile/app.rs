@@ -1,6 +1,6 @@
 //! `[app.<id>]`: what all apps have.
 
-use super::{RawApp, Section, backend, pages::Pages};
+use super::{RawApp, Section, backend, pages::Pages, wake};
 use crate::{
     file::{
         keys::{AppKeys, PrefixChoice},
@@ -30,6 +30,7 @@ pub(super) fn compile(
     spec.http2 = keys.http2;
     spec.client_app_headers = keys.client_app_headers;
     spec.maintenance = keys.maintenance;
+    spec.wake = keys.wake.as_ref().and_then(|keys| wake::compile(&mut section, keys));
     spec.pages = AppPages { waiting_after: keys.waiting_page.after.0.0, own }.into();
     Some(spec)
 }

@@ -48,6 +48,7 @@ impl Pages {
             unavailable: self.page(section, &keys.unavailable),
             gateway_timeout: self.page(section, &keys.gateway_timeout),
             maintenance: self.page(section, &keys.maintenance),
+            asleep: self.page(section, &keys.asleep),
         }
     }
 
@@ -59,6 +60,7 @@ impl Pages {
             unavailable: self.page(section, &keys.unavailable),
             gateway_timeout: self.page(section, &keys.gateway_timeout),
             maintenance: self.page(section, &keys.maintenance),
+            asleep: self.page(section, &keys.asleep),
         }
     }
 

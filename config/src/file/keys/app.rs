@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AppPageKeys, BackOffKeys, IdleKeys, OutputKeys, ReadyChoice, StartChoice, StopKeys,
-    UpstreamChoice, WaitingPageKeys,
+    UpstreamChoice, WaitingPageKeys, WakeKeys,
 };
 use crate::{
     file::{
@@ -77,6 +77,9 @@ pub struct AppKeys {
     pub read_write_paths: Option<At<Vec<At<Text<FilePath>>>>>,
     /// When the program may sleep.
     pub idle: Option<At<IdleKeys>>,
+    /// Which requests may wake the program, and keep it awake.
+    #[schemars(extend("x-default" = "every request"))]
+    pub wake: Option<At<WakeKeys>>,
     /// How the program is stopped.
     pub stop: Option<At<StopKeys>>,
     /// What follows a crash or a failed start.

@@ -35,6 +35,9 @@ pub struct ServerPageKeys {
     /// The app is in maintenance: 503.
     #[schemars(extend("x-default" = "Doorbell's own"))]
     pub maintenance: Option<At<Text<FilePath>>>,
+    /// The app sleeps, and this request may not wake it (`wake`): the status of `wake.asleep`.
+    #[schemars(extend("x-default" = "Doorbell's own"))]
+    pub asleep: Option<At<Text<FilePath>>>,
 }
 
 /// The same for this app alone; they go before those of `[server.pages]`.
@@ -47,7 +50,7 @@ pub struct AppPageKeys {
     /// 502.
     #[schemars(extend("x-default" = "that of `[server.pages]`"))]
     pub bad_gateway: Option<At<Text<FilePath>>>,
-    /// 503, but for maintenance.
+    /// 503, but for maintenance and sleep.
     #[schemars(extend("x-default" = "that of `[server.pages]`"))]
     pub unavailable: Option<At<Text<FilePath>>>,
     /// 504.
@@ -56,6 +59,9 @@ pub struct AppPageKeys {
     /// In maintenance.
     #[schemars(extend("x-default" = "that of `[server.pages]`"))]
     pub maintenance: Option<At<Text<FilePath>>>,
+    /// While the app sleeps, for requests that may not wake it.
+    #[schemars(extend("x-default" = "that of `[server.pages]`"))]
+    pub asleep: Option<At<Text<FilePath>>>,
 }
 
 /// What a browser shows while the app starts. Clients that are no browsers wait for the app's answer.
