@@ -86,7 +86,8 @@ struct Door {
     next_ticket: u64,
     /// Somebody who may wake the app has asked for it, and the supervisor knows.
     wanted: bool,
-    /// The instance could not be reached, and the supervisor is looking: it says what comes of it.
+    /// The supervisor is about to say whether the instance is opened again: it could not be reached, or
+    /// was retired here, and may be in use elsewhere.
     in_doubt: bool,
     /// Instances opened and not yet drained.
     instances: Vec<Arc<Instance>>,
@@ -322,6 +323,7 @@ impl Gate {
         if idle_for >= idle_at_least && instance.retire() {
             self.close_if_open(&mut door, &instance);
             door.retired = Some((generation, instance.idle_since()));
+            door.in_doubt = true;
             door.instances.retain(|old| !old.is_spent());
             (self.reports)(GateReport::Retired { app, generation });
             // Who still waited to be let in waits for the next instance.

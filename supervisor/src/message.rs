@@ -103,7 +103,8 @@ pub enum GateOrder {
         refusal: Refusal,
     },
     /// Hold whoever comes while no instance is open, and report [`GateReport::Wanted`]: the normal
-    /// mode of a sleeping app, and of a gate that was never told anything. Ends a `Refuse`.
+    /// mode of a sleeping app, and of a gate that was never told anything. Ends a `Refuse`, and follows
+    /// when every gate has retired an instance: it is about to be stopped or frozen.
     Hold {
         /// The app.
         app: AppId,

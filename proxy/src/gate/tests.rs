@@ -392,6 +392,7 @@ async fn who_may_not_wake_a_sleeping_app_is_told_that_it_sleeps() {
         drop(s.leased_by(sway));
     }
     s.gate.retire_if_idle(Generation(1), Duration::ZERO);
+    s.gate.hold();
     assert!(is_asleep(&s.gate.lease(Sway::Neither)), "frozen or stopped");
     s.gate.refuse(&refusal());
     assert!(matches!(s.gate.lease(Sway::Neither), Entry::Refused(Denial::Refusal(_))));
@@ -492,4 +493,23 @@ async fn an_instance_that_retired_in_vain_is_idle_as_it_was() {
     s.gate.reopen(Generation(1), Endpoint::Upstream);
     s.gate.retire_if_idle(Generation(1), DAY);
     assert!(busy(&s) >= HOUR);
+}
+
+#[tokio::test]
+async fn who_may_not_wake_waits_until_it_is_known_whether_others_use_what_was_retired() {
+    let s = scene();
+    for is_used_elsewhere in [true, false] {
+        s.open(1);
+        s.gate.retire_if_idle(Generation(1), Duration::ZERO);
+        let place = s.place_of(Sway::Neither);
+        if is_used_elsewhere {
+            s.gate.reopen(Generation(1), Endpoint::Upstream);
+            place.lease(SECOND).await.unwrap();
+        } else {
+            s.gate.hold();
+            assert_eq!(place.lease(SECOND).await.unwrap_err(), Denial::Asleep);
+        }
+    }
+    let reports = s.take_reports();
+    assert!(!reports.iter().any(|r| matches!(r, GateReport::Wanted { .. })), "{reports:?}");
 }

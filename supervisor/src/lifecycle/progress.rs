@@ -217,6 +217,11 @@ impl Turn<'_> {
         if self.is_kept_awake() {
             return self.stay_awake(ready.clone());
         }
+        match self.terms.goal {
+            // Gates could not tell until now: another proxy may have used it, or its own work.
+            Goal::Up | Goal::Down => self.emit(Effect::Hold),
+            Goal::Disabled(_) => {}
+        }
         if self.terms.freezes() && ready.successor == Successor::None {
             return self.freeze(ready);
         }

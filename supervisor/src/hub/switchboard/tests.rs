@@ -79,6 +79,9 @@ fn who_came_while_the_others_were_asked_is_told_behind_the_retirement() {
     board.report(1, retired());
     board.report(1, wanted());
     assert_eq!(board.report(2, retired()).reports, [retired(), wanted()]);
+    // It says so again when it hears that the instance is not opened any more, and is heard again.
+    assert_eq!(board.order(&GateOrder::Hold { app: id() }).orders.len(), 2);
+    assert_eq!(board.report(1, wanted()).reports, [wanted()]);
 }
 
 #[test]
