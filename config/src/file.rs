@@ -38,7 +38,7 @@ pub use text::{At, FromText, Text};
 use archive::Part;
 use check::Broken;
 use compile::Compiled;
-use keys::{AppKeys, ServerKeys};
+use keys::{AppKeys, ServerKeys, TcpEntrance};
 use source::{Findings, Place, Source};
 
 /// What came of reading a file and all it includes.
@@ -113,6 +113,8 @@ struct RawApp {
     /// Its key.
     place: Place,
     keys: AppKeys,
+    /// Its addresses, if it is a TCP app.
+    tcp: Option<TcpEntrance>,
     /// Keys that were taken out.
     broken: Broken,
 }

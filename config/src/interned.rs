@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::spec::{
     AppPages, AppTimeouts, BackOffSpec, EnclosureSpec, OutputSpec, ProcessSpec, ReadySpec,
-    ResourceSpec, StopSpec, Template, UserSpec, WakeSpec,
+    ResourceSpec, StopSpec, TcpSpec, Template, UserSpec, WakeSpec,
 };
 
 /// Entries of a pool that are looked through at once for values that nobody has any more.
@@ -92,6 +92,7 @@ internable!(
     ReadySpec,
     ResourceSpec,
     StopSpec,
+    TcpSpec,
     UserSpec,
     WakeSpec,
     String,

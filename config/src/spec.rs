@@ -21,12 +21,14 @@ mod display;
 mod enclosure;
 mod pages;
 mod resources;
+mod tcp;
 mod template;
 mod wake;
 
 pub use enclosure::EnclosureSpec;
 pub use pages::{AppPages, OwnPages};
 pub use resources::{MilliCores, ResourceSpec, UserSpec};
+pub use tcp::{AppKind, ProxyProtocol, TcpSpec};
 pub use template::{Placeholder, PlaceholderValues, Template, TemplatePart};
 pub use wake::{AgentPattern, AsleepSpec, KeepsAwake, MethodName, Visitor, WakeSpec};
 
@@ -196,6 +198,9 @@ pub struct AppSpec {
     /// Who may wake it and keeps it awake; `None` is everybody.
     #[serde(default)]
     pub wake: Option<Interned<WakeSpec>>,
+    /// What its clients speak.
+    #[serde(default)]
+    pub kind: AppKind,
 }
 
 /// Which requests are for an app.

@@ -103,6 +103,32 @@ fn problems_between_files_are_found_though_only_one_was_read() {
 }
 
 #[test]
+fn an_address_that_two_want_is_found_though_only_one_file_was_read() {
+    let tcp = |id: &str, listen: &str| {
+        format!("[tcp.{id}]\nlisten = \"{listen}\"\ncommand = [\"{id}\"]\n")
+    };
+    let a = tcp("a", "127.0.0.1:7001");
+    let mut folder = Folder::new("", &[("a", &a), ("b", &tcp("b", "127.0.0.1:7002"))]);
+    let first = folder.load().unwrap();
+    for (wrong, why) in [
+        (tcp("b", "127.0.0.1:7001"), "this address belongs to app `a`"),
+        (tcp("a", "127.0.0.1:7003"), "app id `a` is taken"),
+        (app("a", ""), "app id `a` is taken"),
+        (app("b", "port = 7001"), "Doorbell itself listens on this port"),
+        (tcp("b", "127.0.0.1:8080"), "Doorbell itself listens on this address"),
+    ] {
+        folder.put("apps/b.toml", &wrong);
+        let told = folder.load().unwrap_err();
+        assert!(told.contains(why), "{told}");
+    }
+    folder.put("apps/b.toml", &tcp("b", "127.0.0.1:7003"));
+    let second = folder.load().unwrap();
+    stays(&first, &second, "a", true);
+    folder.put("main.toml", "include = [\"apps/*.toml\"]\n[server]\ndefault_app = \"a\"\n");
+    assert!(folder.load().unwrap_err().contains("there is no app of this id"));
+}
+
+#[test]
 fn other_settings_and_default_apps_hold_for_files_that_are_known() {
     let mut folder = Folder::new("", &[("a", &app("a", "port = 7001")), ("b", &app("b", ""))]);
     folder.load().unwrap();

@@ -76,6 +76,7 @@ fn mistakes_of_form_are_not_valid() {
         "odd_keys",
         "pages",
         "secrets_are_not_shown",
+        "tcp",
         "unknown_keys",
         "users",
         "wake",

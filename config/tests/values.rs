@@ -12,7 +12,8 @@ use doorbell_config::{
     spec::{
         AccessLogFormat, AppSpec, AppTimeouts, Backend, Config, EndpointSpec, KeepsAwake,
         ListenAddr, ListenNotice, LogFormat, LogOutput, MilliCores, PlaceholderValues, PrefixRule,
-        Probe, ProcessSpec, ResourceSpec, ServerSpec, StartMode, UpstreamServer, UserSpec, Visitor,
+        Probe, ProcessSpec, ProxyProtocol, ResourceSpec, ServerSpec, StartMode, UpstreamServer,
+        UserSpec, Visitor,
     },
 };
 
@@ -182,10 +183,33 @@ fn every_key_of_an_upstream_arrives() {
 }
 
 #[test]
+fn every_key_of_a_tcp_app_arrives() {
+    let config = full();
+    let app = app(&config, "db");
+    let tcp = app.tcp().expect("a TCP app");
+    let listen =
+        [ListenAddr::Tcp("[::]:5432".parse().unwrap()), ListenAddr::Unix(fixture("db.sock"))];
+    assert_eq!((tcp.listen.as_slice(), tcp.proxy_protocol), (&listen[..], ProxyProtocol::Version1));
+    assert_eq!((app.name.as_str(), app.limits.held_requests), ("Database", 9));
+    assert!(app.routes.claims().next().is_none());
+    let seconds = |duration: Duration| duration.as_secs();
+    let timeouts = &app.timeouts;
+    assert_eq!((seconds(timeouts.hold), seconds(timeouts.connect)), (21, 2));
+    assert_eq!(timeouts.upgraded_idle.map(seconds), Some(3600));
+    let process = process(app);
+    assert_eq!(process.ready.probe, Probe::Notify);
+    assert!(process.no_new_privs && process.directory.ends_with("tests/good/db"));
+    assert_eq!(process.idle_stop_after.map(seconds), Some(3600));
+    assert_eq!((process.stop.signal, seconds(process.stop.grace)), (2, 60));
+    assert_eq!((process.logs.keep, process.resources.processes), (1, Some(100)));
+    assert!(app.wake.is_none() && process.user.is_some());
+}
+
+#[test]
 fn apps_come_in_the_order_of_the_files_each_file_once() {
     let config = full();
     let ids: Vec<_> = config.apps.iter().map(|app| app.id.as_str()).collect();
-    assert_eq!(ids, ["shop", "blog", "always", "last"]);
+    assert_eq!(ids, ["shop", "blog", "db", "always", "last"]);
     let sources = load_watched(&fixture("full.toml"), &environment).sources;
     let names = sources.iter().map(|seen| seen.path.file_name().unwrap().to_str().unwrap());
     assert_eq!(names.collect::<Vec<_>>(), ["full.toml", "apps", "a.toml", "b.toml", "c.toml"]);

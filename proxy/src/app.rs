@@ -12,7 +12,7 @@ use std::{
 use doorbell_config::{
     name::AppId,
     route::{Change, Conflict, PathAccess, RouteTable},
-    spec::{AppSpec, Backend, ServerSpec},
+    spec::{AppKind, AppSpec, Backend, ServerSpec},
 };
 
 use doorbell_supervisor::message::GateReport;
@@ -38,6 +38,15 @@ pub struct App {
 }
 
 impl App {
+    /// Whether requests can be for it. Others have addresses of their own.
+    #[must_use]
+    pub fn speaks_http(&self) -> bool {
+        match self.spec.kind {
+            AppKind::Http => true,
+            AppKind::Tcp(_) => false,
+        }
+    }
+
     /// How far its start is, for a page.
     #[must_use]
     pub fn waiting(&self) -> Waiting {

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`server`] puts the parts together, [`connection`] serves a client,
 //! [`exchange`] is one request, [`gate`] is where it meets the lifecycle, [`relay`] forwards it, or
-//! [`front`] where HTTP/2 is spoken.
+//! [`front`] where HTTP/2 is spoken. What is not HTTP at all is a [`call`].
 //! The crate is a library only so that the binary, its benches and its tests share it.
 
 pub mod access_log;
@@ -11,6 +11,7 @@ pub mod allocator;
 pub mod answer;
 pub mod app;
 pub mod bulletin;
+pub mod call;
 pub mod cli;
 pub mod client_stream;
 pub mod clock;

@@ -12,11 +12,12 @@ use std::{
     time::Duration,
 };
 
-use doorbell_config::spec::ListenAddr;
+use doorbell_config::{name::AppId, spec::ListenAddr};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    call,
     client_stream::ClientStream,
     connection::Service,
     shared::{ConnectionPlace, Shared},
@@ -36,6 +37,8 @@ pub struct Socket {
     pub descriptor: OwnedFd,
     /// The address it listens on.
     pub address: ListenAddr,
+    /// The TCP app whose clients connect there; `None` for HTTP.
+    pub app: Option<AppId>,
 }
 
 impl Socket {
@@ -74,9 +77,9 @@ impl ListenerSet {
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
         let service = Arc::clone(&self.service);
         let token = stop.clone();
-        let number = socket.number;
+        let (number, app) = (socket.number, socket.app.clone());
         match socket.door() {
-            Ok(door) => drop(tracker.spawn(let_in(door, service, token))),
+            Ok(door) => drop(tracker.spawn(let_in(door, app, service, token))),
             Err(error) => tracing::error!(%error, "cannot watch a listening socket"),
         }
         self.running.insert(number, (stop, tracker));
@@ -133,7 +136,7 @@ impl Door {
     }
 }
 
-async fn let_in(door: Door, service: Arc<Service>, stop: CancellationToken) {
+async fn let_in(door: Door, app: Option<AppId>, service: Arc<Service>, stop: CancellationToken) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -141,7 +144,10 @@ async fn let_in(door: Door, service: Arc<Service>, stop: CancellationToken) {
             () = stop.cancelled() => return,
         };
         match accepted {
-            Ok((io, facts)) => admit(&service, io, facts),
+            Ok((io, facts)) => match &app {
+                None => admit(&service, io, facts),
+                Some(app) => call::take(&service.shared, app, io, &facts),
+            },
             Err(error) => {
                 accept_failed(&error).await;
                 // The next try may fail as well: with full hands nobody can be let in any more.

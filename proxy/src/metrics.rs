@@ -19,7 +19,9 @@ use std::{
 use doorbell_supervisor::message::StartTimes;
 use http::Method;
 
-use self::figures::{AppFigures, Count, HistogramFigures, ServerFigures, TrafficFigures};
+use self::figures::{
+    AppFigures, CallFigures, Count, HistogramFigures, ServerFigures, TrafficFigures,
+};
 
 pub mod export;
 pub mod figures;
@@ -46,6 +48,39 @@ pub const PHASES: [&str; 5] = ["queued", "spawn", "listen", "ready", "first_byte
 pub struct AppMetrics {
     traffic: OnceLock<Box<Traffic>>,
     starts: OnceLock<Box<Starts>>,
+    calls: OnceLock<Box<Calls>>,
+}
+
+/// Of a TCP app.
+#[derive(Debug, Default)]
+struct Calls {
+    open: AtomicI64,
+    joined: AtomicU64,
+    refused: AtomicU64,
+    left: AtomicU64,
+    received_bytes: AtomicU64,
+    sent_bytes: AtomicU64,
+}
+
+/// How a call to a TCP app fared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallEnd {
+    /// It was joined to the app.
+    Joined,
+    /// It was reset: the app could not be started or reached, or too many waited.
+    Refused,
+    /// The client left before.
+    Left,
+}
+
+/// Counts a call as open while it lives.
+#[derive(Debug)]
+pub struct OpenCall(std::sync::Arc<AppMetrics>);
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.calls().open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -142,6 +177,38 @@ impl AppMetrics {
         traffic.sent_bytes.fetch_add(figures.sent_bytes, Ordering::Relaxed);
     }
 
+    fn calls(&self) -> &Calls {
+        self.calls.get_or_init(Box::default)
+    }
+
+    /// A call has begun.
+    #[must_use]
+    pub fn call(self: &std::sync::Arc<Self>) -> OpenCall {
+        self.calls().open.fetch_add(1, Ordering::Relaxed);
+        OpenCall(std::sync::Arc::clone(self))
+    }
+
+    /// It is known how a call fared.
+    pub fn call_ended(&self, end: CallEnd) {
+        let calls = self.calls();
+        let counter = match end {
+            CallEnd::Joined => &calls.joined,
+            CallEnd::Refused => &calls.refused,
+            CallEnd::Left => &calls.left,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Bytes have passed from a client of a TCP app.
+    pub fn call_received(&self, bytes: u64) {
+        self.calls().received_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes have passed to a client of a TCP app.
+    pub fn call_sent(&self, bytes: u64) {
+        self.calls().sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// A start has become ready.
     pub fn started(&self, times: &StartTimes) {
         let starts = self.starts.get_or_init(Box::default);
@@ -163,8 +230,23 @@ impl AppMetrics {
         let traffic = self.traffic.get().map(|traffic| traffic.read());
         let starts = self.starts.get().map(|starts| starts.phases.iter().map(Histogram::read));
         let starts: Vec<_> = starts.into_iter().flatten().collect();
-        let is_empty = traffic.is_none() && starts.is_empty();
-        (!is_empty).then_some(AppFigures { held: 0, traffic, starts })
+        let calls = self.calls.get().map(|calls| calls.read());
+        let is_empty = traffic.is_none() && starts.is_empty() && calls.is_none();
+        (!is_empty).then_some(AppFigures { held: 0, traffic, starts, calls })
+    }
+}
+
+impl Calls {
+    fn read(&self) -> CallFigures {
+        let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        CallFigures {
+            open: self.open.load(Ordering::Relaxed),
+            joined: load(&self.joined),
+            refused: load(&self.refused),
+            left: load(&self.left),
+            received_bytes: load(&self.received_bytes),
+            sent_bytes: load(&self.sent_bytes),
+        }
     }
 }
 

@@ -318,7 +318,8 @@ impl Proxy {
                 Ok(clone) => kept.push(Arc::new(clone)),
                 Err(error) => tracing::error!(%address, %error, "a socket cannot be kept"),
             }
-            let socket = Socket { number, descriptor, address };
+            let app = listening.app.clone();
+            let socket = Socket { number, descriptor, address, app };
             if !worker.tell(Order::Listen(socket)).await {
                 tracing::error!(address = %listening.address, "a worker has ended and does not listen");
             }

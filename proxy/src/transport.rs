@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     pin::Pin,
     sync::{
         Arc,
@@ -138,14 +138,129 @@ impl Transport {
     pub fn has_left(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let socket = match self {
-            Self::Tcp(tcp) => tcp.as_fd(),
-            Self::Unix(unix) => unix.as_fd(),
-        };
+        let socket = self.as_fd();
         let mut asked = [PollFd::new(&socket, PollFlags::RDHUP)];
         // Out of memory, say: then the client is taken to stay.
         let _ = poll(&mut asked, Some(&NOW));
         asked[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+    }
+
+    /// Resolves when the client is gone: the connection is broken, or was closed before anything was
+    /// said. One that has said something, and no more to say, may wait for the answer: nobody can tell
+    /// it from one that has left.
+    ///
+    /// As with [`Transport::left`], nothing is taken from the socket.
+    pub async fn gone(&self) {
+        loop {
+            if self.left().await.is_err() || self.is_gone() {
+                return;
+            }
+            // It has said its last word; what remains to be seen is whether it breaks.
+            let broken = match self {
+                Self::Tcp(tcp) => tcp.ready(Interest::ERROR).await,
+                Self::Unix(unix) => unix.ready(Interest::ERROR).await,
+            };
+            if broken.is_err() || self.is_gone() {
+                return;
+            }
+        }
+    }
+
+    /// The same, asked without waiting.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let socket = self.as_fd();
+        let mut asked = [PollFd::new(&socket, PollFlags::RDHUP)];
+        // Out of memory, say: then the client is taken to stay.
+        let _ = poll(&mut asked, Some(&NOW));
+        let seen = asked[0].revents();
+        if seen.intersects(PollFlags::HUP | PollFlags::ERR) {
+            return true;
+        }
+        let said = rustix::io::ioctl_fionread(socket).unwrap_or(0);
+        seen.intersects(PollFlags::RDHUP) && said == 0
+    }
+
+    /// Resolves when something can be read, or the other side has said its last word.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.readable().await,
+            Self::Unix(unix) => unix.readable().await,
+        }
+    }
+
+    /// Reads what is there.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing is, else what the system says.
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.try_read(buffer),
+            Self::Unix(unix) => unix.try_read(buffer),
+        }
+    }
+
+    /// Writes what is taken at once.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing is, else what the system says.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.try_write(bytes),
+            Self::Unix(unix) => unix.try_write(bytes),
+        }
+    }
+
+    /// Writes all of it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.try_write(bytes) {
+                Ok(taken) => bytes = bytes.get(taken..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match self {
+                    Self::Tcp(tcp) => tcp.writable().await?,
+                    Self::Unix(unix) => unix.writable().await?,
+                },
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that nothing more will be written; the other side may.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn end_writing(&self) -> io::Result<()> {
+        let ended = rustix::net::shutdown(self.as_fd(), rustix::net::Shutdown::Write);
+        match ended {
+            // It is broken already, which is told by who reads from it.
+            Err(rustix::io::Errno::NOTCONN) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Where the peer connected to; `None` on a Unix socket.
+    #[must_use]
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(tcp) => tcp.as_fd(),
+            Self::Unix(unix) => unix.as_fd(),
+        }
     }
 
     /// Makes the close to come a reset, so that nobody takes what was sent for all there is.

@@ -41,7 +41,7 @@ pub struct Matched {
 pub fn judge(table: &Table, head: &RequestHead) -> Verdict {
     if let Some(page) = bulletin::page_of(head.path()).filter(|_| head.method == Method::GET) {
         let found = table.routes.lookup(head.host.as_deref(), page);
-        let app = found.map(|found| Arc::clone(found.target));
+        let app = found.map(|found| Arc::clone(found.target)).filter(|app| app.speaks_http());
         return match app {
             Some(app) => Verdict::Answer(Answer::Bulletin, Some(app)),
             None => Verdict::Answer(Answer::NoRoute, None),
@@ -54,6 +54,10 @@ pub fn judge(table: &Table, head: &RequestHead) -> Verdict {
         return Verdict::Answer(Answer::NoRoute, None);
     };
     let app = found.target;
+    if !app.speaks_http() {
+        // It has no routes, but for its id.
+        return Verdict::Answer(Answer::NoRoute, None);
+    }
     let is_folder = found.prefix_len == head.path().len();
     if found.kind == RouteKind::PathAccess && is_folder && found.rule == PrefixRule::Strip {
         let location = format!("{}/{}", head.path(), head.query());

@@ -106,6 +106,9 @@ pub struct Listening {
     pub configured: ListenAddr,
     /// The same, but for port 0: that is the port it became.
     pub address: ListenAddr,
+    /// The TCP app whose clients connect there; `None` for HTTP.
+    #[serde(default)]
+    pub app: Option<AppId>,
 }
 
 /// From the supervisor to a proxy.

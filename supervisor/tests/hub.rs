@@ -169,6 +169,7 @@ async fn a_proxy_that_breaks_the_rules_is_replaced_and_nothing_else_is_touched()
         number: u64::MAX,
         configured: ListenAddr::Unix("/etc/passwd".into()),
         address: ListenAddr::Unix("/etc/passwd".into()),
+        app: None,
     };
     let socket = Arc::new(std::os::fd::OwnedFd::from(UnixStream::pair().unwrap().0));
     let stranger = Hello { protocol: VERSION + 1, ..hello(Role::Proxy) };

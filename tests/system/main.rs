@@ -31,6 +31,7 @@ mod roles;
 mod routing;
 mod scripted;
 mod survival;
+mod tcp;
 mod tls;
 mod upgrading;
 mod upstreams;

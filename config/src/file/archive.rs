@@ -81,7 +81,8 @@ impl Archive {
         let others = kept.iter().filter_map(|path| self.files.get(*path));
         let known_pages = others.clone().flat_map(|known| &known.pages);
         sources.extend(known_pages.cloned());
-        let others: Vec<&AppId> = others.flat_map(|known| &known.apps).map(|app| &app.id).collect();
+        let others = others.flat_map(|known| &known.apps).filter(|app| app.tcp().is_none());
+        let others: Vec<&AppId> = others.map(|app| &app.id).collect();
         let Compiled { server, apps, problems, warnings, odd_files, pages } =
             compile::config(raw, &others);
         sources.extend(pages.iter().map(|(_, page)| page.clone()));
@@ -190,6 +191,7 @@ fn claims_differ(old: &AppSpec, new: &AppSpec) -> bool {
     old.routes.hosts != new.routes.hosts
         || old.routes.paths != new.routes.paths
         || fixed_port(old) != fixed_port(new)
+        || old.kind != new.kind
 }
 
 fn fixed_port(app: &AppSpec) -> Option<u16> {
@@ -206,18 +208,21 @@ fn fixed_port(app: &AppSpec) -> Option<u16> {
 fn clash(server: &ServerSpec, apps: &[Arc<AppSpec>]) -> bool {
     let mut ids = HashSet::with_capacity(apps.len());
     let mut routes: HashSet<(HostPattern, PathPrefix)> = HashSet::with_capacity(apps.len());
-    let mut ports: HashSet<u16> = server
-        .listen
-        .iter()
-        .chain(&server.admin)
-        .filter_map(|address| match address {
-            ListenAddr::Tcp(address) => Some(address.port()),
-            ListenAddr::Unix(_) => None,
+    let doors = || apps.iter().filter_map(|app| app.tcp()).flat_map(|tcp| &tcp.listen);
+    let ours = || server.listen.iter().chain(&server.admin);
+    let mut addresses: HashSet<&ListenAddr> = ours().collect();
+    let mut ports: HashSet<u16> = ours().chain(doors()).filter_map(port).collect();
+    doors().any(|address| !addresses.insert(address))
+        || apps.iter().any(|app| {
+            !ids.insert(&app.id)
+                || fixed_port(app).is_some_and(|port| !ports.insert(port))
+                || app.routes.claims().any(|claim| !routes.insert(claim))
         })
-        .collect();
-    apps.iter().any(|app| {
-        !ids.insert(&app.id)
-            || fixed_port(app).is_some_and(|port| !ports.insert(port))
-            || app.routes.claims().any(|claim| !routes.insert(claim))
-    })
+}
+
+fn port(address: &ListenAddr) -> Option<u16> {
+    match address {
+        ListenAddr::Tcp(address) => Some(address.port()),
+        ListenAddr::Unix(_) => None,
+    }
 }

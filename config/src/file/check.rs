@@ -74,10 +74,10 @@ impl Check<'_> {
     }
 
     /// An app that is no table.
-    pub(super) fn expected_app(&mut self, value: &Spanned<DeValue<'_>>) -> Verdict {
+    pub(super) fn expected_app(&mut self, value: &Spanned<DeValue<'_>>, how: &str) -> Verdict {
         let found = type_words(value.get_ref());
-        let help = "write `[app.<id>]` above the keys of an app".to_owned();
-        self.found(&value.span(), format!("expected a table, found {found}"), Some(help));
+        let help = Some(how.to_owned());
+        self.found(&value.span(), format!("expected a table, found {found}"), help);
         Verdict::Bad
     }
 

@@ -6,6 +6,7 @@ mod claims;
 mod pages;
 mod process;
 mod server;
+mod tcp;
 mod upstream;
 mod wake;
 
@@ -42,12 +43,14 @@ pub(super) struct Compiled {
     pub(super) pages: Vec<(usize, Seen)>,
 }
 
-/// Makes the config of what was read; `others` are apps in files that are known already.
+/// Makes the config of what was read; `others` are apps for requests, in files that are known already.
 pub(super) fn config(raw: Raw, others: &[&AppId]) -> Compiled {
     let Raw { sources, server, server_broken, apps, mut findings, .. } = raw;
     let apps = without_duplicates(apps, &mut findings);
     let section = Section::new(&sources[0], 0, &server_broken, &mut findings);
-    let ids: Vec<&AppId> = apps.iter().map(|app| &app.id).chain(others.iter().copied()).collect();
+    // Of those that requests can be for.
+    let named = apps.iter().filter(|app| app.tcp.is_none()).map(|app| &app.id);
+    let ids: Vec<&AppId> = named.chain(others.iter().copied()).collect();
     let mut pages = Pages::default();
     let server = server::compile(section, &server, &ids, &mut pages);
     let mut specs = Vec::with_capacity(apps.len());

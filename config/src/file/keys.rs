@@ -10,6 +10,7 @@ mod one_or_many;
 mod pages;
 mod process;
 mod server;
+mod tcp;
 mod upstream;
 mod wake;
 
@@ -29,6 +30,7 @@ pub use server::{
     AccessLogChoice, AccessLogKeys, LogChoice, LogKeys, ServerKeys, ServerLimitKeys,
     ServerTimeoutKeys,
 };
+pub use tcp::{TcpEntrance, TcpKeys, TcpLimitKeys, TcpTimeoutKeys};
 pub use upstream::{HealthKeys, UpstreamChoice, UpstreamKeys};
 pub use wake::{AsleepKeys, KeepsAwakeChoice, WakeKeys};
 
@@ -42,7 +44,7 @@ use super::{
 #[serde(deny_unknown_fields, default)]
 #[schemars(title = "Doorbell configuration")]
 pub struct FileConfig {
-    /// Further files, which may hold `[app.<id>]` only; read in alphabetical order, after this
+    /// Further files, which may hold `[app.<id>]` and `[tcp.<id>]` only; read in alphabetical order, after this
     /// one. `*` stands for any part of a file's or a folder's name.
     pub include: Vec<At<Text<IncludePattern>>>,
     /// Doorbell itself.
@@ -50,4 +52,7 @@ pub struct FileConfig {
     /// One table per app; its id is what `doorbell` commands, metrics and `/apps/<id>/` call it.
     #[schemars(extend("propertyNames" = {"format": "app-id"}))]
     pub app: BTreeMap<String, AppKeys>,
+    /// Programs whose clients speak something else than HTTP; no id may be that of an app.
+    #[schemars(extend("propertyNames" = {"format": "app-id"}))]
+    pub tcp: BTreeMap<String, TcpKeys>,
 }

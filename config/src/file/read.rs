@@ -13,7 +13,7 @@ use super::{
     check::{Broken, Check, Verdict},
     environment::Environment,
     format::IncludePattern,
-    keys::{AppKeys, ServerKeys},
+    keys::{AppKeys, ServerKeys, TcpKeys},
     shape::{FILE, Shape, Table},
     source::{Finding, Place},
     text::{At, FromText, Text},
@@ -30,6 +30,40 @@ pub(super) fn text_of(path: &Path) -> Result<String, Box<Problem>> {
         let line = error.as_bytes()[..valid].iter().filter(|&&byte| byte == b'\n').count() + 1;
         unreadable(path, &format!("line {line} is not UTF-8")).into()
     })
+}
+
+/// An app in the tree: its id and its keys.
+type Entry<'t> = (Spanned<Cow<'t, str>>, Spanned<DeValue<'t>>);
+
+/// The two kinds of tables that are apps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    App,
+    Tcp,
+}
+
+impl Family {
+    fn name(self) -> &'static str {
+        match self {
+            Self::App => "app",
+            Self::Tcp => "tcp",
+        }
+    }
+
+    /// How one is written.
+    fn how(self) -> &'static str {
+        match self {
+            Self::App => "write `[app.<id>]` above the keys of an app",
+            Self::Tcp => "write `[tcp.<id>]` above the keys of a TCP app",
+        }
+    }
+
+    fn shape(self) -> Option<&'static Table> {
+        let Shape::Table(file) = &*FILE else { return None };
+        let Some(Shape::Map(apps)) = file.keys.get(self.name()) else { return None };
+        let Shape::Table(shape) = &*apps.value else { return None };
+        Some(shape)
+    }
 }
 
 /// Where in the sources the file that is being read stands, and what its strings may refer to.
@@ -82,7 +116,10 @@ impl Raw {
             raw.take_apps(&reader, tree.get_mut());
             for (key, _) in tree.get_ref() {
                 let place = Place { file, span: key.span() };
-                let finding = Finding::error(place, "an included file holds `[app.<id>]` only");
+                let finding = Finding::error(
+                    place,
+                    "an included file holds `[app.<id>]` and `[tcp.<id>]` only",
+                );
                 raw.findings.push(finding.help("move this to the main file"));
             }
         });
@@ -116,28 +153,41 @@ impl Raw {
 
     /// Reads the apps out of a file's tree, in the order they stand in.
     fn take_apps(&mut self, reader: &Reader<'_>, tree: &mut DeTable<'_>) {
-        let Some((_, value)) = tree.remove_entry("app") else { return };
-        let Shape::Table(file) = &*FILE else { return };
-        let Some(Shape::Map(shape)) = file.keys.get("app") else { return };
+        let mut apps = Vec::new();
+        for family in [Family::App, Family::Tcp] {
+            let found = self.take_family(reader, tree, family);
+            apps.extend(found.into_iter().map(|(key, value)| (family, key, value)));
+        }
+        apps.sort_by_key(|(_, key, _)| key.span().start);
+        for (family, key, value) in apps {
+            if let Some(shape) = family.shape() {
+                self.read_app(reader, family, &key, value, shape);
+            }
+        }
+    }
+
+    fn take_family<'t>(
+        &mut self,
+        reader: &Reader<'_>,
+        tree: &mut DeTable<'t>,
+        family: Family,
+    ) -> Vec<Entry<'t>> {
+        let name = family.name();
+        let Some((_, value)) = tree.remove_entry(name) else { return Vec::new() };
         let span = value.span();
         let DeValue::Table(apps) = value.into_inner() else {
             let place = Place { file: reader.file, span };
             let finding = Finding::error(place, "expected a table for each app");
-            self.findings.push(finding.help("write `[app.<id>]` above the keys of an app"));
-            return;
+            self.findings.push(finding.help(family.how()));
+            return Vec::new();
         };
-        let mut apps: Vec<_> = apps.into_iter().collect();
-        apps.sort_by_key(|(key, _)| key.span().start);
-        for (key, value) in apps {
-            if let Shape::Table(shape) = &*shape.value {
-                self.read_app(reader, &key, value, shape);
-            }
-        }
+        apps.into_iter().collect()
     }
 
     fn read_app(
         &mut self,
         reader: &Reader<'_>,
+        family: Family,
         key: &Spanned<Cow<'_, str>>,
         mut value: Spanned<DeValue<'_>>,
         shape: &Table,
@@ -149,19 +199,25 @@ impl Raw {
             let finding = Finding::error(place.clone(), message);
             self.findings.push(finding.help(help.unwrap_or_default()));
         }
-        let mut check = self.check(reader, vec!["app".into(), key.get_ref().to_string()]);
+        let mut check = self.check(reader, vec![family.name().into(), key.get_ref().to_string()]);
         let span = key.span();
         let verdict = match value.get_mut() {
             DeValue::Table(table) => check.table(table, &span, shape),
-            _ => check.expected_app(&value),
+            _ => check.expected_app(&value, family.how()),
         };
         let broken = std::mem::take(&mut check.broken);
         if verdict == Verdict::Bad {
             return;
         }
-        let keys = self.keys::<AppKeys>(reader, value);
-        if let (Ok(id), Some(keys)) = (id, keys) {
-            self.apps.push(RawApp { id, place, keys, broken });
+        let keys = match family {
+            Family::App => self.keys::<AppKeys>(reader, value).map(|keys| (keys, None)),
+            Family::Tcp => self.keys::<TcpKeys>(reader, value).map(|keys| {
+                let (keys, entrance) = keys.split();
+                (keys, Some(entrance))
+            }),
+        };
+        if let (Ok(id), Some((keys, tcp))) = (id, keys) {
+            self.apps.push(RawApp { id, place, keys, tcp, broken });
         }
     }
 

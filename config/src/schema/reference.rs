@@ -45,7 +45,11 @@ impl<'a> Page<'a> {
         }
         for (key, schema) in keys() {
             if let Some(inner) = self.table_of(schema) {
-                let name = if key == "app" { "app.<id>" } else { key };
+                let name = match key.as_str() {
+                    "app" if path.is_empty() => "app.<id>",
+                    "tcp" if path.is_empty() => "tcp.<id>",
+                    key => key,
+                };
                 self.section(&join(path, name), inner);
             }
         }
@@ -92,7 +96,9 @@ impl<'a> Page<'a> {
             (Some("object"), _) if schema["properties"].is_object() => {
                 format!("table `[{path}]`")
             }
-            (Some("object"), _) if path == "app" => "tables `[app.<id>]`".into(),
+            (Some("object"), _) if matches!(path, "app" | "tcp") => {
+                format!("tables `[{path}.<id>]`")
+            }
             (Some("object"), _) => {
                 format!("table of {}", self.kind(path, &schema["additionalProperties"]))
             }

@@ -6,10 +6,10 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{
-    AppLimits, AppSpec, AppTimeouts, BackOffSpec, Backend, EndpointSpec, HttpProbe, ListenAddr,
-    ListenNotice, LogFormat, LogSpec, OutputSpec, OwnPages, PrefixRule, Probe, ProcessSpec,
-    ReadySpec, RouteSpec, ServerLimits, ServerSpec, ServerTimeouts, StartMode, StopSpec, Template,
-    TemplatePart, UpstreamServer, UpstreamSpec,
+    AppKind, AppLimits, AppSpec, AppTimeouts, BackOffSpec, Backend, EndpointSpec, HttpProbe,
+    ListenAddr, ListenNotice, LogFormat, LogSpec, OutputSpec, OwnPages, PrefixRule, Probe,
+    ProcessSpec, ReadySpec, RouteSpec, ServerLimits, ServerSpec, ServerTimeouts, StartMode,
+    StopSpec, Template, TemplatePart, UpstreamServer, UpstreamSpec,
 };
 use crate::interned::Interned;
 use crate::name::{AppId, ByteSize, HostPattern, PathPrefix};
@@ -32,6 +32,7 @@ impl AppSpec {
             maintenance: false,
             pages: Interned::default(),
             wake: None,
+            kind: AppKind::Http,
         }
     }
 

@@ -84,6 +84,10 @@ pub(super) async fn pass(
     Path(id): Path<String>,
 ) -> Result<Json<Link>, Problem> {
     let app = find(&admin, &id)?;
+    if app.tcp().is_some() {
+        let why = format!("app \"{id}\" speaks no HTTP: nobody sees a page in its place");
+        return Err(Problem::new(StatusCode::CONFLICT, &why));
+    }
     let house = &admin.house;
     let none =
         || Problem::new(StatusCode::SERVICE_UNAVAILABLE, &"there are no passes: see the log");

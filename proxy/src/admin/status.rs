@@ -18,14 +18,17 @@ pub struct AppStatus {
     pub id: String,
     /// Display name.
     pub name: String,
+    /// Where its clients connect, if it is a TCP app.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listen: Vec<String>,
     /// Its lifecycle.
     #[serde(flatten)]
     pub snapshot: Option<Snapshot>,
     /// Memory and CPU of its process tree, while it runs.
     pub usage: Option<Usage>,
-    /// Requests answered since Doorbell started.
+    /// Requests answered since Doorbell started, or connections of a TCP app.
     pub requests: u64,
-    /// Requests running now.
+    /// Requests running now, or connections in use.
     pub in_flight: i64,
     /// Requests waiting at its gate.
     pub held: u64,
@@ -48,6 +51,7 @@ impl AppStatus {
         Self {
             id: app.id.to_string(),
             name: app.name.clone(),
+            listen: app.tcp().iter().flat_map(|tcp| &tcp.listen).map(ToString::to_string).collect(),
             snapshot,
             usage: usages.get(&app.id).copied(),
             requests: figures.map_or(0, AppFigures::requests),

@@ -111,6 +111,9 @@ pub(super) fn one(app: &AppStatus) -> String {
     if app.name != app.id {
         put(&mut text, "name", &screen::line(&app.name));
     }
+    if !app.listen.is_empty() {
+        put(&mut text, "listen", &app.listen.join(", "));
+    }
     put(&mut text, "state", &state(app));
     if let Some(snapshot) = &app.snapshot {
         put_instance(&mut text, snapshot);
@@ -122,7 +125,8 @@ pub(super) fn one(app: &AppStatus) -> String {
     }
     let requests =
         format!("{} answered, {} running, {} held", app.requests, app.in_flight, app.held);
-    put(&mut text, "requests", &requests);
+    let name = if app.listen.is_empty() { "requests" } else { "connections" };
+    put(&mut text, name, &requests);
     if let Some(cold) = app.last_cold_start_seconds {
         put(&mut text, "cold start", &seconds(cold));
     }

@@ -141,9 +141,10 @@ impl Page {
         if let Some(figures) = app.figures {
             self.requests(app.id, figures);
             self.starts(app.id, &figures.starts);
+            self.calls(app.id, figures);
             self.gauge(
                 "doorbell_app_held_requests",
-                "Requests waiting for the app to be ready.",
+                "Requests or connections waiting for the app to be ready.",
                 &labels,
                 count(figures.held),
             );
@@ -253,6 +254,39 @@ impl Page {
                 count(one.count),
             );
         }
+    }
+
+    fn calls(&mut self, app: &str, figures: &AppFigures) {
+        let Some(calls) = &figures.calls else { return };
+        let results = [("joined", calls.joined), ("refused", calls.refused), ("left", calls.left)];
+        for (result, value) in results {
+            self.counter(
+                "doorbell_tcp_connections_total",
+                "Connections to TCP apps, by what became of them: joined to the app, refused, or left \
+                 by the client before.",
+                &[("app", app), ("result", result)],
+                count(value),
+            );
+        }
+        let labels = [("app", app)];
+        self.gauge(
+            "doorbell_tcp_connections",
+            "Connections to TCP apps in use now.",
+            &labels,
+            calls.in_use(figures.held) as f64,
+        );
+        self.counter(
+            "doorbell_tcp_received_bytes_total",
+            "Bytes from clients of TCP apps.",
+            &labels,
+            count(calls.received_bytes),
+        );
+        self.counter(
+            "doorbell_tcp_sent_bytes_total",
+            "Bytes to clients of TCP apps.",
+            &labels,
+            count(calls.sent_bytes),
+        );
     }
 
     fn starts(&mut self, app: &str, starts: &[HistogramFigures]) {

@@ -54,6 +54,26 @@ pub struct AppFigures {
     pub traffic: Option<TrafficFigures>,
     /// How long each phase of its starts took; empty if there were none.
     pub starts: Vec<HistogramFigures>,
+    /// Its calls, if it is a TCP app and there were any.
+    #[serde(default)]
+    pub calls: Option<CallFigures>,
+}
+
+/// Figures of calls to a TCP app.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallFigures {
+    /// Open now, those that are held included.
+    pub open: i64,
+    /// Joined to the app so far.
+    pub joined: u64,
+    /// Reset without.
+    pub refused: u64,
+    /// Left by the client before.
+    pub left: u64,
+    /// Bytes from clients.
+    pub received_bytes: u64,
+    /// Bytes to clients.
+    pub sent_bytes: u64,
 }
 
 /// Figures of requests.
@@ -125,6 +145,9 @@ impl Figures {
             if let Some(traffic) = &mut figures.traffic {
                 traffic.in_flight = 0;
             }
+            if let Some(calls) = &mut figures.calls {
+                calls.open = 0;
+            }
         }
     }
 }
@@ -139,16 +162,18 @@ impl ServerFigures {
 }
 
 impl AppFigures {
-    /// Requests answered so far.
+    /// Requests answered so far, or calls taken.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.traffic.as_ref().map_or(0, |traffic| traffic.duration.count)
+        let requests = self.traffic.as_ref().map_or(0, |traffic| traffic.duration.count);
+        requests.saturating_add(self.calls.as_ref().map_or(0, CallFigures::taken))
     }
 
-    /// Requests running now.
+    /// Requests running now, or calls open, without those that are held.
     #[must_use]
     pub fn in_flight(&self) -> i64 {
-        self.traffic.as_ref().map_or(0, |traffic| traffic.in_flight)
+        let requests = self.traffic.as_ref().map_or(0, |traffic| traffic.in_flight);
+        requests.saturating_add(self.calls.as_ref().map_or(0, |calls| calls.in_use(self.held)))
     }
 
     fn add(&mut self, other: &Self) {
@@ -157,6 +182,32 @@ impl AppFigures {
             self.traffic.get_or_insert_default().add(traffic);
         }
         add_each(&mut self.starts, &other.starts, HistogramFigures::add);
+        if let Some(calls) = &other.calls {
+            self.calls.get_or_insert_default().add(calls);
+        }
+    }
+}
+
+impl CallFigures {
+    /// All whose outcome is known.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.joined.saturating_add(self.refused).saturating_add(self.left)
+    }
+
+    /// Open calls but for those that are held.
+    #[must_use]
+    pub fn in_use(&self, held: u64) -> i64 {
+        self.open.saturating_sub_unsigned(held).max(0)
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.open = self.open.saturating_add(other.open);
+        self.joined = self.joined.saturating_add(other.joined);
+        self.refused = self.refused.saturating_add(other.refused);
+        self.left = self.left.saturating_add(other.left);
+        self.received_bytes = self.received_bytes.saturating_add(other.received_bytes);
+        self.sent_bytes = self.sent_bytes.saturating_add(other.sent_bytes);
     }
 }
 
@@ -217,7 +268,9 @@ mod tests {
             received_bytes: seed,
             sent_bytes: 2 * seed,
         };
-        let app = AppFigures { held: 2, traffic: Some(traffic), starts: vec![histogram; 5] };
+        let calls = CallFigures { open: 5, joined: seed, left: 1, ..CallFigures::default() };
+        let starts = vec![histogram; 5];
+        let app = AppFigures { held: 2, traffic: Some(traffic), starts, calls: Some(calls) };
         let server = ServerFigures { connections: 9, accepted: seed, ..ServerFigures::default() };
         let id = AppId::parse(&format!("app{}", seed % 2)).unwrap();
         Figures { server, other: app.clone(), apps: [(id, app)].into() }
@@ -245,7 +298,7 @@ mod tests {
         gone.settle();
         assert_eq!((gone.server.connections, gone.server.accepted), (0, 4));
         let app = gone.apps.values().next().unwrap();
-        assert_eq!((app.held, app.in_flight(), app.requests()), (0, 0, 6));
+        assert_eq!((app.held, app.in_flight(), app.requests()), (0, 0, 11));
     }
 
     #[test]

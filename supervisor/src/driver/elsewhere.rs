@@ -30,12 +30,13 @@ enum Elsewhere {
 }
 
 impl Instance {
-    /// Whether the app was left a port that it may have ignored, and would be heard.
+    /// Whether the app was left a port that it may have ignored, and would be heard. One that does not
+    /// speak HTTP cannot be asked whether another one is right.
     pub(super) fn may_be_elsewhere(&self) -> bool {
         let is_any = |process: &doorbell_config::spec::ProcessSpec| {
             process.endpoint == EndpointSpec::AnyPort
         };
-        self.ear.is_some() && self.job.process().is_ok_and(is_any)
+        self.ear.is_some() && self.job.app.tcp().is_none() && self.job.process().is_ok_and(is_any)
     }
 
     /// Whether the app itself was heard there, so that nobody else can be.

@@ -30,6 +30,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
     apps: HashMap<AppId, Entry>,
+    /// Those of them that have addresses of their own: few among many.
+    tcp: BTreeSet<AppId>,
 }
 
 #[derive(Debug)]
@@ -85,6 +87,20 @@ impl Wanted {
     }
 }
 
+/// An address that is to be listened on, and for whom: a TCP app, or HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Door {
+    address: ListenAddr,
+    app: Option<AppId>,
+}
+
+impl Door {
+    fn is_of(&self, listener: &Listener) -> bool {
+        let Listening { configured, app, .. } = &listener.listening;
+        self.address == *configured && self.app == *app
+    }
+}
+
 /// What was opened for it.
 struct Opened {
     listeners: Vec<Listener>,
@@ -118,13 +134,35 @@ impl Catalog {
         instead.collect()
     }
 
+    /// What is to be listened on.
+    fn doors(&self, wanted: &Wanted) -> Vec<Door> {
+        let http = wanted.server.listen.iter().map(|address| (address, None));
+        let fresh = wanted.put.iter().filter_map(|app| Some((&app.id, app.tcp()?)));
+        let is_changed = |id: &AppId| {
+            wanted.is_whole
+                || wanted.gone.contains(id)
+                || wanted.put.iter().any(|app| app.id == *id)
+        };
+        let known = self.tcp.iter().filter(|id| !is_changed(id));
+        let known = known.filter_map(|id| Some((id, self.apps.get(id)?.latest.tcp()?)));
+        let tcp = known
+            .chain(fresh)
+            .flat_map(|(id, tcp)| tcp.listen.iter().map(|address| (address, Some(id.clone()))));
+        http.chain(tcp).map(|(address, app)| Door { address: address.clone(), app }).collect()
+    }
+
     fn change(&mut self, wanted: &Wanted) {
         for app in &wanted.gone {
             self.apps.remove(app);
+            self.tcp.remove(app);
         }
         let rejected = wanted.rejected();
         for spec in &wanted.put {
             let latest = Arc::clone(spec);
+            match spec.tcp() {
+                Some(_) => _ = self.tcp.insert(spec.id.clone()),
+                None => _ = self.tcp.remove(&spec.id),
+            }
             let before = self.apps.remove(&spec.id);
             let served = match rejected.get(&spec.id) {
                 None => Some(Arc::clone(spec)),
@@ -171,7 +209,8 @@ impl Hub {
             // It was on its way when another supervisor was there.
             return self.refuse_configuration(wish, ConfigureError::Anew);
         }
-        let opened = match self.open_for(&wanted.server) {
+        let doors = self.catalog.doors(&wanted);
+        let opened = match self.open_for(&wanted.server, &doors) {
             Ok(opened) => opened,
             Err(error) => return self.refuse_configuration(wish, error),
         };
@@ -180,7 +219,7 @@ impl Hub {
         }
         self.catalog.change(&wanted);
         let (told, waiting) = (self.taking_part(), self.serving());
-        let ignore = self.change_listeners(&wanted.server, &opened);
+        let ignore = self.change_listeners(&doors, &opened);
         let log_changed = self.access_log.spec != opened.access_log.spec;
         if log_changed {
             self.access_log = opened.access_log.clone();
@@ -205,7 +244,7 @@ impl Hub {
     }
 
     /// Opens what a configuration needs and we have not.
-    fn open_for(&mut self, server: &ServerSpec) -> Result<Opened, ConfigureError> {
+    fn open_for(&mut self, server: &ServerSpec, doors: &[Door]) -> Result<Opened, ConfigureError> {
         if self.closing.is_some() {
             return Err(ConfigureError::Closing);
         }
@@ -222,12 +261,12 @@ impl Hub {
             }
         };
         let mut listeners: Vec<Listener> = Vec::new();
-        for configured in &server.listen {
-            let known = self.listeners.iter().any(|one| one.listening.configured == *configured);
-            if known {
+        for door in doors {
+            if self.listeners.iter().any(|one| door.is_of(one)) {
                 continue;
             }
-            match self.open_listener(configured, &listeners) {
+            let configured = &door.address;
+            match self.open_listener(door, &listeners) {
                 Ok(listener) => listeners.push(listener),
                 Err(error) if self.has_survivors && self.is_first_start() => {
                     tracing::error!(address = %configured, %error, "cannot listen any more");
@@ -241,17 +280,13 @@ impl Hub {
         Ok(Opened { listeners, access_log })
     }
 
-    fn open_listener(
-        &mut self,
-        configured: &ListenAddr,
-        more: &[Listener],
-    ) -> io::Result<Listener> {
+    fn open_listener(&mut self, door: &Door, more: &[Listener]) -> io::Result<Listener> {
         let ours = self.listeners.iter().chain(more).map(|one| &one.listening.address);
-        let (address, sockets) = sockets::open(configured, ours, self.options.workers)?;
+        let (address, sockets) = sockets::open(&door.address, ours, self.options.workers)?;
         let number = self.next.listener;
         self.next.listener += 1;
-        let configured = configured.clone();
-        Ok(Listener { listening: Listening { number, configured, address }, sockets })
+        let (configured, app) = (door.address.clone(), door.app.clone());
+        Ok(Listener { listening: Listening { number, configured, address, app }, sockets })
     }
 
     /// The desk serves others between two instructions.
@@ -275,16 +310,23 @@ impl Hub {
     }
 
     /// Gives up the listeners that are not wanted any more, and tells which.
-    fn change_listeners(&mut self, server: &ServerSpec, opened: &Opened) -> Vec<u64> {
-        for listener in &opened.listeners {
-            tracing::info!(address = %listener.listening.address, "listening");
+    fn change_listeners(&mut self, doors: &[Door], opened: &Opened) -> Vec<u64> {
+        for Listener { listening: Listening { address, app, .. }, .. } in &opened.listeners {
+            let app = app.as_ref().map(tracing::field::display);
+            tracing::info!(%address, app, "listening");
         }
         let (keep, drop): (Vec<_>, Vec<_>) = std::mem::take(&mut self.listeners)
             .into_iter()
-            .partition(|one| server.listen.contains(&one.listening.configured));
+            .partition(|one| doors.iter().any(|door| door.is_of(one)));
         self.listeners = keep;
+        let fresh = |address: &ListenAddr| {
+            opened.listeners.iter().any(|one| one.listening.address == *address)
+        };
         for listener in &drop {
-            listener.forget_file();
+            // Of an address that goes to somebody else, the file is the new socket's.
+            if !fresh(&listener.listening.address) {
+                listener.forget_file();
+            }
             tracing::info!(address = %listener.listening.address, "no longer listening");
         }
         let numbers = drop.iter().map(|listener| listener.listening.number).collect();
@@ -339,8 +381,10 @@ impl Hub {
         self.office.tell(&ToControl::Listening(self.addresses()));
     }
 
+    /// Where HTTP is spoken. TCP apps say themselves where their clients connect.
     pub(super) fn addresses(&self) -> Vec<ListenAddr> {
-        self.listeners.iter().map(|one| one.listening.address.clone()).collect()
+        let http = self.listeners.iter().filter(|one| one.listening.app.is_none());
+        http.map(|one| one.listening.address.clone()).collect()
     }
 
     fn refuse_configuration(&mut self, (control, wish): (Number, u64), error: ConfigureError) {

@@ -1,12 +1,12 @@
 //! `[app.<id>]`: what all apps have.
 
-use super::{RawApp, Section, backend, pages::Pages, wake};
+use super::{RawApp, Section, backend, pages::Pages, tcp, wake};
 use crate::{
     file::{
         keys::{AppKeys, PrefixChoice},
         source::Finding,
     },
-    spec::{AppLimits, AppPages, AppSpec, AppTimeouts, Backend, PrefixRule, RouteSpec},
+    spec::{AppKind, AppLimits, AppPages, AppSpec, AppTimeouts, Backend, PrefixRule, RouteSpec},
 };
 
 /// The app, or nothing where its backend cannot be made out; the findings say why.
@@ -31,6 +31,9 @@ pub(super) fn compile(
     spec.client_app_headers = keys.client_app_headers;
     spec.maintenance = keys.maintenance;
     spec.wake = keys.wake.as_ref().and_then(|keys| wake::compile(&mut section, keys));
+    if let Some(entrance) = &raw.tcp {
+        spec.kind = tcp::compile(&mut section, keys, entrance);
+    }
     spec.pages = AppPages { waiting_after: keys.waiting_page.after.0.0, own }.into();
     Some(spec)
 }
@@ -41,7 +44,10 @@ fn held_long_enough(section: &mut Section<'_>, raw: &RawApp, spec: &AppSpec) {
     if process.ready.deadline <= spec.timeouts.hold || section.is_broken() {
         return;
     }
-    let message = "a start may take longer than requests wait for it";
+    let message = match spec.kind {
+        AppKind::Http => "a start may take longer than requests wait for it",
+        AppKind::Tcp(_) => "a start may take longer than connections wait for it",
+    };
     let finding = Finding::warning(section.place(&ready.span), message);
     section.findings.push(finding.help("raise `timeouts.hold` to the deadline too"));
 }

@@ -1,10 +1,11 @@
-//! What two apps cannot both have: a host and path, a fixed port.
+//! What two apps cannot both have: a host and path, a fixed port, an address.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
     ops::Range,
 };
 
+use super::tcp::resolved;
 use crate::{
     file::{
         RawApp,
@@ -28,6 +29,7 @@ pub(super) fn check(
 ) {
     let mut routes = HashMap::with_capacity(apps.len());
     let mut ports = HashMap::new();
+    addresses(sources, server, apps, findings);
     for app in apps {
         for (host, path, span) in claims(app) {
             let place = Place { file: app.place.file, span };
@@ -38,7 +40,7 @@ pub(super) fn check(
                 Entry::Occupied(owner) => findings.push(taken(sources, owner.get(), app, place)),
             }
         }
-        fixed_port(server, app, &mut ports, findings);
+        fixed_port(server, (app, apps), &mut ports, findings);
         unreachable(server, app, findings);
     }
 }
@@ -80,15 +82,53 @@ fn taken(sources: &[Source], owner: &Owner<'_>, app: &RawApp, place: Place) -> F
         .help("choose another host or path, or remove one of the two apps")
 }
 
+/// Each address is one door: Doorbell's own, or one TCP app's.
+fn addresses(sources: &[Source], server: &ServerSpec, apps: &[RawApp], findings: &mut Findings) {
+    let mut owners: HashMap<ListenAddr, Owner<'_>> = HashMap::new();
+    let ours =
+        |address: &ListenAddr| server.listen.contains(address) || server.admin.contains(address);
+    for (app, entrance) in apps.iter().filter_map(|app| Some((app, app.tcp.as_ref()?))) {
+        let folder = sources[app.place.file].folder();
+        for (address, span) in entrance.listen.each() {
+            let place = Place { file: app.place.file, span };
+            let address = resolved(folder, address);
+            if ours(&address) {
+                let finding =
+                    Finding::error(place.clone(), "Doorbell itself listens on this address");
+                findings.push(finding.help("choose another, or take it out of `[server]`"));
+            }
+            match owners.entry(address) {
+                Entry::Vacant(free) => _ = free.insert(Owner { app, place }),
+                Entry::Occupied(owner) if owner.get().app.id != app.id => findings.push(
+                    Finding::error(
+                        place,
+                        format!("this address belongs to app `{}`", owner.get().app.id),
+                    )
+                    .note("used at", owner.get().place.clone())
+                    .help("choose another address"),
+                ),
+                // Told where the app is compiled.
+                Entry::Occupied(_) => {}
+            }
+        }
+    }
+}
+
+/// The ports of all TCP apps on this machine's own addresses.
+fn doors(apps: &[RawApp]) -> impl Iterator<Item = &ListenAddr> {
+    let entrances = apps.iter().filter_map(|app| app.tcp.as_ref());
+    entrances.flat_map(|entrance| entrance.listen.each()).map(|(address, _)| address)
+}
+
 fn fixed_port<'a>(
     server: &ServerSpec,
-    app: &'a RawApp,
+    (app, apps): (&'a RawApp, &'a [RawApp]),
     ports: &mut HashMap<u16, Owner<'a>>,
     findings: &mut Findings,
 ) {
     let Some(port) = &app.keys.port else { return };
     let place = Place { file: app.place.file, span: port.span.clone() };
-    let addresses = server.listen.iter().chain(&server.admin);
+    let addresses = server.listen.iter().chain(&server.admin).chain(doors(apps));
     let is_ours = addresses.into_iter().any(|address| {
         matches!(address, ListenAddr::Tcp(address)
             if address.port() == port.value
@@ -113,6 +153,9 @@ fn fixed_port<'a>(
 /// An app that no request can be for is odd, not wrong: it may be on its way in or out.
 fn unreachable(server: &ServerSpec, app: &RawApp, findings: &mut Findings) {
     let has_route = !app.keys.hosts.is_empty() || !app.keys.paths.is_empty();
+    if app.tcp.is_some() {
+        return;
+    }
     let is_default = server.default_app.as_ref() == Some(&app.id);
     if has_route || server.path_access || is_default || !app.broken.is_empty() {
         return;

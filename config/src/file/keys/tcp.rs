@@ -1,0 +1,195 @@
+//! `[tcp.<id>]`.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    AppKeys, AppLimitKeys, AppTimeoutKeys, BackOffKeys, IdleKeys, OneOrMany, OutputKeys,
+    ReadyChoice, StartChoice, StopKeys,
+};
+use crate::{
+    file::{
+        format::{FilePath, LineText, OrNever, Positive, UserName},
+        text::{At, Text},
+    },
+    name::ByteSize,
+    spec::{AppLimits, AppTimeouts, ListenAddr, Template},
+};
+
+/// A program whose clients speak anything over TCP, such as a database. A connection to one of its
+/// addresses starts it, is held until it is ready, and is then joined to it, byte for byte. A start
+/// that fails resets the connections that waited.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TcpKeys {
+    /// What people read.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "the id"))]
+    pub name: Option<Text<LineText>>,
+    /// Where clients connect: one address or a list, none of which stands anywhere else. A Unix
+    /// socket is open to its owner and group (0660).
+    pub listen: At<OneOrMany<ListenAddr>>,
+    /// Whether each connection to the program begins with a line that names the client (PROXY
+    /// protocol, version 1). Programs that do not expect it take it for nonsense.
+    #[serde(default)]
+    pub proxy_protocol: bool,
+    /// When the program runs.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "on-demand"))]
+    pub start: Option<At<StartChoice>>,
+    /// The program and its arguments, run without a shell. Placeholders are filled into the
+    /// arguments.
+    pub command: At<Vec<At<Text<Template>>>>,
+    /// The folder the program runs in.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "the folder of the file that defines the app"))]
+    pub directory: Option<At<Text<FilePath>>>,
+    /// Environment variables, on top of a few such as `PATH` and `LANG`. `PORT` and `HOST` are set
+    /// to the address to listen on unless they are here, or the app listens on a `{socket}`.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "none", "propertyNames" = {"format": "env-name"}, "x-secret" = true))]
+    pub env: Option<At<BTreeMap<String, At<Text<Template>>>>>,
+    /// The loopback port that the program listens on, when it cannot be told one; not one of `listen`.
+    #[serde(default)]
+    #[schemars(range(min = 1), extend("x-default" = "a free one, given as `{port}` and `PORT`"))]
+    pub port: Option<At<u16>>,
+    /// How Doorbell learns that the program can serve: a word, or a table without `http`.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "connect"))]
+    pub ready: Option<At<ReadyChoice>>,
+    /// Whether the program and all that it starts can gain no privileges, as by `sudo` (prctl(2)).
+    /// Where Doorbell is not root, this lets the kernel tell when the program listens.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "`false`"))]
+    pub no_new_privs: Option<At<bool>>,
+    /// When the program may sleep. An open connection keeps it awake.
+    #[serde(default)]
+    pub idle: Option<At<IdleKeys>>,
+    /// How the program is stopped.
+    #[serde(default)]
+    pub stop: Option<At<StopKeys>>,
+    /// What follows a crash or a failed start.
+    #[serde(default)]
+    pub back_off: Option<At<BackOffKeys>>,
+    /// How the program's output is kept.
+    #[serde(default)]
+    pub logs: Option<At<OutputKeys>>,
+    /// The user that the program runs as; only root can give one.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "the one that runs Doorbell"))]
+    pub user: Option<At<Text<UserName>>>,
+    /// The group that the program runs as.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "the user's own, with all that the user is in"))]
+    pub group: Option<At<Text<UserName>>>,
+    /// Caps on the app's connections, and on what the program takes of the machine.
+    #[serde(default)]
+    pub limits: TcpLimitKeys,
+    /// Deadlines of the app's connections.
+    #[serde(default)]
+    pub timeouts: TcpTimeoutKeys,
+}
+
+/// Caps on the app's connections, and on what the program takes of the machine.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TcpLimitKeys {
+    /// Connections held while the program starts; more are reset.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub held_requests: usize,
+    /// Memory of all its processes together; an app that needs more is ended, and its state says so.
+    /// `doorbell doctor` tells what holds on this machine.
+    #[schemars(extend("x-default" = "none"))]
+    pub memory: Option<At<Text<ByteSize>>>,
+    /// Processor time of all its processes together, in cores: `0.5` is half of one.
+    #[schemars(range(min = 0.01, max = 1024.0), extend("x-default" = "none"))]
+    pub cpu: Option<At<f64>>,
+    /// Processes and threads at once.
+    #[schemars(range(min = 1, max = 4_000_000), extend("x-default" = "none"))]
+    pub processes: Option<At<u32>>,
+    /// Files and sockets that each of its processes may have open at once.
+    #[schemars(range(min = 16, max = 1_000_000_000), extend("x-default" = "those of Doorbell's own start"))]
+    pub files: Option<At<u64>>,
+}
+
+impl Default for TcpLimitKeys {
+    fn default() -> Self {
+        let held_requests = AppLimits::default().held_requests;
+        Self { held_requests, memory: None, cpu: None, processes: None, files: None }
+    }
+}
+
+/// Deadlines of the app's connections.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TcpTimeoutKeys {
+    /// How long a connection is held while the program starts; then it is reset. Raise it together
+    /// with `ready.deadline`.
+    pub hold: Text<Positive>,
+    /// For one connection to the program; then the client's is reset.
+    pub connect: Text<Positive>,
+    /// Between two pieces, in either direction; then both sides are reset.
+    pub idle: Text<OrNever>,
+}
+
+impl Default for TcpTimeoutKeys {
+    fn default() -> Self {
+        let AppTimeouts { hold, connect, .. } = AppTimeouts::default();
+        Self {
+            hold: Text(Positive(hold)),
+            connect: Text(Positive(connect)),
+            idle: Text(OrNever(None)),
+        }
+    }
+}
+
+/// What only a TCP app has.
+#[derive(Clone, Debug)]
+pub struct TcpEntrance {
+    /// Where clients connect.
+    pub listen: At<OneOrMany<ListenAddr>>,
+    /// Whether the program is told who they are.
+    pub proxy_protocol: bool,
+}
+
+impl TcpKeys {
+    /// What it has in common with an app that speaks HTTP, and what it has not.
+    pub(crate) fn split(self) -> (AppKeys, TcpEntrance) {
+        let entrance = TcpEntrance { listen: self.listen, proxy_protocol: self.proxy_protocol };
+        let limits = self.limits;
+        let keys = AppKeys {
+            name: self.name,
+            start: self.start,
+            command: Some(self.command),
+            directory: self.directory,
+            env: self.env,
+            port: self.port,
+            ready: self.ready,
+            no_new_privs: self.no_new_privs,
+            idle: self.idle,
+            stop: self.stop,
+            back_off: self.back_off,
+            logs: self.logs,
+            user: self.user,
+            group: self.group,
+            limits: AppLimitKeys {
+                held_requests: limits.held_requests,
+                memory: limits.memory,
+                cpu: limits.cpu,
+                processes: limits.processes,
+                files: limits.files,
+                ..AppLimitKeys::default()
+            },
+            timeouts: AppTimeoutKeys {
+                hold: self.timeouts.hold,
+                connect: self.timeouts.connect,
+                upgraded_idle: self.timeouts.idle,
+                ..AppTimeoutKeys::default()
+            },
+            ..AppKeys::default()
+        };
+        (keys, entrance)
+    }
+}
