@@ -74,7 +74,7 @@ pub async fn run(
         match (carried, answer) {
             (Ok(()), Some(answer)) if answer.switched => {
                 // On the heap, as what is rare and large is not to make every connection larger.
-                Box::pin(tunnel::run(service, stream, exchange, app, &surplus)).await;
+                Box::pin(tunnel::run(stream, exchange, app, &surplus)).await;
                 return Next::Nothing;
             }
             (Ok(()), Some(answer)) => {

@@ -22,8 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    client_stream::ClientStream, connection::Service, exchange::Exchange, relay::AppStream,
-    transport::Transport,
+    client_stream::ClientStream, exchange::Exchange, relay::AppStream, transport::Transport,
 };
 
 /// Buffer in each direction of an upgraded connection.
@@ -32,33 +31,38 @@ const BUFFER: usize = 8 * 1024;
 /// How long one side may go on when the other has ended.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Joins both sides until one is done, nothing passes for too long, or the shutdown's time is over.
+/// Joins both sides until one is done, or nothing passes for too long; when all is over, with the thread.
 /// `surplus` is what the app sent behind its 101.
 pub async fn run(
-    service: &Service,
     stream: Box<ClientStream>,
-    mut exchange: Box<Exchange>,
+    exchange: Box<Exchange>,
     app: AppStream,
     surplus: &[u8],
 ) {
     let idle = exchange.matched.as_ref().and_then(|m| m.app.spec.timeouts.upgraded_idle);
     let (client, ahead) = stream.into_parts();
-    let mut shutdown = service.shutdown.clone();
-    let limit = exchange.table.server.timeouts.shutdown;
-    let cut = async move {
-        // A sender that is gone means the same.
-        drop(shutdown.wait_for(|begun| *begun).await);
-        tokio::time::sleep(limit).await;
-    };
     let traffic = Arc::new(Traffic::new());
     let client = Watched { io: client, traffic: Arc::clone(&traffic) };
+    let joined = Joined { exchange, traffic };
     tokio::select! {
         () = join(client, &ahead, app, surplus) => {}
-        () = traffic.idle(idle) => tracing::debug!("upgraded connection was idle for too long"),
-        () = cut => {}
+        () = joined.traffic.idle(idle) => {
+            tracing::debug!("upgraded connection was idle for too long");
+        }
     }
-    exchange.passing.received = traffic.up.load(Ordering::Relaxed);
-    exchange.finish(101, traffic.down.load(Ordering::Relaxed));
+}
+
+/// Counts and logs the exchange however it ends: also when a proxy that is to end cuts it.
+struct Joined {
+    exchange: Box<Exchange>,
+    traffic: Arc<Traffic>,
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.exchange.passing.received = self.traffic.up.load(Ordering::Relaxed);
+        self.exchange.finish(101, self.traffic.down.load(Ordering::Relaxed));
+    }
 }
 
 /// Joins both sockets until one side is done with both directions.

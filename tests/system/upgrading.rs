@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use doorbell_tests::{Doorbell, Role, Setup, WebSocket, eventually, get};
+use doorbell_tests::{Doorbell, Role, Setup, WebSocket, eventually, get, within};
 
 use crate::{node, reloading::Load};
 
@@ -45,6 +45,18 @@ fn requests_uploads_websockets_and_a_pending_start_pass_through_an_upgrade() {
     drop((websocket, upload, cold));
     eventually("the old proxy ends when its last client leaves", || {
         doorbell_tests::began(proxy).is_none()
+    });
+}
+
+#[test]
+fn a_websocket_outlives_an_upgrade_by_more_than_a_shutdown_may_take() {
+    let d = Setup::new(&node("app", "")).server("timeouts = { shutdown = \"500ms\" }");
+    let d = d.own_binary().start();
+    let mut websocket = WebSocket::open(d.port, "app.test", "/ws").expect("a websocket");
+    d.ok(&["upgrade"]);
+    within(Duration::from_secs(2), "it is open", || {
+        websocket.echo("still here");
+        true
     });
 }
 
