@@ -15,8 +15,8 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::spec::{
-    AppPages, AppTimeouts, BackOffSpec, EnclosureSpec, OutputSpec, ProcessSpec, ReadySpec,
-    ResourceSpec, StopSpec, TcpSpec, Template, UserSpec, WakeSpec,
+    AppLimits, AppPages, AppTimeouts, BackOffSpec, EnclosureSpec, OutputSpec, ProcessSpec,
+    ReadySpec, ResourceSpec, StopSpec, TcpSpec, Template, UserSpec, WakeSpec,
 };
 
 /// Entries of a pool that are looked through at once for values that nobody has any more.
@@ -83,6 +83,7 @@ macro_rules! internable {
 }
 
 internable!(
+    AppLimits,
     AppPages,
     AppTimeouts,
     BackOffSpec,

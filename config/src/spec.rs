@@ -182,7 +182,7 @@ pub struct AppSpec {
     /// What answers them.
     pub backend: Backend,
     /// Caps on its requests.
-    pub limits: AppLimits,
+    pub limits: Interned<AppLimits>,
     /// Deadlines of its requests.
     pub timeouts: Interned<AppTimeouts>,
     /// Whether the app speaks HTTP/2 (prior knowledge on plain connections) instead of HTTP/1.1.
@@ -437,7 +437,7 @@ pub struct HealthSpec {
 }
 
 /// Caps on one app's requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AppLimits {
     /// Requests held at its gate at once; more is 503.
     pub held_requests: usize,

@@ -1,7 +1,7 @@
 //! A client's connection to a TCP app, from its accept to its end: a call.
 //!
 //! The story: the call takes its place among the connections, gets a lease at the app's gate (and
-//! waits for it while the app starts), reaches the app, and is joined to it ([`join`]) until both
+//! waits for it while the app starts), reaches the app, and is joined to it until both
 //! sides have said all. Nothing is read from the client before the app is there: what it sends waits in
 //! its socket.
 //!

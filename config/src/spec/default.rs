@@ -25,7 +25,7 @@ impl AppSpec {
             id,
             routes,
             backend,
-            limits: AppLimits::default(),
+            limits: Interned::default(),
             timeouts: Interned::default(),
             http2: false,
             client_app_headers: false,

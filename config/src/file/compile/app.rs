@@ -24,7 +24,7 @@ pub(super) fn compile(
         spec.name.clone_from(&name.0.0);
     }
     spec.limits =
-        AppLimits { held_requests: keys.limits.held_requests, body: keys.limits.body.0.0 };
+        AppLimits { held_requests: keys.limits.held_requests, body: keys.limits.body.0.0 }.into();
     spec.timeouts = timeouts(keys).into();
     held_long_enough(&mut section, raw, &spec);
     spec.http2 = keys.http2;
