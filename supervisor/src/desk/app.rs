@@ -64,6 +64,9 @@ pub(super) struct Past {
     /// How often it was put to sleep before its time.
     #[serde(default)]
     pub(super) yields: u64,
+    /// Until then it is not chosen to yield: it was, and is in use by those who do not keep it awake.
+    #[serde(skip)]
+    pub(super) stays_until: Option<Instant>,
 }
 
 /// How far a start is.

@@ -136,9 +136,20 @@ impl Desk {
             }
             self.choose_if_told();
         } else {
-            // It was chosen, and somebody came.
-            self.yielded(id, generation);
+            self.stays(id, generation, idle);
         }
+    }
+
+    /// It was chosen, and is in use: somebody came, or somebody is there who does not keep it awake. That
+    /// one may stay for long, and is not asked again and again.
+    fn stays(&mut self, id: &AppId, generation: Generation, idle: Duration) {
+        let is_chosen = self.round.as_ref().is_some_and(|round| {
+            round.chosen.get(id).is_some_and(|(chosen, _)| *chosen == generation)
+        });
+        if let Some(app) = self.apps.get_mut(id).filter(|_| is_chosen && !idle.is_zero()) {
+            app.past().stays_until = Some(Instant::now() + LEAST_STAY);
+        }
+        self.yielded(id, generation);
     }
 
     fn choose_if_told(&mut self) {
@@ -265,7 +276,9 @@ impl App {
             | State::Stopping(_)
             | State::BackingOff(_) => true,
         };
-        self.goal == Goal::Down && !stays
+        let until = self.past.as_ref().and_then(|past| past.stays_until);
+        let is_left_alone = until.is_some_and(|until| Instant::now() < until);
+        self.goal == Goal::Down && !stays && !is_left_alone
     }
 
     /// What its starts take.
