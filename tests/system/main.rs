@@ -27,6 +27,7 @@ mod processes;
 mod real_apps;
 mod records;
 mod reloading;
+mod restarting;
 mod roles;
 mod routing;
 mod scripted;

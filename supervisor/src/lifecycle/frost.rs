@@ -2,7 +2,7 @@
 //!
 //! Its gate has retired it, so that no lease exists; whoever comes is held, and thaws it.
 
-use super::{Effect, Frost, Frozen, Next, Ready, State, Stopping, Successor, Timer, Turn};
+use super::{Effect, Frost, Frozen, Next, Ready, State, Stopping, Successor, Then, Timer, Turn};
 use crate::{lifecycle::Failure, message::Generation};
 
 impl Turn<'_> {
@@ -16,25 +16,36 @@ impl Turn<'_> {
 
     /// Somebody is there.
     pub(super) fn thaw(&mut self, frozen: Frozen) -> State {
-        match frozen.frost {
-            Frost::Thawing => {}
-            Frost::Lasting => {
+        self.thaw_to(frozen, Then::Serve)
+    }
+
+    /// It is to serve again; a wish to replace it then outlasts visits.
+    pub(super) fn thaw_to(&mut self, frozen: Frozen, then: Then) -> State {
+        let then = match (frozen.frost, then) {
+            (Frost::Thawing(before), Then::Serve) => before,
+            (Frost::Thawing(_), Then::Replace) => Then::Replace,
+            (Frost::Lasting, then) => {
                 self.emit(Effect::CancelTimer(Timer::Idle(frozen.generation)));
                 self.emit(Effect::Thaw(frozen.generation));
+                then
             }
-        }
-        State::Frozen(Frozen { frost: Frost::Thawing, ..frozen })
+        };
+        State::Frozen(Frozen { frost: Frost::Thawing(then), ..frozen })
     }
 
     /// It can answer again.
     pub(super) fn thawed(&mut self, state: State, generation: Generation) -> State {
         match state {
-            State::Frozen(Frozen { generation: frozen, since, frost: Frost::Thawing })
+            State::Frozen(Frozen { generation: frozen, since, frost: Frost::Thawing(then) })
                 if frozen == generation =>
             {
                 self.emit(Effect::OpenGateAgain(generation));
                 self.set_idle_timer(generation, self.terms.idle());
-                State::Ready(Ready { generation, since, successor: Successor::None })
+                let ready = Ready { generation, since, successor: Successor::None };
+                match then {
+                    Then::Serve => State::Ready(ready),
+                    Then::Replace => self.replace(ready),
+                }
             }
             State::Frozen(_)
             | State::Stopped
@@ -51,7 +62,7 @@ impl Turn<'_> {
     pub(super) fn frozen_long_enough(&mut self, frozen: &Frozen) -> State {
         match frozen.frost {
             Frost::Lasting => self.end_frozen(frozen, Next::Rest),
-            Frost::Thawing => State::Frozen(*frozen),
+            Frost::Thawing(_) => State::Frozen(*frozen),
         }
     }
 
@@ -72,8 +83,8 @@ impl Turn<'_> {
         self.count(failure);
         match (frozen.frost, self.failures) {
             (Frost::Lasting, _) => self.rest(),
-            (Frost::Thawing, 0 | 1) => self.provision(),
-            (Frost::Thawing, failures) => {
+            (Frost::Thawing(_), 0 | 1) => self.provision(),
+            (Frost::Thawing(_), failures) => {
                 let delay = self.delay(failures - 1, generation);
                 self.back_off(delay)
             }

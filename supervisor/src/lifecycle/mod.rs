@@ -44,7 +44,7 @@ pub(crate) use effect::{Effect, StartOutcome, Timer};
 pub(crate) use event::{Event, Failure, GateEvent, InstanceEvent, Launch};
 pub(crate) use state::{
     BackingOff, Draining, Frost, Frozen, Leaver, LeaverPhase, Life, Line, Next, Provisioning,
-    Ready, Starting, State, Stopping, Successor,
+    Ready, Starting, State, Stopping, Successor, Then,
 };
 pub(crate) use terms::{Goal, Off, Tenancy, Terms};
 

@@ -74,7 +74,16 @@ pub(crate) enum Frost {
     /// Until somebody comes, or its time is up.
     Lasting,
     /// Somebody has come: it is being thawed.
-    Thawing,
+    Thawing(Then),
+}
+
+/// What follows when a frozen instance can answer again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// It serves.
+    Serve,
+    /// It serves until a new one is ready.
+    Replace,
 }
 
 /// The instance that is to take over.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::{
     BackingOff, Draining, Effect, Event, Frost, Frozen, Goal, InstanceEvent, Leaver, LeaverPhase,
     Life, Line, Next, Off, Provisioning, Ready, StartOutcome, Starting, State, Stopping, Successor,
-    Tenancy, Terms, Timer, back_off,
+    Tenancy, Terms, Then, Timer, back_off,
 };
 use crate::message::{Generation, Refusal, RefusalReason};
 

@@ -2,7 +2,7 @@
 
 use super::{
     BackingOff, Draining, Effect, Frost, Frozen, Goal, Line, Next, Off, Provisioning, Ready,
-    Starting, State, Stopping, Successor, Turn,
+    Starting, State, Stopping, Successor, Tenancy, Then, Turn,
 };
 use crate::{lifecycle::Launch, message::RefusalReason};
 
@@ -68,13 +68,21 @@ impl Turn<'_> {
     pub(super) fn restart(&mut self, state: State) -> State {
         match state {
             State::Ready(ready) => self.replace(ready),
-            State::Frozen(frozen) => self.end_frozen(&frozen, Next::Start),
+            State::Frozen(frozen) => self.replace_frozen(frozen),
             State::Stopped
             | State::Provisioning(_)
             | State::Starting(_)
             | State::Draining(_)
             | State::Stopping(_)
             | State::BackingOff(_) => self.start(state),
+        }
+    }
+
+    /// It serves, thawed, until the new one is ready: so there is one to fall back to.
+    fn replace_frozen(&mut self, frozen: Frozen) -> State {
+        match self.terms.tenancy {
+            Tenancy::Shared => self.thaw_to(frozen, Then::Replace),
+            Tenancy::Exclusive => self.end_frozen(&frozen, Next::Start),
         }
     }
 
@@ -99,7 +107,7 @@ impl Turn<'_> {
             }
             State::Frozen(frozen) => {
                 match frozen.frost {
-                    Frost::Thawing => self.turn_away(),
+                    Frost::Thawing(_) => self.turn_away(),
                     Frost::Lasting => {}
                 }
                 self.end_frozen(&frozen, Next::Rest)
@@ -149,7 +157,7 @@ impl Turn<'_> {
             State::Frozen(Frozen { generation, frost: Frost::Lasting, .. }) => {
                 self.set_idle_timer(*generation, self.terms.stays_frozen());
             }
-            State::Frozen(Frozen { frost: Frost::Thawing, .. })
+            State::Frozen(Frozen { frost: Frost::Thawing(_), .. })
             | State::Stopped
             | State::Provisioning(_)
             | State::Starting(_)
@@ -176,13 +184,11 @@ impl Turn<'_> {
                 self.abandon(generation);
                 self.provision()
             }
-            State::Frozen(frozen) => {
-                let next = match frozen.frost {
-                    Frost::Thawing => Next::Start,
-                    Frost::Lasting => Next::Rest,
-                };
-                self.end_frozen(&frozen, next)
-            }
+            State::Frozen(frozen) => match frozen.frost {
+                Frost::Thawing(_) => self.replace_frozen(frozen),
+                // Nobody has to wait for it, and the next one is of the new definition.
+                Frost::Lasting => self.end_frozen(&frozen, Next::Rest),
+            },
             State::Ready(ready) => {
                 let successor = match ready.successor {
                     Successor::Starting(generation) => {
