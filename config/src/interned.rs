@@ -14,6 +14,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::name::AppId;
 use crate::spec::{
     AppLimits, AppPages, AppTimeouts, BackOffSpec, EnclosureSpec, OutputSpec, ProcessSpec,
     ReadySpec, ResourceSpec, StopSpec, TcpSpec, Template, UserSpec, WakeSpec,
@@ -97,6 +98,7 @@ internable!(
     UserSpec,
     WakeSpec,
     String,
+    Vec<AppId>,
     Vec<Template>,
     BTreeMap<String, Template>,
 );

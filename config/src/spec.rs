@@ -265,6 +265,9 @@ pub struct ProcessSpec {
     /// Whether it and its descendants can gain no privileges (`PR_SET_NO_NEW_PRIVS`, prctl(2)).
     #[serde(default)]
     pub no_new_privs: bool,
+    /// Apps that are ready before it starts, and stopped after it.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub needs: Interned<Vec<AppId>>,
     /// When it may be frozen for want of visits; `None` is never.
     pub idle_freeze_after: Option<Duration>,
     /// When it may be stopped for want of visits; `None` is never.
@@ -285,6 +288,11 @@ pub struct ProcessSpec {
     pub resources: Interned<ResourceSpec>,
     /// Whom it runs as; `None` is who runs Doorbell.
     pub user: Option<Interned<UserSpec>>,
+}
+
+/// Most apps need no other: their definitions are shorter for that.
+fn is_empty<T>(list: &Interned<Vec<T>>) -> bool {
+    list.is_empty()
 }
 
 /// When an app starts.

@@ -144,6 +144,32 @@ fn other_settings_and_default_apps_hold_for_files_that_are_known() {
 }
 
 #[test]
+fn needs_between_files_are_checked_though_only_one_was_read() {
+    let needing = |need: &str| app("b", &format!("needs = [\"{need}\"]"));
+    let db = app("db", "");
+    let mut folder = Folder::new("", &[("a", &app("a", "")), ("b", &needing("db")), ("db", &db)]);
+    let first = folder.load().unwrap();
+    for (file, wrong, told) in [
+        ("db", app("db", "needs = [\"b\"]"), "b needs db needs b"),
+        ("db", app("other", ""), "there is no app of this id"),
+        ("db", db.replace("command = [\"true\"]", "upstream = \"http://localhost\""), "upstream"),
+        ("b", needing("dbs"), "did you mean \"db\"?"),
+        ("b", needing("b"), "b needs b"),
+    ] {
+        let good = fs::read_to_string(folder.path(&format!("apps/{file}.toml"))).unwrap();
+        folder.put(&format!("apps/{file}.toml"), &wrong);
+        let problem = folder.load().unwrap_err();
+        assert!(problem.contains(told), "{problem}");
+        folder.put(&format!("apps/{file}.toml"), &good);
+    }
+    fs::rename(folder.path("apps/db.toml"), folder.path("db.toml")).unwrap();
+    assert!(folder.load().unwrap_err().contains("there is no app of this id"));
+    fs::rename(folder.path("db.toml"), folder.path("apps/moved.toml")).unwrap();
+    let second = folder.load().unwrap();
+    stays(&first, &second, "b", true);
+}
+
+#[test]
 fn a_warning_is_told_each_time() {
     let odd = app("b", "ready = { deadline = \"90s\" }");
     let mut folder = Folder::new("", &[("a", &app("a", "")), ("b", &odd)]);

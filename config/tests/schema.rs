@@ -73,6 +73,7 @@ fn mistakes_of_form_are_not_valid() {
         "later_keys",
         "long_line",
         "missing_keys",
+        "needs",
         "odd_keys",
         "pages",
         "secrets_are_not_shown",

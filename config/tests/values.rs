@@ -312,3 +312,29 @@ fn an_admin_address_beyond_loopback_is_warned_of() {
     let told = warnings("0.0.0.0:9911");
     assert!(told[0].message.contains("can be read from other machines"), "{told:?}");
 }
+
+#[test]
+fn what_an_app_needs_arrives_in_order() {
+    let config =
+        load(&fixture("needs.toml"), &environment).unwrap_or_else(|wrong| panic!("{wrong}"));
+    let needs = |id| process(app(&config, id)).needs.iter().map(ToString::to_string);
+    assert_eq!(needs("web").collect::<Vec<_>>(), ["api", "cache"]);
+    assert_eq!(needs("cache").count() + needs("db").count(), 0);
+    let written = serde_json::to_value(app(&config, "db")).unwrap();
+    assert_eq!(written["backend"]["Process"].get("needs"), None, "nothing is said of no needs");
+}
+
+#[test]
+fn a_long_chain_of_needs_is_no_circle_until_it_is_closed() {
+    let chain = |apps: usize, last: &str| -> String {
+        let link = |n| format!("[app.a{n}]\ncommand = [\"true\"]\nneeds = [\"a{}\"]\n", n + 1);
+        let end = format!("[app.a{apps}]\ncommand = [\"true\"]\n{last}");
+        (0..apps).map(link).collect::<String>() + &end
+    };
+    let read = |text| load_text(Path::new("/etc/doorbell/doorbell.toml"), text, &environment);
+    assert_eq!(read(chain(20_000, "")).unwrap().apps.len(), 20_001);
+    let problems = read(chain(20_000, "needs = [\"a0\"]")).unwrap_err().to_string();
+    let told = "a0 needs a1 needs a2 ";
+    assert!(problems.contains(told) && problems.contains("... needs"), "{problems}");
+    assert_eq!(problems.matches("error").count(), 1);
+}

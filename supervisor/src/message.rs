@@ -25,6 +25,13 @@ pub enum Instruction {
     /// The complete set of apps: unknown ones are added, changed ones replaced, missing ones
     /// drained, stopped and forgotten. Sent at load and after each reload.
     DefineAll(Vec<Arc<AppSpec>>),
+    /// What a reload changes, as a whole: who needs whom is looked at when all of it is known.
+    Change {
+        /// Drained, stopped and forgotten.
+        gone: Vec<AppId>,
+        /// Added, or replaced.
+        put: Vec<Arc<AppSpec>>,
+    },
     /// Add this app, or replace its definition.
     Define(Arc<AppSpec>),
     /// Drain, stop and forget this app.
@@ -301,7 +308,7 @@ pub enum Endpoint {
 /// How long each phase of a start took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartTimes {
-    /// In the line for a start, behind the cap on parallel starts.
+    /// Waiting for apps that it needs, and in the line for a start, behind the cap on parallel starts.
     pub queued: Duration,
     /// From the front of the line to a running process.
     pub spawn: Duration,
@@ -323,7 +330,7 @@ impl StartTimes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StartPhase {
-    /// In the line for a start.
+    /// In the line for a start, or before it for apps that it needs.
     Queued,
     /// Admitted; its program is being run.
     Spawn,
@@ -346,11 +353,25 @@ impl StartPhase {
     }
 }
 
+/// For what a start is queued.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitsFor {
+    /// For its turn in the line.
+    #[default]
+    Turn,
+    /// For apps that it needs, in no line.
+    Needs,
+}
+
 /// What visitors may know of a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartProgress {
     /// How far it is.
     pub phase: StartPhase,
+    /// For what it is queued, while it is; an older proxy does without.
+    #[serde(default)]
+    pub waits_for: WaitsFor,
     /// Time since it was admitted, or in the line.
     pub elapsed: Duration,
     /// How long such starts took before; `None` for the first one that is known.
@@ -409,7 +430,8 @@ pub struct Snapshot {
     pub warnings: Vec<String>,
     /// Last lines of output of the last failed instance, for operators only.
     pub last_output: Vec<String>,
-    /// How far the last start was when it failed; `None` if the last one did not.
+    /// How far the last start was when it failed; `None` if the last one did not, or failed for an app
+    /// that it needs.
     #[serde(default)]
     pub failed_step: Option<StartPhase>,
     /// How long its starts take.
@@ -421,6 +443,9 @@ pub struct Snapshot {
     /// What of its own work keeps it awake.
     #[serde(default)]
     pub vigils: Vec<VigilSnapshot>,
+    /// The apps that it waits for, as it needs them; not more than some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub awaits: Vec<AppId>,
 }
 
 /// Work of an app's own that keeps it awake.
@@ -464,7 +489,7 @@ pub enum GoalName {
 pub enum StateName {
     /// No process.
     Stopped,
-    /// In the line for a start, or being prepared.
+    /// Waiting for apps that it needs, or in the line for a start.
     Provisioning,
     /// Spawned, not ready yet.
     Starting,

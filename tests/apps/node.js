@@ -13,8 +13,14 @@ if (env.STARTS_FILE) fs.appendFileSync(env.STARTS_FILE, `${env.NAME || process.p
 if (env.IGNORE_TERM) process.on('SIGTERM', () => {});
 for (const signal of env.SIGNALS_FILE ? ['SIGTERM', 'SIGINT', 'SIGQUIT', 'SIGUSR2'] : []) {
   process.on(signal, () => {
-    fs.appendFileSync(env.SIGNALS_FILE, `${signal}\n`);
-    process.exit(0);
+    const name = env.NAME ? `${env.NAME} ` : '';
+    fs.appendFileSync(env.SIGNALS_FILE, `${name}${signal}\n`);
+    const end = () => {
+      if (env.STOP_DELAY) fs.appendFileSync(env.SIGNALS_FILE, `${name}ends\n`);
+      process.exit(0);
+    };
+    if (env.STOP_DELAY) setTimeout(end, Number(env.STOP_DELAY));
+    else end();
   });
 }
 

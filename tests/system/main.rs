@@ -19,6 +19,7 @@ mod http2;
 mod limits;
 mod listening;
 mod memory_budget;
+mod needs;
 mod observing;
 mod pages;
 mod passes;

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     Environment, Loaded, Raw, Seen, Stamp, Wrong,
-    compile::{self, Compiled},
+    compile::{self, Compiled, needs},
     load_raw, open,
 };
 use crate::{
@@ -81,8 +81,8 @@ impl Archive {
         let others = kept.iter().filter_map(|path| self.files.get(*path));
         let known_pages = others.clone().flat_map(|known| &known.pages);
         sources.extend(known_pages.cloned());
-        let others = others.flat_map(|known| &known.apps).filter(|app| app.tcp().is_none());
-        let others: Vec<&AppId> = others.map(|app| &app.id).collect();
+        let others: Vec<&AppSpec> =
+            others.flat_map(|known| &known.apps).map(|app| &**app).collect();
         let Compiled { server, apps, problems, warnings, odd_files, pages } =
             compile::config(raw, &others);
         sources.extend(pages.iter().map(|(_, page)| page.clone()));
@@ -91,7 +91,10 @@ impl Archive {
         }
         let (fresh, has_new_claims) = self.recognise(&paths, apps);
         let apps = self.in_order(parts, &fresh);
-        let is_doubtful = server != self.server || (has_new_claims && clash(&server, &apps));
+        let is_doubtful = server != self.server
+            || (has_new_claims && clash(&server, &apps))
+            || (self.loses_programs(parts, &paths, &fresh)
+                && !needs::are_there(apps.iter().map(|app| &**app)));
         if !kept.is_empty() && is_doubtful {
             return Err(Wrong { sources, problems: Problems::default() });
         }
@@ -123,6 +126,25 @@ impl Archive {
             fresh[file].push(same.unwrap_or_else(|| Arc::new(app)));
         }
         (fresh, has_new_claims)
+    }
+
+    /// Whether a program that an app in another file may need is there no more.
+    fn loses_programs(
+        &self,
+        parts: &[Part],
+        paths: &[PathBuf],
+        fresh: &[Vec<Arc<AppSpec>>],
+    ) -> bool {
+        let is_program = |app: &&Arc<AppSpec>| matches!(app.backend, Backend::Process(_));
+        let kept: HashSet<&Path> = parts.iter().filter_map(Part::known).collect();
+        let gone = self.files.iter().filter(|(path, _)| !kept.contains(path.as_path()));
+        let is_lost = |app: &Arc<AppSpec>, programs: &HashSet<&AppId>| !programs.contains(&app.id);
+        gone.into_iter().any(|(path, known)| {
+            let now = paths.iter().position(|read| read == path).and_then(|file| fresh.get(file));
+            let programs: HashSet<&AppId> =
+                now.into_iter().flatten().filter(is_program).map(|app| &app.id).collect();
+            known.apps.iter().filter(is_program).any(|app| is_lost(app, &programs))
+        })
     }
 
     fn in_order(&self, parts: &[Part], fresh: &[Vec<Arc<AppSpec>>]) -> Vec<Arc<AppSpec>> {

@@ -3,6 +3,7 @@
 mod app;
 mod backend;
 mod claims;
+pub(super) mod needs;
 mod pages;
 mod process;
 mod server;
@@ -43,14 +44,15 @@ pub(super) struct Compiled {
     pub(super) pages: Vec<(usize, Seen)>,
 }
 
-/// Makes the config of what was read; `others` are apps for requests, in files that are known already.
-pub(super) fn config(raw: Raw, others: &[&AppId]) -> Compiled {
+/// Makes the config of what was read; `others` are apps in files that are known already.
+pub(super) fn config(raw: Raw, others: &[&AppSpec]) -> Compiled {
     let Raw { sources, server, server_broken, apps, mut findings, .. } = raw;
     let apps = without_duplicates(apps, &mut findings);
     let section = Section::new(&sources[0], 0, &server_broken, &mut findings);
     // Of those that requests can be for.
     let named = apps.iter().filter(|app| app.tcp.is_none()).map(|app| &app.id);
-    let ids: Vec<&AppId> = named.chain(others.iter().copied()).collect();
+    let known = others.iter().filter(|app| app.tcp().is_none()).map(|app| &app.id);
+    let ids: Vec<&AppId> = named.chain(known).collect();
     let mut pages = Pages::default();
     let server = server::compile(section, &server, &ids, &mut pages);
     let mut specs = Vec::with_capacity(apps.len());
@@ -60,6 +62,7 @@ pub(super) fn config(raw: Raw, others: &[&AppId]) -> Compiled {
         specs.extend(app::compile(section, raw, &mut pages).map(|app| (file, app)));
     }
     claims::check(&sources, &server, &apps, &mut findings);
+    needs::check(&apps, others, &mut findings);
     let odd_files = findings.files();
     let (problems, warnings) = findings.into_problems(&sources);
     Compiled { server, apps: specs, problems, warnings, odd_files, pages: pages.seen }

@@ -89,6 +89,10 @@ impl Findings {
         self.found.push(finding);
     }
 
+    pub(super) fn extend(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        self.found.extend(findings);
+    }
+
     pub(super) fn push_of_file(&mut self, problem: Problem) {
         self.of_files.push(problem);
     }

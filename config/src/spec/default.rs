@@ -77,6 +77,7 @@ impl ProcessSpec {
             endpoint: EndpointSpec::AnyPort,
             ready: Interned::default(),
             no_new_privs: false,
+            needs: Interned::default(),
             idle_freeze_after: None,
             idle_stop_after: Some(Self::IDLE_STOP_AFTER),
             awake_at_most: Self::AWAKE_AT_MOST,

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, io::IsTerminal};
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use doorbell_config::name::ByteSize;
+use doorbell_config::name::{AppId, ByteSize};
 use doorbell_supervisor::message::{GoalName, Snapshot, StateName};
 
 use super::screen;
@@ -73,6 +73,9 @@ pub(super) fn state(app: &AppStatus) -> String {
     let name = match snapshot.state {
         StateName::Stopped if snapshot.goal == GoalName::Disabled => "disabled",
         StateName::Stopped => "stopped",
+        StateName::Provisioning if !snapshot.awaits.is_empty() => {
+            return with_held(app, &format!("awaits {}", names(&snapshot.awaits)));
+        }
         StateName::Provisioning => "queued",
         StateName::Starting => "starting",
         StateName::Ready => "ready",
@@ -81,7 +84,16 @@ pub(super) fn state(app: &AppStatus) -> String {
         StateName::Stopping => "stopping",
         StateName::BackingOff => "backing off",
     };
-    if app.held > 0 { format!("{name} ({} held)", app.held) } else { name.to_owned() }
+    with_held(app, name)
+}
+
+fn with_held(app: &AppStatus, state: &str) -> String {
+    if app.held > 0 { format!("{state} ({} held)", app.held) } else { state.to_owned() }
+}
+
+fn names(apps: &[AppId]) -> String {
+    let names: Vec<_> = apps.iter().map(AppId::as_str).collect();
+    names.join(", ")
 }
 
 fn coloured_state(app: &AppStatus) -> String {
@@ -148,6 +160,9 @@ fn put_instance(text: &mut String, snapshot: &Snapshot) {
     for vigil in snapshot.vigils.iter().filter(|vigil| vigil.until_unix_seconds > now) {
         let left = words(vigil.until_unix_seconds - now);
         put(text, "kept awake", &format!("by {}, {left} at most", screen::line(&vigil.name)));
+    }
+    if !snapshot.awaits.is_empty() {
+        put(text, "awaits", &names(&snapshot.awaits));
     }
     put(text, "since", &format!("{} ago", age(snapshot.since_unix_seconds)));
     if let Some(pid) = snapshot.pid {

@@ -1,4 +1,4 @@
-use doorbell_supervisor::message::{StartPhase, StartProgress};
+use doorbell_supervisor::message::{StartPhase, StartProgress, WaitsFor};
 
 use super::*;
 
@@ -360,7 +360,8 @@ fn what_an_earlier_supervisor_shut_is_opened_by_the_next() {
 
 #[tokio::test]
 async fn those_who_listen_hear_what_becomes_of_a_start_and_wake_nobody() {
-    let progress = StartProgress { phase: StartPhase::Listen, elapsed: SECOND, usual: None };
+    let (phase, waits_for) = (StartPhase::Listen, WaitsFor::Turn);
+    let progress = StartProgress { phase, waits_for, elapsed: SECOND, usual: None };
     let s = scene();
     let mut view = s.gate.listen();
     assert_eq!(*view.borrow_and_update(), View::Asleep);

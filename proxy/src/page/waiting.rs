@@ -6,7 +6,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use doorbell_supervisor::message::{StartPhase, StartProgress, UsualStart};
+use doorbell_supervisor::message::{StartPhase, StartProgress, UsualStart, WaitsFor};
 
 use super::{Page, Parts, escape};
 
@@ -56,12 +56,18 @@ impl Waiting {
         }
     }
 
+    /// For what it is queued, if it is.
+    fn waits_for(&self) -> WaitsFor {
+        self.progress.map(|progress| progress.waits_for).unwrap_or_default()
+    }
+
     /// What happens.
     fn words(&self) -> &'static str {
         match self.progress.map(|progress| progress.phase) {
-            Some(StartPhase::Queued) => {
-                "Other applications are starting. It is in line behind them."
-            }
+            Some(StartPhase::Queued) => match self.waits_for() {
+                WaitsFor::Turn => "Other applications are starting. It is in line behind them.",
+                WaitsFor::Needs => "What it needs is started first.",
+            },
             None | Some(StartPhase::Spawn | StartPhase::Listen) => {
                 "It was asleep, and is being started."
             }
@@ -79,8 +85,9 @@ impl Waiting {
         if elapsed > usual.most + Duration::from_millis(500) {
             return format!("That usually takes {about}; this time it takes longer.");
         }
-        match self.step() {
-            0 => format!("Once it is its turn, that usually takes {about}."),
+        match (self.step(), self.waits_for()) {
+            (0, WaitsFor::Turn) => format!("Once it is its turn, that usually takes {about}."),
+            (0, WaitsFor::Needs) => format!("Once that is ready, it usually takes {about}."),
             _ => format!("That usually takes {about}."),
         }
     }
@@ -176,7 +183,9 @@ mod tests {
         let seconds = Duration::from_secs;
         let usual =
             usual.map(|(median, most)| UsualStart { median: seconds(median), most: seconds(most) });
-        Waiting { progress: Some(StartProgress { phase, elapsed: seconds(elapsed), usual }) }
+        let waits_for = WaitsFor::Turn;
+        let elapsed = seconds(elapsed);
+        Waiting { progress: Some(StartProgress { phase, waits_for, elapsed, usual }) }
     }
 
     #[test]
@@ -193,6 +202,13 @@ mod tests {
         assert_eq!(says(listen, 5, Some((3, 4))), longer);
         let queued = "Once it is its turn, that usually takes about 3 seconds.";
         assert_eq!(says(StartPhase::Queued, 99, Some((3, 4))), queued);
+        let mut needing = waiting(StartPhase::Queued, 99, Some((3, 4)));
+        needing.progress.as_mut().unwrap().waits_for = WaitsFor::Needs;
+        let told = "Once that is ready, it usually takes about 3 seconds.";
+        assert_eq!(
+            (needing.words(), needing.estimate().as_str()),
+            ("What it needs is started first.", told)
+        );
     }
 
     #[test]

@@ -12,12 +12,14 @@ use doorbell_config::{
 use serde::{Deserialize, Serialize};
 use tokio::{sync::oneshot, time::Instant};
 
+use super::needs::Descent;
 use crate::{
     driver::{Handle, Vigil},
     lifecycle::{Goal, Life, State, Tenancy, Terms},
     memory::Demotion,
     message::{
         Endpoint, Generation, Snapshot, StartCounts, StartPhase, StartTimes, StateName, UsualStart,
+        WaitsFor,
     },
     supervisor::OperateError,
 };
@@ -32,6 +34,8 @@ pub(super) struct App {
     pub(super) upstream: Option<Generation>,
     /// Ascending.
     pub(super) instances: Vec<Instance>,
+    /// How it goes down, if it has to wait for those that need it.
+    pub(super) descent: Option<Descent>,
     pub(super) queued_since: Option<Instant>,
     pub(super) since_unix_seconds: u64,
     pub(super) waiters: Vec<Waiter>,
@@ -73,6 +77,8 @@ pub(super) struct Past {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Start {
     pub(super) phase: StartPhase,
+    /// For what, while it is queued.
+    pub(super) waits_for: WaitsFor,
     /// When it joined the line, or was admitted.
     pub(super) since: Instant,
     /// Once it is admitted.
@@ -137,8 +143,8 @@ pub(super) struct Waiter {
 pub(super) enum Want {
     /// Ready, after this many that became ready; and failed starts before.
     Ready { after: u64, failed: u64 },
-    /// Not frozen any more.
-    Awake,
+    /// Not frozen any more; and failed starts before.
+    Awake { failed: u64 },
     /// No instance up to this one is left.
     Gone(Generation),
 }
@@ -152,6 +158,7 @@ impl App {
             life: Life::default(),
             upstream: None,
             instances: Vec::new(),
+            descent: None,
             queued_since: None,
             since_unix_seconds: unix_seconds(),
             waiters: Vec::new(),
@@ -188,6 +195,12 @@ impl App {
 
     pub(super) fn past(&mut self) -> &mut Past {
         self.past.get_or_insert_default()
+    }
+
+    /// No start is waited for any more.
+    pub(super) fn stands_in_no_line(&mut self) {
+        self.queued_since = None;
+        self.start = None;
     }
 
     pub(super) fn start_failed(&mut self) {
@@ -232,10 +245,11 @@ impl App {
         let app = || self.spec.id.clone();
         match want {
             Want::Gone(last) => {
-                self.instances.iter().all(|i| i.generation > last).then_some(Ok(()))
+                let is_gone = self.instances.iter().all(|i| i.generation > last);
+                (is_gone && self.descent.is_none()).then_some(Ok(()))
             }
             Want::Ready { after, .. } if self.starts.ready > after => Some(Ok(())),
-            Want::Ready { failed, .. } if self.starts.failed > failed => {
+            Want::Ready { failed, .. } | Want::Awake { failed } if self.starts.failed > failed => {
                 let reason = self.past.as_ref().and_then(|past| past.reason.clone());
                 let reason = reason.unwrap_or_else(|| "no reason is known".into());
                 Some(Err(OperateError::StartFailed { app: app(), reason }))
@@ -244,7 +258,7 @@ impl App {
                 Some(Err(OperateError::Overtaken(app())))
             }
             Want::Ready { .. } => None,
-            Want::Awake => match self.life.state {
+            Want::Awake { .. } => match self.life.state {
                 State::Ready(_) => Some(Ok(())),
                 State::Frozen(_) | State::Provisioning(_) | State::Starting(_) => None,
                 State::Stopped | State::Draining(_) | State::Stopping(_) | State::BackingOff(_) => {
@@ -254,7 +268,8 @@ impl App {
         }
     }
 
-    pub(super) fn snapshot(&self) -> Snapshot {
+    /// What outsiders may see; `awaits` are the apps that it waits for.
+    pub(super) fn snapshot(&self, awaits: Vec<AppId>) -> Snapshot {
         let generation = self.upstream.or(self.life.state.generation());
         let instance = generation.and_then(|generation| self.instance(generation));
         let endpoint = match self.upstream {
@@ -280,6 +295,7 @@ impl App {
             usual_start: past.and_then(|past| UsualStart::of(&past.start_times)),
             yields: past.map(|past| past.yields).unwrap_or_default(),
             vigils: instance.map(Instance::vigils_now).unwrap_or_default(),
+            awaits,
         }
     }
 

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::{Desk, app::Past};
 use crate::{
-    lifecycle::{BackingOff, Goal, State},
+    lifecycle::{BackingOff, Because, Goal, State},
     message::StartCounts,
 };
 
@@ -45,10 +45,12 @@ impl Desk {
         let now = Instant::now().into_std();
         let carried = self.apps.iter().map(|(id, app)| {
             let back_off = match &app.life.state {
-                State::BackingOff(BackingOff { until }) => {
+                State::BackingOff(BackingOff { until, because: Because::Itself }) => {
                     Some(until.saturating_duration_since(now))
                 }
-                State::Stopped
+                // What it needs knows by itself when it is tried again.
+                State::BackingOff(BackingOff { because: Because::Needs, .. })
+                | State::Stopped
                 | State::Provisioning(_)
                 | State::Starting(_)
                 | State::Ready(_)

@@ -10,6 +10,7 @@ use doorbell_config::{
 use super::{
     Desk,
     app::{App, start_mode},
+    needs::Descent,
 };
 use crate::{
     lifecycle::{Event, Goal, Launch, Off},
@@ -57,7 +58,9 @@ impl Desk {
             app.goal = Goal::Disabled(Off::Removed);
             app.overtake_waiters();
         }
-        self.play(id, Event::GoalChanged);
+        self.note_definition(id, None);
+        self.descend(id, Descent::Forbidden);
+        self.settle();
         self.forget_if_over(id);
     }
 
@@ -70,12 +73,14 @@ impl Desk {
         });
         if is_over {
             self.apps.remove(id);
+            self.note_bonds(id);
             self.order(GateOrder::Forget { app: id.clone() });
             self.channels.snapshots.forget(id);
         }
     }
 
     fn set_up(&mut self, id: &AppId, new: &Arc<AppSpec>, old: Option<&Arc<AppSpec>>) {
+        self.note_definition(id, Some(new));
         if let Some(app) = self.apps.get_mut(id) {
             app.spec = new.clone();
         }
@@ -117,6 +122,9 @@ impl Desk {
         let mode_changed = was_removed || old_mode != Some(process.start);
         if mode_changed {
             app.goal = goal;
+        }
+        if was_removed {
+            app.descent = None;
         }
         let are_alike = old.is_some() || self.adopt(id);
         self.recall_starts(id);

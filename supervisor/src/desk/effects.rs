@@ -13,7 +13,7 @@ use super::{
 use crate::{
     driver::Job,
     lifecycle::{Effect, Event, StartOutcome, step},
-    message::{GateOrder, Generation, StartPhase},
+    message::{GateOrder, Generation, StartPhase, WaitsFor},
 };
 
 impl Desk {
@@ -22,6 +22,10 @@ impl Desk {
         loop {
             while let Some((app, event)) = self.events.pop_front() {
                 self.play_one(&app, event);
+            }
+            self.see_descended();
+            if !self.events.is_empty() {
+                continue;
             }
             let Some(next) = self.line.next().cloned() else { return };
             if !self.has_room_for(&next) {
@@ -34,8 +38,9 @@ impl Desk {
     }
 
     fn play_one(&mut self, id: &AppId, event: Event) {
-        let Some(app) = self.apps.get_mut(id) else { return self.play_for_nobody(&event) };
-        let Some(terms) = app.terms() else { return };
+        let terms = self.terms(id);
+        let Some(app) = self.apps.get_mut(id) else { return self.play_for_nobody(id, &event) };
+        let Some(terms) = terms else { return self.note_bonds(id) };
         let before = (app.life.state.name(), app.life.state.generation());
         let life = std::mem::take(&mut app.life);
         let (life, effects) = step(life, &terms, event, Instant::now().into_std());
@@ -46,31 +51,37 @@ impl Desk {
         for effect in effects {
             self.perform(id, effect);
         }
+        self.note_bonds(id);
+        if event == Event::NeededChanged {
+            self.descend_if_free(id);
+        }
     }
 
-    /// The app was forgotten while it stood in the line.
-    fn play_for_nobody(&mut self, event: &Event) {
+    /// The app was forgotten while it stood in the line, or others need it that is not there.
+    fn play_for_nobody(&mut self, id: &AppId, event: &Event) {
         if let Event::Admitted(generation) = event {
             self.line.end(*generation);
         }
+        self.note_bonds(id);
     }
 
     pub(super) fn perform(&mut self, id: &AppId, effect: Effect) {
         match effect {
             Effect::Enqueue => {
                 if let Some(app) = self.apps.get_mut(id) {
-                    app.queued_since = Some(Instant::now());
+                    app.queued_since.get_or_insert_with(Instant::now);
                 }
                 self.line.join(id.clone());
                 self.start_queued(id);
             }
             Effect::Withdraw => {
                 self.line.leave(id);
-                if let Some(app) = self.apps.get_mut(id) {
-                    app.is_visited = false;
-                    app.start = None;
-                }
+                self.give_up_line(id);
             }
+            Effect::StepBack => self.line.leave(id),
+            Effect::AwaitNeeds => self.await_needs(id),
+            Effect::ForgoNeeds => self.give_up_line(id),
+            Effect::BlameNeeds => self.blame_needs(id),
             Effect::Spawn(generation) => self.spawn(id, generation),
             Effect::EndStart(generation, outcome) => self.end_start(id, generation, outcome),
             Effect::Signal(generation) => self.signal(id, generation),
@@ -104,11 +115,17 @@ impl Desk {
         }
     }
 
+    fn give_up_line(&mut self, id: &AppId) {
+        if let Some(app) = self.apps.get_mut(id) {
+            app.is_visited = false;
+            app.stands_in_no_line();
+        }
+    }
+
     /// How long an instance stands idle before it is frozen or stopped; it is only asked for where
     /// that is set.
     fn idle_at_least(&self, id: &AppId) -> Duration {
-        let terms = self.apps.get(id).and_then(|app| app.terms());
-        terms.and_then(|terms| terms.idle()).unwrap_or(Duration::MAX)
+        self.terms(id).and_then(|terms| terms.idle()).unwrap_or(Duration::MAX)
     }
 
     fn stand_still(&self, id: &AppId, generation: Generation, is_to: bool) {
@@ -121,6 +138,10 @@ impl Desk {
         let Some(app) = self.apps.get_mut(id) else { return };
         // Who woke it from light sleep did not wait for a start.
         app.is_visited = false;
+        app.stands_in_no_line();
+        // It was to yield, perhaps, and is needed.
+        self.yielded(id, generation);
+        let Some(app) = self.apps.get(id) else { return };
         let instance = app.instance(generation);
         if let Some((endpoint, _)) = instance.and_then(|instance| instance.ready.clone()) {
             self.order(GateOrder::Reopen { app: id.clone(), generation, endpoint });
@@ -139,8 +160,8 @@ impl Desk {
         let fingerprint = fingerprint(&spec);
         let job = Job { app: spec, generation, fingerprint, queued, admitted };
         let (handle, task) = self.driver.instance(job, self.reports.0.clone());
-        app.start =
-            Some(Start { phase: StartPhase::Spawn, since: admitted, generation: Some(generation) });
+        let (phase, waits_for) = (StartPhase::Spawn, WaitsFor::Turn);
+        app.start = Some(Start { phase, waits_for, since: admitted, generation: Some(generation) });
         app.instances.push(Instance::new(generation, handle));
         let task = self.tasks.spawn(task);
         self.instances.insert(task.id(), (id.clone(), generation));
@@ -222,8 +243,9 @@ impl Desk {
 
     /// Shows outsiders what is now, and tells those who wait for it.
     pub(super) fn publish(&mut self, id: &AppId) {
+        let awaits = self.awaited(id);
         if let Some(app) = self.apps.get_mut(id) {
-            self.channels.snapshots.publish(app.snapshot());
+            self.channels.snapshots.publish(app.snapshot(awaits));
             app.answer_waiters();
         }
     }

@@ -6,14 +6,17 @@
 //! gates waits in an outbox while their channel is full, disks are left to other threads.
 //!
 //! `define` applies definitions, `operate` verbs, `progress` what instances and gates report;
-//! `app` is what is kept per app, `effects` how decisions are carried out.
+//! `app` is what is kept per app, `bonds` who needs whom, `needs` what comes of that, `effects` how
+//! decisions are carried out.
 
 mod adopt;
 mod app;
+mod bonds;
 mod carry;
 mod define;
 mod effects;
 mod line;
+mod needs;
 mod operate;
 mod phases;
 mod progress;
@@ -42,8 +45,10 @@ use tokio::{
 
 use self::{
     app::App,
+    bonds::Bonds,
     carry::Carried,
     line::Line,
+    needs::Descent,
     room::Room,
     state_dir::{Generations, StateDir, SwitchFile, Switches},
     timers::Timers,
@@ -77,6 +82,14 @@ pub(crate) struct Channels {
 pub(crate) struct Desk {
     /// Boxed, as the map has room to grow.
     apps: HashMap<AppId, Box<App>>,
+    /// Who needs whom.
+    bonds: Bonds,
+    /// Whether apps are being defined, and bonds are of before.
+    is_defining: bool,
+    /// Whether definitions changed that bonds are made of.
+    bonds_changed: bool,
+    /// Apps whose descent has just begun.
+    descended: Vec<AppId>,
     /// Whether apps were defined before: gates of the first ones are fresh.
     is_set_up: bool,
     /// An earlier version became us.
@@ -177,6 +190,10 @@ impl Desk {
         room.set_budget(options.memory);
         Ok(Self {
             apps: HashMap::new(),
+            bonds: Bonds::default(),
+            is_defining: false,
+            bonds_changed: false,
+            descended: Vec::new(),
             is_set_up: false,
             took_over: options.lock.is_some(),
             channels,
@@ -319,14 +336,20 @@ impl Desk {
     }
 
     fn instruct(&mut self, instruction: Instruction) {
+        self.is_defining = true;
         match instruction {
             Instruction::DefineAll(specs) => {
                 self.define_all(&specs);
                 self.is_set_up = true;
             }
+            Instruction::Change { gone, put } => {
+                gone.iter().for_each(|app| self.remove(app));
+                put.iter().for_each(|spec| self.define(spec));
+            }
             Instruction::Define(spec) => self.define(&spec),
             Instruction::Remove(app) => self.remove(&app),
         }
+        self.end_defining();
         // The first one says what there is.
         if std::mem::take(&mut self.is_adopting) {
             self.end_adoption();
@@ -360,14 +383,18 @@ impl Desk {
             done: done.into_iter().collect(),
         });
         let apps: Vec<AppId> = self.apps.keys().cloned().collect();
-        for id in apps {
-            self.close_upstream(&id, Off::Shutdown);
-            if let Some(app) = self.apps.get_mut(&id) {
+        for id in &apps {
+            self.close_upstream(id, Off::Shutdown);
+            if let Some(app) = self.apps.get_mut(id) {
                 app.goal = Goal::Disabled(Off::Shutdown);
                 app.overtake_waiters();
             }
-            self.play(&id, Event::GoalChanged);
         }
+        // Nobody starts any more, and each goes down behind those that need it.
+        for id in &apps {
+            self.descend(id, Descent::Forbidden);
+        }
+        self.settle();
     }
 
     /// The shutdown's deadline passed: once for everyone still running, then for good.

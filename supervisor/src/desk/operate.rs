@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::{
     Desk,
     app::{Waiter, Want},
+    needs::Descent,
 };
 use crate::{
     lifecycle::{Event, Goal, Off, State},
@@ -69,7 +70,9 @@ impl Desk {
         tracing::info!(app = %id, ?verb, "told by an operator");
         let mode = app.start_mode();
         let want = match verb {
-            Verb::Start if matches!(app.life.state, State::Frozen(_)) => Want::Awake,
+            Verb::Start if matches!(app.life.state, State::Frozen(_)) => {
+                Want::Awake { failed: app.starts.failed }
+            }
             Verb::Start => Want::Ready { after: self.ready_before(id), failed: app.starts.failed },
             Verb::Restart => Want::Ready { after: app.starts.ready, failed: app.starts.failed },
             Verb::Stop | Verb::Disable => Want::Gone(self.last_instance(id)),
@@ -122,21 +125,26 @@ impl Desk {
             }
             Verb::Start => {
                 self.set_goal(id, Goal::of(mode));
+                self.start_needs(id);
                 self.play(id, Event::Start);
             }
             Verb::Restart => {
                 self.set_goal(id, Goal::of(mode));
+                self.start_needs(id);
                 self.play(id, Event::Restart);
             }
             Verb::Stop if self.is_disabled(id) => {}
             Verb::Stop => {
                 self.set_goal(id, Goal::Down);
-                self.play(id, Event::Stop);
+                self.stop_dependants(id);
+                self.descend(id, Descent::Stop);
+                self.settle();
             }
             Verb::Enable => {
                 self.switches.enable(id, Some(mode));
                 if self.is_disabled(id) {
                     self.set_goal(id, Goal::of(mode));
+                    self.call_back(id);
                     self.play(id, Event::GoalChanged);
                 }
                 if mode == StartMode::WithServer {
@@ -146,7 +154,9 @@ impl Desk {
             Verb::Disable => {
                 self.switches.disable(id);
                 self.set_goal(id, Goal::Disabled(Off::Operator));
-                self.play(id, Event::GoalChanged);
+                self.stop_dependants(id);
+                self.descend(id, Descent::Forbidden);
+                self.settle();
             }
         }
         self.publish(id);

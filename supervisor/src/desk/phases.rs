@@ -7,7 +7,7 @@ use doorbell_config::name::AppId;
 use tokio::time::Instant;
 
 use super::{Desk, app::Start};
-use crate::message::{GateOrder, Generation, StartPhase, StartProgress, UsualStart};
+use crate::message::{GateOrder, Generation, StartPhase, StartProgress, UsualStart, WaitsFor};
 
 impl Desk {
     /// Gives an app that was just defined what is known of its starts.
@@ -32,8 +32,8 @@ impl Desk {
     /// An app joined the line. That it waits there is told only if it has to.
     pub(super) fn start_queued(&mut self, id: &AppId) {
         let Some(app) = self.apps.get_mut(id) else { return };
-        app.start =
-            Some(Start { phase: StartPhase::Queued, since: Instant::now(), generation: None });
+        let (phase, waits_for) = (StartPhase::Queued, WaitsFor::Turn);
+        app.start = Some(Start { phase, waits_for, since: Instant::now(), generation: None });
         if self.line.is_busy() {
             self.tell_progress(id);
         }
@@ -55,6 +55,7 @@ impl Desk {
         let Some(start) = app.start else { return };
         let progress = StartProgress {
             phase: start.phase,
+            waits_for: start.waits_for,
             elapsed: start.since.elapsed(),
             usual: app.past.as_ref().and_then(|past| UsualStart::of(&past.start_times)),
         };

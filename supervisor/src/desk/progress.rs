@@ -169,7 +169,7 @@ fn is_current(state: &State, generation: Generation) -> bool {
     let successor = match state {
         State::Ready(ready) => match ready.successor {
             Successor::Starting(successor) => Some(successor),
-            Successor::None | Successor::InLine => None,
+            Successor::None | Successor::AwaitsNeeds | Successor::InLine => None,
         },
         State::Stopped
         | State::Provisioning(_)

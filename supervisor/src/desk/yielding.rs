@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     driver::has_swap,
-    lifecycle::{Event, Frost, Frozen, Goal, Ready, State, Successor, Timer},
+    lifecycle::{Event, Frost, Frozen, Goal, Needed, Ready, State, Successor, Timer},
     memory::{Candidate, Demotion, Shortage, Sleep, choose},
     message::{GateOrder, Generation, UsualStart},
 };
@@ -98,6 +98,9 @@ impl Desk {
         let mut round = Round { bytes, asked, candidates, chosen, deadline };
         for (id, usage) in &shortage.apps {
             let Some(app) = self.apps.get(id).filter(|app| app.may_yield()) else { continue };
+            if self.bonds.needed(id) == Needed::Awake {
+                continue;
+            }
             match &app.life.state {
                 State::Ready(Ready { generation, .. }) => {
                     round.asked.insert(id.clone(), (*generation, usage.memory_bytes));
@@ -105,7 +108,8 @@ impl Desk {
                 State::Frozen(Frozen { generation, .. }) => {
                     let since = unix_seconds().saturating_sub(app.since_unix_seconds);
                     let idle = Duration::from_secs(since);
-                    round.candidates.push(app.candidate(*generation, idle, usage.memory_bytes));
+                    let bytes = usage.memory_bytes;
+                    round.candidates.extend(self.candidate(id, *generation, idle, bytes));
                 }
                 State::Stopped
                 | State::Provisioning(_)
@@ -131,9 +135,9 @@ impl Desk {
         let asked = round.asked.get(id).copied().filter(|(asked, _)| *asked == generation);
         if let Some((_, bytes)) = asked {
             round.asked.remove(id);
-            if let Some(app) = self.apps.get(id).filter(|_| !idle.is_zero()) {
-                round.candidates.push(app.candidate(generation, idle, bytes));
-            }
+            let candidate = self.candidate(id, generation, idle, bytes);
+            let candidate = candidate.filter(|candidate| !candidate.idle.is_zero());
+            self.round.iter_mut().for_each(|round| round.candidates.extend(candidate.clone()));
             self.choose_if_told();
         } else {
             self.stays(id, generation, idle);
@@ -150,6 +154,23 @@ impl Desk {
             app.past().stays_until = Some(Instant::now() + LEAST_STAY);
         }
         self.yielded(id, generation);
+    }
+
+    /// An app that may yield, as far as those allow that need it: what frozen ones need may be frozen
+    /// alone.
+    fn candidate(
+        &self,
+        id: &AppId,
+        generation: Generation,
+        idle: Duration,
+        bytes: u64,
+    ) -> Option<Candidate> {
+        let candidate = self.apps.get(id)?.candidate(generation, idle, bytes);
+        match self.bonds.needed(id) {
+            Needed::No => Some(candidate),
+            Needed::Asleep => Some(Candidate { may_stop: false, ..candidate }),
+            Needed::Awake => None,
+        }
     }
 
     fn choose_if_told(&mut self) {

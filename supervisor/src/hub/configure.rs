@@ -300,13 +300,8 @@ impl Hub {
         if is_first {
             return self.desk.instruct(Instruction::DefineAll(wanted.put.clone())).await;
         }
-        for app in &wanted.gone {
-            self.desk.instruct(Instruction::Remove(app.clone())).await?;
-        }
-        for spec in &wanted.put {
-            self.desk.instruct(Instruction::Define(Arc::clone(spec))).await?;
-        }
-        Ok(())
+        let (gone, put) = (wanted.gone.clone(), wanted.put.clone());
+        self.desk.instruct(Instruction::Change { gone, put }).await
     }
 
     /// Gives up the listeners that are not wanted any more, and tells which.

@@ -11,6 +11,14 @@ pub(crate) enum Effect {
     Enqueue,
     /// Leave the line.
     Withdraw,
+    /// Leave the line, to wait elsewhere.
+    StepBack,
+    /// Say that it waits for the apps that it needs. They start because it does.
+    AwaitNeeds,
+    /// It waits for them no more.
+    ForgoNeeds,
+    /// Count a failed start, and say which of the apps that it needs is to blame.
+    BlameNeeds,
     /// Spawn the instance and watch for its readiness.
     Spawn(Generation),
     /// Its start is over: the next in line may go.

@@ -22,6 +22,10 @@ pub(crate) enum Event {
     GoalChanged,
     /// What keeps the instance awake changed.
     Vigils(Generation),
+    /// Whether the apps that it needs are ready has changed.
+    NeedsChanged,
+    /// Whether other apps need it has changed.
+    NeededChanged,
     /// The front of the line is reached: the instance may be spawned.
     Admitted(Generation),
     /// Something about an instance.
@@ -51,6 +55,8 @@ impl Event {
             | Self::Restart
             | Self::Redefined(_)
             | Self::GoalChanged
+            | Self::NeedsChanged
+            | Self::NeededChanged
             | Self::Admitted(_)
             | Self::Timer(Timer::BackOff) => None,
         }

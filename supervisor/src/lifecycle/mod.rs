@@ -22,9 +22,15 @@
 //! counts crashes and failed starts in a row. A `Failed` state (which only an operator ends) will
 //! stand beside `BackingOff`.
 //!
+//! An app that needs others waits for them in `Provisioning`, and in no line; a successor and a frozen
+//! instance wait likewise. What they need is told by the terms, and `NeedsChanged` when it changes. In
+//! the other direction, an app that is needed by one that runs is started and thawed, and not stopped or
+//! frozen for idleness (`NeededChanged`). Nobody tells an app to start what it needs: that it waits is
+//! enough.
+//!
 //! Invariants, each guarded by `random.rs`: at most one start is in flight; no gate is open on an
 //! instance that is not ready; every waiter is answered with `OpenGate` or `Refuse`; a disabled app
-//! does not start; every spawned instance is signalled or ends by itself, and its end is awaited.
+//! does not start, nor one whose needs are not met; every spawned instance is signalled or ends by itself, and its end is awaited.
 
 mod back_off;
 mod effect;
@@ -43,10 +49,10 @@ use std::time::Instant;
 pub(crate) use effect::{Effect, StartOutcome, Timer};
 pub(crate) use event::{Event, Failure, GateEvent, InstanceEvent, Launch};
 pub(crate) use state::{
-    BackingOff, Draining, Frost, Frozen, Leaver, LeaverPhase, Life, Line, Next, Provisioning,
-    Ready, Starting, State, Stopping, Successor, Then,
+    BackingOff, Because, Draining, Frost, Frozen, Hold, Leaver, LeaverPhase, Life, Line, Next,
+    Provisioning, Ready, Starting, State, Stopping, Successor, Then,
 };
-pub(crate) use terms::{Goal, Off, Tenancy, Terms};
+pub(crate) use terms::{Goal, Needed, Needs, Off, Tenancy, Terms};
 
 pub(crate) use turn::adopt::Adoption;
 

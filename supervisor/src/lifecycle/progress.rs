@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Draining, Effect, Goal, Line, Next, Provisioning, Ready, StartOutcome, Starting, State,
-    Stopping, Successor, Timer, Turn,
+    Draining, Effect, Line, Next, Provisioning, Ready, StartOutcome, Starting, State, Stopping,
+    Successor, Timer, Turn,
 };
 use crate::{
     lifecycle::{Failure, GateEvent, LeaverPhase},
@@ -154,9 +154,9 @@ impl Turn<'_> {
     }
 
     pub(super) fn count(&mut self, failure: Failure) {
-        match (failure, self.terms.goal) {
-            (Failure::Finished, Goal::Down | Goal::Disabled(_)) => {}
-            (Failure::Finished, Goal::Up) | (Failure::Crashed, _) => {
+        match failure {
+            Failure::Finished if !self.terms.is_wanted() => {}
+            Failure::Finished | Failure::Crashed => {
                 self.failures = self.failures.saturating_add(1);
             }
         }
@@ -178,9 +178,7 @@ impl Turn<'_> {
                 Next::Start => self.provision(),
                 Next::Rest => self.rest(),
             },
-            State::Provisioning(Provisioning { line: Line::AfterLeavers }) => {
-                State::Provisioning(Provisioning { line: self.queue() })
-            }
+            State::Provisioning(Provisioning { line: Line::AfterLeavers }) => self.line_up(),
             State::Stopping(_)
             | State::Provisioning(_)
             | State::Stopped
@@ -217,6 +215,11 @@ impl Turn<'_> {
         if self.is_kept_awake() {
             return self.stay_awake(ready.clone());
         }
+        if !self.terms.may_retire() {
+            self.emit(Effect::OpenGateAgain(generation));
+            self.set_idle_timer(generation, self.terms.idle());
+            return State::Ready(ready.clone());
+        }
         match self.terms.goal {
             // Gates could not tell until now: another proxy may have used it, or its own work.
             Goal::Up | Goal::Down => self.emit(Effect::Hold),
@@ -227,10 +230,7 @@ impl Turn<'_> {
         }
         self.emit(Effect::CancelTimer(Timer::Idle(generation)));
         self.signal(generation);
-        let next = match self.terms.goal {
-            Goal::Up => Next::Start,
-            Goal::Down | Goal::Disabled(_) => Next::Rest,
-        };
+        let next = Next::Rest;
         Self::promote(ready.successor).unwrap_or(State::Stopping(Stopping { generation, next }))
     }
 
@@ -303,7 +303,10 @@ impl Turn<'_> {
             }
             State::Ready(ready) if ready.generation == generation => match ready.successor {
                 Successor::None if self.terms.idle().is_some() => self.ask_unless_awake(generation),
-                Successor::None | Successor::InLine | Successor::Starting(_) => {
+                Successor::None
+                | Successor::AwaitsNeeds
+                | Successor::InLine
+                | Successor::Starting(_) => {
                     self.set_idle_timer(generation, self.terms.idle());
                 }
             },

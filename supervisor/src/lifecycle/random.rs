@@ -43,7 +43,20 @@ enum Act {
     KeepAwakeMeanwhile,
     /// Whoever is idle is to yield: by stopping, or not necessarily.
     Yield(bool),
+    /// `None`: one of them failed a moment ago.
+    Needs(Option<Needs>),
+    Needed(Needed),
     Pass(u16),
+}
+
+/// How the apps are that it needs, the failure of one that lasts no time included.
+fn needs() -> impl Strategy<Value = Option<Needs>> {
+    prop_oneof![
+        4 => Just(Some(Needs::Met)),
+        2 => Just(Some(Needs::Coming)),
+        1 => Just(Some(Needs::Off)),
+        1 => Just(None),
+    ]
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -70,6 +83,13 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         2 => any::<u8>().prop_map(Act::KeepAwake),
         1 => Just(Act::KeepAwakeMeanwhile),
         1 => any::<bool>().prop_map(Act::Yield),
+        3 => needs().prop_map(Act::Needs),
+        3 => prop_oneof![
+            Just(Needed::No),
+            Just(Needed::Asleep),
+            Just(Needed::Awake)
+        ]
+        .prop_map(Act::Needed),
         2 => any::<u16>().prop_map(Act::Pass),
     ];
     prop::collection::vec(act, 1..120)
@@ -111,6 +131,7 @@ struct World {
     now: Instant,
     gate: Gate,
     in_line: bool,
+    awaits_needs: bool,
     starts: BTreeSet<Generation>,
     timers: Vec<(Timer, Instant)>,
     programs: BTreeMap<Generation, (Program, bool)>,
@@ -131,6 +152,7 @@ impl World {
             now: Instant::now(),
             gate: Gate::default(),
             in_line: false,
+            awaits_needs: false,
             starts: BTreeSet::new(),
             timers: Vec::new(),
             programs: BTreeMap::new(),
@@ -160,22 +182,21 @@ impl World {
 
     fn perform(&mut self, effect: Effect, answers: &mut Vec<Event>) {
         match effect {
-            Effect::Enqueue => {
-                assert!(!self.in_line, "joined the line twice");
-                self.in_line = true;
+            Effect::Enqueue => self.joins(),
+            Effect::Withdraw | Effect::StepBack => {
+                assert!(std::mem::take(&mut self.in_line), "left a line it was not in");
             }
-            Effect::Withdraw => {
-                assert!(self.in_line, "left a line it was not in");
-                self.in_line = false;
+            Effect::AwaitNeeds => {
+                assert_eq!(self.terms.needs_at(self.now), Needs::Coming);
+                self.awaits_needs = true;
             }
-            Effect::Spawn(generation) => {
-                assert!(self.starts.contains(&generation), "spawned without admission");
-                if self.terms.tenancy == Tenancy::Exclusive {
-                    assert!(self.port.insert(generation));
-                    assert_eq!(self.port.len(), 1, "two instances want one port");
-                }
-                self.programs.insert(generation, (Program::Starting, false));
+            Effect::ForgoNeeds => assert!(std::mem::take(&mut self.awaits_needs)),
+            Effect::BlameNeeds => {
+                self.awaits_needs = false;
+                let needs = self.terms.needs_at(self.now);
+                assert!(matches!(needs, Needs::Failed(_) | Needs::Off), "blames {needs:?}");
             }
+            Effect::Spawn(generation) => self.spawn(generation),
             Effect::EndStart(generation, _) => {
                 assert!(self.starts.remove(&generation), "ended a start twice");
             }
@@ -185,10 +206,7 @@ impl World {
             }
             Effect::Check(generation) => assert!(self.programs.contains_key(&generation)),
             Effect::Freeze(generation) => self.freeze(generation),
-            Effect::Thaw(generation) => {
-                assert_eq!(self.programs.get(&generation), Some(&(Program::Frozen, false)));
-                self.set_program(generation, Program::Thawing);
-            }
+            Effect::Thaw(generation) => self.thaw(generation),
             Effect::OpenGate(generation)
             | Effect::ReopenGate(generation)
             | Effect::OpenGateAgain(generation) => {
@@ -213,6 +231,7 @@ impl World {
             }
             Effect::AskRetire(generation) => {
                 assert!(!self.is_awake(generation), "asked what is kept awake");
+                assert_ne!(self.terms.needed, Needed::Awake, "may what is needed retire?");
                 answers.push(self.ask_retire(generation));
             }
             Effect::Refuse(refusal) => {
@@ -229,16 +248,40 @@ impl World {
         }
     }
 
+    fn is_awake(&self, generation: Generation) -> bool {
+        self.awake.is_some_and(|(awake, until)| awake == generation && until > self.now)
+    }
+
+    fn joins(&mut self) {
+        assert!(!self.in_line, "joined the line twice");
+        assert_eq!(self.terms.needs, Needs::Met, "takes a place from what it needs");
+        (self.in_line, self.awaits_needs) = (true, false);
+    }
+
+    fn spawn(&mut self, generation: Generation) {
+        assert_eq!(self.terms.needs, Needs::Met, "starts before what it needs");
+        assert!(self.starts.contains(&generation), "spawned without admission");
+        if self.terms.tenancy == Tenancy::Exclusive {
+            assert!(self.port.insert(generation));
+            assert_eq!(self.port.len(), 1, "two instances want one port");
+        }
+        self.programs.insert(generation, (Program::Starting, false));
+    }
+
     fn freeze(&mut self, generation: Generation) {
         assert_eq!(self.programs.get(&generation), Some(&(Program::Ready, false)));
         assert_ne!(self.gate.open, Some(generation), "froze what is open");
         assert!(!self.gate.is_used(generation), "in use");
+        assert_ne!(self.terms.needed, Needed::Awake, "froze what is needed");
         assert!(!self.is_awake(generation), "froze what is kept awake");
         self.set_program(generation, Program::Frozen);
     }
 
-    fn is_awake(&self, generation: Generation) -> bool {
-        self.awake.is_some_and(|(awake, until)| awake == generation && until > self.now)
+    fn thaw(&mut self, generation: Generation) {
+        assert_eq!(self.programs.get(&generation), Some(&(Program::Frozen, false)));
+        assert_eq!(self.terms.needs, Needs::Met, "thawed before what it needs");
+        self.awaits_needs = false;
+        self.set_program(generation, Program::Thawing);
     }
 
     fn ask_retire(&mut self, generation: Generation) -> Event {
@@ -355,6 +398,16 @@ impl World {
         self.send(Event::GoalChanged);
     }
 
+    fn set_needs(&mut self, needs: Needs) {
+        self.terms.needs = needs;
+        self.send(Event::NeedsChanged);
+    }
+
+    fn set_needed(&mut self, needed: Needed) {
+        self.terms.needed = needed;
+        self.send(Event::NeededChanged);
+    }
+
     fn is_disabled(&self) -> bool {
         matches!(self.terms.goal, Goal::Disabled(_))
     }
@@ -417,6 +470,11 @@ impl World {
             }
             Act::Yield(stops) => self.demand(stops),
             Act::KeepAwakeMeanwhile => self.is_to_ask_meanwhile = true,
+            Act::Needs(needs) => {
+                let soon = Needs::Failed(self.now + Duration::from_secs(5));
+                self.set_needs(needs.unwrap_or(soon));
+            }
+            Act::Needed(needed) => self.set_needed(needed),
             Act::Pass(seconds) => self.now += Duration::from_secs(u64::from(seconds)),
         }
     }
@@ -425,6 +483,9 @@ impl World {
     fn demand(&mut self, stops: bool) {
         let demotion = if stops { Demotion::Stop } else { Demotion::Freeze };
         let Some(generation) = self.life.state.generation() else { return };
+        if self.terms.needed == Needed::Awake {
+            return;
+        }
         self.terms.demotion = Some(demotion);
         match self.life.state {
             State::Ready(_) if !self.is_awake(generation) => {
@@ -461,6 +522,11 @@ impl World {
     }
 
     fn check(&self) {
+        let awaits = self.life.awaits_needs();
+        assert!(self.awaits_needs || !awaits, "nobody knows that it waits: {:?}", self.life);
+        if self.terms.is_wanted() && self.terms.needed == Needed::Awake {
+            assert_ne!(self.life.state, State::Stopped, "nobody starts what is needed");
+        }
         let starting = self.starts.len() + usize::from(self.in_line);
         assert!(starting <= 1, "{starting} starts in flight");
         let known: BTreeSet<_> = self.programs.keys().filter(|g| self.life.knows(**g)).collect();
@@ -513,6 +579,8 @@ impl World {
 
     /// The world goes on without surprises until nothing is left to happen but idleness.
     fn settle(&mut self) {
+        self.set_needs(Needs::Met);
+        self.set_needed(Needed::No);
         for round in 0..400u16 {
             self.admit();
             let n = u8::try_from(round % 251).unwrap_or(0);

@@ -38,6 +38,8 @@ pub(crate) struct Provisioning {
 /// Where a start waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
+    /// For the apps that it needs: outside of the line for a start, which they are to stand in.
+    AwaitsNeeds,
     /// For the leavers: the app cannot run twice.
     AfterLeavers,
     /// In the line for a start.
@@ -73,6 +75,8 @@ pub(crate) struct Frozen {
 pub(crate) enum Frost {
     /// Until somebody comes, or its time is up.
     Lasting,
+    /// Somebody has come: it is thawed when the apps that it needs are ready.
+    AwaitsNeeds(Then),
     /// Somebody has come: it is being thawed.
     Thawing(Then),
 }
@@ -90,6 +94,7 @@ pub(crate) enum Then {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Successor {
     None,
+    AwaitsNeeds,
     InLine,
     Starting(Generation),
 }
@@ -121,6 +126,30 @@ pub(crate) enum Next {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BackingOff {
     pub(crate) until: Instant,
+    pub(crate) because: Because,
+}
+
+/// Whose failure is waited out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Because {
+    /// The app's own.
+    Itself,
+    /// That of an app that it needs.
+    Needs,
+}
+
+/// What an app takes of those that it needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// It does not run.
+    #[default]
+    None,
+    /// It is about to start.
+    Waits,
+    /// It has an instance, which is frozen.
+    Asleep,
+    /// It has an instance, if only on its way down.
+    Awake,
 }
 
 /// An instance on its way down.
@@ -195,6 +224,35 @@ impl Life {
             Some(LeaverPhase::Draining) => false,
             Some(LeaverPhase::Stopping) => true,
             None => !self.knows(generation),
+        }
+    }
+
+    /// What the app takes of those that it needs.
+    pub(crate) fn hold(&self) -> Hold {
+        match &self.state {
+            _ if !self.leavers.is_empty() => Hold::Awake,
+            State::Stopped | State::BackingOff(_) => Hold::None,
+            State::Provisioning(_) => Hold::Waits,
+            State::Frozen(Frozen { frost: Frost::Lasting, .. }) => Hold::Asleep,
+            State::Frozen(Frozen { frost: Frost::AwaitsNeeds(_) | Frost::Thawing(_), .. })
+            | State::Starting(_)
+            | State::Ready(_)
+            | State::Draining(_)
+            | State::Stopping(_) => Hold::Awake,
+        }
+    }
+
+    /// Whether it waits for apps that it needs.
+    pub(crate) fn awaits_needs(&self) -> bool {
+        match &self.state {
+            State::Provisioning(Provisioning { line }) => *line == Line::AwaitsNeeds,
+            State::Ready(Ready { successor, .. }) => *successor == Successor::AwaitsNeeds,
+            State::Frozen(Frozen { frost, .. }) => matches!(frost, Frost::AwaitsNeeds(_)),
+            State::Stopped
+            | State::Starting(_)
+            | State::Draining(_)
+            | State::Stopping(_)
+            | State::BackingOff(_) => false,
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 use doorbell_config::spec::BackOffSpec;
 
 use super::*;
-use crate::message::Generation;
+use crate::{memory::Demotion, message::Generation};
 
 /// The instance that the state is about.
 const MAIN: Generation = Generation(10);
@@ -21,6 +21,8 @@ pub(super) fn terms(goal: Goal, tenancy: Tenancy) -> Terms {
     Terms {
         goal,
         tenancy,
+        needs: Needs::Met,
+        needed: Needed::No,
         idle_freeze_after: None,
         idle_stop_after: Some(Duration::from_secs(100)),
         awake_until: None,
@@ -55,7 +57,10 @@ fn lives(now: Instant) -> Vec<(&'static str, Life)> {
         let state = State::Stopping(Stopping { generation: MAIN, next });
         life(state, vec![leaver(MAIN, LeaverPhase::Stopping)])
     };
-    let until = now + Duration::from_secs(3);
+    let backing_off = |because| {
+        let until = now + Duration::from_secs(3);
+        life(State::BackingOff(BackingOff { until, because }), vec![])
+    };
     let old = |phase| vec![leaver(OLD, phase)];
     vec![
         ("stopped", life(State::Stopped, vec![])),
@@ -73,7 +78,11 @@ fn lives(now: Instant) -> Vec<(&'static str, Life)> {
         ("draining to start", draining(Next::Start)),
         ("stopping to rest", stopping(Next::Rest)),
         ("stopping to start", stopping(Next::Start)),
-        ("backing off", life(State::BackingOff(BackingOff { until }), vec![])),
+        ("backing off", backing_off(Because::Itself)),
+        ("awaits needs", life(line(Line::AwaitsNeeds), vec![])),
+        ("ready, next awaits needs", life(ready(Successor::AwaitsNeeds), vec![])),
+        ("frozen, awaits needs", life(frozen(Frost::AwaitsNeeds(Then::Serve)), vec![])),
+        ("backing off for needs", backing_off(Because::Needs)),
     ]
 }
 
@@ -86,6 +95,8 @@ fn events() -> Vec<Event> {
         Event::Redefined(Launch::Same),
         Event::Redefined(Launch::Changed),
         Event::GoalChanged,
+        Event::NeedsChanged,
+        Event::NeededChanged,
         Event::Admitted(NEXT),
         Event::Timer(Timer::BackOff),
     ];
@@ -127,31 +138,26 @@ fn written(effect: &Effect, now: Instant) -> String {
 
 fn table() -> String {
     let now = Instant::now();
+    let freezes = Terms {
+        idle_freeze_after: Some(Duration::from_secs(10)),
+        ..terms(Goal::Down, Tenancy::Shared)
+    };
+    let awake = Terms { awake_until: Some(now + Duration::from_secs(20)), ..freezes };
+    let demotion = Some(Demotion::Stop);
+    let sleepers = Terms { needed: Needed::Asleep, demotion, ..freezes };
+    let failed = Needs::Failed(now + Duration::from_secs(7));
+    let exclusive = terms(Goal::Down, Tenancy::Exclusive);
     let kinds = [
         ("may sleep", terms(Goal::Down, Tenancy::Shared)),
-        (
-            "may be frozen",
-            Terms {
-                idle_freeze_after: Some(Duration::from_secs(10)),
-                ..terms(Goal::Down, Tenancy::Shared)
-            },
-        ),
-        (
-            "kept awake for 20 s",
-            Terms {
-                idle_freeze_after: Some(Duration::from_secs(10)),
-                awake_until: Some(now + Duration::from_secs(20)),
-                ..terms(Goal::Down, Tenancy::Shared)
-            },
-        ),
-        (
-            "may be frozen, is to stop",
-            Terms {
-                idle_freeze_after: Some(Duration::from_secs(10)),
-                demotion: Some(crate::memory::Demotion::Stop),
-                ..terms(Goal::Down, Tenancy::Shared)
-            },
-        ),
+        ("may be frozen", freezes),
+        ("may be frozen, its needs start", Terms { needs: Needs::Coming, ..freezes }),
+        ("may be frozen, its needs failed", Terms { needs: failed, ..freezes }),
+        ("one at a time, its needs are off", Terms { needs: Needs::Off, ..exclusive }),
+        ("kept awake for 20 s", awake),
+        ("may be frozen, is to stop", Terms { demotion: Some(Demotion::Stop), ..freezes }),
+        ("needed by frozen ones", Terms { needed: Needed::Asleep, ..freezes }),
+        ("needed by one that runs", Terms { needed: Needed::Awake, ..freezes }),
+        ("needed by frozen ones, is to stop", sleepers),
         ("should run, one at a time", terms(Goal::Up, Tenancy::Exclusive)),
         ("disabled", terms(Goal::Disabled(Off::Operator), Tenancy::Shared)),
     ];

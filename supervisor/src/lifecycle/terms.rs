@@ -9,6 +9,9 @@ use crate::{
     message::{GoalName, RefusalReason},
 };
 
+/// Until a person may have decided otherwise: a guess.
+pub(super) const A_PERSON_DECIDES: Duration = Duration::from_secs(60);
+
 /// What we want of an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Goal {
@@ -40,11 +43,40 @@ pub(crate) enum Tenancy {
     Exclusive,
 }
 
+/// How the apps are that this one needs, those that they need among them.
+///
+/// Ordered from good to bad.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Needs {
+    /// All are ready, or it needs none.
+    #[default]
+    Met,
+    /// Some are not ready, and nothing is known against them.
+    Coming,
+    /// One has failed, and is not tried before then.
+    Failed(Instant),
+    /// One must not run, or is not there.
+    Off,
+}
+
+/// Whether other apps need this one, directly or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Needed {
+    #[default]
+    No,
+    /// By frozen ones alone: it may be frozen too.
+    Asleep,
+    /// By some that run, or are about to.
+    Awake,
+}
+
 /// The goal, and the settings that decisions depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Terms {
     pub(crate) goal: Goal,
     pub(crate) tenancy: Tenancy,
+    pub(crate) needs: Needs,
+    pub(crate) needed: Needed,
     pub(crate) idle_freeze_after: Option<Duration>,
     pub(crate) idle_stop_after: Option<Duration>,
     /// Until when the instance's own work keeps it awake, if it does.
@@ -64,6 +96,8 @@ impl Terms {
                 EndpointSpec::AnyPort | EndpointSpec::Socket => Tenancy::Shared,
                 EndpointSpec::FixedPort(_) => Tenancy::Exclusive,
             },
+            needs: Needs::Met,
+            needed: Needed::No,
             idle_freeze_after: spec.idle_freeze_after,
             idle_stop_after: spec.idle_stop_after,
             awake_until: None,
@@ -86,14 +120,31 @@ impl Terms {
 
     /// How long it may stand idle before it is frozen, if ever.
     pub(crate) fn freezes_after(&self) -> Option<Duration> {
-        self.idle_freeze_after.filter(|_| self.goal == Goal::Down)
+        let is_free = match self.needed {
+            Needed::No | Needed::Asleep => self.goal == Goal::Down,
+            Needed::Awake => false,
+        };
+        self.idle_freeze_after.filter(|_| is_free)
     }
 
     /// Whether an instance that nobody uses is frozen, rather than stopped.
     pub(crate) fn freezes(&self) -> bool {
-        match self.demotion {
-            Some(Demotion::Stop) => false,
-            Some(Demotion::Freeze) | None => self.freezes_after().is_some(),
+        match (self.demotion, self.needed) {
+            // It may not be stopped.
+            (Some(Demotion::Stop), Needed::Asleep) => self.freezes_after().is_some(),
+            (Some(Demotion::Stop), Needed::No | Needed::Awake) => false,
+            (Some(Demotion::Freeze), _) => self.idle_freeze_after.is_some(),
+            (None, _) => self.freezes_after().is_some(),
+        }
+    }
+
+    /// Whether an instance that nobody uses is frozen or stopped: it may be needed by now, or wanted.
+    pub(crate) fn may_retire(&self) -> bool {
+        match (self.needed, self.demotion) {
+            (Needed::Awake, _) => false,
+            (Needed::Asleep, _) => self.freezes(),
+            (Needed::No, Some(_)) => self.goal != Goal::Up,
+            (Needed::No, None) => self.idle().is_some(),
         }
     }
 
@@ -104,7 +155,28 @@ impl Terms {
     }
 
     fn stops_after(&self) -> Option<Duration> {
-        self.idle_stop_after.filter(|_| self.goal == Goal::Down)
+        let is_free = match self.needed {
+            Needed::No => self.goal == Goal::Down,
+            Needed::Asleep | Needed::Awake => false,
+        };
+        self.idle_stop_after.filter(|_| is_free)
+    }
+
+    /// Whether it is to run though nobody visits it.
+    pub(crate) fn is_wanted(&self) -> bool {
+        match (self.goal, self.needed) {
+            (Goal::Disabled(_), _) => false,
+            (Goal::Up, _) | (Goal::Down, Needed::Awake) => true,
+            (Goal::Down, Needed::No | Needed::Asleep) => false,
+        }
+    }
+
+    /// How the apps that it needs are at this moment: a failure that was waited out is none.
+    pub(crate) fn needs_at(&self, now: Instant) -> Needs {
+        match self.needs {
+            Needs::Failed(until) if until <= now => Needs::Coming,
+            Needs::Failed(_) | Needs::Met | Needs::Coming | Needs::Off => self.needs,
+        }
     }
 }
 
@@ -140,7 +212,7 @@ impl Off {
     /// When they may come again: a guess, since a person decides.
     pub(crate) fn retry_after(self) -> Duration {
         match self {
-            Self::Operator | Self::Removed => Duration::from_secs(60),
+            Self::Operator | Self::Removed => A_PERSON_DECIDES,
             Self::Shutdown => Duration::from_secs(5),
         }
     }

@@ -7,9 +7,9 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    BackingOff, Draining, Effect, Event, Frost, Frozen, Goal, InstanceEvent, Leaver, LeaverPhase,
-    Life, Line, Next, Off, Provisioning, Ready, StartOutcome, Starting, State, Stopping, Successor,
-    Tenancy, Terms, Then, Timer, back_off,
+    BackingOff, Because, Draining, Effect, Event, Frost, Frozen, Goal, InstanceEvent, Leaver,
+    LeaverPhase, Life, Line, Needs, Next, Off, Provisioning, Ready, StartOutcome, Starting, State,
+    Stopping, Successor, Tenancy, Terms, Then, Timer, back_off,
 };
 use crate::message::{Generation, Refusal, RefusalReason};
 
@@ -17,6 +17,8 @@ use crate::message::{Generation, Refusal, RefusalReason};
 pub(super) mod adopt;
 #[path = "frost.rs"]
 mod frost;
+#[path = "needs.rs"]
+mod needs;
 #[path = "progress.rs"]
 mod progress;
 #[path = "vigil.rs"]
@@ -56,6 +58,8 @@ impl<'a> Turn<'a> {
             Event::Redefined(launch) => self.redefined(state, launch),
             Event::GoalChanged => self.goal_changed(state),
             Event::Vigils(generation) => self.vigils_changed(state, generation),
+            Event::NeedsChanged => self.needs_changed(state),
+            Event::NeededChanged => self.needed_changed(state),
             Event::Admitted(generation) => self.admitted(state, generation),
             Event::Instance(generation, InstanceEvent::Ready) => self.ready(state, generation),
             Event::Instance(generation, InstanceEvent::Thawed) => self.thawed(state, generation),
@@ -99,29 +103,13 @@ impl<'a> Turn<'a> {
                 self.refuse_off(off);
                 State::Stopped
             }
-            Goal::Up | Goal::Down => State::Provisioning(Provisioning { line: self.queue() }),
+            Goal::Up | Goal::Down => self.line_up(),
         }
     }
 
-    fn queue(&mut self) -> Line {
-        match self.terms.tenancy {
-            Tenancy::Exclusive if !self.leavers.is_empty() => {
-                self.hurry_leavers();
-                Line::AfterLeavers
-            }
-            Tenancy::Exclusive | Tenancy::Shared => {
-                self.emit(Effect::Enqueue);
-                Line::Joined
-            }
-        }
-    }
-
-    /// Where an app goes that nobody waits for.
+    /// Where an app goes that no visitor waits for.
     fn rest(&mut self) -> State {
-        match self.terms.goal {
-            Goal::Up => self.provision(),
-            Goal::Down | Goal::Disabled(_) => State::Stopped,
-        }
+        if self.terms.is_wanted() { self.provision() } else { State::Stopped }
     }
 
     fn serve(&mut self, generation: Generation) -> State {
@@ -193,6 +181,7 @@ impl<'a> Turn<'a> {
     fn drop_successor(&mut self, successor: Successor) {
         match successor {
             Successor::None => {}
+            Successor::AwaitsNeeds => self.emit(Effect::ForgoNeeds),
             Successor::InLine => self.emit(Effect::Withdraw),
             Successor::Starting(generation) => self.abandon(generation),
         }
@@ -202,6 +191,9 @@ impl<'a> Turn<'a> {
     fn promote(successor: Successor) -> Option<State> {
         match successor {
             Successor::None => None,
+            Successor::AwaitsNeeds => {
+                Some(State::Provisioning(Provisioning { line: Line::AwaitsNeeds }))
+            }
             Successor::InLine => Some(State::Provisioning(Provisioning { line: Line::Joined })),
             Successor::Starting(generation) => Some(State::Starting(Starting { generation })),
         }
@@ -211,22 +203,32 @@ impl<'a> Turn<'a> {
     fn replace(&mut self, ready: Ready) -> State {
         match (self.terms.tenancy, ready.successor) {
             (Tenancy::Shared, Successor::None) => {
-                self.emit(Effect::Enqueue);
-                State::Ready(Ready { successor: Successor::InLine, ..ready })
+                State::Ready(Ready { successor: self.line_up_successor(), ..ready })
             }
-            (Tenancy::Shared, Successor::InLine | Successor::Starting(_)) => State::Ready(ready),
+            (
+                Tenancy::Shared,
+                Successor::AwaitsNeeds | Successor::InLine | Successor::Starting(_),
+            ) => State::Ready(ready),
             (Tenancy::Exclusive, successor) => {
                 self.drop_successor(successor);
-                self.drain(ready.generation, Next::Start)
+                if self.may_make_way() {
+                    self.drain(ready.generation, Next::Start)
+                } else {
+                    State::Ready(Ready { successor: Successor::None, ..ready })
+                }
             }
         }
     }
 
     pub(super) fn back_off(&mut self, delay: Duration) -> State {
+        self.back_off_for(delay, Because::Itself)
+    }
+
+    fn back_off_for(&mut self, delay: Duration, because: Because) -> State {
         self.refuse(RefusalReason::BackingOff, delay);
         let until = self.after(delay);
         self.emit(Effect::SetTimer(Timer::BackOff, until));
-        State::BackingOff(BackingOff { until })
+        State::BackingOff(BackingOff { until, because })
     }
 
     fn delay(&self, failures: u32, generation: Generation) -> Duration {

@@ -23,7 +23,7 @@ impl Turn<'_> {
             State::Stopping(stopping) => {
                 State::Stopping(Stopping { next: self.wanted_after(stopping.next), ..stopping })
             }
-            State::BackingOff(BackingOff { until }) => {
+            State::BackingOff(BackingOff { until, .. }) => {
                 let left = until.saturating_duration_since(self.now);
                 self.refuse(RefusalReason::BackingOff, left);
                 state
@@ -94,7 +94,7 @@ impl Turn<'_> {
             State::Provisioning(provisioning) => {
                 self.leave_line(&provisioning);
                 self.turn_away();
-                State::Stopped
+                self.stopped()
             }
             State::Starting(Starting { generation }) => {
                 self.abandon(generation);
@@ -107,7 +107,7 @@ impl Turn<'_> {
             }
             State::Frozen(frozen) => {
                 match frozen.frost {
-                    Frost::Thawing(_) => self.turn_away(),
+                    Frost::AwaitsNeeds(_) | Frost::Thawing(_) => self.turn_away(),
                     Frost::Lasting => {}
                 }
                 self.end_frozen(&frozen, Next::Rest)
@@ -122,13 +122,14 @@ impl Turn<'_> {
             }
             State::BackingOff(_) => {
                 self.end_back_off();
-                State::Stopped
+                self.stopped()
             }
         }
     }
 
     fn leave_line(&mut self, provisioning: &Provisioning) {
         match provisioning.line {
+            Line::AwaitsNeeds => self.emit(Effect::ForgoNeeds),
             Line::Joined => self.emit(Effect::Withdraw),
             Line::AfterLeavers => {}
         }
@@ -157,7 +158,7 @@ impl Turn<'_> {
             State::Frozen(Frozen { generation, frost: Frost::Lasting, .. }) => {
                 self.set_idle_timer(*generation, self.terms.stays_frozen());
             }
-            State::Frozen(Frozen { frost: Frost::Thawing(_), .. })
+            State::Frozen(Frozen { frost: Frost::AwaitsNeeds(_) | Frost::Thawing(_), .. })
             | State::Stopped
             | State::Provisioning(_)
             | State::Starting(_)
@@ -185,7 +186,7 @@ impl Turn<'_> {
                 self.provision()
             }
             State::Frozen(frozen) => match frozen.frost {
-                Frost::Thawing(_) => self.replace_frozen(frozen),
+                Frost::AwaitsNeeds(_) | Frost::Thawing(_) => self.replace_frozen(frozen),
                 // Nobody has to wait for it, and the next one is of the new definition.
                 Frost::Lasting => self.end_frozen(&frozen, Next::Rest),
             },
@@ -195,7 +196,7 @@ impl Turn<'_> {
                         self.abandon(generation);
                         Successor::None
                     }
-                    Successor::None | Successor::InLine => ready.successor,
+                    Successor::None | Successor::AwaitsNeeds | Successor::InLine => ready.successor,
                 };
                 self.replace(Ready { successor, ..ready })
             }

@@ -51,6 +51,7 @@ fn process_keys(keys: &AppKeys) -> Vec<(&'static str, Range<usize>)> {
         ("private_tmp", keys.private_tmp.as_ref().map(|at| span(&at.span))),
         ("read_only_paths", keys.read_only_paths.as_ref().map(|at| span(&at.span))),
         ("read_write_paths", keys.read_write_paths.as_ref().map(|at| span(&at.span))),
+        ("needs", keys.needs.as_ref().map(|at| span(&at.span))),
         ("idle", keys.idle.as_ref().map(|at| span(&at.span))),
         ("wake", keys.wake.as_ref().map(|at| span(&at.span))),
         ("stop", keys.stop.as_ref().map(|at| span(&at.span))),

@@ -12,7 +12,7 @@ use crate::{
         },
         text::{At, Text},
     },
-    name::ByteSize,
+    name::{AppId, ByteSize},
     spec::{
         BackOffSpec, EnclosureSpec, EndpointSpec, HttpProbe, MilliCores, OutputSpec, Placeholder,
         Probe, ProcessSpec, ReadySpec, ResourceSpec, StopSpec, Template, TemplatePart, UserSpec,
@@ -39,6 +39,7 @@ pub(super) fn compile(
     spec.ready = ready(section, keys.ready.as_ref()).into();
     spec.no_new_privs = keys.no_new_privs.as_ref().is_some_and(|at| at.value);
     spec.endpoint = endpoint(section, keys, command, &spec.ready.probe);
+    spec.needs = needs(keys).into();
     idle(section, keys, &mut spec);
     if let Some(keys) = &keys.stop {
         spec.stop = stopping(&keys.value).into();
@@ -178,6 +179,11 @@ fn one_probe_only(section: &mut Section<'_>, keys: &ReadyKeys) {
         let help = "add `http = \"/path\"`, or remove it";
         section.wrong(span, format!("`{key}` has no meaning without `http`"), help);
     }
+}
+
+fn needs(keys: &AppKeys) -> Vec<AppId> {
+    let written = keys.needs.iter().flat_map(|needs| &needs.value);
+    written.map(|need| need.value.0.clone()).collect()
 }
 
 fn idle(section: &mut Section<'_>, keys: &AppKeys, spec: &mut ProcessSpec) {

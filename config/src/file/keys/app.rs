@@ -14,7 +14,7 @@ use crate::{
         format::{FilePath, LineText, OrNever, OrUnlimited, Positive, UserName},
         text::{At, Text},
     },
-    name::{ByteSize, HostPattern, PathPrefix},
+    name::{AppId, ByteSize, HostPattern, PathPrefix},
     spec::{AppLimits, AppTimeouts, Template},
 };
 
@@ -75,6 +75,10 @@ pub struct AppKeys {
     /// Those below `read_only_paths` that it can.
     #[schemars(extend("x-default" = "none"))]
     pub read_write_paths: Option<At<Vec<At<Text<FilePath>>>>>,
+    /// Apps that this one cannot do without: ids of apps that have a `command`. It starts when all of
+    /// them are ready, and they are stopped after it.
+    #[schemars(extend("x-default" = "none"))]
+    pub needs: Option<At<Vec<At<Text<AppId>>>>>,
     /// When the program may sleep.
     pub idle: Option<At<IdleKeys>>,
     /// Which requests may wake the program, and keep it awake.

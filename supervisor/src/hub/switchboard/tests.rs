@@ -1,7 +1,7 @@
 use super::*;
 use doorbell_config::spec::HttpProbe;
 
-use crate::message::{Question, RefusalReason, StartPhase, StartProgress};
+use crate::message::{Question, RefusalReason, StartPhase, StartProgress, WaitsFor};
 
 const G: Generation = Generation(7);
 
@@ -255,8 +255,12 @@ fn how_far_a_start_is_concerns_the_newest_proxy_and_is_not_remembered() {
     let mut board = Switchboard::default();
     board.join(1);
     board.join(2);
-    let progress =
-        StartProgress { phase: StartPhase::Listen, elapsed: Duration::ZERO, usual: None };
+    let progress = StartProgress {
+        phase: StartPhase::Listen,
+        waits_for: WaitsFor::Turn,
+        elapsed: Duration::ZERO,
+        usual: None,
+    };
     let order = GateOrder::Progress { app: id(), progress };
     assert_eq!(board.order(&order).orders, [(2, order)]);
     assert_eq!(board.join(3), []);
