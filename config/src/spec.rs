@@ -19,6 +19,7 @@ use crate::{
 mod default;
 mod display;
 mod enclosure;
+mod hours;
 mod pages;
 mod resources;
 mod tcp;
@@ -26,6 +27,8 @@ mod template;
 mod wake;
 
 pub use enclosure::EnclosureSpec;
+pub(crate) use hours::nearest_zone;
+pub use hours::{Awake, AwakeSpec, HoursNow, Window};
 pub use pages::{AppPages, OwnPages};
 pub use resources::{MilliCores, ResourceSpec, UserSpec};
 pub use tcp::{AppKind, ProxyProtocol, TcpSpec};
@@ -268,6 +271,9 @@ pub struct ProcessSpec {
     /// Apps that are ready before it starts, and stopped after it.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub needs: Interned<Vec<AppId>>,
+    /// When it is kept awake; `None` is never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awake: Option<Interned<AwakeSpec>>,
     /// When it may be frozen for want of visits; `None` is never.
     pub idle_freeze_after: Option<Duration>,
     /// When it may be stopped for want of visits; `None` is never.

@@ -138,6 +138,13 @@ fn every_key_of_a_process_arrives() {
     }
     assert_eq!(wake.keeps_awake, KeepsAwake::All);
     assert_eq!((wake.asleep.status, wake.asleep.body.as_deref()), (200, Some("asleep")));
+    let awake = process.awake.as_ref().expect("hours");
+    let windows: Vec<_> = awake.windows.iter().map(ToString::to_string).collect();
+    let working = "Mon,Tue,Wed,Thu,Fri 08:00-18:00 Europe/Berlin";
+    assert_eq!(
+        (windows, awake.prewarm),
+        (vec![working.to_owned(), "Sat 22:00-02:00".to_owned()], Some(Duration::from_secs(600)))
+    );
     assert_eq!((process.stop.signal, process.stop.grace.as_secs()), (2, 1));
     assert_eq!(process.stop.drain, Duration::ZERO);
     let back_off = &process.back_off;

@@ -5,6 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use doorbell_supervisor::message::{HoursName, HoursSnapshot};
 use jiff::{Timestamp, tz::TimeZone};
 
 /// The current second in the forms that answers and logs need.
@@ -38,6 +39,25 @@ pub fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
+/// Hours of an app as people read them: `awake until Fri 2026-11-27 18:00 Europe/Berlin`.
+#[must_use]
+pub fn hours(hours: &HoursSnapshot) -> String {
+    let at = hours.until_unix_seconds.and_then(|at| i64::try_from(at).ok());
+    let at = at.and_then(|at| Timestamp::from_second(at).ok()).map(|at| {
+        let named = hours.zone.as_deref().and_then(|name| TimeZone::get(name).ok());
+        let zone = hours.zone.as_deref().filter(|_| named.is_some()).unwrap_or("%Z");
+        at.to_zoned(named.unwrap_or_else(TimeZone::system))
+            .strftime(&format!("%a %Y-%m-%d %H:%M {zone}"))
+            .to_string()
+    });
+    match (hours.is, at) {
+        (HoursName::Inside, Some(at)) => format!("awake until {at}"),
+        (HoursName::Inside, None) => "awake at all hours".to_owned(),
+        (HoursName::Outside, Some(at)) => format!("awake from {at}"),
+        (HoursName::Outside, None) => "never begin".to_owned(),
+    }
+}
+
 impl Second {
     fn of(unix: u64) -> Self {
         let timestamp = Timestamp::from_second(i64::try_from(unix).unwrap_or(i64::MAX))
@@ -54,6 +74,23 @@ impl Second {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hours_are_told_in_their_own_zone() {
+        let told = |is, at, zone: Option<&str>| {
+            let zone = zone.map(str::to_owned);
+            hours(&HoursSnapshot { is, until_unix_seconds: at, zone })
+        };
+        let (at, berlin) = (Some(1_795_798_800), Some("Europe/Berlin"));
+        let expected = "awake until Fri 2026-11-27 18:00 Europe/Berlin";
+        assert_eq!(told(HoursName::Inside, at, berlin), expected);
+        assert_eq!(
+            told(HoursName::Outside, at, Some("UTC")),
+            "awake from Fri 2026-11-27 17:00 UTC"
+        );
+        assert!(told(HoursName::Outside, at, None).starts_with("awake from "));
+        assert_eq!(told(HoursName::Inside, None, berlin), "awake at all hours");
+    }
 
     #[test]
     fn dates_have_the_form_of_their_standards() {

@@ -443,6 +443,9 @@ pub struct Snapshot {
     /// What of its own work keeps it awake.
     #[serde(default)]
     pub vigils: Vec<VigilSnapshot>,
+    /// Its hours (`keep_awake`), if it has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hours: Option<HoursSnapshot>,
     /// The apps that it waits for, as it needs them; not more than some.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub awaits: Vec<AppId>,
@@ -455,6 +458,27 @@ pub struct VigilSnapshot {
     pub name: String,
     /// When it ends at the latest, seconds since the Unix epoch.
     pub until_unix_seconds: u64,
+}
+
+/// Hours of an app, for outsiders.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoursSnapshot {
+    /// Whether it is within them.
+    pub is: HoursName,
+    /// When that changes, seconds since the Unix epoch; `None` if never.
+    pub until_unix_seconds: Option<u64>,
+    /// The time zone in which they were given; `None` is the server's own.
+    pub zone: Option<String>,
+}
+
+/// Whether an app is within its hours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoursName {
+    /// It is kept awake.
+    Inside,
+    /// It may sleep.
+    Outside,
 }
 
 /// Starts of an app since Doorbell started.

@@ -14,6 +14,7 @@ mod deaths;
 mod enclosure;
 mod frost;
 mod h2c;
+mod hours;
 mod house;
 mod http2;
 mod limits;

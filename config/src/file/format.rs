@@ -8,7 +8,7 @@ use super::text::FromText;
 use crate::{
     name::{AppId, ByteSize, DurationText, HostPattern, Hostname, NameError, PathPrefix},
     path,
-    spec::{AgentPattern, ListenAddr, MethodName, Template, UpstreamServer},
+    spec::{AgentPattern, ListenAddr, MethodName, Template, UpstreamServer, Window, nearest_zone},
 };
 
 /// One format, by name.
@@ -54,6 +54,7 @@ pub(crate) const FORMATS: &[Format] = &[
     Format::of::<Template>(),
     Format::of::<UpstreamServer>(),
     Format::of::<UserName>(),
+    Format::of::<Window>(),
 ];
 
 /// A duration that is not zero.
@@ -361,6 +362,28 @@ impl FromText for Template {
             return wrong("a NUL character cannot be passed to a program");
         }
         Self::parse(text)
+    }
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl FromText for Window {
+    const FORMAT: &'static str = "hours";
+    const MEANING: &'static str = "hours such as `Mon-Fri 08:00-18:00 Europe/Berlin`, `Sat,Sun \
+                                   22:00-02:00 UTC` or, in the server's own zone, `daily 07:00-24:00`";
+    fn from_text(text: &str) -> Result<Self, NameError> {
+        let window = Self::parse(text)?;
+        if window.has_known_zone() {
+            return Ok(window);
+        }
+        match window.zone().and_then(nearest_zone) {
+            Some(zone) => wrong(&format!("there is no such time zone: did you mean `{zone}`?")),
+            None => wrong(
+                "there is no such time zone: write one such as `Europe/Berlin` or `UTC`, or leave \
+                 it out for the server's own",
+            ),
+        }
     }
     fn to_text(&self) -> String {
         self.to_string()

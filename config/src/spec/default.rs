@@ -78,6 +78,7 @@ impl ProcessSpec {
             ready: Interned::default(),
             no_new_privs: false,
             needs: Interned::default(),
+            awake: None,
             idle_freeze_after: None,
             idle_stop_after: Some(Self::IDLE_STOP_AFTER),
             awake_at_most: Self::AWAKE_AT_MOST,

@@ -161,6 +161,9 @@ fn put_instance(text: &mut String, snapshot: &Snapshot) {
         let left = words(vigil.until_unix_seconds - now);
         put(text, "kept awake", &format!("by {}, {left} at most", screen::line(&vigil.name)));
     }
+    if let Some(hours) = &snapshot.hours {
+        put(text, "hours", &clock::hours(hours));
+    }
     if !snapshot.awaits.is_empty() {
         put(text, "awaits", &names(&snapshot.awaits));
     }

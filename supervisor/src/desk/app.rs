@@ -7,7 +7,7 @@ use std::{
 
 use doorbell_config::{
     name::AppId,
-    spec::{AppSpec, Backend, ProcessSpec, StartMode},
+    spec::{AppSpec, Backend, HoursNow, ProcessSpec, StartMode},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{sync::oneshot, time::Instant};
@@ -36,6 +36,8 @@ pub(super) struct App {
     pub(super) instances: Vec<Instance>,
     /// How it goes down, if it has to wait for those that need it.
     pub(super) descent: Option<Descent>,
+    /// What its hours mean, if it has some.
+    pub(super) hours: Option<Box<HoursNow>>,
     pub(super) queued_since: Option<Instant>,
     pub(super) since_unix_seconds: u64,
     pub(super) waiters: Vec<Waiter>,
@@ -159,6 +161,7 @@ impl App {
             upstream: None,
             instances: Vec::new(),
             descent: None,
+            hours: None,
             queued_since: None,
             since_unix_seconds: unix_seconds(),
             waiters: Vec::new(),
@@ -185,7 +188,8 @@ impl App {
         let tenancy = if wants_the_same { Tenancy::Exclusive } else { terms.tenancy };
         let instance = self.life.state.generation().and_then(|current| self.instance(current));
         let awake_until = instance.and_then(Instance::awake_until).map(Instant::into_std);
-        Some(Terms { tenancy, awake_until, demotion: self.demotion, ..terms })
+        let (hours, demotion) = (self.hours(), self.demotion);
+        Some(Terms { tenancy, hours, awake_until, demotion, ..terms })
     }
 
     /// How the current definition is started; `None` for a static upstream.
@@ -295,6 +299,7 @@ impl App {
             usual_start: past.and_then(|past| UsualStart::of(&past.start_times)),
             yields: past.map(|past| past.yields).unwrap_or_default(),
             vigils: instance.map(Instance::vigils_now).unwrap_or_default(),
+            hours: self.hours_snapshot(),
             awaits,
         }
     }

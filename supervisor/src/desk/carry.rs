@@ -32,7 +32,7 @@ pub(super) struct Carried {
     pub(super) failures: u32,
     /// Until the next try.
     pub(super) back_off: Option<Duration>,
-    /// An operator stopped an app that always runs.
+    /// An operator stopped an app that always runs, or that is to be warm.
     pub(super) rests: bool,
     pub(super) starts: StartCounts,
     pub(super) past: Past,
@@ -58,7 +58,8 @@ impl Desk {
                 | State::Draining(_)
                 | State::Stopping(_) => None,
             };
-            let rests = app.goal == Goal::Down && app.start_mode().map(Goal::of) == Some(Goal::Up);
+            let wanted = app.start_mode().map(|mode| app.goal_by_definition(mode));
+            let rests = app.goal == Goal::Down && wanted == Some(Goal::Up);
             let carried = Carried {
                 failures: app.life.failures,
                 back_off,

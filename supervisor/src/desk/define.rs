@@ -73,6 +73,7 @@ impl Desk {
         });
         if is_over {
             self.apps.remove(id);
+            self.forget_hours(id);
             self.note_bonds(id);
             self.order(GateOrder::Forget { app: id.clone() });
             self.channels.snapshots.forget(id);
@@ -90,6 +91,7 @@ impl Desk {
                 self.set_up_process(id, new, process, old);
             }
             Backend::Upstream(upstream) => {
+                self.forget_hours(id);
                 let is_same = old.is_some_and(|old| match &old.backend {
                     Backend::Upstream(old) => old == upstream,
                     Backend::Process(_) => false,
@@ -114,13 +116,16 @@ impl Desk {
         if old.is_some() {
             self.driver.logs_are(id, *process.logs);
         }
-        let goal = self.goal_of(id, process.start);
         let Some(app) = self.apps.get_mut(id) else { return };
         let program = app.program.replace(new.clone());
+        let hours_changed = self.define_hours(id);
+        let goal = self.goal_of(id, process.start);
+        let Some(app) = self.apps.get_mut(id) else { return };
         let was_removed = app.goal == Goal::Disabled(Off::Removed);
         // An operator's `stop` of an app that always runs outlives a change elsewhere.
         let mode_changed = was_removed || old_mode != Some(process.start);
-        if mode_changed {
+        let goal_changed = mode_changed || hours_changed;
+        if goal_changed {
             app.goal = goal;
         }
         if was_removed {
@@ -133,7 +138,7 @@ impl Desk {
         if sleeps && self.is_set_up {
             self.order(GateOrder::Hold { app: id.clone() });
         }
-        if mode_changed && !sleeps {
+        if goal_changed && !sleeps {
             self.play(id, Event::GoalChanged);
         }
         if let Some(program) = program {
@@ -224,12 +229,17 @@ impl Desk {
         }
     }
 
+    /// What is wanted of an app with this start mode now, if nobody disabled it.
+    pub(super) fn goal_by_definition(&self, id: &AppId, mode: StartMode) -> Goal {
+        self.apps.get(id).map_or(Goal::of(mode), |app| app.goal_by_definition(mode))
+    }
+
     /// What is wanted of an app with this start mode, as far as operators agree.
     pub(super) fn goal_of(&self, id: &AppId, mode: StartMode) -> Goal {
         if self.switches.is_disabled(id, Some(mode)) {
             Goal::Disabled(Off::Operator)
         } else {
-            Goal::of(mode)
+            self.goal_by_definition(id, mode)
         }
     }
 }

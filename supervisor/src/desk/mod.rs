@@ -6,8 +6,8 @@
 //! gates waits in an outbox while their channel is full, disks are left to other threads.
 //!
 //! `define` applies definitions, `operate` verbs, `progress` what instances and gates report;
-//! `app` is what is kept per app, `bonds` who needs whom, `needs` what comes of that, `effects` how
-//! decisions are carried out.
+//! `app` is what is kept per app, `bonds` who needs whom, `needs` what comes of that, `hours` when apps
+//! are kept awake, `effects` how decisions are carried out.
 
 mod adopt;
 mod app;
@@ -15,6 +15,7 @@ mod bonds;
 mod carry;
 mod define;
 mod effects;
+mod hours;
 mod line;
 mod needs;
 mod operate;
@@ -23,6 +24,7 @@ mod progress;
 mod room;
 mod state_dir;
 mod timers;
+mod timetable;
 mod vigil;
 mod yielding;
 
@@ -52,6 +54,7 @@ use self::{
     room::Room,
     state_dir::{Generations, StateDir, SwitchFile, Switches},
     timers::Timers,
+    timetable::{Ring, Timetable},
     yielding::Round,
 };
 pub(crate) use self::{carry::forget as forget_carried, state_dir::replace};
@@ -100,6 +103,8 @@ pub(crate) struct Desk {
     /// What is to be played next, in order.
     events: VecDeque<(AppId, Event)>,
     timers: Timers,
+    /// When hours of apps begin or end.
+    timetable: Timetable,
     line: Line,
     generations: Generations,
     switches: Switches,
@@ -148,6 +153,7 @@ enum Wake {
     Report(Report),
     Gates(VecDeque<crate::message::GateReport>),
     Timer(AppId, crate::lifecycle::Timer),
+    Hours(Ring),
     Ended(Result<(Id, ()), JoinError>),
     Swept,
     Deadline,
@@ -174,6 +180,8 @@ impl Desk {
             options.group,
             (custodian, options.has_custodian),
         ));
+        let timetable = Timetable::new()
+            .map_err(|source| SupervisorError::System { what: "set an alarm", source })?;
         let run_dir = driver.run_dir();
         driver::create_private(&run_dir)
             .map_err(|source| SupervisorError::Folder { path: run_dir.clone(), source })?;
@@ -200,6 +208,7 @@ impl Desk {
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             timers: Timers::default(),
+            timetable,
             line: Line::closed(options.parallel_starts),
             generations: state_dir.generations()?,
             switches: state_dir.switches(),
@@ -270,6 +279,7 @@ impl Desk {
             Some(report) = self.reports.1.recv() => Wake::Report(report),
             reports = self.channels.mailbox.take() => Wake::Gates(reports),
             (app, timer) = self.timers.next() => Wake::Timer(app, timer),
+            ring = self.timetable.rings(), if self.shutdown.is_none() => Wake::Hours(ring),
             Some(ended) = self.tasks.join_next_with_id() => Wake::Ended(ended),
             Some(()) = ended(&mut self.sweep) => Wake::Swept,
             Some(_) = self.errands.join_next() => Wake::Nothing,
@@ -297,6 +307,7 @@ impl Desk {
             Wake::Report(report) => self.report(report),
             Wake::Gates(reports) => reports.into_iter().for_each(|report| self.gate(report)),
             Wake::Timer(app, timer) => self.play(&app, Event::Timer(timer)),
+            Wake::Hours(ring) => self.rung(ring),
             Wake::Ended(ended) => self.ended(ended),
             Wake::Swept => {
                 self.sweep = None;

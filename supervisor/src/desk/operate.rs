@@ -124,12 +124,12 @@ impl Desk {
                 return Err(OperateError::Disabled(id.clone()));
             }
             Verb::Start => {
-                self.set_goal(id, Goal::of(mode));
+                self.set_goal(id, self.goal_by_definition(id, mode));
                 self.start_needs(id);
                 self.play(id, Event::Start);
             }
             Verb::Restart => {
-                self.set_goal(id, Goal::of(mode));
+                self.set_goal(id, self.goal_by_definition(id, mode));
                 self.start_needs(id);
                 self.play(id, Event::Restart);
             }
@@ -143,7 +143,7 @@ impl Desk {
             Verb::Enable => {
                 self.switches.enable(id, Some(mode));
                 if self.is_disabled(id) {
-                    self.set_goal(id, Goal::of(mode));
+                    self.set_goal(id, self.goal_by_definition(id, mode));
                     self.call_back(id);
                     self.play(id, Event::GoalChanged);
                 }
@@ -195,7 +195,7 @@ impl Desk {
     pub(super) fn wake_by_visit(&mut self, id: &AppId) {
         let Some(app) = self.apps.get_mut(id) else { return };
         if let (false, Backend::Process(process)) = (app.is_disabled(), &app.spec.backend) {
-            app.goal = Goal::of(process.start);
+            app.goal = app.goal_by_definition(process.start);
         }
     }
 }

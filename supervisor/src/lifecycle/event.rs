@@ -26,6 +26,8 @@ pub(crate) enum Event {
     NeedsChanged,
     /// Whether other apps need it has changed.
     NeededChanged,
+    /// Whether it is kept awake has changed.
+    HoursChanged,
     /// The front of the line is reached: the instance may be spawned.
     Admitted(Generation),
     /// Something about an instance.
@@ -57,6 +59,7 @@ impl Event {
             | Self::GoalChanged
             | Self::NeedsChanged
             | Self::NeededChanged
+            | Self::HoursChanged
             | Self::Admitted(_)
             | Self::Timer(Timer::BackOff) => None,
         }

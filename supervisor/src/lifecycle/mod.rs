@@ -52,7 +52,7 @@ pub(crate) use state::{
     BackingOff, Because, Draining, Frost, Frozen, Hold, Leaver, LeaverPhase, Life, Line, Next,
     Provisioning, Ready, Starting, State, Stopping, Successor, Then,
 };
-pub(crate) use terms::{Goal, Needed, Needs, Off, Tenancy, Terms};
+pub(crate) use terms::{Goal, Hours, Needed, Needs, Off, Tenancy, Terms};
 
 pub(crate) use turn::adopt::Adoption;
 

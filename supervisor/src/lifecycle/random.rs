@@ -46,6 +46,7 @@ enum Act {
     /// `None`: one of them failed a moment ago.
     Needs(Option<Needs>),
     Needed(Needed),
+    Hours(Hours),
     Pass(u16),
 }
 
@@ -90,6 +91,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
             Just(Needed::Awake)
         ]
         .prop_map(Act::Needed),
+        2 => prop_oneof![Just(Hours::Free), Just(Hours::Kept)].prop_map(Act::Hours),
         2 => any::<u16>().prop_map(Act::Pass),
     ];
     prop::collection::vec(act, 1..120)
@@ -232,6 +234,7 @@ impl World {
             Effect::AskRetire(generation) => {
                 assert!(!self.is_awake(generation), "asked what is kept awake");
                 assert_ne!(self.terms.needed, Needed::Awake, "may what is needed retire?");
+                assert_eq!(self.terms.hours, Hours::Free, "may it retire within its hours?");
                 answers.push(self.ask_retire(generation));
             }
             Effect::Refuse(refusal) => {
@@ -475,6 +478,10 @@ impl World {
                 self.set_needs(needs.unwrap_or(soon));
             }
             Act::Needed(needed) => self.set_needed(needed),
+            Act::Hours(hours) => {
+                self.terms.hours = hours;
+                self.send(Event::HoursChanged);
+            }
             Act::Pass(seconds) => self.now += Duration::from_secs(u64::from(seconds)),
         }
     }

@@ -23,6 +23,7 @@ pub(super) fn terms(goal: Goal, tenancy: Tenancy) -> Terms {
         tenancy,
         needs: Needs::Met,
         needed: Needed::No,
+        hours: Hours::Free,
         idle_freeze_after: None,
         idle_stop_after: Some(Duration::from_secs(100)),
         awake_until: None,
@@ -97,6 +98,7 @@ fn events() -> Vec<Event> {
         Event::GoalChanged,
         Event::NeedsChanged,
         Event::NeededChanged,
+        Event::HoursChanged,
         Event::Admitted(NEXT),
         Event::Timer(Timer::BackOff),
     ];
@@ -144,6 +146,7 @@ fn table() -> String {
     };
     let awake = Terms { awake_until: Some(now + Duration::from_secs(20)), ..freezes };
     let demotion = Some(Demotion::Stop);
+    let freeze = Some(Demotion::Freeze);
     let sleepers = Terms { needed: Needed::Asleep, demotion, ..freezes };
     let failed = Needs::Failed(now + Duration::from_secs(7));
     let exclusive = terms(Goal::Down, Tenancy::Exclusive);
@@ -155,6 +158,11 @@ fn table() -> String {
         ("one at a time, its needs are off", Terms { needs: Needs::Off, ..exclusive }),
         ("kept awake for 20 s", awake),
         ("may be frozen, is to stop", Terms { demotion: Some(Demotion::Stop), ..freezes }),
+        ("may be frozen, within its hours", Terms { hours: Hours::Kept, ..freezes }),
+        (
+            "within its hours, is to freeze",
+            Terms { hours: Hours::Kept, demotion: freeze, ..freezes },
+        ),
         ("needed by frozen ones", Terms { needed: Needed::Asleep, ..freezes }),
         ("needed by one that runs", Terms { needed: Needed::Awake, ..freezes }),
         ("needed by frozen ones, is to stop", sleepers),

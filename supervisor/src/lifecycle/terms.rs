@@ -70,6 +70,16 @@ pub(crate) enum Needed {
     Awake,
 }
 
+/// Whether an app is within the hours in which it is kept awake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Hours {
+    /// It may sleep.
+    #[default]
+    Free,
+    /// Once it runs, it is neither frozen nor stopped for idleness.
+    Kept,
+}
+
 /// The goal, and the settings that decisions depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Terms {
@@ -77,6 +87,7 @@ pub(crate) struct Terms {
     pub(crate) tenancy: Tenancy,
     pub(crate) needs: Needs,
     pub(crate) needed: Needed,
+    pub(crate) hours: Hours,
     pub(crate) idle_freeze_after: Option<Duration>,
     pub(crate) idle_stop_after: Option<Duration>,
     /// Until when the instance's own work keeps it awake, if it does.
@@ -98,6 +109,7 @@ impl Terms {
             },
             needs: Needs::Met,
             needed: Needed::No,
+            hours: Hours::Free,
             idle_freeze_after: spec.idle_freeze_after,
             idle_stop_after: spec.idle_stop_after,
             awake_until: None,
@@ -120,9 +132,9 @@ impl Terms {
 
     /// How long it may stand idle before it is frozen, if ever.
     pub(crate) fn freezes_after(&self) -> Option<Duration> {
-        let is_free = match self.needed {
-            Needed::No | Needed::Asleep => self.goal == Goal::Down,
-            Needed::Awake => false,
+        let is_free = match (self.needed, self.hours) {
+            (Needed::No | Needed::Asleep, Hours::Free) => self.goal == Goal::Down,
+            (Needed::Awake, _) | (_, Hours::Kept) => false,
         };
         self.idle_freeze_after.filter(|_| is_free)
     }
@@ -155,9 +167,9 @@ impl Terms {
     }
 
     fn stops_after(&self) -> Option<Duration> {
-        let is_free = match self.needed {
-            Needed::No => self.goal == Goal::Down,
-            Needed::Asleep | Needed::Awake => false,
+        let is_free = match (self.needed, self.hours) {
+            (Needed::No, Hours::Free) => self.goal == Goal::Down,
+            (Needed::Asleep | Needed::Awake, _) | (_, Hours::Kept) => false,
         };
         self.idle_stop_after.filter(|_| is_free)
     }

@@ -60,6 +60,7 @@ impl<'a> Turn<'a> {
             Event::Vigils(generation) => self.vigils_changed(state, generation),
             Event::NeedsChanged => self.needs_changed(state),
             Event::NeededChanged => self.needed_changed(state),
+            Event::HoursChanged => self.other_idleness(state),
             Event::Admitted(generation) => self.admitted(state, generation),
             Event::Instance(generation, InstanceEvent::Ready) => self.ready(state, generation),
             Event::Instance(generation, InstanceEvent::Thawed) => self.thawed(state, generation),

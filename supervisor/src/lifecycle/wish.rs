@@ -145,12 +145,13 @@ impl Turn<'_> {
     /// The definition changed.
     pub(super) fn redefined(&mut self, state: State, launch: Launch) -> State {
         match launch {
-            Launch::Same => self.redefined_alike(state),
+            Launch::Same => self.other_idleness(state),
             Launch::Changed => self.redefined_anew(state),
         }
     }
 
-    fn redefined_alike(&mut self, state: State) -> State {
+    /// How long it may be idle is something else now, and counts from now.
+    pub(super) fn other_idleness(&mut self, state: State) -> State {
         match &state {
             State::Ready(Ready { generation, .. }) => {
                 self.set_idle_timer(*generation, self.terms.idle());

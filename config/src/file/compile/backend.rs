@@ -52,6 +52,8 @@ fn process_keys(keys: &AppKeys) -> Vec<(&'static str, Range<usize>)> {
         ("read_only_paths", keys.read_only_paths.as_ref().map(|at| span(&at.span))),
         ("read_write_paths", keys.read_write_paths.as_ref().map(|at| span(&at.span))),
         ("needs", keys.needs.as_ref().map(|at| span(&at.span))),
+        ("keep_awake", keys.keep_awake.as_ref().map(|at| span(&at.span))),
+        ("prewarm", keys.prewarm.as_ref().map(|at| span(&at.span))),
         ("idle", keys.idle.as_ref().map(|at| span(&at.span))),
         ("wake", keys.wake.as_ref().map(|at| span(&at.span))),
         ("stop", keys.stop.as_ref().map(|at| span(&at.span))),

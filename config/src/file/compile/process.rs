@@ -1,6 +1,6 @@
 //! An app that Doorbell starts.
 
-use std::{collections::BTreeMap, ops::Range, path::PathBuf};
+use std::{collections::BTreeMap, ops::Range, path::PathBuf, time::Duration};
 
 use super::Section;
 use crate::{
@@ -14,8 +14,7 @@ use crate::{
     },
     name::{AppId, ByteSize},
     spec::{
-        BackOffSpec, EnclosureSpec, EndpointSpec, HttpProbe, MilliCores, OutputSpec, Placeholder,
-        Probe, ProcessSpec, ReadySpec, ResourceSpec, StopSpec, Template, TemplatePart, UserSpec,
+        AwakeSpec, BackOffSpec, EnclosureSpec, EndpointSpec, HttpProbe, MilliCores, OutputSpec, Placeholder, Probe, ProcessSpec, ReadySpec, ResourceSpec, StopSpec, Template, TemplatePart, UserSpec, Window,
     },
 };
 
@@ -40,6 +39,7 @@ pub(super) fn compile(
     spec.no_new_privs = keys.no_new_privs.as_ref().is_some_and(|at| at.value);
     spec.endpoint = endpoint(section, keys, command, &spec.ready.probe);
     spec.needs = needs(keys).into();
+    spec.awake = awake(section, keys).map(Into::into);
     idle(section, keys, &mut spec);
     if let Some(keys) = &keys.stop {
         spec.stop = stopping(&keys.value).into();
@@ -184,6 +184,35 @@ fn one_probe_only(section: &mut Section<'_>, keys: &ReadyKeys) {
 fn needs(keys: &AppKeys) -> Vec<AppId> {
     let written = keys.needs.iter().flat_map(|needs| &needs.value);
     written.map(|need| need.value.0.clone()).collect()
+}
+
+/// Longest time before its hours at which an app is started.
+const LONGEST_PREWARM: Duration = Duration::from_secs(24 * 3600);
+
+fn awake(section: &mut Section<'_>, keys: &AppKeys) -> Option<AwakeSpec> {
+    let Some(hours) = &keys.keep_awake else {
+        if let Some(prewarm) = keys.prewarm.as_ref().filter(|_| !section.is_broken()) {
+            let message = "`prewarm` has no meaning without `keep_awake`";
+            section.wrong(&prewarm.span, message, "add `keep_awake`, or remove it");
+        }
+        return None;
+    };
+    if let Some(start) = keys.start.as_ref().filter(|start| start.value == StartChoice::Always) {
+        section.exclude(
+            [("start = \"always\"", &start.span), ("keep_awake", &hours.span)],
+            "an app that always runs needs no hours: remove one of the two",
+        );
+    }
+    let windows: Vec<Window> = hours.each().into_iter().map(|(hours, _)| hours.clone()).collect();
+    if windows.is_empty() && !section.is_broken() {
+        let help = "write hours such as `Mon-Fri 08:00-18:00`, or leave the key out";
+        section.wrong(&hours.span, "no hours at all", help);
+    }
+    let prewarm = keys.prewarm.as_ref().map(|prewarm| prewarm.value.0);
+    if let Some(at) = keys.prewarm.as_ref().filter(|at| at.value.0 > LONGEST_PREWARM) {
+        section.wrong(&at.span, "longer than a day", "write `1d` or less, or longer hours");
+    }
+    (!windows.is_empty()).then_some(AwakeSpec { windows, prewarm })
 }
 
 fn idle(section: &mut Section<'_>, keys: &AppKeys, spec: &mut ProcessSpec) {

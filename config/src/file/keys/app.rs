@@ -6,8 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AppPageKeys, BackOffKeys, IdleKeys, OutputKeys, ReadyChoice, StartChoice, StopKeys,
-    UpstreamChoice, WaitingPageKeys, WakeKeys,
+    AppPageKeys, BackOffKeys, IdleKeys, OneOrMany, OutputKeys, ReadyChoice, StartChoice, StopKeys, UpstreamChoice, WaitingPageKeys, WakeKeys,
 };
 use crate::{
     file::{
@@ -15,7 +14,7 @@ use crate::{
         text::{At, Text},
     },
     name::{AppId, ByteSize, HostPattern, PathPrefix},
-    spec::{AppLimits, AppTimeouts, Template},
+    spec::{AppLimits, AppTimeouts, Template, Window},
 };
 
 /// One app: either a `command` that Doorbell starts, or an `upstream` that somebody else runs.
@@ -79,6 +78,15 @@ pub struct AppKeys {
     /// them are ready, and they are stopped after it.
     #[schemars(extend("x-default" = "none"))]
     pub needs: Option<At<Vec<At<Text<AppId>>>>>,
+    /// Hours in which the program, once it runs, is neither frozen nor stopped for idleness: one text
+    /// or a list. Hours over midnight belong to the day on which they begin. After their end `idle`
+    /// holds as ever, counted from there. They do not start the program: see `prewarm`.
+    #[schemars(extend("x-default" = "none"))]
+    pub keep_awake: Option<At<OneOrMany<Window>>>,
+    /// How long before its hours (`keep_awake`) the program is started; `0s` is when they begin, `1d`
+    /// the most. Until they end it is started again when it ends, unless an operator stopped it.
+    #[schemars(extend("x-default" = "not at all"))]
+    pub prewarm: Option<At<Text<Duration>>>,
     /// When the program may sleep.
     pub idle: Option<At<IdleKeys>>,
     /// Which requests may wake the program, and keep it awake.
