@@ -16,7 +16,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::name::AppId;
 use crate::spec::{
-    AppLimits, AppPages, AppTimeouts, AwakeSpec, BackOffSpec, EnclosureSpec, OutputSpec, ProcessSpec, ReadySpec, ResourceSpec, StopSpec, TcpSpec, Template, UserSpec, WakeSpec,
+    AppLimits, AppPages, AppTimeouts, AwakeSpec, BackOffSpec, EnclosureSpec, OutputSpec,
+    ProcessSpec, ReadySpec, ResourceSpec, StopSpec, TcpSpec, Template, UserSpec, WakeSpec,
 };
 
 /// Entries of a pool that are looked through at once for values that nobody has any more.

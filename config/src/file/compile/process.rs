@@ -14,7 +14,9 @@ use crate::{
     },
     name::{AppId, ByteSize},
     spec::{
-        AwakeSpec, BackOffSpec, EnclosureSpec, EndpointSpec, HttpProbe, MilliCores, OutputSpec, Placeholder, Probe, ProcessSpec, ReadySpec, ResourceSpec, StopSpec, Template, TemplatePart, UserSpec, Window,
+        AwakeSpec, BackOffSpec, EnclosureSpec, EndpointSpec, HttpProbe, MilliCores, OutputSpec,
+        Placeholder, Probe, ProcessSpec, ReadySpec, ResourceSpec, StopSpec, Template, TemplatePart,
+        UserSpec, Window,
     },
 };
 

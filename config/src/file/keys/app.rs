@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AppPageKeys, BackOffKeys, IdleKeys, OneOrMany, OutputKeys, ReadyChoice, StartChoice, StopKeys, UpstreamChoice, WaitingPageKeys, WakeKeys,
+    AppPageKeys, BackOffKeys, IdleKeys, OneOrMany, OutputKeys, ReadyChoice, StartChoice, StopKeys,
+    UpstreamChoice, WaitingPageKeys, WakeKeys,
 };
 use crate::{
     file::{
