@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Draining, Effect, Line, Next, Provisioning, Ready, StartOutcome, Starting, State, Stopping,
-    Successor, Timer, Turn,
+    Draining, Effect, Goal, Line, Next, Provisioning, Ready, StartOutcome, Starting, State,
+    Stopping, Successor, Timer, Turn,
 };
 use crate::{
     lifecycle::{Failure, GateEvent, LeaverPhase},
