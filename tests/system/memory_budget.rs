@@ -99,6 +99,25 @@ fn a_start_waits_until_there_is_room() {
 }
 
 #[test]
+fn who_is_used_without_being_kept_awake_stays_and_keeps_nobody_waiting() {
+    let rules = "wake = { deny_paths = [\"/ws\"] }\nidle = { stop_after = \"1h\" }";
+    let d = with_budget(200, &(keepers(1, "") + &node("used", rules)));
+    keep(&d, "app0", 190);
+    pass(LEFT_ALONE);
+    d.ok(&["stop", "app0"]);
+    assert_eq!(d.get("used.test", "/").status, 200);
+    let mut websocket = WebSocket::open(d.port, "used.test", "/ws").expect("a websocket");
+    pass(LEFT_ALONE);
+    // It is known to take more than is left, and the only one who could yield does not.
+    let since = Instant::now();
+    assert_eq!(d.get("app0.test", "/").status, 200);
+    assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
+    websocket.echo("still here");
+    let tries = d.log().matches("it yields app=used").count();
+    assert!((1..10).contains(&tries), "it was asked {tries} times: {}", d.log());
+}
+
+#[test]
 fn apps_that_compete_do_not_wake_each_other_without_end() {
     let d = with_budget(100, &keepers(2, ""));
     keep(&d, "app0", 80);
