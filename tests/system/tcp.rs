@@ -235,14 +235,17 @@ fn who_cannot_be_joined_is_reset() {
         Some(2.0)
     );
 
-    let late = "env = { START_DELAY = \"60000\" }\ntimeouts = { hold = \"300ms\" }\n\
-                limits = { held_requests = 1 }";
+    let late = "env = { START_DELAY = \"60000\" }\ntimeouts = { hold = \"300ms\" }";
     let (d, port) = started("echo", late);
+    assert!(is_turned_away(port), "late: {}", d.log());
+
+    let few = "env = { START_DELAY = \"60000\" }\nlimits = { held_requests = 1 }";
+    let (d, port) = started("echo", few);
     let mut waits = call(port);
     eventually("it waits", || held(&d) == 1);
     assert!(is_turned_away(port), "too many: {}", d.log());
-    assert!(is_reset(&mut waits), "{}", d.log());
     d.ok(&["disable", "db"]);
+    assert!(is_reset(&mut waits), "disabled while it waits: {}", d.log());
     assert!(is_turned_away(port), "disabled");
 }
 
