@@ -254,7 +254,9 @@ fn moment(time: DateTime, zone: &TimeZone, twice: Twice) -> Option<Timestamp> {
         },
         AmbiguousOffset::Gap { before, .. } => {
             let behind = before.to_timestamp(time).ok()?;
-            let jump = zone.preceding(behind).next().map(|jump| jump.timestamp());
+            // The one that made the gap, which may be this very moment.
+            let from = behind.checked_add(SignedDuration::from_nanos(1)).ok()?;
+            let jump = zone.preceding(from).next().map(|jump| jump.timestamp());
             Some(jump.unwrap_or(behind))
         }
     }

@@ -46,7 +46,9 @@ impl Awake<'_> {
         let Some((program, arguments)) = self.command.split_first() else { return Ok(0) };
         let ran = Command::new(program).args(arguments).status();
         // Whatever became of it, it is over.
-        self.say(&format!("done {}", self.name))?;
+        if let Err(error) = self.say(&format!("done {}", self.name)) {
+            eprintln!("the app is kept awake for longer than it need be: {error:#}");
+        }
         let status = ran.with_context(|| format!("cannot run {program}"))?;
         let code = status.code().or_else(|| status.signal().map(|signal| SIGNALLED + signal));
         Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))

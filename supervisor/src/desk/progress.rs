@@ -40,7 +40,9 @@ impl Desk {
                 self.start_is_at(&app, generation, StartPhase::Ready);
                 self.order(GateOrder::Probe { app, generation, endpoint, question });
             }
-            Note::Vigils(vigils) => self.vigils_changed(&app, generation, vigils),
+            Note::Vigils(vigils, telling) => {
+                self.vigils_changed(&app, generation, vigils, telling);
+            }
             Note::EndProbe => self.order(GateOrder::EndProbe { app, generation }),
             Note::Gone => self.gone(&app, generation),
         }

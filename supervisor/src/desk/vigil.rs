@@ -1,6 +1,9 @@
 //! Instances whose own work keeps them awake.
 
+use std::time::Duration;
+
 use doorbell_config::name::AppId;
+use tokio::time::Instant;
 
 use super::{
     Desk,
@@ -12,6 +15,9 @@ use crate::{
     message::{Generation, VigilSnapshot},
 };
 
+/// Longer than anything drains, and short enough for any timer.
+const FAR: Duration = Duration::from_secs(366 * 24 * 3600);
+
 impl Desk {
     /// An instance tells all that keeps it awake from now on. It answers its app once it is told that this
     /// holds.
@@ -20,6 +26,7 @@ impl Desk {
         id: &AppId,
         generation: Generation,
         vigils: Vec<Vigil>,
+        telling: u64,
     ) {
         let Some(app) = self.apps.get_mut(id) else { return };
         let Some(instance) = app.instance_mut(generation) else { return };
@@ -33,7 +40,7 @@ impl Desk {
         self.publish(id);
         let Some(app) = self.apps.get(id) else { return };
         if let Some(instance) = app.instance(generation).filter(|_| !app.life.ends(generation)) {
-            instance.handle.grant();
+            instance.handle.grant(telling);
         }
     }
 
@@ -44,6 +51,7 @@ impl Desk {
         let Some(instance) = app.instance_mut(generation) else { return false };
         let Some(until) = instance.awake_until() else { return false };
         instance.is_drained = true;
+        let until = until.min(Instant::now() + FAR);
         self.timers.set(id, Timer::Vigil(generation), until.into_std());
         true
     }

@@ -193,7 +193,7 @@ impl Desk {
             tracing::warn!(bytes, "memory is short, and no app can yield");
             self.room.is_full();
             self.round = None;
-            return;
+            return self.settle();
         }
         for (id, generation, how) in chosen {
             tracing::info!(app = %id, generation = generation.0, ?how, "memory is short: it yields");

@@ -24,7 +24,6 @@ use super::{
     advance::Advance,
     children,
     ear::{Ear, Parts},
-    enclosure::Enclosure,
     endpoint::{Place, base36, socket_folder},
     instance::{self, Instance, Wires},
     leftover::Remains,
@@ -33,6 +32,7 @@ use super::{
     procfs::{self, Pid},
     record::{Notebook, Phase, Record},
     root::Root,
+    tidy,
     tree::Tree,
     vigil::{Vigil, VigilSocket},
 };
@@ -100,6 +100,12 @@ impl Adoptee {
     }
 }
 
+/// Whose a file is, if it is not ours.
+fn owner_of(path: &Path) -> Option<u32> {
+    let owner = fs::symlink_metadata(path).ok()?.uid();
+    (owner != rustix::process::geteuid().as_raw()).then_some(owner)
+}
+
 fn mark_of(state_dir: &Path, record: &Record) -> Mark {
     Mark::of_instance(state_dir, &record.app, record.generation)
 }
@@ -125,6 +131,10 @@ impl Driver {
             }
         }
         for (app, generation) in &dead {
+            for path in [self.vigil_path(app, *generation), self.notify_path(app, *generation)] {
+                // Few have both.
+                let _ = fs::remove_file(path);
+            }
             let folder = socket_folder(&self.run_dir(), app);
             if let Err(error) = Record::remove(&folder, *generation) {
                 tracing::warn!(%app, %error, "a record of an instance stays behind");
@@ -151,9 +161,13 @@ impl Driver {
     /// Removes what instances had of their own that are not among these.
     fn remove_own_of_others(&self, living: &HashSet<String>) {
         for entry in fs::read_dir(self.state_dir.join(OWN)).into_iter().flatten().flatten() {
-            if !entry.file_name().to_str().is_some_and(|name| living.contains(name))
-                && let Err(error) = Enclosure::remove(&entry.path())
-            {
+            let name = entry.file_name();
+            let removed = match name.to_str() {
+                Some(name) if living.contains(name) => continue,
+                Some(name) if tidy::is_gone(name) => tidy::remove_later(&entry.path()),
+                Some(_) | None => tidy::remove(&entry.path()),
+            };
+            if let Err(error) = removed {
                 let path = entry.path();
                 tracing::warn!(path = %path.display(), %error, "temporary files stay behind");
             }
@@ -198,7 +212,7 @@ impl Driver {
     pub(super) fn forget(&self, job: &Job) {
         self.release(&job.app.id, job.generation);
         self.cgroups.find_again(&job.app.id, job.generation).remove();
-        if let Err(error) = Enclosure::remove(&self.own_path(&job.app.id, job.generation)) {
+        if let Err(error) = tidy::remove(&self.own_path(&job.app.id, job.generation)) {
             tracing::warn!(app = %job.app.id, %error, "temporary files of an instance stay behind");
         }
         let folder = socket_folder(&self.run_dir(), &job.app.id);
@@ -345,7 +359,7 @@ impl Instance {
         let path = driver.vigil_path(&app, generation);
         let vigils = match VigilSocket::among(&mut held, path.clone()) {
             Some(socket) => Some(socket),
-            None if path.exists() => Some(VigilSocket::bind(path)?),
+            None if path.exists() => instance::door(&driver, &job, owner_of(&path)),
             // An earlier version gave it none.
             None => None,
         };

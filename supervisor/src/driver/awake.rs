@@ -1,6 +1,9 @@
 //! How an instance keeps the wishes of its own processes to be kept awake.
 
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use super::{Instance, Note};
 use crate::driver::vigil::{Asked, Vigil, grant};
@@ -27,8 +30,14 @@ impl Instance {
     }
 
     async fn tell_vigils(&self) {
+        static TELLINGS: AtomicU64 = AtomicU64::new(1);
+        let telling = TELLINGS.fetch_add(1, Ordering::Relaxed);
         let vigils: Vec<Vigil> = self.notebook.record().vigils;
-        self.tell(Note::Vigils(vigils)).await;
-        self.wires.granted.notified().await;
+        self.tell(Note::Vigils(vigils, telling)).await;
+        // Not one of before. If the desk is gone, it never comes, and the instance ends.
+        let mut granted = self.wires.granted.clone();
+        if granted.wait_for(|known| *known >= telling).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }

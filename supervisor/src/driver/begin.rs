@@ -78,7 +78,8 @@ pub(super) fn spawn_blocking(
     let state_dir = &driver.state_dir;
     let vigils = door(driver, job, owner);
     let own = driver.own_path(&job.app.id, job.generation);
-    let enclosure = Enclosure::prepare(&process.enclosure, &own, &sockets, &process.directory)?;
+    let enclosure =
+        Enclosure::prepare(&process.enclosure, &own, &sockets, &process.directory, owner)?;
     let around = Surroundings {
         place: &place,
         notify_socket,
@@ -118,7 +119,11 @@ pub(super) fn spawn_blocking(
 }
 
 /// Where the instance asks to be kept awake. Most never do, so that one which cannot starts none the less.
-fn door(driver: &Driver, job: &Job, owner: Option<u32>) -> Option<VigilSocket> {
+pub(in crate::driver) fn door(
+    driver: &Driver,
+    job: &Job,
+    owner: Option<u32>,
+) -> Option<VigilSocket> {
     let path = driver.vigil_path(&job.app.id, job.generation);
     let made = VigilSocket::bind(path).and_then(|socket| {
         if owner.is_some() {

@@ -11,7 +11,7 @@ use std::{
     fs, io,
     os::unix::{
         ffi::OsStrExt,
-        fs::{DirBuilderExt, PermissionsExt},
+        fs::{DirBuilderExt, PermissionsExt, chown},
     },
     path::{Path, PathBuf},
 };
@@ -73,6 +73,7 @@ impl Enclosure {
         own: &Path,
         sockets: &Path,
         directory: &Path,
+        owner: Option<u32>,
     ) -> Result<Self, EnclosureError> {
         if spec.is_open() {
             return Ok(Self::default());
@@ -82,7 +83,8 @@ impl Enclosure {
         if spec.private_tmp {
             for (outside, inside) in TMP.iter().zip(["tmp", "var-tmp"]) {
                 let folder = own.join(inside);
-                make_tmp(&folder).map_err(EnclosureError::Folder)?;
+                let own = if may_mount { None } else { Some(owner) };
+                make_tmp(&folder, own).map_err(EnclosureError::Folder)?;
                 if !may_mount {
                     enclosure.tmpdir.get_or_insert(folder);
                     continue;
@@ -104,14 +106,6 @@ impl Enclosure {
             enclosure.mounts.extend(plan.mounts());
         }
         Ok(enclosure)
-    }
-
-    /// Removes what an instance had of its own.
-    pub(super) fn remove(own: &Path) -> io::Result<()> {
-        match fs::remove_dir_all(own) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
-        }
     }
 }
 
@@ -161,7 +155,10 @@ impl Plan {
         let inherited = |at: &PathBuf| Mounted { at: at.clone(), flags: self.flags_at(at) };
         let all = self.mounted.iter().cloned().chain(self.bound.iter().map(inherited));
         let shut = all.filter(|one| self.is_read_only(&one.at));
-        let shut = shut.map(|one| Mount::ReadOnly { at: path(&one.at), flags: one.flags });
+        let shut = shut.map(|one| {
+            let is_asked_for = self.read_only.contains(&one.at);
+            Mount::ReadOnly { at: path(&one.at), flags: one.flags, is_asked_for }
+        });
         binds.chain(shut).collect()
     }
 
@@ -224,12 +221,25 @@ fn unescape(text: &str) -> PathBuf {
     PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))
 }
 
-fn make_tmp(folder: &Path) -> io::Result<()> {
+/// Makes a folder for what is needed for a while: everybody's of those who see it as `/tmp`, or of the app's
+/// user alone, who has to get there then.
+fn make_tmp(folder: &Path, own: Option<Option<u32>>) -> io::Result<()> {
+    let above = folder.ancestors().skip(1).take(2);
     if let Some(above) = folder.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(above)?;
     }
     fs::create_dir(folder)?;
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o1777))
+    match own {
+        None => fs::set_permissions(folder, fs::Permissions::from_mode(0o1777)),
+        Some(None) => fs::set_permissions(folder, fs::Permissions::from_mode(0o700)),
+        Some(owner) => {
+            for above in above {
+                fs::set_permissions(above, fs::Permissions::from_mode(0o711))?;
+            }
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+            chown(folder, owner, None)
+        }
+    }
 }
 
 /// A path for the kernel. None of ours has a NUL: they come from the kernel, or from text that is checked.
@@ -255,7 +265,7 @@ mod tests {
 
     fn shut(plan: &Plan) -> Vec<(String, c_ulong)> {
         let shut = plan.mounts().into_iter().filter_map(|mount| match mount {
-            Mount::ReadOnly { at, flags } => Some((at.into_string().unwrap(), flags)),
+            Mount::ReadOnly { at, flags, .. } => Some((at.into_string().unwrap(), flags)),
             Mount::Bind { .. } => None,
         });
         shut.collect()

@@ -33,6 +33,7 @@ use crate::{
     probe::{self, Started},
 };
 
+pub(super) use self::begin::door;
 use self::begin::{Prepared, SpawnError, listen_for_notes, spawn_blocking};
 
 #[path = "awake.rs"]
@@ -62,7 +63,7 @@ pub(super) struct Wires {
     /// It was asked whether it is ready, and is.
     pub(super) answered: Arc<Notify>,
     /// What keeps it awake is known to the desk, and holds.
-    pub(super) granted: Arc<Notify>,
+    pub(super) granted: channel::Receiver<u64>,
     /// Whether it is to stand still.
     pub(super) frost: channel::Receiver<bool>,
     pub(super) witness: Arc<Witness>,
@@ -169,10 +170,11 @@ impl Instance {
         let kept = adopt::keep(&output, notify.as_ref(), ear.as_ref(), vigils.as_ref())?;
         driver.hold(&job, kept);
         let ear = ear.map(Ear::open).transpose()?;
-        let door = vigils.map(|vigils| vigils.open(wires.witness.clone())).transpose()?;
         let mark = Mark::of_instance(&driver.state_dir, &job.app.id, job.generation);
         let tree = Tree::of(pid, mark, output.identity());
         wires.witness.is_of(tree, group);
+        // Behind that, for who asks is looked for in the tree.
+        let door = vigils.map(|vigils| vigils.open(wires.witness.clone())).transpose()?;
         let spec = job.process()?;
         let stop = *spec.stop;
         let log = driver.logs.open(&job.app.id, *spec.logs);

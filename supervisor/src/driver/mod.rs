@@ -31,6 +31,7 @@ mod sock_diag;
 mod spawn;
 mod stop;
 mod sys;
+mod tidy;
 mod tree;
 mod usage;
 mod vigil;
@@ -159,8 +160,8 @@ pub(crate) enum Note {
     Probe(Endpoint, Box<Question>),
     /// It is to be asked no more.
     EndProbe,
-    /// All that keeps it awake from now on.
-    Vigils(Vec<Vigil>),
+    /// All that keeps it awake from now on, and which telling of that this is.
+    Vigils(Vec<Vigil>, u64),
     Gone,
 }
 
@@ -178,7 +179,7 @@ pub(crate) struct Handle {
     orders: channel::Sender<Order>,
     check: Arc<Notify>,
     answered: Arc<Notify>,
-    granted: Arc<Notify>,
+    granted: channel::Sender<u64>,
     frost: channel::Sender<bool>,
     witness: Arc<Witness>,
 }
@@ -327,14 +328,14 @@ impl Handle {
         let (orders, inbox) = channel::channel(Order::Run);
         let check = Arc::new(Notify::new());
         let answered = Arc::new(Notify::new());
-        let granted = Arc::new(Notify::new());
+        let (granted, known) = channel::channel(0);
         let (frost, frozen) = channel::channel(false);
         let witness = Arc::new(Witness::default());
         let wires = instance::Wires {
             inbox,
             check: check.clone(),
             answered: answered.clone(),
-            granted: granted.clone(),
+            granted: known,
             frost: frozen,
             witness: witness.clone(),
             reports,
@@ -366,9 +367,9 @@ impl Handle {
         self.check.notify_one();
     }
 
-    /// Tells it that what keeps it awake is known, and holds.
-    pub(crate) fn grant(&self) {
-        self.granted.notify_one();
+    /// Tells it that what keeps it awake is known up to this telling, and holds.
+    pub(crate) fn grant(&self, telling: u64) {
+        self.granted.send_replace(telling);
     }
 
     /// Tells it what came of asking whether it is ready.

@@ -84,13 +84,17 @@ pub(super) struct Asked {
 #[derive(Debug)]
 pub(super) struct VigilSocket {
     socket: StdListener,
-    path: PathBuf,
+    file: SocketFile,
 }
+
+/// Where it is; removed when dropped.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
 
 /// The reading of it; ends when dropped.
 #[derive(Debug)]
 pub(super) struct Door {
-    path: PathBuf,
+    _file: SocketFile,
     asked: tokio::sync::Mutex<mpsc::Receiver<Asked>>,
     reading: JoinHandle<()>,
 }
@@ -168,20 +172,21 @@ impl VigilSocket {
             Ok(()) | Err(_) => {}
         }
         let socket = StdListener::bind(&path)?;
+        let file = SocketFile(path);
         // Again, with room for less: nobody needs thousands.
         rustix::net::listen(&socket, BACKLOG)?;
-        Ok(Self { socket, path })
+        Ok(Self { socket, file })
     }
 
     /// The one that another process kept open, among all that it kept.
     pub(super) fn among(held: &mut Vec<OwnedFd>, path: PathBuf) -> Option<Self> {
         let listens = |one: &OwnedFd| socket_acceptconn(one).unwrap_or(false);
         let at = held.iter().position(listens)?;
-        Some(Self { socket: held.remove(at).into(), path })
+        Some(Self { socket: held.remove(at).into(), file: SocketFile(path) })
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        &self.file.0
     }
 
     /// Begins to read what processes of the instance ask.
@@ -190,7 +195,7 @@ impl VigilSocket {
         let listener = UnixListener::from_std(self.socket)?;
         let (to, asked) = mpsc::channel(CONNECTIONS);
         let reading = tokio::spawn(accept(listener, witness, to));
-        Ok(Door { path: self.path, asked: tokio::sync::Mutex::new(asked), reading })
+        Ok(Door { _file: self.file, asked: tokio::sync::Mutex::new(asked), reading })
     }
 }
 
@@ -214,8 +219,13 @@ impl Door {
 impl Drop for Door {
     fn drop(&mut self) {
         self.reading.abort();
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "a socket file stays behind");
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "a socket file stays behind");
         }
     }
 }

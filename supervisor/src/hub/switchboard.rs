@@ -146,9 +146,7 @@ impl Switchboard {
         match report {
             GateReport::Wanted { .. } => standing.want(proxy, report, &mut outcome),
             GateReport::Retired { generation, .. } => {
-                if let Some(asked) = standing.asked_of(proxy, generation) {
-                    asked.retired.insert(proxy);
-                }
+                outcome.orders.extend(standing.retired(&app, proxy, generation));
             }
             GateReport::Busy { generation, idle_for, .. } => {
                 if let Some(asked) = standing.asked_of(proxy, generation) {
@@ -264,6 +262,25 @@ impl Standing {
         if is_new && !waits {
             outcome.reports.push(report);
         }
+    }
+
+    /// A proxy has retired an instance. Two questions may have been on their way to it, and its answer to
+    /// the first, that it is in use, was taken for both: then the desk does not know, and what should be
+    /// open is opened again.
+    fn retired(
+        &mut self,
+        app: &AppId,
+        proxy: Number,
+        generation: Generation,
+    ) -> Option<(Number, GateOrder)> {
+        if let Some(asked) = self.asked.as_mut().filter(|asked| asked.generation == generation) {
+            asked.waiting.remove(&proxy);
+            asked.retired.insert(proxy);
+            return None;
+        }
+        let (_, endpoint) = self.open.clone().filter(|(open, _)| *open == generation)?;
+        self.wanted.remove(&proxy);
+        Some((proxy, GateOrder::Reopen { app: app.clone(), generation, endpoint }))
     }
 
     /// What was asked of this proxy about this instance, and is answered now.

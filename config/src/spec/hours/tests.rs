@@ -152,6 +152,9 @@ fn an_hour_that_is_skipped_belongs_to_nobody() {
     };
     assert_eq!(moments("02:30-05:00"), ["2027-03-28T01:00:00Z true", "2027-03-28T03:00:00Z false"]);
     assert_eq!(moments("00:30-02:30"), ["2027-03-27T23:30:00Z true", "2027-03-28T01:00:00Z false"]);
+    // At the very minute of the jump.
+    assert_eq!(moments("02:00-05:00"), ["2027-03-28T01:00:00Z true", "2027-03-28T03:00:00Z false"]);
+    assert_eq!(moments("00:30-02:00"), ["2027-03-27T23:30:00Z true", "2027-03-28T01:00:00Z false"]);
     // Nothing is left of it on that day.
     assert_eq!(moments("02:10-02:50"), ["2027-04-04T00:10:00Z true", "2027-04-04T00:50:00Z false"]);
 }

@@ -11,7 +11,8 @@ pub(in crate::driver) enum Mount {
     /// What is at the first path is seen at the second too, with what is mounted below it.
     Bind { from: CString, to: CString },
     /// What is mounted at this path can be changed no more; with the flags that it has, mount(2).
-    ReadOnly { at: CString, flags: c_ulong },
+    /// Others below it that are gone or hidden are passed over.
+    ReadOnly { at: CString, flags: c_ulong, is_asked_for: bool },
 }
 
 /// Gives the calling process a namespace of its own, with these changes, in this order. Called in a child:
@@ -30,9 +31,11 @@ pub(super) unsafe fn enter(mounts: &[Mount]) -> bool {
             && mount(None, c"/", libc::MS_REC | libc::MS_SLAVE)
             && mounts.iter().all(|one| match one {
                 Mount::Bind { from, to } => mount(Some(from), to, libc::MS_BIND | libc::MS_REC),
-                Mount::ReadOnly { at, flags } => {
+                Mount::ReadOnly { at, flags, is_asked_for } => {
                     let how = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
-                    mount(None, at, how | flags)
+                    let is_there =
+                        || !matches!(*libc::__errno_location(), libc::ENOENT | libc::EINVAL);
+                    mount(None, at, how | flags) || (!is_asked_for && !is_there())
                 }
             })
     }

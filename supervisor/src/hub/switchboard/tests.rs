@@ -155,11 +155,32 @@ fn a_wish_is_passed_on_once_until_it_is_answered() {
 }
 
 #[test]
+fn who_retires_by_an_earlier_question_opens_again() {
+    let mut board = board(&[1]);
+    board.order(&open());
+    // Both are on their way; the answer to the first is taken for one to the second.
+    board.order(&ask());
+    board.order(&ask());
+    assert_eq!(board.report(1, busy(0)).reports, [busy(0)]);
+    let outcome = board.report(1, retired());
+    let reopen = GateOrder::Reopen { app: id(), generation: G, endpoint: endpoint() };
+    assert_eq!((outcome.orders, outcome.reports), (vec![(1, reopen)], vec![]));
+    // The other way round.
+    let mut board = self::board(&[1, 2]);
+    board.order(&open());
+    board.order(&ask());
+    board.report(1, busy(0));
+    assert_eq!(board.report(1, retired()), Outcome::default());
+    let outcome = board.report(2, retired());
+    assert_eq!((outcome.orders.len(), outcome.reports), (2, vec![busy(0)]));
+}
+
+#[test]
 fn what_nobody_asked_is_not_believed() {
     let mut board = board(&[1, 2]);
     board.order(&open());
     let stale = Generation(6);
-    for report in [retired(), drained(), busy(0)] {
+    for report in [drained(), busy(0)] {
         assert_eq!(board.report(1, report), Outcome::default());
     }
     board.order(&ask());
