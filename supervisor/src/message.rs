@@ -445,10 +445,10 @@ pub struct Snapshot {
     pub vigils: Vec<VigilSnapshot>,
     /// Its hours (`keep_awake`), if it has some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hours: Option<HoursSnapshot>,
+    pub hours: Option<Box<HoursSnapshot>>,
     /// The apps that it waits for, as it needs them; not more than some.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub awaits: Vec<AppId>,
+    #[serde(default, skip_serializing_if = "<[AppId]>::is_empty")]
+    pub awaits: Box<[AppId]>,
 }
 
 /// Work of an app's own that keeps it awake.

@@ -61,13 +61,13 @@ fn an_app_is_not_idle_within_its_hours_and_they_do_not_start_it() {
 
 #[test]
 fn a_frozen_app_stays_frozen_within_its_hours() {
-    let d =
-        Doorbell::with(&app(&later(), "idle = { freeze_after = \"100ms\", stop_after = \"1s\" }"));
+    let idle = "idle = { freeze_after = \"100ms\", stop_after = \"8s\" }";
+    let d = Doorbell::with(&app(&later(), idle));
     let pid = d.get("app.test", "/pid").text();
     d.wait_for_state("app", "frozen");
-    d.rewrite(&app(&now(), "idle = { freeze_after = \"100ms\", stop_after = \"1s\" }"));
+    d.rewrite(&app(&now(), idle));
     d.ok(&["reload"]);
-    within(Duration::from_secs(2), "it is not stopped", || d.state("app") == "frozen");
+    within(Duration::from_secs(10), "it is not stopped", || d.state("app") == "frozen");
     assert_eq!(d.get("app.test", "/pid").text(), pid);
     within(Duration::from_secs(1), "nor frozen again", || d.state("app") == "ready");
 }
@@ -162,4 +162,26 @@ fn what_a_warm_app_needs_is_warm_too() {
         d.state("web") == "ready" && d.state("db") == "ready"
     });
     assert_eq!(d.starts("db"), 1);
+}
+
+fn set_clock(unix_seconds: i64) {
+    let at = format!("@{unix_seconds}");
+    let status = std::process::Command::new("date").args(["-u", "-s", &at]).status().expect("date");
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+#[ignore = "sets the machine's clock: see .ci/second-kernel"]
+fn a_clock_that_is_set_is_noticed_at_once() {
+    let begin = unix_seconds() + 5 * HOUR;
+    let d = Doorbell::with(&warm(&hours(begin, begin + HOUR), "10m", SOON_STOPPED));
+    assert_eq!(d.state("app"), "stopped");
+    set_clock(begin - 5 * 60);
+    d.wait_for_state("app", "ready");
+    assert_eq!(d.status("app")["hours"]["is"], "outside");
+    set_clock(begin + HOUR / 2);
+    eventually("they have begun", || d.status("app")["hours"]["is"] == "inside");
+    set_clock(begin - 4 * HOUR);
+    d.wait_for_state("app", "stopped");
+    assert_eq!(d.status("app")["goal"], "down");
 }

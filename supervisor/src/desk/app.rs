@@ -300,7 +300,7 @@ impl App {
             yields: past.map(|past| past.yields).unwrap_or_default(),
             vigils: instance.map(Instance::vigils_now).unwrap_or_default(),
             hours: self.hours_snapshot(),
-            awaits,
+            awaits: awaits.into(),
         }
     }
 

@@ -41,14 +41,14 @@ impl App {
     }
 
     /// Its hours, for outsiders.
-    pub(super) fn hours_snapshot(&self) -> Option<HoursSnapshot> {
+    pub(super) fn hours_snapshot(&self) -> Option<Box<HoursSnapshot>> {
         let hours = self.hours.as_deref()?;
         let (is, at) = match hours.awake {
             Awake::Until(at) => (HoursName::Inside, at),
             Awake::From(at) => (HoursName::Outside, at),
         };
         let until_unix_seconds = at.and_then(|at| u64::try_from(at.as_second()).ok());
-        Some(HoursSnapshot { is, until_unix_seconds, zone: hours.zone.clone() })
+        Some(Box::new(HoursSnapshot { is, until_unix_seconds, zone: hours.zone.clone() }))
     }
 }
 
@@ -112,8 +112,18 @@ impl Desk {
         let had_hours = self.apps.get(id).is_some_and(|app| app.hours.is_some());
         if has_hours || had_hours {
             self.note_hours(id, now());
+            self.doubt_zones(id);
         }
         self.apps.get(id).is_some_and(|app| app.runs_by_hours() != ran)
+    }
+
+    /// Zones were known where the configuration was read; here they may not be.
+    fn doubt_zones(&self, id: &AppId) {
+        let spec = self.apps.get(id).and_then(|app| app.awake_spec());
+        let windows = spec.iter().flat_map(|spec| &spec.windows);
+        for window in windows.filter(|window| !window.has_known_zone()) {
+            tracing::error!(app = %id, %window, "no such time zone here: it is taken for UTC");
+        }
     }
 
     /// An app is there no more, or has no program any more.
