@@ -72,6 +72,8 @@ def main():
     if MODE == "exit":
         sys.exit(7)
     time.sleep(int(ENV.get("START_DELAY", "0")) / 1000)
+    while "START_FILE" in ENV and not os.path.exists(ENV["START_FILE"]):
+        time.sleep(0.01)
     if "SOCKET" in ENV:
         door = socket.socket(socket.AF_UNIX)
         door.bind(ENV["SOCKET"])

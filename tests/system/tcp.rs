@@ -11,7 +11,7 @@ use std::{
 use doorbell_tests::{Doorbell, Role, Setup, eventually, free_port, get, kill, within};
 
 /// How long a read may take before it fails the test.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// A while in which an idle app would have stopped several times.
 const WHILE: Duration = Duration::from_millis(1500);
 const SOON: &str = "idle = { stop_after = \"300ms\" }";
@@ -68,6 +68,13 @@ fn is_reset(stream: &mut TcpStream) -> bool {
     stream.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
 }
 
+/// Lets the app begin that waits for it.
+const WAITS: &str = "START_FILE = \"{dir}/go\"";
+
+fn begin(d: &Doorbell) {
+    d.write_file("go", "");
+}
+
 fn held(d: &Doorbell) -> u64 {
     d.status("db")["held"].as_u64().expect("a number")
 }
@@ -78,10 +85,11 @@ fn file(d: &Doorbell, name: &str) -> String {
 
 #[test]
 fn a_connection_wakes_the_app_and_is_joined_to_it() {
-    let (d, port) = started("echo", &format!("{SOON}\nenv = {{ START_DELAY = \"500\" }}"));
+    let (d, port) = started("echo", &format!("{SOON}\nenv = {{ {WAITS} }}"));
     assert_eq!(d.state("db"), "stopped");
     let mut stream = call(port);
     eventually("it waits", || held(&d) == 1);
+    begin(&d);
     echoes(&mut stream, "first words");
     assert_eq!((d.state("db").as_str(), d.starts("db"), held(&d)), ("ready", 1, 0));
     assert_eq!(d.status("db")["listen"][0], format!("127.0.0.1:{port}"));
@@ -136,10 +144,11 @@ fn each_side_may_end_before_the_other() {
 
 #[test]
 fn a_thousand_connections_make_one_start() {
-    let env = "env = { START_DELAY = \"700\", STARTS_FILE = \"{dir}/starts\" }";
-    let (d, port) = started("echo", env);
+    let env = format!("env = {{ {WAITS}, STARTS_FILE = \"{{dir}}/starts\" }}");
+    let (d, port) = started("echo", &env);
     let mut streams: Vec<_> = (0..1000).map(|_| call(port)).collect();
-    eventually("all wait", || held(&d) == 1000 || d.state("db") == "ready");
+    eventually("all wait", || held(&d) == 1000);
+    begin(&d);
     for (number, stream) in streams.iter_mut().enumerate() {
         echoes(stream, &format!("number {number}"));
     }
@@ -209,8 +218,8 @@ fn who_does_not_read_is_waited_for() {
 
 #[test]
 fn a_client_that_leaves_while_held_frees_its_place_and_reaches_nobody() {
-    let env = "env = { START_DELAY = \"1500\", SEEN_FILE = \"{dir}/seen\" }";
-    let (d, port) = started("echo", env);
+    let env = format!("env = {{ {WAITS}, SEEN_FILE = \"{{dir}}/seen\" }}");
+    let (d, port) = started("echo", &env);
     let (silent, mut breaks, mut stays) = (call(port), call(port), call(port));
     breaks.write_all(b"something").expect("it is taken");
     eventually("three wait", || held(&d) == 3);
@@ -220,6 +229,7 @@ fn a_client_that_leaves_while_held_frees_its_place_and_reaches_nobody() {
     reset.expect("a reset at its end");
     drop(breaks);
     eventually("two have left", || held(&d) == 1);
+    begin(&d);
     echoes(&mut stays, "still here");
     assert_eq!(file(&d, "seen"), "still here\n");
     assert_eq!(d.metric("doorbell_tcp_connections_total{app=\"db\",result=\"left\"}"), Some(2.0));
@@ -449,11 +459,13 @@ fn connections_outlive_parts_and_upgrades() {
 #[test]
 fn who_waits_while_the_supervisor_dies_is_joined_all_the_same() {
     let port = free_port();
-    let mut d = Setup::new(&app(port, "echo", "env = { START_DELAY = \"1000\" }")).start();
+    let env = format!("env = {{ {WAITS} }}");
+    let mut d = Setup::new(&app(port, "echo", &env)).start();
     let mut stream = call(port);
     eventually("it waits", || held(&d) == 1);
     d.kill_supervisor();
     d.start_again();
+    begin(&d);
     echoes(&mut stream, "in the end");
     assert_eq!(d.app_pids().len(), 1);
 }
