@@ -147,8 +147,16 @@ impl Doorbell {
     pub fn stop_app(&self, app: &str) -> anyhow::Result<()> {
         let answer = self.ask("POST", &format!("/v1/apps/{app}/stop"))?;
         anyhow::ensure!(answer.is_good(), "cannot stop {app}: {}", answer.text());
-        let stopped = || self.status(app).ok().filter(|status| status["state"] == "stopped");
-        wait::until(PATIENCE, stopped).with_context(|| format!("{app} does not stop"))?;
+        self.wait_for(app, "stopped")
+    }
+
+    /// Waits until an app is in a state.
+    ///
+    /// # Errors
+    /// If it does not get there.
+    pub fn wait_for(&self, app: &str, state: &str) -> anyhow::Result<()> {
+        let there = || self.status(app).ok().filter(|status| status["state"] == state);
+        wait::until(PATIENCE, there).with_context(|| format!("{app} is not {state}"))?;
         Ok(())
     }
 

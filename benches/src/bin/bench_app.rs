@@ -1,7 +1,9 @@
 //! An app that knows when it began and when it was ready, and answers with both.
 //!
-//! `bench-app PATH [MILLISECONDS]`: how it becomes ready (`connect`, `http`, `notify` or
+//! `bench-app PATH [MILLISECONDS [DEED AMOUNT]]`: how it becomes ready (`connect`, `http`, `notify` or
 //! `activation`), and what it takes to get there; `bench-app alone` says when it began, and ends.
+//! What it does besides: `keep` so many MiB of memory, `spin` in so many threads, `shout` lines of so
+//! many bytes without end.
 //! Times are those of CLOCK_MONOTONIC, which all processes share. Nothing is written on the way, so
 //! that nothing is measured but the start.
 
@@ -9,6 +11,7 @@ use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     os::unix::net::UnixDatagram,
+    thread,
     time::Duration,
 };
 
@@ -25,6 +28,9 @@ fn main() -> anyhow::Result<()> {
     }
     let takes = arguments.next().map_or(Ok(0), |text| text.parse())?;
     doorbell_benches::wait::pass(Duration::from_millis(takes));
+    let deed = arguments.next();
+    let amount = arguments.next().map_or(Ok(0), |text| text.parse())?;
+    let kept = deed.map(|deed| begin(&deed, amount)).transpose()?;
 
     let listener = if path == "activation" { inherited()? } else { listen()? };
     let ready = clock::now();
@@ -41,7 +47,33 @@ fn main() -> anyhow::Result<()> {
         // A client that leaves, such as a probe that only connects, concerns nobody.
         drop(client.and_then(|client| serve(client, answer.as_bytes())));
     }
+    drop(kept);
     Ok(())
+}
+
+/// Begins what it does besides; what it keeps is kept as long as what this gives.
+fn begin(deed: &str, amount: usize) -> anyhow::Result<Vec<u8>> {
+    match deed {
+        // Something that is no zero, so that it is there.
+        "keep" => return Ok((0..amount << 20).map(|at| (at % 251) as u8).collect()),
+        "spin" => (0..amount).for_each(|_| {
+            drop(thread::spawn(|| {
+                loop {
+                    std::hint::spin_loop();
+                }
+            }))
+        }),
+        "shout" => drop(thread::spawn(move || shout(amount))),
+        _ => anyhow::bail!("unknown deed {deed:?}"),
+    }
+    Ok(Vec::new())
+}
+
+/// As much as is taken.
+fn shout(bytes: usize) {
+    let mut line = vec![b'x'; bytes];
+    line.push(b'\n');
+    while std::io::stdout().write_all(&line).is_ok() {}
 }
 
 fn listen() -> anyhow::Result<TcpListener> {
