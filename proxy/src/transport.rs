@@ -183,6 +183,16 @@ impl Transport {
         seen.intersects(PollFlags::RDHUP) && said == 0
     }
 
+    /// Resolves when the connection is broken, to what broke it. For a side that has said its last word: what
+    /// it said before is not read here.
+    pub async fn broken(&self) -> io::Error {
+        let watched = match self {
+            Self::Tcp(tcp) => tcp.ready(Interest::ERROR).await.map(drop),
+            Self::Unix(unix) => hung_up(unix).await,
+        };
+        watched.err().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
+    }
+
     /// Resolves when something can be read, or the other side has said its last word.
     ///
     /// # Errors
@@ -279,6 +289,17 @@ impl Transport {
             Self::Unix(unix) => unix.as_raw_fd(),
         }
     }
+}
+
+/// Resolves when the peer has closed a Unix socket: it never breaks in another way.
+async fn hung_up(unix: &UnixStream) -> io::Result<()> {
+    // A duplicate, as the readiness of the original is not to be cleared.
+    let watched = UnixStream::from_std(unix.as_fd().try_clone_to_owned()?.into())?;
+    while !watched.ready(Interest::WRITABLE).await?.is_write_closed() {
+        let _: io::Result<()> =
+            watched.try_io(Interest::WRITABLE, || Err(io::ErrorKind::WouldBlock.into()));
+    }
+    Ok(())
 }
 
 impl AsyncRead for Transport {

@@ -295,6 +295,24 @@ fn a_disabled_need_fails_the_start_at_once_and_visitors_are_told_nothing_of_it()
 }
 
 #[test]
+fn a_need_that_the_file_disables_stops_behind_those_that_need_it() {
+    let web = app("web", &["db"], "STOP_DELAY = \"300\"", "");
+    let d = Doorbell::with(&(web.clone() + &app("db", &[], "STOP_DELAY = \"10\"", "")));
+    assert_eq!(d.get("web.test", "/").status, 200);
+    let mut slow = d.connect();
+    slow.send_get("web.test", "/slow?ms=1500");
+    eventually("it runs", || d.status("web")["in_flight"] == 1);
+    d.rewrite(&(web + &app("db", &[], "STOP_DELAY = \"10\"", "start = \"disabled\"")));
+    d.ok(&["reload"]);
+    assert_eq!(slow.read().text(), "slow", "who was there is served to the end");
+    d.wait_for_state("web", "stopped");
+    d.wait_for_state("db", "stopped");
+    eventually("it ended", || story(&d).iter().any(|line| line == "db ends"));
+    let order = ["web SIGTERM", "web ends", "db SIGTERM"];
+    assert!(order.map(|line| told(&d, line)).is_sorted(), "{:?}", story(&d));
+}
+
+#[test]
 fn an_app_that_always_runs_comes_when_its_need_may_run() {
     let cron = app("cron", &["db"], "", "start = \"always\"");
     let d = Doorbell::with(&(cron + &app("db", &[], "", "start = \"disabled\"")));

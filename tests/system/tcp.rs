@@ -143,6 +143,29 @@ fn each_side_may_end_before_the_other() {
 }
 
 #[test]
+fn who_breaks_behind_its_last_word_keeps_no_deaf_app_awake() {
+    let (d, port) = started("deaf", SOON);
+    let stream = call(port);
+    stream.shutdown(Shutdown::Write).expect("an end");
+    eventually("it is joined", || d.state("db") == "ready");
+    within(WHILE, "who waits for an answer is there", || d.state("db") == "ready");
+    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("a reset");
+    drop(stream);
+    eventually("nobody is there any more", || d.state("db") == "stopped");
+
+    let path = d.dir.path().join("db.sock");
+    let address = format!("unix:{}", path.display());
+    d.rewrite(&app(port, "deaf", SOON).replace(&format!("127.0.0.1:{port}"), &address));
+    d.ok(&["reload"]);
+    let stream = UnixStream::connect(&path).expect("a connection");
+    stream.shutdown(Shutdown::Write).expect("an end");
+    eventually("it is joined", || d.state("db") == "ready");
+    within(WHILE, "who waits for an answer is there", || d.state("db") == "ready");
+    drop(stream);
+    eventually("nobody is there any more", || d.state("db") == "stopped");
+}
+
+#[test]
 fn a_thousand_connections_make_one_start() {
     let env = format!("env = {{ {WAITS}, STARTS_FILE = \"{{dir}}/starts\" }}");
     let (d, port) = started("echo", &env);
@@ -391,6 +414,36 @@ fn an_address_goes_from_one_app_to_another_and_to_http() {
     d.start_again();
     assert_eq!(get(port, "nobody.test", "/").status, 404);
     echoes(&mut call(http), "db");
+}
+
+#[test]
+fn a_socket_goes_from_one_app_to_another() {
+    let socket = |id: &str, mode: &str| {
+        app(0, mode, "").replace("127.0.0.1:0", "unix:{dir}/s").replace("tcp.db", id)
+    };
+    let d = Doorbell::with(&socket("tcp.db", "echo"));
+    let path = d.dir.path().join("s");
+    let connected = || {
+        let stream = UnixStream::connect(&path).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time");
+        stream
+    };
+    let mut first = connected();
+    echoes(&mut first, "db");
+    // What follows cannot be opened: nothing has changed.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    d.rewrite(
+        &(socket("tcp.other", "greet") + &app(port, "echo", "").replace("tcp.db", "tcp.third")),
+    );
+    assert_ne!(d.cli(&["reload"]).status, 0);
+    echoes(&mut connected(), "db");
+    d.rewrite(&socket("tcp.other", "greet"));
+    d.ok(&["reload"]);
+    let mut greeting = [0; 6];
+    connected().read_exact(&mut greeting).expect("a greeting");
+    assert_eq!(&greeting, b"hello\n");
+    echoes(&mut first, "to its end");
 }
 
 #[test]

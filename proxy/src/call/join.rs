@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::Either;
 use tokio::time::Instant;
 
 use crate::{metrics::AppMetrics, transport::Transport};
@@ -90,15 +91,24 @@ impl Flow {
 /// # Errors
 /// Which broke, or that nothing passed for too long.
 pub(super) async fn join(client: &Transport, app: &Transport, flow: &Flow) -> io::Result<()> {
-    let both = async {
-        tokio::try_join!(
-            pump(client, app, flow, Direction::FromClient),
-            pump(app, client, flow, Direction::FromApp),
-        )
+    tokio::select! {
+        ended = both_ways(client, app, flow) => ended,
+        () = flow.is_idle() => Err(ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Copies both ways. Who has said its last word may wait for the other's as long as it is there.
+async fn both_ways(client: &Transport, app: &Transport, flow: &Flow) -> io::Result<()> {
+    let mut up = std::pin::pin!(pump(client, app, flow, Direction::FromClient));
+    let mut down = std::pin::pin!(pump(app, client, flow, Direction::FromApp));
+    let (rest, said) = tokio::select! {
+        ended = &mut up => (Either::Right(down), ended.map(|()| client)?),
+        ended = &mut down => (Either::Left(up), ended.map(|()| app)?),
     };
     tokio::select! {
-        ended = both => ended.map(drop),
-        () = flow.is_idle() => Err(ErrorKind::TimedOut.into()),
+        biased;
+        ended = rest => ended,
+        error = said.broken() => Err(error),
     }
 }
 

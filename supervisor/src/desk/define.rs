@@ -138,6 +138,10 @@ impl Desk {
         if sleeps && self.is_set_up {
             self.order(GateOrder::Hold { app: id.clone() });
         }
+        if goal_changed && matches!(goal, Goal::Disabled(_)) && old.is_some() {
+            // Behind those that need it, by the definitions to come.
+            return self.forbidden.push(id.clone());
+        }
         if goal_changed && !sleeps {
             self.play(id, Event::GoalChanged);
         }

@@ -91,6 +91,8 @@ pub(crate) struct Desk {
     is_defining: bool,
     /// Whether definitions changed that bonds are made of.
     bonds_changed: bool,
+    /// Apps that new definitions disable, until it is known who needs them.
+    forbidden: Vec<AppId>,
     /// Apps whose descent has just begun.
     descended: Vec<AppId>,
     /// Whether apps were defined before: gates of the first ones are fresh.
@@ -200,6 +202,7 @@ impl Desk {
             apps: HashMap::new(),
             bonds: Bonds::default(),
             is_defining: false,
+            forbidden: Vec::new(),
             bonds_changed: false,
             descended: Vec::new(),
             is_set_up: false,

@@ -104,9 +104,17 @@ impl Desk {
     /// Apps were defined: tells them what has changed about those that they need, or that need them.
     pub(super) fn end_defining(&mut self) {
         self.is_defining = false;
-        if !std::mem::take(&mut self.bonds_changed) {
-            return;
+        if std::mem::take(&mut self.bonds_changed) {
+            self.bind_anew();
         }
+        for id in std::mem::take(&mut self.forbidden) {
+            self.stop_dependants(&id);
+            self.descend(&id, Descent::Forbidden);
+        }
+        self.settle();
+    }
+
+    fn bind_anew(&mut self) {
         let before = std::mem::take(&mut self.bonds);
         self.bonds = self.bonds_now();
         let ids: HashSet<AppId> = before.ids().chain(self.bonds.ids()).cloned().collect();

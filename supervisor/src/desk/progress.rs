@@ -22,6 +22,7 @@ impl Desk {
                 self.play(&app, Event::Instance(generation, InstanceEvent::Ready));
             }
             Note::Thawed => self.play(&app, Event::Instance(generation, InstanceEvent::Thawed)),
+            Note::Accepts => self.play(&app, Event::Instance(generation, InstanceEvent::Accepts)),
             Note::Failed { failure, reason } => self.failed(&app, generation, failure, reason),
             Note::Elsewhere(warning) => {
                 if let Some(instance) = self.instance_mut(&app, generation) {
@@ -81,6 +82,8 @@ impl Desk {
             let past = known.past();
             past.reason = Some(reason);
             past.last_output = output.unwrap_or_default();
+            // It yields nothing: it has failed.
+            known.demotion = None;
         }
         self.play(app, Event::Instance(generation, InstanceEvent::Failed(failure)));
     }
@@ -92,6 +95,7 @@ impl Desk {
             known.instances.retain(|instance| instance.generation != generation);
         }
         self.play(app, Event::Instance(generation, InstanceEvent::Gone));
+        self.tells_no_more(app, generation);
         self.yielded(app, generation);
         self.answer_waiters(app);
         self.forget_if_over(app);

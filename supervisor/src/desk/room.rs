@@ -14,6 +14,8 @@ pub(super) struct Room {
     /// What the starts since then are expected to take.
     promised: u64,
     standing: Standing,
+    /// Nobody could yield since there was room last.
+    was_full: bool,
 }
 
 /// What is being done about it.
@@ -69,12 +71,19 @@ impl Room {
         let Some(budget) = self.budget else { return 0 };
         let over = (taken + expected).saturating_sub(budget.0);
         self.standing = if over == 0 { Standing::Open } else { Standing::Making };
+        self.was_full &= over > 0;
         over
     }
 
-    /// Nobody can yield.
-    pub(super) fn is_full(&mut self) {
+    /// Nobody can tell whether there is room: starts go on.
+    pub(super) fn is_unknown(&mut self) {
         self.standing = Standing::Full;
+    }
+
+    /// Nobody can yield. Tells whether that is news: the same is found at every look.
+    pub(super) fn is_full(&mut self) -> bool {
+        self.standing = Standing::Full;
+        !std::mem::replace(&mut self.was_full, true)
     }
 
     /// Whoever was to yield has: have a look before anybody waits for more.
@@ -104,7 +113,11 @@ mod tests {
         assert_eq!(room.enter(20), Entry::Admit);
         assert_eq!(room.enter(20), Entry::Look);
         assert_eq!(room.looked(95, 20), 15);
-        room.is_full();
+        assert!(room.is_full());
         assert_eq!(room.enter(20), Entry::Admit, "nobody can yield");
+        assert_eq!(room.looked(95, 20), 15);
+        assert!(!room.is_full(), "it is known");
+        assert_eq!(room.looked(5, 20), 0);
+        assert!(room.is_full());
     }
 }

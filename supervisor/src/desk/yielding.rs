@@ -190,23 +190,40 @@ impl Desk {
         round.deadline = Instant::now() + YIELDING;
         round.chosen = chosen.iter().map(|(id, g, how)| (id.clone(), (*g, *how))).collect();
         if chosen.is_empty() {
-            tracing::warn!(bytes, "memory is short, and no app can yield");
-            self.room.is_full();
+            if self.room.is_full() {
+                tracing::warn!(bytes, "memory is short, and no app can yield");
+            }
             self.round = None;
             return self.settle();
         }
         for (id, generation, how) in chosen {
             tracing::info!(app = %id, generation = generation.0, ?how, "memory is short: it yields");
             let Some(app) = self.apps.get_mut(&id) else { continue };
+            app.demotion = Some(how);
             if let State::Frozen(_) = app.life.state {
-                app.demotion = Some(how);
                 self.play(&id, Event::Timer(Timer::Idle(generation)));
+                self.stays_if_frozen(&id, generation);
             } else {
-                app.demotion = Some(how);
                 // Whoever has been visited since is not idle for so long any more.
                 let idle_at_least = idle.get(&id).copied().unwrap_or_default() / 2;
                 self.order(GateOrder::AskRetire { app: id, generation, idle_at_least });
             }
+        }
+    }
+
+    /// It is still there when it was to be stopped: somebody has just come, and it is being thawed.
+    fn stays_if_frozen(&mut self, id: &AppId, generation: Generation) {
+        if self.apps.get(id).is_some_and(|app| matches!(app.life.state, State::Frozen(_))) {
+            self.yielded(id, generation);
+        }
+    }
+
+    /// An instance that has ended is asked for nothing any more.
+    pub(super) fn tells_no_more(&mut self, id: &AppId, generation: Generation) {
+        let Some(round) = &mut self.round else { return };
+        if round.asked.get(id).is_some_and(|(asked, _)| *asked == generation) {
+            round.asked.remove(id);
+            self.choose_if_told();
         }
     }
 
@@ -261,7 +278,7 @@ impl Desk {
     pub(super) fn memory_is_late(&mut self) {
         let Some(round) = &mut self.round else {
             self.look_deadline = None;
-            self.room.is_full();
+            self.room.is_unknown();
             return self.settle();
         };
         if round.chosen.is_empty() {

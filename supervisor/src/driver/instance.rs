@@ -291,6 +291,7 @@ impl Instance {
                     if self.refuses(&endpoint).await {
                         return;
                     }
+                    self.tell(Note::Accepts).await;
                 }
             };
             let ended = self.ended(Some(&endpoint));

@@ -148,6 +148,8 @@ pub(crate) enum Note {
     },
     /// It goes on after it stood still, and listens.
     Thawed,
+    /// It was looked at, and accepts connections.
+    Accepts,
     Failed {
         failure: Failure,
         reason: String,

@@ -261,10 +261,7 @@ impl Hub {
             }
         };
         let mut listeners: Vec<Listener> = Vec::new();
-        for door in doors {
-            if self.listeners.iter().any(|one| door.is_of(one)) {
-                continue;
-            }
+        for door in self.doors_to_open(doors) {
             let configured = &door.address;
             match self.open_listener(door, &listeners) {
                 Ok(listener) => listeners.push(listener),
@@ -272,12 +269,30 @@ impl Hub {
                     tracing::error!(address = %configured, %error, "cannot listen any more");
                 }
                 Err(error) => {
-                    listeners.iter().for_each(Listener::forget_file);
+                    let fresh = listeners.iter().filter(|one| !self.listens_at(&one.listening));
+                    fresh.for_each(Listener::forget_file);
                     return Err(ConfigureError::Listen(configured.clone(), error.to_string()));
                 }
             }
         }
         Ok(Opened { listeners, access_log })
+    }
+
+    /// Those that go from one app to another come last: the file of a Unix socket is replaced then, and
+    /// nothing is to fail behind it.
+    fn doors_to_open<'a>(&self, doors: &'a [Door]) -> Vec<&'a Door> {
+        let mut missing: Vec<&Door> =
+            doors.iter().filter(|door| !self.listeners.iter().any(|one| door.is_of(one))).collect();
+        let moves = |door: &&Door| {
+            self.listeners.iter().any(|one| one.listening.configured == door.address)
+        };
+        missing.sort_by_key(moves);
+        missing
+    }
+
+    /// Whether the address is listened on already, for whomever.
+    fn listens_at(&self, listening: &Listening) -> bool {
+        self.listeners.iter().any(|one| one.listening.address == listening.address)
     }
 
     fn open_listener(&mut self, door: &Door, more: &[Listener]) -> io::Result<Listener> {

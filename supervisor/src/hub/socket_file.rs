@@ -21,16 +21,28 @@ use socket2::{Domain, SockAddr, Socket, Type};
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
+/// Whose socket may be in the place of a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replaces {
+    /// One of somebody who is gone.
+    Nobody,
+    /// One that we listen on, whose address goes to somebody else.
+    Ours,
+}
+
 /// Listens on a socket whose file has a mode (chmod(2)), without blocking. Nobody can connect before
 /// the mode is set, and what is found under the name is ready.
 ///
 /// # Errors
 /// What the system says, or what is in the file's place.
-pub(super) fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
+pub(super) fn listen(path: &Path, mode: u32, replaces: Replaces) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    check_place(path)?;
+    match replaces {
+        Replaces::Nobody => check_place(path)?,
+        Replaces::Ours => {}
+    }
     // Short, as the length of a socket's path is limited.
     let hidden = path.with_file_name(format!(".{}", std::process::id()));
     check_place(&hidden)?;
@@ -82,7 +94,10 @@ mod tests {
         fs::write(&path, "precious").unwrap();
         symlink(&path, &link).unwrap();
         for place in [&path, &link] {
-            assert_eq!(listen(place, 0o600).unwrap_err().kind(), ErrorKind::AlreadyExists);
+            assert_eq!(
+                listen(place, 0o600, Replaces::Nobody).unwrap_err().kind(),
+                ErrorKind::AlreadyExists
+            );
         }
         assert_eq!(fs::read_to_string(&link).unwrap(), "precious");
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
@@ -92,10 +107,14 @@ mod tests {
     fn a_socket_is_replaced_when_nobody_listens_on_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/socket");
-        let first = listen(&path, 0o660).unwrap();
-        assert_eq!(listen(&path, 0o600).unwrap_err().kind(), ErrorKind::AddrInUse);
-        drop(first);
-        let _second = listen(&path, 0o600).unwrap();
+        let first = listen(&path, 0o660, Replaces::Nobody).unwrap();
+        assert_eq!(
+            listen(&path, 0o600, Replaces::Nobody).unwrap_err().kind(),
+            ErrorKind::AddrInUse
+        );
+        let second = listen(&path, 0o660, Replaces::Ours).unwrap();
+        drop((first, second));
+        let _third = listen(&path, 0o600, Replaces::Nobody).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing else stays");
     }

@@ -16,7 +16,7 @@ use doorbell_config::spec::ListenAddr;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::socket_file;
+use super::socket_file::{self, Replaces};
 
 /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -43,7 +43,9 @@ pub(super) fn open<'a>(
             Ok((ListenAddr::Tcp(address), sockets.collect()))
         }
         ListenAddr::Unix(path) => {
-            let socket = Arc::new(OwnedFd::from(socket_file::listen(path, FILE_MODE)?));
+            let is_ours = ours.into_iter().any(|other| other == address);
+            let replaces = if is_ours { Replaces::Ours } else { Replaces::Nobody };
+            let socket = Arc::new(OwnedFd::from(socket_file::listen(path, FILE_MODE, replaces)?));
             Ok((address.clone(), vec![socket; workers]))
         }
     }
@@ -56,7 +58,7 @@ pub(super) fn open<'a>(
 pub(super) fn open_admin(address: &ListenAddr) -> io::Result<Arc<OwnedFd>> {
     let socket: OwnedFd = match address {
         ListenAddr::Tcp(address) => TcpListener::bind(address)?.into(),
-        ListenAddr::Unix(path) => socket_file::listen(path, 0o600)?.into(),
+        ListenAddr::Unix(path) => socket_file::listen(path, 0o600, Replaces::Nobody)?.into(),
     };
     SockRef::from(&socket).set_nonblocking(true)?;
     Ok(Arc::new(socket))
@@ -101,7 +103,8 @@ pub(super) fn revive(address: &ListenAddr, sockets: &mut [Arc<OwnedFd>]) -> io::
             }
         }
         ListenAddr::Unix(path) => {
-            sockets.fill(Arc::new(OwnedFd::from(socket_file::listen(path, FILE_MODE)?)));
+            let socket = socket_file::listen(path, FILE_MODE, Replaces::Nobody)?;
+            sockets.fill(Arc::new(OwnedFd::from(socket)));
         }
     }
     Ok(true)

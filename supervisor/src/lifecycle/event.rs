@@ -83,6 +83,8 @@ pub(crate) enum InstanceEvent {
     Ready,
     /// It can answer again, after it was frozen.
     Thawed,
+    /// It was looked at, as a connection was refused, and accepts some.
+    Accepts,
     /// It ended, or never began.
     Failed(Failure),
     /// No process of it is left.

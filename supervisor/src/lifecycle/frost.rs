@@ -72,6 +72,7 @@ impl Turn<'_> {
     pub(super) fn end_frozen(&mut self, frozen: &Frozen, next: Next) -> State {
         let generation = frozen.generation;
         self.forgo_needs(frozen.frost);
+        self.hold_again();
         self.emit(Effect::CancelTimer(Timer::Idle(generation)));
         self.signal(generation);
         State::Stopping(Stopping { generation, next })
@@ -88,6 +89,7 @@ impl Turn<'_> {
     pub(super) fn ended_frozen(&mut self, frozen: &Frozen, failure: Failure) -> State {
         let generation = frozen.generation;
         self.forgo_needs(frozen.frost);
+        self.hold_again();
         self.emit(Effect::CancelTimer(Timer::Idle(generation)));
         self.bury(generation);
         self.forgive(frozen.since);

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use super::{
-    BackingOff, Because, Effect, Frost, Frozen, Line, Needs, Provisioning, Ready, State, Successor,
-    Tenancy, Then, Timer, Turn,
+    BackingOff, Because, Effect, Frost, Frozen, Goal, Line, Needs, Provisioning, Ready, State,
+    Successor, Tenancy, Then, Timer, Turn,
 };
 use crate::{
     lifecycle::{Needed, terms::A_PERSON_DECIDES},
@@ -103,12 +103,22 @@ impl Turn<'_> {
                 let delay = self.until_needs();
                 self.emit(Effect::BlameNeeds);
                 self.refuse(RefusalReason::StartFailed, delay);
-                self.emit(Effect::Hold);
-                self.set_idle_timer(generation, self.terms.stays_frozen());
+                if frozen.frost != Frost::Lasting {
+                    self.set_idle_timer(generation, self.terms.stays_frozen());
+                }
                 Frost::Lasting
             }
         };
         State::Frozen(Frozen { frost, ..frozen })
+    }
+
+    /// A frozen instance ends. Whoever came while what it needs was not to be had was refused; who comes
+    /// from here on asks for a start.
+    pub(super) fn hold_again(&mut self) {
+        match (self.needs(), self.terms.goal) {
+            (Needs::Failed(_) | Needs::Off, Goal::Up | Goal::Down) => self.emit(Effect::Hold),
+            (Needs::Met | Needs::Coming, _) | (_, Goal::Disabled(_)) => {}
+        }
     }
 
     /// Whether the apps that it needs are ready has changed.
@@ -176,8 +186,13 @@ impl Turn<'_> {
             (Frost::AwaitsNeeds(then), Needs::Met | Needs::Failed(_) | Needs::Off) => {
                 self.begin_thaw(frozen, then)
             }
-            (Frost::Lasting, Needs::Met | Needs::Coming) if self.terms.is_wanted() => {
-                self.begin_thaw(frozen, Then::Serve)
+            (Frost::Lasting, Needs::Met | Needs::Coming) => {
+                // Who came while they were not to be had was refused.
+                self.emit(Effect::Hold);
+                if self.terms.is_wanted() {
+                    return self.begin_thaw(frozen, Then::Serve);
+                }
+                State::Frozen(frozen)
             }
             (Frost::AwaitsNeeds(_) | Frost::Lasting | Frost::Thawing(_), _) => {
                 State::Frozen(frozen)

@@ -209,6 +209,17 @@ impl Turn<'_> {
         }
     }
 
+    /// It was looked at, as a gate could not reach it, and is well. Who waits there and may not wake the app
+    /// learns of it by this alone.
+    pub(super) fn accepts(&mut self, state: State, generation: Generation) -> State {
+        if let State::Ready(ready) = &state
+            && ready.generation == generation
+        {
+            self.emit(Effect::ReopenGate(generation));
+        }
+        state
+    }
+
     fn retired(&mut self, ready: &Ready) -> State {
         let generation = ready.generation;
         self.failures = 0;

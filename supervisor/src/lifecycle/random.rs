@@ -514,6 +514,7 @@ impl World {
         for event in [
             Event::Instance(generation, InstanceEvent::Ready),
             Event::Instance(generation, InstanceEvent::Thawed),
+            Event::Instance(generation, InstanceEvent::Accepts),
             Event::Instance(generation, InstanceEvent::Failed(Failure::Crashed)),
             Event::Instance(generation, InstanceEvent::Gone),
             Event::Gate(generation, GateEvent::Retired),

@@ -106,6 +106,7 @@ fn events() -> Vec<Event> {
         events.extend([
             Event::Instance(generation, InstanceEvent::Ready),
             Event::Instance(generation, InstanceEvent::Thawed),
+            Event::Instance(generation, InstanceEvent::Accepts),
             Event::Instance(generation, InstanceEvent::Failed(Failure::Crashed)),
             Event::Instance(generation, InstanceEvent::Failed(Failure::Finished)),
             Event::Instance(generation, InstanceEvent::Gone),

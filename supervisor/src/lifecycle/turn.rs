@@ -64,6 +64,7 @@ impl<'a> Turn<'a> {
             Event::Admitted(generation) => self.admitted(state, generation),
             Event::Instance(generation, InstanceEvent::Ready) => self.ready(state, generation),
             Event::Instance(generation, InstanceEvent::Thawed) => self.thawed(state, generation),
+            Event::Instance(generation, InstanceEvent::Accepts) => self.accepts(state, generation),
             Event::Instance(generation, InstanceEvent::Failed(failure)) => {
                 self.failed(state, generation, failure)
             }
