@@ -10,6 +10,7 @@
 
 use std::{
     fmt::Write as _,
+    fs,
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -148,8 +149,21 @@ fn print_noises(asks: usize) -> anyhow::Result<()> {
             doorbell.wait_for("noisy", "ready")?;
         }
         ask(doorbell.address, |asked| asked < 100).context("to warm up")?;
-        rows.push(row(name, &ask(doorbell.address, |asked| asked < asks)?));
+        let (before, since) = (printed(&doorbell), Instant::now());
+        let mut row = row(name, &ask(doorbell.address, |asked| asked < asks)?);
+        let rate = before
+            .zip(printed(&doorbell))
+            .map(|(before, after)| (after - before) as f64 / 1e6 / since.elapsed().as_secs_f64());
+        row.push(rate.map(short).unwrap_or_default());
+        rows.push(row);
     }
-    println!("{}", table(&["beside", "asked", "p50 ms", "p99 ms"], &rows));
+    println!("{}", table(&["beside", "asked", "p50 ms", "p99 ms", "it prints MB/s"], &rows));
     Ok(())
+}
+
+/// Bytes that the noisy one has written so far, proc(5).
+fn printed(doorbell: &Doorbell) -> Option<u64> {
+    let pid = doorbell.status("noisy").ok()?["pid"].as_u64()?;
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    io.lines().find_map(|line| line.strip_prefix("wchar: "))?.parse().ok()
 }

@@ -120,6 +120,29 @@ def tmp(_):
     return " ".join(sorted(os.listdir(tempfile.gettempdir())))
 
 
+def show(mebibytes):
+    """Prints numbered lines, as fast as they are taken."""
+    lines = int(mebibytes) << 14
+    for first in range(0, lines, 1024):
+        block = "".join(f"line {number:58d}\n" for number in range(first, first + 1024))
+        rest = block.encode()
+        while rest:
+            rest = rest[os.write(1, rest):]
+    return str(lines - 1)
+
+
+def orphans(count):
+    """Processes that end when nobody is left who could wait for them."""
+    for _ in range(int(count)):
+        child = os.fork()
+        if child == 0:
+            if os.fork() == 0:
+                os._exit(0)
+            os._exit(0)
+        os.waitpid(child, 0)
+    return "ended"
+
+
 def say(line):
     """Asks at our own socket of doorbell's."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
@@ -140,6 +163,8 @@ DEEDS = {
     "say": say,
     "job": job,
     "door": lambda _: os.environ["DOORBELL_SOCKET"],
+    "show": show,
+    "orphans": orphans,
     "eat": eat,
     "keep": keep,
     "fork": fork,

@@ -15,7 +15,7 @@ mod websocket;
 pub use client::{Connection, Response, get, post, request};
 pub use doorbell::{Doorbell, Output, Running, app_dir, binary, free_port, tool};
 pub use frames::{Frames, Outcome};
-pub use setup::Setup;
+pub use setup::{Setup, may_mount};
 pub use survivors::{Role, apps_of, began, kill, signal};
 pub use wait::{eventually, eventually_within, pids_matching, within};
 pub use websocket::WebSocket;

@@ -1,6 +1,7 @@
 //! A doorbell that is about to start: its configuration, and how its binary is run.
 
 use std::{
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -29,6 +30,8 @@ pub(crate) struct Manner {
     user: Option<u32>,
     /// A binary of its own, that may be replaced.
     own_binary: bool,
+    /// What is done first, by sh, in a mount namespace of its own.
+    mounts: Option<String>,
 }
 
 impl Setup {
@@ -112,6 +115,14 @@ impl Setup {
         self
     }
 
+    /// Run in a mount namespace of its own, in which this script has been run by sh in its folder. See
+    /// [`may_mount`].
+    #[must_use]
+    pub fn mounts(mut self, script: &str) -> Self {
+        self.manner.mounts = Some(script.to_owned());
+        self
+    }
+
     /// A state folder that outlives this doorbell.
     #[must_use]
     pub fn state_dir(mut self, path: &Path) -> Self {
@@ -156,15 +167,21 @@ impl Manner {
     /// Runs the binary in a folder; its log goes on where it was.
     pub(crate) fn spawn(&self, folder: &Path) -> Child {
         let binary = if self.own_binary { own_binary(folder) } else { binary() };
-        let mut command = match self.user {
-            Some(user) => {
-                let mut command = Command::new("setpriv");
-                command.args([format!("--reuid={user}"), format!("--regid={user}")]);
-                command.arg("--clear-groups").arg(&binary);
-                command
-            }
-            None => Command::new(&binary),
-        };
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(script) = &self.mounts {
+            let script = format!("set -e\n{script}\nexec \"$@\"");
+            let unshare =
+                ["unshare", "--mount", "--propagation", "private", "sh", "-c", &script, "sh"];
+            words.extend(unshare.map(OsString::from));
+        }
+        if let Some(user) = self.user {
+            let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
+            words.extend(["setpriv", &user, &group, "--clear-groups"].map(OsString::from));
+        }
+        words.push(binary.clone().into());
+        let (program, rest) = words.split_first().expect("the binary");
+        let mut command = Command::new(program);
+        command.args(rest).current_dir(folder);
         let log = folder.join("doorbell.log");
         let log = fs::OpenOptions::new().append(true).create(true).open(log).expect("a log file");
         command.arg("serve").args(&self.args);
@@ -172,6 +189,13 @@ impl Manner {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.spawn().unwrap_or_else(|error| panic!("{}: {error}", binary.display()))
     }
+}
+
+/// Whether this machine lets us make mount namespaces.
+#[must_use]
+pub fn may_mount() -> bool {
+    let tried = Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status();
+    tried.is_ok_and(|status| status.success())
 }
 
 /// Copies the binary in another process: who has it open for writing, as a child of another test that

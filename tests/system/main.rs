@@ -14,6 +14,7 @@ mod deaths;
 mod enclosure;
 mod frost;
 mod h2c;
+mod hardship;
 mod hours;
 mod house;
 mod http2;

@@ -145,7 +145,8 @@ fn each_side_may_end_before_the_other() {
 #[test]
 fn who_breaks_behind_its_last_word_keeps_no_deaf_app_awake() {
     let (d, port) = started("deaf", SOON);
-    let stream = call(port);
+    let mut stream = call(port);
+    stream.write_all(b"a question").expect("it is taken");
     stream.shutdown(Shutdown::Write).expect("an end");
     eventually("it is joined", || d.state("db") == "ready");
     within(WHILE, "who waits for an answer is there", || d.state("db") == "ready");
@@ -157,7 +158,8 @@ fn who_breaks_behind_its_last_word_keeps_no_deaf_app_awake() {
     let address = format!("unix:{}", path.display());
     d.rewrite(&app(port, "deaf", SOON).replace(&format!("127.0.0.1:{port}"), &address));
     d.ok(&["reload"]);
-    let stream = UnixStream::connect(&path).expect("a connection");
+    let mut stream = UnixStream::connect(&path).expect("a connection");
+    stream.write_all(b"a question").expect("it is taken");
     stream.shutdown(Shutdown::Write).expect("an end");
     eventually("it is joined", || d.state("db") == "ready");
     within(WHILE, "who waits for an answer is there", || d.state("db") == "ready");

@@ -460,6 +460,7 @@ impl World {
             Act::Unreachable => {
                 if let Some(generation) = self.gate.open {
                     self.send(Event::Gate(generation, GateEvent::Unreachable));
+                    self.send(Event::Instance(generation, InstanceEvent::Accepts));
                 }
             }
             Act::Thaws(n, well) => self.thaws(n, well),
@@ -568,9 +569,30 @@ impl World {
             assert!(!stands || is_known, "{generation:?} was left frozen");
         }
         self.check_questions();
+        self.check_refusal();
         if let State::Starting(Starting { generation }) = self.life.state {
             let timer = Timer::StartDeadline(generation);
             assert!(self.timers.iter().any(|(t, _)| *t == timer), "starts for ever");
+        }
+    }
+
+    /// An app that rests turns nobody away for what is over.
+    fn check_refusal(&self) {
+        let rests = match &self.life.state {
+            State::Stopped => true,
+            State::Frozen(frozen) => {
+                frozen.frost == Frost::Lasting
+                    && matches!(self.terms.needs, Needs::Met | Needs::Coming)
+            }
+            State::Provisioning(_)
+            | State::Starting(_)
+            | State::Ready(_)
+            | State::Draining(_)
+            | State::Stopping(_)
+            | State::BackingOff(_) => false,
+        };
+        if rests && !self.is_disabled() {
+            assert_eq!(self.gate.refuses, None, "refuses for nothing: {:?}", self.life);
         }
     }
 
@@ -626,4 +648,34 @@ proptest! {
         prop_assert!(world.programs.is_empty(), "orphans: {:?}", world.programs);
         prop_assert!(world.starts.is_empty() && !world.in_line);
     }
+}
+
+/// Visitors at each edge of as many light sleeps, in the world's own time.
+#[test]
+fn ten_thousand_light_sleeps_lose_nobody() {
+    let mut world = World::new(Tenancy::Shared);
+    world.terms.idle_freeze_after = Some(Duration::from_secs(10));
+    let (mut state, mut sleeps) = (1_u64, 0);
+    while sleeps < 10_000 {
+        // Knuth's MMIX generator: the same rounds each time, and at no edge in particular.
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let was_frozen = world.life.state.name() == crate::message::StateName::Frozen;
+        match (state >> 33) % 8 {
+            0 | 1 => world.request(),
+            2..=4 => world.lease_ends(),
+            5 => world.timer_fires(),
+            6 => world.thaws(0, true),
+            _ => {
+                world.admit();
+                world.act(&Act::InstanceReady(0));
+                world.instance_gone(0);
+            }
+        }
+        sleeps +=
+            u32::from(!was_frozen && world.life.state.name() == crate::message::StateName::Frozen);
+    }
+    assert_eq!(world.life.failures, 0);
+    world.settle();
+    assert_eq!(world.gate.waiters, 0, "somebody waits for ever");
 }

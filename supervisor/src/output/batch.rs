@@ -2,7 +2,13 @@
 
 use std::io;
 
-use super::{AppLog, cut::Cut, intake::Intake, mark::Record, rotate::Spot};
+use super::{
+    AppLog,
+    cut::Cut,
+    intake::Intake,
+    mark::Record,
+    rotate::{Spot, count_lines},
+};
 
 /// The front of a pipe, to be written.
 #[derive(Debug)]
@@ -10,6 +16,8 @@ pub(super) struct Batch {
     /// As they are in the pipe; more may stand behind them.
     pub(super) bytes: Vec<u8>,
     pub(super) cut: Cut,
+    /// Whether nobody will come for what cannot be written now.
+    pub(super) is_last: bool,
 }
 
 /// What is written at once.
@@ -17,38 +25,64 @@ pub(super) struct Batch {
 pub(super) struct Work {
     /// Lines that were dropped before.
     pub(super) lost: u64,
+    /// Why, if not because the disk hung.
+    pub(super) lost_because: Option<String>,
     /// Lines of ours.
     pub(super) said: Vec<u8>,
     pub(super) batch: Option<Batch>,
 }
 
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// For the next batch.
+    pub(super) memory: Vec<u8>,
+    /// Lines of ours that were not written.
+    pub(super) said: Vec<u8>,
+    /// Bytes of the batch that stay in the pipe.
+    pub(super) left: usize,
+    /// Why something is left.
+    pub(super) stuck: Option<io::Error>,
+}
+
 impl Work {
-    /// Writes, then takes what was written out of the pipe. Returns the memory for the next batch.
-    pub(super) fn perform(self, intake: &Intake, log: &AppLog) -> Vec<u8> {
+    /// Writes, then takes what was written out of the pipe.
+    pub(super) fn perform(mut self, intake: &Intake, log: &AppLog) -> Written {
         if self.lost > 0 {
-            log.count_lost(self.lost, "the disk did not take them in time");
+            let hung = || "the disk did not take them in time".to_owned();
+            log.count_lost(self.lost, &self.lost_because.unwrap_or_else(hung));
         }
         if self.lost > 0 || !self.said.is_empty() {
-            log.append(&self.said);
+            let (written, outcome) = log.write(&self.said, &mut |_| {});
+            self.said.drain(..written);
+            if let Err(error) = outcome {
+                let left = intake.take_of_flight(0, &mut []);
+                return Written { said: self.said, left, stuck: Some(error), ..Written::default() };
+            }
         }
-        self.batch.map_or_else(Vec::new, |batch| batch.write(intake, log))
+        self.batch.map_or_else(Written::default, |batch| batch.write(intake, log))
     }
 }
 
 impl Batch {
-    fn write(mut self, intake: &Intake, log: &AppLog) -> Vec<u8> {
+    fn write(mut self, intake: &Intake, log: &AppLog) -> Written {
         let Cut { length, ending } = self.cut;
         self.bytes.truncate(length);
         let mut record = Record::of(&self.bytes, ending, Spot::default());
         self.bytes.extend_from_slice(ending.words());
-        log.append_noting(&self.bytes, &mut |spot| {
+        let (mut written, outcome) = log.write(&self.bytes, &mut |spot| {
             record.spot = spot;
             told(intake.mark.set(&record));
         });
-        intake.take_in_flight(&mut self.bytes);
+        let mut stuck = outcome.err();
+        if let Some(error) = stuck.take_if(|_| self.is_last) {
+            log.count_lost(count_lines(&self.bytes[written..]), &error.to_string());
+            written = self.bytes.len();
+        }
+        let left = intake.take_of_flight(written.min(length), &mut self.bytes);
         told(intake.mark.clear());
         self.bytes.clear();
-        self.bytes
+        Written { memory: self.bytes, left, stuck, ..Written::default() }
     }
 }
 

@@ -18,26 +18,16 @@ pub(super) struct Current {
     pub(super) size: u64,
 }
 
-/// How the current file ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// As an earlier Doorbell left it, which may have been killed while it wrote.
-    Unknown,
-    /// With a whole line.
-    Whole,
-    /// Within a line: a write failed.
-    Torn,
-}
-
 impl Current {
-    /// Opens the file, and makes it and its folder if need be.
-    pub(super) fn open(folder: &Path, end: End) -> io::Result<Self> {
+    /// Opens the file, and makes it and its folder if need be. Its last line may have no end where it
+    /// `is_torn`.
+    pub(super) fn open(folder: &Path, is_torn: bool) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
         let path = folder.join(CURRENT);
         let file = OpenOptions::new().append(true).create(true).mode(0o640).open(&path)?;
         let found = file.metadata()?;
         let mut current = Self { file, inode: found.ino(), size: found.len() };
-        if end == End::Unknown && found.is_file() {
+        if is_torn && found.is_file() {
             current.cut_torn_line(&path)?;
         }
         Ok(current)
@@ -68,7 +58,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(CURRENT);
         fs::write(&path, text).unwrap();
-        let size = Current::open(folder.path(), End::Unknown).unwrap().size;
+        let size = Current::open(folder.path(), true).unwrap().size;
         (size, fs::read_to_string(path).unwrap())
     }
 

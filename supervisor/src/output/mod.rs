@@ -10,9 +10,10 @@
 //! log. So we may be killed at any moment: the app goes on, and the next Doorbell reads on where we
 //! stopped. `mark` says how exactly.
 //!
-//! An app never waits for a disk that hangs or is full: after [`capture::PATIENCE`], if its pipe has
-//! no room, its lines are dropped, and their number is written as soon as writing works again. A disk
-//! that is merely slower than the app slows the app, through its pipe.
+//! What cannot be written, because the disk hangs or is full, waits in the pipe. An app never waits for
+//! that: after [`capture::PATIENCE`], if its pipe has no room, its lines are dropped, and their number is
+//! written as soon as writing works again. A disk that is merely slower than the app slows the app, through
+//! its pipe.
 //!
 //! `reader` is the task, `pipe` what it begins with; `cut` decides what can be passed on, `batch`
 //! brings it to the files of `rotate`. Reading these is [`crate::logs`].

@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     AppLog, OURS, OutputPipe, Tail,
-    batch::{self, Batch, Work},
+    batch::{self, Batch, Work, Written},
     capture::{Order, PATIENCE},
     cut::{self, Cut, Rest},
     intake::Intake,
@@ -29,6 +29,8 @@ use super::{
 const SAID: usize = 64 * 1024;
 /// How long the end of a capture waits for the disk.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// Between two tries to write what could not be written.
+const RETRY: Duration = Duration::from_millis(500);
 /// Between two looks at a line that has not ended, or at a disk that hangs: the first pause, and the
 /// longest, after doubling.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -50,6 +52,8 @@ pub(super) struct Reader {
     /// What goes with the next write, but for the batch.
     next: Work,
     writing: Option<Writing>,
+    /// The last write failed.
+    stuck: Option<Stuck>,
     /// Memory for a batch.
     spare: Vec<u8>,
 }
@@ -63,8 +67,15 @@ enum News {
 }
 
 struct Writing {
-    task: JoinHandle<Vec<u8>>,
+    task: JoinHandle<Written>,
     since: Instant,
+}
+
+/// What cannot be written waits in the pipe, as long as that has room.
+struct Stuck {
+    since: Instant,
+    next_try: Instant,
+    because: String,
 }
 
 impl Reader {
@@ -80,6 +91,7 @@ impl Reader {
             pause: PAUSE,
             next: Work::default(),
             writing: None,
+            stuck: None,
             spare: Vec::new(),
         })
     }
@@ -96,7 +108,7 @@ impl Reader {
         loop {
             self.write();
             let wake = self.wake();
-            let listens = self.writing.is_none() && self.is_open;
+            let listens = self.writing.is_none() && self.stuck.is_none() && self.is_open;
             // Dropping the losing branches loses nothing: what is in the pipe stays.
             tokio::select! {
                 biased;
@@ -109,7 +121,7 @@ impl Reader {
                     Some(Order::Finish) => return self.finish().await,
                     None => return,
                 },
-                memory = written(&mut self.writing) => self.written(memory),
+                written = written(&mut self.writing) => self.written(written),
                 readable = self.intake.news(), if listens => match readable {
                     Ok(()) => self.news = News::Announced,
                     Err(_) => self.is_open = false,
@@ -140,7 +152,8 @@ impl Reader {
 
     /// Starts a write if there is something to write and nothing being written.
     fn write(&mut self) {
-        if self.writing.is_some() {
+        let waits = |stuck: &Stuck| Instant::now() < stuck.next_try;
+        if self.writing.is_some() || self.stuck.as_ref().is_some_and(waits) {
             return;
         }
         self.next.batch = self.next_batch();
@@ -161,15 +174,33 @@ impl Reader {
         self.writing = Some(Writing { task, since: Instant::now() });
     }
 
-    fn written(&mut self, memory: Option<Vec<u8>>) {
+    fn written(&mut self, written: Option<Written>) {
         self.writing = None;
-        // A write that panicked takes its lines with it; the next one may do better.
-        self.spare = memory.unwrap_or_else(|| {
-            self.intake.take_in_flight(&mut vec![0; self.intake.capacity()]);
-            Vec::new()
-        });
-        self.news = News::Possible;
         self.pause = PAUSE;
+        self.news = News::Possible;
+        // A write that panicked takes its lines with it; the next one may do better.
+        let Some(Written { memory, mut said, left, stuck }) = written else {
+            self.intake.take_in_flight(&mut vec![0; self.intake.capacity()]);
+            return;
+        };
+        self.spare = memory;
+        // They are in the tail, and come again.
+        self.told += left;
+        said.append(&mut self.next.said);
+        self.next.said = said;
+        self.stuck = stuck.map(|error| self.stuck_by(&error));
+    }
+
+    fn stuck_by(&mut self, error: &io::Error) -> Stuck {
+        let now = Instant::now();
+        let before = self.stuck.take();
+        if before.is_none() {
+            let folder = self.log.folder();
+            let folder = folder.display();
+            tracing::error!(%folder, %error, "output of the app waits until this is mended");
+        }
+        let since = before.map_or(now, |before| before.since);
+        Stuck { since, next_try: now + RETRY, because: error.to_string() }
     }
 
     /// The next bytes to write, if there is reason to look.
@@ -216,7 +247,7 @@ impl Reader {
             }
         });
         match cut {
-            Some(cut) => Ok(Some(Batch { bytes, cut })),
+            Some(cut) => Ok(Some(Batch { bytes, cut, is_last: false })),
             None if bytes.is_empty() && has_ended => Ok(None),
             None => {
                 if self.intake.available() > known {
@@ -260,6 +291,7 @@ impl Reader {
         match &self.writing {
             Some(writing) if writing.since.elapsed() < PATIENCE => Some(writing.since + PATIENCE),
             Some(_) => Some(Instant::now() + self.pause),
+            None if self.stuck.is_some() => self.stuck.as_ref().map(|stuck| stuck.next_try),
             None if self.is_curious() => Some(Instant::now() + self.pause),
             None => None,
         }
@@ -273,14 +305,16 @@ impl Reader {
     fn wait_over(&mut self) {
         self.pause = (2 * self.pause).min(LONGEST_PAUSE);
         self.news = News::Possible;
-        if self.writing.is_some() && self.intake.is_crowded() {
+        let is_stuck = self.stuck.as_ref().is_some_and(|stuck| stuck.since.elapsed() >= PATIENCE);
+        if (self.writing.is_some() || is_stuck) && self.intake.is_crowded() {
             self.make_room();
             self.pause = PAUSE;
         }
     }
 
-    /// Drops lines, since the disk hangs and the app must not.
+    /// Drops lines, since the disk hangs or is full and the app must go on.
     fn make_room(&mut self) {
+        self.next.lost_because = self.stuck.as_ref().map(|stuck| stuck.because.clone());
         self.intake.take_in_flight(&mut vec![0; self.intake.capacity()]);
         let (most, longest) = (self.intake.capacity(), self.intake.longest());
         let mut dropped = 0;
@@ -330,8 +364,8 @@ impl Reader {
 
     async fn until_written(&mut self) {
         if self.writing.is_some() {
-            let memory = written(&mut self.writing).await;
-            self.written(memory);
+            let written = written(&mut self.writing).await;
+            self.written(written);
         }
     }
 
@@ -341,12 +375,12 @@ impl Reader {
         self.intake.peek(left.min(self.intake.capacity()), &mut bytes).ok()?;
         let rest = if bytes.len() == left { Rest::Ends } else { Rest::Crowds };
         let cut = cut::cut(&bytes, 0, self.intake.longest(), || rest)?;
-        Some(Batch { bytes, cut })
+        Some(Batch { bytes, cut, is_last: true })
     }
 }
 
-/// The memory of what was written; `None` if that panicked.
-async fn written(writing: &mut Option<Writing>) -> Option<Vec<u8>> {
+/// What came of a write; `None` if it panicked.
+async fn written(writing: &mut Option<Writing>) -> Option<Written> {
     match writing {
         Some(writing) => (&mut writing.task).await.ok(),
         None => std::future::pending().await,

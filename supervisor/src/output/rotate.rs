@@ -13,11 +13,7 @@ use std::{
 
 use doorbell_config::{name::AppId, spec::OutputSpec};
 
-use super::{
-    CURRENT, OURS,
-    calendar::utc,
-    current::{Current, End},
-};
+use super::{CURRENT, OURS, calendar::utc, current::Current};
 
 /// The logs of every app that runs. Two instances of one app share its files.
 #[derive(Debug)]
@@ -40,7 +36,8 @@ struct RotatingFile {
     folder: PathBuf,
     spec: Arc<Mutex<OutputSpec>>,
     current: Option<Current>,
-    end: End,
+    /// Whether the last line may have no end: a write failed, or an earlier Doorbell was killed while it wrote.
+    is_torn: bool,
     lost: Lost,
 }
 
@@ -95,21 +92,20 @@ impl AppLog {
             folder,
             spec: spec.clone(),
             current: None,
-            end: End::Unknown,
+            is_torn: true,
             lost: Lost::default(),
         };
         Self { file: Mutex::new(file), spec }
     }
 
-    /// Appends whole lines. What cannot be written is dropped, counted and told of later.
-    pub(crate) fn append(&self, lines: &[u8]) {
-        self.append_noting(lines, &mut |_| {});
-    }
-
-    /// Appends whole lines like `append`, and tells before each write where it begins. One file may
-    /// take some of them, and the next one the rest.
-    pub(crate) fn append_noting(&self, lines: &[u8], note: &mut dyn FnMut(Spot)) {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).append(lines, note);
+    /// Appends whole lines, and tells before each write where it begins: one file may take some of them,
+    /// and the next one the rest. Gives the bytes of those that stand there, and why the others do not.
+    pub(crate) fn write(
+        &self,
+        lines: &[u8],
+        note: &mut dyn FnMut(Spot),
+    ) -> (usize, io::Result<()>) {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).write(lines, note)
     }
 
     /// The folder of the files.
@@ -135,18 +131,16 @@ impl RotatingFile {
         *self.spec.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn append(&mut self, lines: &[u8], note: &mut dyn FnMut(Spot)) {
+    fn write(&mut self, lines: &[u8], note: &mut dyn FnMut(Spot)) -> (usize, io::Result<()>) {
         let mut rest = lines;
-        let written = self.own_up().and_then(|()| self.write_all(&mut rest, note));
-        if let Err(error) = written {
-            if self.lost.lines == 0 {
-                let folder = self.folder.display();
-                tracing::error!(%folder, %error, "output of the app is lost until this is mended");
-            }
-            self.lost.add(count_lines(rest), &error.to_string());
-            // It may have been the file, or its folder.
-            self.current = None;
-        }
+        let Err(error) = self.own_up().and_then(|()| self.write_all(&mut rest, note)) else {
+            return (lines.len(), Ok(()));
+        };
+        // It may have been the file, or its folder. A line that was torn is cut off when it is opened anew.
+        self.current = None;
+        self.is_torn = true;
+        let done = lines.get(..lines.len() - rest.len()).unwrap_or_default();
+        (done.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1), Err(error))
     }
 
     /// Says what was lost, now that something can be written again.
@@ -173,7 +167,6 @@ impl RotatingFile {
             }
             // A line that is larger than a file gets one of its own.
             let piece = if fitting == 0 { first_line(lines) } else { fitting };
-            self.mend()?;
             let done = (all - lines.len()) as u64;
             let current = self.current()?;
             note(Spot { done, inode: current.inode, offset: current.size });
@@ -191,8 +184,6 @@ impl RotatingFile {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     current.size += written as u64;
-                    let is_whole = ready.get(written - 1) == Some(&b'\n');
-                    self.end = if is_whole { End::Whole } else { End::Torn };
                     *lines = lines.get(written..).unwrap_or_default();
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -202,30 +193,16 @@ impl RotatingFile {
         Ok(())
     }
 
-    /// Ends a line that a failed write tore.
-    fn mend(&mut self) -> io::Result<()> {
-        if self.end == End::Torn {
-            let current = self.current()?;
-            current.file.write_all(b"\n")?;
-            current.size += 1;
-            self.end = End::Whole;
-        }
-        Ok(())
-    }
-
     fn current(&mut self) -> io::Result<&mut Current> {
         let current = match self.current.take() {
             Some(current) => current,
-            None => Current::open(&self.folder, self.end)?,
+            None => Current::open(&self.folder, self.is_torn)?,
         };
-        if self.end == End::Unknown {
-            self.end = End::Whole;
-        }
+        self.is_torn = false;
         Ok(self.current.insert(current))
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        self.mend()?;
         self.current = None;
         let current = self.folder.join(CURRENT);
         fs::rename(&current, self.free_name()?)?;
@@ -301,6 +278,12 @@ mod tests {
         AppLog::new(folder.into(), OutputSpec { max_size: ByteSize(max_size), keep })
     }
 
+    fn append(log: &AppLog, lines: &str) {
+        let (written, outcome) = log.write(lines.as_bytes(), &mut |_| {});
+        outcome.unwrap();
+        assert_eq!(written, lines.len());
+    }
+
     fn read_all(folder: &Path) -> String {
         let mut files = rotated_files(folder).unwrap();
         files.push(folder.join(CURRENT));
@@ -313,7 +296,7 @@ mod tests {
         let log = log(folder.path(), 100, 1000);
         let lines: Vec<String> = (0..500).map(|n| format!("line {n}\n")).collect();
         for batch in lines.chunks(7) {
-            log.append(batch.concat().as_bytes());
+            append(&log, &batch.concat());
         }
         assert_eq!(read_all(folder.path()), lines.concat());
         for file in rotated_files(folder.path()).unwrap() {
@@ -327,7 +310,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = log(folder.path(), 10, 2);
         for n in 0..9 {
-            log.append(format!("line {n}..\n").as_bytes());
+            append(&log, &format!("line {n}..\n"));
         }
         assert_eq!(read_all(folder.path()), "line 6..\nline 7..\nline 8..\n");
     }
@@ -336,7 +319,7 @@ mod tests {
     fn nothing_is_kept_where_nothing_is_asked_for() {
         let folder = tempfile::tempdir().unwrap();
         let log = log(folder.path(), 10, 0);
-        log.append(b"one line\ntwo line\n");
+        append(&log, "one line\ntwo line\n");
         assert_eq!(read_all(folder.path()), "two line\n");
     }
 
@@ -344,22 +327,23 @@ mod tests {
     fn a_line_larger_than_a_file_has_one_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let log = log(folder.path(), 10, 9);
-        log.append(b"a\nbbbbbbbbbbbbbbbbbbbb\nc\n");
+        append(&log, "a\nbbbbbbbbbbbbbbbbbbbb\nc\n");
         assert_eq!(read_all(folder.path()), "a\nbbbbbbbbbbbbbbbbbbbb\nc\n");
         assert_eq!(rotated_files(folder.path()).unwrap().len(), 2);
     }
 
     #[test]
-    fn lost_lines_are_owned_up_to_when_writing_works_again() {
+    fn what_cannot_be_written_is_left_and_what_was_lost_is_owned_up_to() {
         let folder = tempfile::tempdir().unwrap();
         let app = folder.path().join("app");
         fs::write(&app, "in the way").unwrap();
         let log = log(&app, 1000, 1);
-        log.append(b"one\ntwo\n");
+        let (written, outcome) = log.write(b"one\ntwo\n", &mut |_| {});
+        assert_eq!((written, outcome.unwrap_err().kind()), (0, io::ErrorKind::AlreadyExists));
         log.count_lost(3, "slow");
         fs::remove_file(&app).unwrap();
-        log.append(b"three\n");
-        assert_eq!(read_all(&app), "[doorbell] 5 lines lost: slow\nthree\n");
+        append(&log, "one\n");
+        assert_eq!(read_all(&app), "[doorbell] 3 lines lost: slow\none\n");
     }
 
     #[test]
@@ -368,7 +352,8 @@ mod tests {
         fs::write(folder.path().join(CURRENT), "one\ntwo\nthr").unwrap();
         let mut spots = Vec::new();
         let log = log(folder.path(), 14, 9);
-        log.append_noting(b"three\nfour\n", &mut |spot| spots.push((spot.done, spot.offset)));
+        let note = &mut |spot: Spot| spots.push((spot.done, spot.offset));
+        log.write(b"three\nfour\n", note).1.unwrap();
         assert_eq!(read_all(folder.path()), "one\ntwo\nthree\nfour\n");
         assert_eq!(spots, [(0, 8), (6, 0)]);
     }
@@ -378,7 +363,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let app = folder.path().join("app");
-        log(&app, 1000, 1).append(b"x\n");
+        append(&log(&app, 1000, 1), "x\n");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode(&app.join(CURRENT)) & !0o640, 0);
         assert_eq!(mode(&app) & !0o750, 0);

@@ -247,6 +247,47 @@ async fn nothing_leaves_the_pipe_before_it_is_written() {
     assert_eq!(lost + kept, 5001, "but for the first, every line is there or counted");
 }
 
+#[tokio::test]
+async fn what_cannot_be_written_waits_in_the_pipe_and_is_counted_when_that_is_full() {
+    let (mut stage, pipe) = Stage::new();
+    fs::create_dir_all(stage.logs().parent().unwrap()).unwrap();
+    fs::write(stage.logs(), "in the way").unwrap();
+    stage.print("one\ntwo\n");
+    let capture = stage.capture(pipe);
+    capture.say("ours".into()).await;
+    until(|| stage.tail.lines() == ["one", "two"]).await;
+    stage.print("three\n");
+    assert_eq!(stage.waiting(), 14, "it stays in the pipe");
+    fs::remove_file(stage.logs()).unwrap();
+    stage.until_written("three\n").await;
+    until(|| stage.waiting() == 0).await;
+    assert_eq!(stage.written(), "[doorbell] ours\none\ntwo\nthree\n");
+    assert_eq!(stage.tail.lines(), ["one", "two", "three"]);
+    capture.finish().await;
+
+    // More than the pipe takes, and the app does not wait for ever.
+    fs::rename(stage.logs(), stage.folder.path().join("aside")).unwrap();
+    fs::write(stage.logs(), "in the way").unwrap();
+    let (pipe, apps) = OutputPipe::create(&stage.folder.path().join("2.out")).unwrap();
+    stage.apps = apps.into();
+    let capture = stage.capture(pipe);
+    let line = "x".repeat(99);
+    let printing = tokio::task::spawn_blocking(move || {
+        for _ in 0..5000 {
+            stage.print(format!("{line}\n"));
+        }
+        stage
+    });
+    let stage = printing.await.unwrap();
+    fs::remove_file(stage.logs()).unwrap();
+    until(|| stage.waiting() == 0).await;
+    capture.finish().await;
+    let log = stage.written();
+    let kept = log.lines().filter(|line| line.starts_with('x')).count();
+    assert!(log.contains("lines lost: File exists"), "{}", &log[..100]);
+    assert_eq!(lost_lines(&log) + kept, 5000, "every line is there or counted");
+}
+
 fn fill(pipe: &std::os::fd::OwnedFd) -> usize {
     let mut pipe = File::from(pipe.try_clone().unwrap());
     let flags = rustix::fs::fcntl_getfl(&pipe).unwrap();
@@ -303,7 +344,7 @@ fn leave_mark(stage: &Stage, pipe: &OutputPipe, batch: &str, written: usize) {
 /// An app that printed `one` before, which is written, and now a batch.
 fn begun(batch: &str) -> (Stage, OutputPipe) {
     let (mut stage, pipe) = Stage::new();
-    stage.log().append(b"one\n");
+    stage.log().write(b"one\n", &mut |_| {}).1.unwrap();
     stage.print(batch);
     (stage, pipe)
 }
@@ -351,12 +392,12 @@ async fn a_kill_before_the_mark_is_cleared_repeats_and_skips_nothing() {
 #[tokio::test]
 async fn a_kill_between_two_files_repeats_nothing() {
     let (mut stage, pipe) = Stage::with_files_of(8);
-    stage.log().append(b"one\n");
+    stage.log().write(b"one\n", &mut |_| {}).1.unwrap();
     stage.print("two\nthree\nfour\n");
     leave_mark(&stage, &pipe, "two\nthree\nfour\n", 4);
     drop(pipe);
     // Another instance of the app goes on first, and with another file.
-    stage.log().append(b"other\n");
+    stage.log().write(b"other\n", &mut |_| {}).1.unwrap();
     let written = stage.take_up().await;
     assert_eq!(written, "one\ntwo\nother\nthree\nfour\n");
 }
