@@ -255,6 +255,9 @@ pub enum Backend {
 pub struct ProcessSpec {
     /// When it starts.
     pub start: StartMode,
+    /// How many run side by side, each with an endpoint of its own: its replicas. At least one.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub instances: u8,
     /// Program and arguments, placeholders allowed in arguments; never given to a shell.
     pub command: Interned<Vec<Template>>,
     /// Working folder.
@@ -294,6 +297,16 @@ pub struct ProcessSpec {
     pub resources: Interned<ResourceSpec>,
     /// Whom it runs as; `None` is who runs Doorbell.
     pub user: Option<Interned<UserSpec>>,
+}
+
+fn one() -> u8 {
+    1
+}
+
+/// Most apps run once.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_one(instances: &u8) -> bool {
+    *instances == 1
 }
 
 /// Most apps need no other: their definitions are shorter for that.

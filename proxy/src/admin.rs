@@ -22,7 +22,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use doorbell_config::spec::ListenAddr;
+use doorbell_config::spec::{AppSpec, ListenAddr};
 use doorbell_supervisor::machine::Ability;
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -211,13 +211,17 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     let _turn = admin.page.acquire().await;
     let house = &admin.house;
     let (figures, usages) = tokio::join!(house.scraper.figures(), house.link.usages());
-    let mut apps: Vec<_> = house.routes.load().targets().map(|app| app.id.clone()).collect();
+    let routes = house.routes.load_full();
+    let with_replicas =
+        |app: &Arc<AppSpec>| [app.id.clone()].into_iter().chain(app.further_replicas());
+    let mut apps: Vec<_> = routes.targets().flat_map(with_replicas).collect();
     apps.sort();
     let snapshots: Vec<_> = apps.iter().map(|id| house.link.snapshot(id)).collect();
     let reloads = house.reloads();
     let encoding = tokio::task::spawn_blocking(move || {
         let views = apps.iter().zip(&snapshots).map(|(id, snapshot)| export::AppView {
-            id: id.as_str(),
+            id: id.app_str(),
+            replica: id.is_further_replica().then(|| id.replica_number().to_string()),
             figures: figures.apps.get(id),
             snapshot: snapshot.as_deref(),
             usage: usages.get(id).copied(),

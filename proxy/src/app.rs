@@ -19,7 +19,7 @@ use doorbell_supervisor::message::GateReport;
 
 use crate::{
     difference::Difference,
-    gate::{Gate, HeldTotal, ReportSink, View},
+    gate::{Entry, Gate, HeldTotal, Instance, Replicas, ReportSink, Sway, View},
     metrics::AppMetrics,
     page::waiting::Waiting,
     upstreams::Upstreams,
@@ -29,8 +29,10 @@ use crate::{
 pub struct App {
     /// Its definition.
     pub spec: Arc<AppSpec>,
-    /// Where its requests get leases.
+    /// Where its requests wait; of an app with several replicas the first one's.
     pub gate: Arc<Gate>,
+    /// The gates of all its replicas, where there are several.
+    pub replicas: Option<Box<Replicas>>,
     /// Its figures.
     pub metrics: Arc<AppMetrics>,
     /// Its servers, when somebody else runs them.
@@ -44,6 +46,22 @@ impl App {
         match self.spec.kind {
             AppKind::Http => true,
             AppKind::Tcp(_) => false,
+        }
+    }
+
+    /// Asks for a lease: at once if an instance is open, else by a place in the line or a refusal.
+    pub fn lease(&self, sway: Sway) -> Entry {
+        match &self.replicas {
+            None => self.gate.lease(sway),
+            Some(replicas) => replicas.lease(sway),
+        }
+    }
+
+    /// A connect to this instance was refused.
+    pub fn unreachable(&self, instance: &Arc<Instance>) {
+        match &self.replicas {
+            None => self.gate.unreachable(instance),
+            Some(replicas) => replicas.unreachable(instance),
         }
     }
 
@@ -105,13 +123,13 @@ impl Gates {
         (self.reports)(report);
     }
 
-    /// The gate of an app, made if there is none.
-    fn of(&self, spec: &AppSpec) -> Arc<Gate> {
+    /// The gate of an app, or of one of its replicas, made if there is none.
+    fn of(&self, id: &AppId, spec: &AppSpec) -> Arc<Gate> {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        let gate = gates.entry(spec.id.clone()).or_insert_with(|| {
+        let gate = gates.entry(id.clone()).or_insert_with(|| {
             let total = Arc::clone(&self.total);
             let reports = Arc::clone(&self.reports);
-            Arc::new(Gate::new(spec.id.clone(), spec.limits.held_requests, total, reports))
+            Arc::new(Gate::new(id.clone(), spec.limits.held_requests, total, reports))
         });
         gate.set_held_cap(spec.limits.held_requests);
         gate.readmit();
@@ -130,7 +148,7 @@ impl Gates {
         leaving.extend(gone.iter().cloned());
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         leaving.retain(|app| {
-            if table.routes.app(app.as_str()).is_some() {
+            if table.has(app) {
                 return false;
             }
             let Some(gate) = gates.get(app) else { return false };
@@ -150,6 +168,23 @@ impl Table {
     #[must_use]
     pub fn empty(server: ServerSpec) -> Self {
         Self { server: Arc::new(server), routes: RouteTable::new() }
+    }
+
+    /// Whether an app is there, with this replica.
+    fn has(&self, id: &AppId) -> bool {
+        let app = self.routes.app(id.app_str());
+        app.is_some_and(|app| id.replica_number() <= app.spec.instances())
+    }
+
+    /// What a change takes away: apps, and replicas of those that stay. `next` is the table after it.
+    #[must_use]
+    pub fn lost(&self, next: &Self, difference: &Difference) -> Vec<AppId> {
+        let put = difference.put.iter().map(|spec| &spec.id);
+        let before =
+            difference.gone.iter().chain(put).filter_map(|id| self.routes.app(id.as_str()));
+        let further = before.flat_map(|app| app.spec.further_replicas());
+        let lost = further.filter(|id| !next.has(id));
+        difference.gone.iter().cloned().chain(lost).collect()
     }
 
     /// The table after a change. The work is by what changed.
@@ -183,7 +218,12 @@ impl Table {
                     .unwrap_or_else(|| Arc::new(Upstreams::new(upstream))),
             ),
         };
-        let app = App { spec: Arc::clone(spec), gate: gates.of(spec), metrics, upstreams };
+        let gate = gates.of(&spec.id, spec);
+        let replicas = (spec.instances() > 1).then(|| {
+            let further = spec.further_replicas().map(|id| gates.of(&id, spec));
+            Box::new(Replicas::new(Arc::clone(&gate), further))
+        });
+        let app = App { spec: Arc::clone(spec), gate, replicas, metrics, upstreams };
         Some(Change::Put {
             app: spec.id.clone(),
             routes: spec.routes.clone(),

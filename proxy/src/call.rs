@@ -123,7 +123,7 @@ impl Call {
                 Err(why) => why,
             };
             match why {
-                Why::Refused => self.app.gate.unreachable(lease.instance()),
+                Why::Refused => self.app.unreachable(lease.instance()),
                 Why::Busy => {}
                 Why::Ours | Why::Late | Why::Other => return Err(Broken::Unreachable(why)),
             }
@@ -151,7 +151,7 @@ impl Call {
     }
 
     async fn lease(&mut self) -> Result<Lease, Broken> {
-        let place = match self.app.gate.lease(Sway::Wakes) {
+        let place = match self.app.lease(Sway::Wakes) {
             Entry::Leased(lease) => return Ok(lease),
             Entry::Refused(denial) => return Err(Broken::Denied(denial)),
             Entry::Held(place) => place,

@@ -156,7 +156,7 @@ impl Exchange {
     /// Our own answer, where there is no lease.
     pub async fn admit(&mut self, left: impl Future<Output = ()>) -> Result<(), Answer> {
         let Some(matched) = &self.matched else { return Err(Answer::NoRoute) };
-        let place = match matched.app.gate.lease(matched.sway) {
+        let place = match matched.app.lease(matched.sway) {
             Entry::Leased(lease) => {
                 self.lease = Some(lease);
                 return Ok(());
@@ -254,7 +254,7 @@ impl Exchange {
     /// The app could not be reached at the lease's instance: tell the gate, give the lease back.
     pub fn unreachable(&mut self) {
         if let (Some(lease), Some(matched)) = (self.lease.take(), &self.matched) {
-            matched.app.gate.unreachable(lease.instance());
+            matched.app.unreachable(lease.instance());
         }
     }
 

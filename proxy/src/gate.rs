@@ -12,7 +12,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 mod instance;
 mod line;
 mod news;
+mod replicas;
 mod sway;
 
 pub use instance::{Instance, Lease};
@@ -34,6 +35,7 @@ pub use line::{HeldTotal, Place};
 use line::{Pass, Waiter};
 use news::News;
 pub use news::View;
+pub use replicas::Replicas;
 pub use sway::Sway;
 
 /// Where gates send their reports. Bounded by construction: a gate sends one `Wanted` per time it
@@ -74,6 +76,8 @@ pub struct Gate {
     held_cap: AtomicUsize,
     /// Those who do not wait here, and want to know.
     listeners: AtomicUsize,
+    /// The supervisor knows that it is wanted though others serve in its place, or need not know.
+    is_told: AtomicBool,
     total: Arc<HeldTotal>,
     reports: ReportSink,
 }
@@ -89,6 +93,8 @@ struct Door {
     /// The supervisor is about to say whether the instance is opened again: it could not be reached, or
     /// was retired here, and may be in use elsewhere.
     in_doubt: bool,
+    /// Since when it could not be reached, until the supervisor says something.
+    unreachable_since: Option<Instant>,
     /// Instances opened and not yet drained.
     instances: Vec<Arc<Instance>>,
     /// The newest instance that was retired: an order to open it comes too late. With the moment from
@@ -120,6 +126,7 @@ impl Gate {
                 next_ticket: 0,
                 wanted: false,
                 in_doubt: false,
+                unreachable_since: None,
                 instances: Vec::new(),
                 retired: None,
                 news: News::default(),
@@ -127,6 +134,7 @@ impl Gate {
             held: AtomicUsize::new(0),
             held_cap: AtomicUsize::new(held_cap),
             listeners: AtomicUsize::new(0),
+            is_told: AtomicBool::new(false),
             total,
             reports,
         }
@@ -153,16 +161,26 @@ impl Gate {
     ///
     /// Who may not wake the app waits only if it is on its way up already.
     pub fn lease(self: &Arc<Self>, sway: Sway) -> Entry {
-        match self.open.load().as_ref().and_then(|open| open.try_lease(sway)) {
+        self.lease_by(sway, || self.try_lease(sway))
+    }
+
+    /// The same where this gives leases, of this gate or of others in its place.
+    fn lease_by(self: &Arc<Self>, sway: Sway, give: impl Fn() -> Option<Lease>) -> Entry {
+        match give() {
             Some(lease) => Entry::Leased(lease),
-            None => self.line_up(sway),
+            None => self.line_up(sway, give),
         }
     }
 
-    fn line_up(self: &Arc<Self>, sway: Sway) -> Entry {
+    /// A lease on the open instance, if there is one.
+    fn try_lease(&self, sway: Sway) -> Option<Lease> {
+        self.open.load().as_ref().and_then(|open| open.try_lease(sway))
+    }
+
+    fn line_up(self: &Arc<Self>, sway: Sway, give: impl Fn() -> Option<Lease>) -> Entry {
         let mut door = self.lock();
         // Opened between the look above and the lock?
-        if let Some(lease) = self.open.load().as_ref().and_then(|open| open.try_lease(sway)) {
+        if let Some(lease) = give() {
             return Entry::Leased(lease);
         }
         if let Mode::Refuse(refusal, since) = &door.mode {
@@ -231,7 +249,7 @@ impl Gate {
     ) {
         let mut door = self.lock();
         door.mode = Mode::Hold;
-        door.settle();
+        self.settle(&mut door);
         if door.retired.is_some_and(|(retired, _)| generation <= retired) {
             self.want(&mut door);
             return;
@@ -267,7 +285,7 @@ impl Gate {
         // Of a retirement that was not heard any more the new supervisor knows nothing either.
         door.retired = None;
         door.mode = Mode::Hold;
-        door.settle();
+        self.settle(&mut door);
         self.want(&mut door);
         self.announce(&mut door);
     }
@@ -275,12 +293,15 @@ impl Gate {
     /// Gives leases to the next of those who wait, if an instance is open. Tells whether others wait
     /// on.
     pub fn let_in(&self) -> bool {
+        self.let_in_by(|sway| self.try_lease(sway))
+    }
+
+    /// The same where this gives leases.
+    fn let_in_by(&self, give: impl Fn(Sway) -> Option<Lease>) -> bool {
         let mut door = self.lock();
-        let open = self.open.load();
-        let Some(instance) = open.as_ref() else { return false };
         for _ in 0..PORTION {
             let Some((ticket, waiter)) = door.line.pop_first() else { return false };
-            match instance.try_lease(waiter.sway) {
+            match give(waiter.sway) {
                 // A waiter that left drops the lease with the pass.
                 Some(lease) => drop(waiter.pass.send(Ok(lease))),
                 None => {
@@ -306,12 +327,24 @@ impl Gate {
         }
         door.instances.retain(|old| !old.is_spent());
         door.in_doubt = false;
+        door.unreachable_since = None;
+        self.is_told.store(false, Ordering::Relaxed);
         self.want(&mut door);
     }
 
     /// Order `AskRetire`: close the instance if it has no lease, and none that keeps it awake for
     /// `idle_at_least`; or say for how long it has had none that does.
     pub fn retire_if_idle(&self, generation: Generation, idle_at_least: Duration) {
+        self.retire_if_all_idle(generation, idle_at_least, None);
+    }
+
+    /// The same where others serve beside it, of whom the last used one has been idle for so long.
+    pub fn retire_if_all_idle(
+        &self,
+        generation: Generation,
+        idle_at_least: Duration,
+        others: Option<Duration>,
+    ) {
         let mut door = self.lock();
         let Some(instance) =
             door.instances.iter().find(|one| one.generation == generation).cloned()
@@ -319,7 +352,7 @@ impl Gate {
             return;
         };
         let app = self.app.clone();
-        let idle_for = instance.idle_for();
+        let idle_for = instance.idle_for().min(others.unwrap_or(Duration::MAX));
         if idle_for >= idle_at_least && instance.retire() {
             self.close_if_open(&mut door, &instance);
             door.retired = Some((generation, instance.idle_since()));
@@ -337,7 +370,7 @@ impl Gate {
     pub fn refuse(&self, refusal: &Refusal) {
         let mut door = self.lock();
         door.mode = Mode::Refuse(refusal.clone(), Instant::now());
-        door.settle();
+        self.settle(&mut door);
         door.dismiss(&Denial::Refusal(refusal.clone()));
         self.announce(&mut door);
     }
@@ -346,7 +379,7 @@ impl Gate {
     pub fn hold(&self) {
         let mut door = self.lock();
         door.mode = Mode::Hold;
-        door.settle();
+        self.settle(&mut door);
         self.want(&mut door);
         self.announce(&mut door);
     }
@@ -357,6 +390,7 @@ impl Gate {
         let mut door = self.lock();
         if self.close_if_open(&mut door, instance) {
             door.in_doubt = true;
+            door.unreachable_since = Some(Instant::now());
             (self.reports)(GateReport::Unreachable {
                 app: self.app.clone(),
                 generation: instance.generation,
@@ -371,6 +405,7 @@ impl Gate {
         if open {
             self.open.store(None);
             door.wanted = false;
+            self.is_told.store(false, Ordering::Relaxed);
         }
         open
     }
@@ -389,7 +424,16 @@ impl Gate {
         let removed = matches!(&door.mode, Mode::Refuse(refusal, _) if refusal.reason == RefusalReason::Removed);
         if removed {
             door.mode = Mode::Hold;
+            self.is_told.store(false, Ordering::Relaxed);
         }
+    }
+
+    /// The supervisor has said what holds from here on.
+    fn settle(&self, door: &mut Door) {
+        door.wanted = false;
+        door.in_doubt = false;
+        door.unreachable_since = None;
+        self.is_told.store(false, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Door> {
@@ -399,12 +443,6 @@ impl Gate {
 }
 
 impl Door {
-    /// The supervisor has said what holds from here on.
-    fn settle(&mut self) {
-        self.wanted = false;
-        self.in_doubt = false;
-    }
-
     /// Whether an instance is to be expected, whoever comes.
     fn is_on_its_way(&self) -> bool {
         self.wanted || self.in_doubt

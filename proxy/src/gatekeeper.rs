@@ -4,21 +4,46 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use doorbell_config::name::AppId;
 use doorbell_supervisor::message::{GateOrder, GateReport};
 
-use crate::{gate::Gate, shared::Shared};
+use crate::{app::App, gate::Gate, shared::Shared};
 
 /// Time in which an app accepts a portion of connections.
 const BETWEEN_PORTIONS: Duration = Duration::from_millis(5);
 
-/// Lets a long line in piece by piece; ends when nobody waits, or nothing is open.
-async fn let_in_by_portions(gate: Arc<Gate>) {
-    loop {
-        tokio::time::sleep(BETWEEN_PORTIONS).await;
-        if !gate.let_in() {
-            return;
-        }
+/// A gate has opened: lets a long line in piece by piece; ends when nobody waits, or nothing is open. Where
+/// several replicas serve, those who wait are shared among the open ones.
+fn let_in(shared: &Shared, id: &AppId, gate: Arc<Gate>) {
+    let app = with_replicas(shared, id);
+    let portion = move || match app.as_ref().and_then(|app| app.replicas.as_ref()) {
+        Some(replicas) => replicas.let_in(),
+        None => gate.let_in(),
+    };
+    // A further replica has nobody in a line of its own.
+    if id.is_further_replica() && !portion() {
+        return;
     }
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(BETWEEN_PORTIONS).await;
+            if !portion() {
+                return;
+            }
+        }
+    });
+}
+
+/// The app, if it has several replicas.
+fn with_replicas(shared: &Shared, id: &AppId) -> Option<Arc<App>> {
+    let table = shared.table.load();
+    table.routes.app(id.app_str()).filter(|app| app.replicas.is_some()).cloned()
+}
+
+/// How long all replicas but the first have been idle, where that is asked of the first: it is so for all.
+fn others_idle_for(shared: &Shared, id: &AppId) -> Option<Duration> {
+    let app = with_replicas(shared, id).filter(|_| !id.is_further_replica())?;
+    app.replicas.as_ref()?.further_idle_for()
 }
 
 /// Begins anew: these orders are all that the gates have to know.
@@ -53,6 +78,7 @@ pub fn carry_out(shared: &Shared, order: GateOrder) {
     let Some(gate) = shared.gates.find(order.app()) else {
         return answer_for_nobody(shared, order);
     };
+    let id = order.app().clone();
     match order {
         GateOrder::Open { app, generation, endpoint, started } => {
             if let Some(times) = &started
@@ -61,15 +87,16 @@ pub fn carry_out(shared: &Shared, order: GateOrder) {
                 app.metrics.started(times);
             }
             gate.open(generation, endpoint, started);
-            tokio::spawn(let_in_by_portions(gate));
+            let_in(shared, &id, gate);
         }
         GateOrder::Reopen { generation, endpoint, .. } => {
             gate.reopen(generation, endpoint);
-            tokio::spawn(let_in_by_portions(gate));
+            let_in(shared, &id, gate);
         }
         GateOrder::Shut { generation, .. } => gate.shut(generation),
         GateOrder::AskRetire { generation, idle_at_least, .. } => {
-            gate.retire_if_idle(generation, idle_at_least);
+            let others = others_idle_for(shared, &id);
+            gate.retire_if_all_idle(generation, idle_at_least, others);
         }
         GateOrder::Refuse { refusal, .. } => gate.refuse(&refusal),
         GateOrder::Hold { .. } => gate.hold(),

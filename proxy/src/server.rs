@@ -289,7 +289,7 @@ impl Proxy {
         let table = Arc::new(table);
         self.shared.gates.set_held_cap(apply.server.limits.held_requests);
         self.shared.table.store(Arc::clone(&table));
-        self.shared.gates.prune(&table, &difference.gone);
+        self.shared.gates.prune(&table, &before.lost(&table, &difference));
         self.health.change(&table, &difference);
         for (listening, sockets) in std::mem::take(&mut self.sockets) {
             self.listen(listening, sockets).await;

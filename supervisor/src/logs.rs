@@ -15,6 +15,10 @@ use std::{
 
 use doorbell_config::name::AppId;
 
+mod replicas;
+
+pub use replicas::{FollowAll, follow_all, tail_all};
+
 use crate::output::{CURRENT, rotate::rotated_files};
 
 /// Bytes read at once.
@@ -28,7 +32,7 @@ const PACE: Duration = Duration::from_millis(100);
 /// # Errors
 /// If a file cannot be read. An app without output has no lines.
 pub async fn tail(log_dir: &Path, app: &AppId, lines: usize) -> io::Result<Vec<String>> {
-    let folder = log_dir.join(app.as_str());
+    let folder = log_dir.join(&*app.file_name());
     let read = move || Ok(Follow::open(folder, lines)?.ready.into());
     tokio::task::spawn_blocking(read).await?
 }
@@ -39,7 +43,7 @@ pub async fn tail(log_dir: &Path, app: &AppId, lines: usize) -> io::Result<Vec<S
 /// # Errors
 /// If a file cannot be read.
 pub async fn follow(log_dir: &Path, app: &AppId, lines: usize) -> io::Result<Follow> {
-    let folder = log_dir.join(app.as_str());
+    let folder = log_dir.join(&*app.file_name());
     tokio::task::spawn_blocking(move || Follow::open(folder, lines)).await?
 }
 

@@ -98,6 +98,12 @@ pub enum OperateError {
     /// Nothing of it runs here.
     #[error("app \"{0}\" is served by upstream servers, which doorbell does not run")]
     NoProcess(AppId),
+    /// It is one of several, which stand and fall together.
+    #[error(
+        "\"{0}\" is a replica of app \"{app}\": it alone can be restarted; for all else name the app",
+        app = .0.app_str()
+    )]
+    OneReplica(AppId),
     /// The start that was waited for failed.
     #[error("app \"{app}\" did not start: {reason}")]
     StartFailed {

@@ -53,8 +53,23 @@ impl AppSpec {
         match (self.routes.paths.first(), self.routes.hosts.is_empty()) {
             (Some(path), _) => path.to_string(),
             (None, false) => "/".into(),
-            (None, true) => format!("/apps/{}", self.id),
+            (None, true) => format!("/apps/{}", self.id.app_str()),
         }
+    }
+
+    /// How many of it run side by side, at least one.
+    #[must_use]
+    pub fn instances(&self) -> u8 {
+        match &self.backend {
+            Backend::Process(process) => process.instances.max(1),
+            Backend::Upstream(_) => 1,
+        }
+    }
+
+    /// The ids of its further replicas.
+    pub fn further_replicas(&self) -> impl Iterator<Item = AppId> + use<> {
+        let (id, instances) = (self.id.first(), self.instances());
+        (2..=instances).map(move |number| id.replica(number))
     }
 }
 
@@ -71,6 +86,7 @@ impl ProcessSpec {
     pub(crate) fn bare(command: Vec<Template>, directory: PathBuf) -> Self {
         Self {
             start: StartMode::OnDemand,
+            instances: 1,
             command: command.into(),
             directory,
             env: Interned::default(),

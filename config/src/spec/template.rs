@@ -128,7 +128,7 @@ impl Template {
                 TemplatePart::Placeholder(Placeholder::Socket) => {
                     out.push_str(&values.socket.map(Path::to_string_lossy).unwrap_or_default());
                 }
-                TemplatePart::Placeholder(Placeholder::Id) => out.push_str(values.id.as_str()),
+                TemplatePart::Placeholder(Placeholder::Id) => out.push_str(values.id.app_str()),
                 TemplatePart::Placeholder(Placeholder::BasePath) => out.push_str(values.base_path),
             }
         }

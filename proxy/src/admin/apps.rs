@@ -24,8 +24,8 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Json<Status> {
     let (figures, usages) = tokio::join!(house.scraper.figures(), house.link.usages());
     let routes = house.routes.load_full();
     let mut apps: Vec<_> =
-        routes.targets().map(|app| AppStatus::of(app, house, &figures, &usages)).collect();
-    apps.sort_by(|a, b| a.id.cmp(&b.id));
+        routes.targets().flat_map(|app| AppStatus::all(app, house, &figures, &usages)).collect();
+    apps.sort_by(|a, b| a.place().cmp(&b.place()));
     Json(Status { server: ServerStatus::of(house, &figures), apps })
 }
 
@@ -33,14 +33,14 @@ pub(super) async fn show(
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
 ) -> Result<Json<AppStatus>, Problem> {
-    let app = find(&admin, &id)?;
-    Ok(Json(status(&admin, &app).await))
+    let (app, replica) = find_replica(&admin, &id)?;
+    Ok(Json(status(&admin, &app, &replica).await))
 }
 
-async fn status(admin: &Admin, app: &AppSpec) -> AppStatus {
+async fn status(admin: &Admin, app: &AppSpec, replica: &AppId) -> AppStatus {
     let house = &admin.house;
     let (figures, usages) = tokio::join!(house.scraper.figures(), house.link.usages());
-    AppStatus::of(app, house, &figures, &usages)
+    AppStatus::of(app, replica, house, &figures, &usages)
 }
 
 /// Answers when the verb had its effect.
@@ -48,7 +48,7 @@ pub(super) async fn operate(
     State(admin): State<Arc<Admin>>,
     Path((id, verb)): Path<(String, String)>,
 ) -> Result<Json<AppStatus>, Problem> {
-    let app = find(&admin, &id)?;
+    let (app, replica) = find_replica(&admin, &id)?;
     let verb = match verb.as_str() {
         "start" => Verb::Start,
         "stop" => Verb::Stop,
@@ -60,9 +60,9 @@ pub(super) async fn operate(
             return Err(Problem::new(StatusCode::NOT_FOUND, &detail));
         }
     };
-    tracing::info!(app = %app.id, ?verb, "asked by an operator");
-    match admin.house.link.operate(app.id.clone(), verb).await {
-        Ok(Ok(())) => Ok(Json(status(&admin, &app).await)),
+    tracing::info!(app = %replica, ?verb, "asked by an operator");
+    match admin.house.link.operate(replica.clone(), verb).await {
+        Ok(Ok(())) => Ok(Json(status(&admin, &app, &replica).await)),
         Ok(Err(error)) => Err(Problem::new(status_of(&error), &error)),
         Err(error) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, &error)),
     }
@@ -103,13 +103,26 @@ pub(super) async fn pass(
 fn status_of(error: &OperateError) -> StatusCode {
     match error {
         OperateError::Unknown(_) => StatusCode::NOT_FOUND,
-        OperateError::Disabled(_) | OperateError::NoProcess(_) | OperateError::Overtaken(_) => {
-            StatusCode::CONFLICT
-        }
+        OperateError::Disabled(_)
+        | OperateError::NoProcess(_)
+        | OperateError::OneReplica(_)
+        | OperateError::Overtaken(_) => StatusCode::CONFLICT,
         OperateError::StartFailed { .. } => StatusCode::BAD_GATEWAY,
         OperateError::NotKept { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         OperateError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
     }
+}
+
+/// An app, or one of its replicas by its own id.
+pub(super) fn find_replica(admin: &Admin, id: &str) -> Result<(Arc<AppSpec>, AppId), Problem> {
+    let missing = |why: &dyn std::fmt::Display| Problem::new(StatusCode::NOT_FOUND, why);
+    let id = AppId::parse_replica(id).map_err(|error| missing(&error))?;
+    let app = find(admin, id.app_str())?;
+    let instances = app.instances();
+    if id.replica_number() > instances {
+        return Err(missing(&format!("app \"{}\" has `instances = {instances}`", app.id)));
+    }
+    Ok((app, id))
 }
 
 pub(super) fn find(admin: &Admin, id: &str) -> Result<Arc<AppSpec>, Problem> {

@@ -30,19 +30,25 @@ pub(super) async fn read(
     Path(id): Path<String>,
     Query(wish): Query<Wish>,
 ) -> Result<Response, Problem> {
-    let app = apps::find(&admin, &id)?;
+    let (app, replica) = apps::find_replica(&admin, &id)?;
+    // One of several by its id; of the app, all.
+    let replicas: Vec<_> = if replica.is_further_replica() {
+        vec![replica]
+    } else {
+        [replica].into_iter().chain(app.further_replicas()).collect()
+    };
     let lines = wish.lines.unwrap_or(LINES).min(MOST_LINES);
     let log_dir = admin.house.log_dir();
     let failed = |error: std::io::Error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, &error);
     let body = if wish.follow {
-        let follow = logs::follow(&log_dir, &app.id, lines).await.map_err(failed)?;
+        let follow = logs::follow_all(&log_dir, &replicas, lines).await.map_err(failed)?;
         Body::from_stream(stream::unfold(follow, |mut follow| async {
             let mut line = follow.next_line().await.ok()?;
             line.push('\n');
             Some((Ok::<_, Infallible>(line), follow))
         }))
     } else {
-        let mut text = logs::tail(&log_dir, &app.id, lines).await.map_err(failed)?.join("\n");
+        let mut text = logs::tail_all(&log_dir, &replicas, lines).await.map_err(failed)?.join("\n");
         if !text.is_empty() {
             text.push('\n');
         }

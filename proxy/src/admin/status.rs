@@ -14,8 +14,12 @@ use crate::{
 /// One app's status.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AppStatus {
-    /// Id.
+    /// Id; of a further replica, that of its app with `:2`, `:3` ... behind it.
     pub id: String,
+    /// Which of the app's replicas it is, if not the first. Requests are the app's: they stand with the
+    /// first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<u8>,
     /// Display name.
     pub name: String,
     /// Where its clients connect, if it is a TCP app.
@@ -37,23 +41,42 @@ pub struct AppStatus {
 }
 
 impl AppStatus {
-    /// The status of an app now.
-    #[must_use]
-    pub fn of(
+    /// The status of each replica of an app, the first one first.
+    pub fn all(
         app: &AppSpec,
         house: &House,
         figures: &Figures,
         usages: &HashMap<AppId, Usage>,
+    ) -> Vec<Self> {
+        let ids = [app.id.clone()].into_iter().chain(app.further_replicas());
+        ids.map(|id| Self::of(app, &id, house, figures, usages)).collect()
+    }
+
+    /// Where it stands among others: replicas behind their apps, in order.
+    pub(super) fn place(&self) -> (&str, u8) {
+        let app = self.id.split_once(':').map_or(&*self.id, |(app, _)| app);
+        (app, self.replica.unwrap_or_default())
+    }
+
+    /// The status of an app now, or of one of its replicas.
+    #[must_use]
+    pub fn of(
+        app: &AppSpec,
+        id: &AppId,
+        house: &House,
+        figures: &Figures,
+        usages: &HashMap<AppId, Usage>,
     ) -> Self {
-        let snapshot = house.link.snapshot(&app.id).map(Arc::unwrap_or_clone);
-        let figures = figures.apps.get(&app.id);
+        let snapshot = house.link.snapshot(id).map(Arc::unwrap_or_clone);
+        let figures = figures.apps.get(id);
         let last = snapshot.as_ref().and_then(|snapshot| snapshot.last_start);
         Self {
-            id: app.id.to_string(),
+            id: id.to_string(),
+            replica: id.is_further_replica().then(|| id.replica_number()),
             name: app.name.clone(),
             listen: app.tcp().iter().flat_map(|tcp| &tcp.listen).map(ToString::to_string).collect(),
             snapshot,
-            usage: usages.get(&app.id).copied(),
+            usage: usages.get(id).copied(),
             requests: figures.map_or(0, AppFigures::requests),
             in_flight: figures.map_or(0, AppFigures::in_flight),
             held: figures.map_or(0, |figures| figures.held),

@@ -29,7 +29,7 @@ pub(super) fn status(status: &Status) -> String {
         }
     }
     let mut text = String::new();
-    let apps = status.apps.len();
+    let apps = status.apps.iter().filter(|app| app.replica.is_none()).count();
     for line in table.lines() {
         // Writing to a String cannot fail, here and below.
         let _ = writeln!(text, "{}", line.trim_end());
@@ -62,7 +62,7 @@ fn row(app: &AppStatus) -> [String; COLUMNS.len()] {
         snapshot.and_then(|s| s.pid).map_or_else(dash, |pid| pid.to_string()),
         app.usage.map_or_else(dash, |usage| memory(usage.memory_bytes)),
         app.usage.map_or_else(dash, |usage| format!("{:.1}s", usage.cpu_seconds)),
-        app.requests.to_string(),
+        app.replica.map_or_else(|| app.requests.to_string(), |_| dash()),
         app.last_cold_start_seconds.map_or_else(dash, seconds),
     ]
 }
@@ -138,7 +138,9 @@ pub(super) fn one(app: &AppStatus) -> String {
     let requests =
         format!("{} answered, {} running, {} held", app.requests, app.in_flight, app.held);
     let name = if app.listen.is_empty() { "requests" } else { "connections" };
-    put(&mut text, name, &requests);
+    if app.replica.is_none() {
+        put(&mut text, name, &requests);
+    }
     if let Some(cold) = app.last_cold_start_seconds {
         put(&mut text, "cold start", &seconds(cold));
     }

@@ -135,6 +135,19 @@ impl Instance {
         self.idle_since().elapsed()
     }
 
+    /// The leases there are; `None` if there are no more.
+    pub(super) fn leases(&self) -> Option<u64> {
+        let word = self.word.load(Ordering::Acquire);
+        (word & CLOSED == 0).then_some((word & ALL_AWAKE) + word / ASIDE)
+    }
+
+    /// How long nobody has kept it awake since somebody did, here.
+    pub(super) fn unused_for(&self) -> Option<Duration> {
+        let was_used = self.last_used.load(Ordering::Acquire) > 0;
+        let is_used = self.word.load(Ordering::Acquire) & ALL_AWAKE > 0;
+        (was_used || is_used).then(|| self.idle_for())
+    }
+
     /// The end of the last lease that kept it awake.
     pub(super) fn idle_since(&self) -> Instant {
         self.idle_before + Duration::from_nanos(self.last_used.load(Ordering::Acquire))

@@ -34,12 +34,22 @@ const STATES: [(StateName, &str); 8] = [
 pub struct AppView<'a> {
     /// Its id.
     pub id: &'a str,
+    /// Which of its replicas, if not the first.
+    pub replica: Option<String>,
     /// Its figures, if somebody visited it.
     pub figures: Option<&'a AppFigures>,
     /// Its lifecycle, if the supervisor knows it.
     pub snapshot: Option<&'a Snapshot>,
     /// Memory and CPU of its process tree, if it runs.
     pub usage: Option<Usage>,
+}
+
+impl AppView<'_> {
+    /// What tells it from others.
+    fn labels(&self) -> Vec<(&str, &str)> {
+        let replica = self.replica.iter().map(|replica| ("replica", replica.as_str()));
+        [("app", self.id)].into_iter().chain(replica).collect()
+    }
 }
 
 /// How the configuration fares.
@@ -137,7 +147,8 @@ impl Page {
     }
 
     fn app(&mut self, app: &AppView<'_>) {
-        let labels = [("app", app.id)];
+        let labels = app.labels();
+        let labels = labels.as_slice();
         if let Some(figures) = app.figures {
             self.requests(app.id, figures);
             self.starts(app.id, &figures.starts);
@@ -145,7 +156,7 @@ impl Page {
             self.gauge(
                 "doorbell_app_held_requests",
                 "Requests or connections waiting for the app to be ready.",
-                &labels,
+                labels,
                 count(figures.held),
             );
         }
@@ -153,35 +164,36 @@ impl Page {
             self.gauge(
                 "doorbell_app_memory_bytes",
                 "Memory of the app's process tree.",
-                &labels,
+                labels,
                 count(usage.memory_bytes),
             );
             self.counter(
                 "doorbell_app_cpu_seconds_total",
                 "CPU time of the app's process tree since its instance started.",
-                &labels,
+                labels,
                 usage.cpu_seconds,
             );
             self.gauge(
                 "doorbell_app_processes",
                 "Processes in the app's tree.",
-                &labels,
+                labels,
                 f64::from(usage.processes),
             );
         }
         if let Some(snapshot) = app.snapshot {
-            self.state(app.id, snapshot);
+            self.state(labels, snapshot);
         }
     }
 
-    fn state(&mut self, app: &str, snapshot: &Snapshot) {
+    fn state(&mut self, app: Labels<'_>, snapshot: &Snapshot) {
+        let and = |name, value| [app, &[(name, value)]].concat();
         let counts = snapshot.starts;
         if counts.cold_ready + counts.cold_failed > 0 {
             for (result, value) in [("ready", counts.cold_ready), ("failed", counts.cold_failed)] {
                 self.counter(
                     "doorbell_app_cold_starts_total",
                     "Starts of the app that a request waited for, by their result.",
-                    &[("app", app), ("result", result)],
+                    &and("result", result),
                     count(value),
                 );
             }
@@ -190,7 +202,7 @@ impl Page {
             self.counter(
                 "doorbell_app_yields_total",
                 "Times that the app was put to sleep before its time because memory was short.",
-                &[("app", app)],
+                app,
                 count(snapshot.yields),
             );
         }
@@ -202,13 +214,13 @@ impl Page {
                 self.gauge(
                     "doorbell_app_state",
                     "1 for the state the app is in.",
-                    &[("app", app), ("state", name)],
+                    &and("state", name),
                     f64::from(u8::from(is)),
                 );
             }
         }
         if snapshot.goal == GoalName::Disabled {
-            self.gauge("doorbell_app_disabled", "1 if the app is disabled.", &[("app", app)], 1.0);
+            self.gauge("doorbell_app_disabled", "1 if the app is disabled.", app, 1.0);
         }
     }
 

@@ -3,6 +3,9 @@
 //! What an app's needs are like is told to those that need it, and what these take of it to the needed
 //! ones, each by its neighbours alone: a change costs by those that it concerns. Apps without needs are
 //! not here. The desk plays the events that come of a change.
+//!
+//! An app with several replicas *brings* the further ones: they are needed while it runs, and that is all
+//! that they have to do with each other. It does not wait for them, nor do they stop before it.
 
 use std::collections::HashMap;
 
@@ -31,6 +34,12 @@ struct Bond {
     runners: usize,
     /// Dependants that have an instance.
     instances: usize,
+    /// Its further replicas.
+    brings: Vec<AppId>,
+    /// The app whose further replica it is.
+    brought_by: Option<AppId>,
+    /// What that wants of it.
+    brought: Grip,
 }
 
 /// What is taken of an app.
@@ -63,7 +72,7 @@ impl Grip {
 
 impl Bond {
     fn taken(&self) -> Grip {
-        Grip { runs: self.runners > 0, has_instance: self.instances > 0 }
+        Grip { runs: self.runners > 0, has_instance: self.instances > 0 }.and(self.brought)
     }
 }
 
@@ -143,6 +152,29 @@ impl Bonds {
         }
     }
 
+    /// The app brings these.
+    pub(super) fn brings(&mut self, id: &AppId, replicas: Vec<AppId>) {
+        for replica in &replicas {
+            self.0.entry(replica.clone()).or_default().brought_by = Some(id.clone());
+        }
+        self.0.entry(id.clone()).or_default().brings = replicas;
+    }
+
+    /// Takes note of what an app wants of its further replicas; gives the events that come of it.
+    pub(super) fn bring(&mut self, id: &AppId, hold: Hold) -> Vec<(AppId, Event)> {
+        let grip = Grip::of(hold);
+        let mut events = Vec::new();
+        for replica in self.neighbours(id, |bond| &bond.brings) {
+            let Some(bond) = self.0.get_mut(&replica) else { continue };
+            let before = bond.taken();
+            bond.brought = grip;
+            if before != bond.taken() {
+                events.push((replica, Event::NeededChanged));
+            }
+        }
+        events
+    }
+
     /// How those are that the app needs.
     pub(super) fn needs(&self, id: &AppId) -> Needs {
         self.0.get(id).map(|bond| bond.needs_are).unwrap_or_default()
@@ -162,9 +194,12 @@ impl Bonds {
         }
     }
 
-    /// Whether an app that needs it, directly or not, has an instance.
+    /// Whether an app that needs it, directly or not, has an instance. Who needs an app needs all its
+    /// replicas.
     pub(super) fn has_instances_above(&self, id: &AppId) -> bool {
-        self.0.get(id).is_some_and(|bond| bond.instances > 0)
+        let bond = self.0.get(id);
+        let first = bond.and_then(|bond| self.0.get(bond.brought_by.as_ref()?));
+        bond.into_iter().chain(first).any(|bond| bond.instances > 0)
     }
 
     /// Takes note of how an app is; gives the events that come of it.
@@ -201,8 +236,8 @@ impl Bonds {
         (before != worst).then_some((id, Event::NeedsChanged))
     }
 
-    fn take_grip(&mut self, id: AppId, old: Grip, new: Grip) -> Option<(AppId, Event)> {
-        let bond = self.0.get_mut(&id)?;
+    fn take_grip(&mut self, id: AppId, old: Grip, new: Grip) -> Vec<(AppId, Event)> {
+        let Some(bond) = self.0.get_mut(&id) else { return Vec::new() };
         let before = bond.taken();
         let changed = |count: &mut usize, old: bool, new: bool| match (old, new) {
             (false, true) => *count += 1,
@@ -211,7 +246,12 @@ impl Bonds {
         };
         changed(&mut bond.runners, old.runs, new.runs);
         changed(&mut bond.instances, old.has_instance, new.has_instance);
-        (before != bond.taken()).then_some((id, Event::NeededChanged))
+        if before == bond.taken() {
+            return Vec::new();
+        }
+        // Its replicas go down with it, and so may have waited for the same.
+        let told = [id].into_iter().chain(bond.brings.iter().cloned());
+        told.map(|id| (id, Event::NeededChanged)).collect()
     }
 
     /// Those that an app needs, directly or not, each behind those that it needs itself.
@@ -260,6 +300,8 @@ impl Bonds {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     fn id(name: &str) -> AppId {
@@ -330,6 +372,27 @@ mod tests {
         let dependants = bonds.all_dependants(&id("disk"));
         assert_eq!((dependants.len(), &dependants[0]), (4, &id("web")));
         assert!(ids.iter().all(|id| bonds.knows(id)));
+    }
+
+    #[test]
+    fn an_app_brings_its_replicas_and_they_do_not_hold_each_other() {
+        let (mut bonds, ids) = bonds(&["web: blog", "blog:"]);
+        let (blog, second) = (id("blog"), id("blog").replica(2));
+        bonds.brings(&blog, vec![second.clone()]);
+        assert!(bonds.bring(&blog, Hold::None).is_empty() && ids.contains(&blog));
+        let news = bonds.bring(&blog, Hold::Waits);
+        assert_eq!(news, [(second.clone(), Event::NeededChanged)]);
+        assert_eq!((bonds.needed(&second), bonds.needed(&blog)), (Needed::Awake, Needed::No));
+        assert_eq!(bonds.bring(&blog, Hold::Awake).len(), 1, "it has an instance now");
+        assert!(!bonds.has_instances_above(&second), "it need not wait for the first to end");
+        assert!(bonds.note(&second, Hold::None, Needs::Failed(Instant::now())).is_empty());
+        assert_eq!(bonds.needs(&blog), Needs::Met, "nor does the first wait for it");
+        bonds.bring(&blog, Hold::Asleep);
+        assert_eq!(bonds.needed(&second), Needed::Asleep);
+        // Who needs the app keeps all of it.
+        let news = bonds.note(&id("web"), Hold::Awake, Needs::Met);
+        assert_eq!(news, [(blog, Event::NeededChanged), (second.clone(), Event::NeededChanged)]);
+        assert!(bonds.has_instances_above(&second));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::{
     Desk,
     app::{App, start_mode},
     needs::Descent,
+    replicas,
 };
 use crate::{
     lifecycle::{Event, Goal, Launch, Off},
@@ -19,14 +20,16 @@ use crate::{
 
 impl Desk {
     pub(super) fn define_all(&mut self, specs: &[Arc<AppSpec>]) {
-        let kept: HashSet<&AppId> = specs.iter().map(|spec| &spec.id).collect();
+        let further: Vec<Arc<AppSpec>> = specs.iter().flat_map(replicas::further).collect();
+        let all = || specs.iter().chain(&further);
+        let kept: HashSet<&AppId> = all().map(|spec| &spec.id).collect();
         let gone: Vec<AppId> =
             self.apps.keys().filter(|app| !kept.contains(app)).cloned().collect();
         drop(kept);
         for app in &gone {
             self.remove(app);
         }
-        for spec in specs {
+        for spec in all() {
             self.define(spec);
         }
     }
@@ -154,7 +157,10 @@ impl Desk {
         }
         // Another version of us has started it, and it may have gone to sleep since.
         let was_started = self.took_over && !self.is_set_up;
-        let starts_with_us = process.start == StartMode::WithServer && goal == Goal::Down;
+        // Further replicas come when the first one does.
+        let starts_with_us = process.start == StartMode::WithServer
+            && goal == Goal::Down
+            && !id.is_further_replica();
         if mode_changed && starts_with_us && !was_started {
             self.play(id, Event::Start);
         }

@@ -54,6 +54,7 @@ impl Desk {
         self.note_bonds(id);
         if event == Event::NeededChanged {
             self.descend_if_free(id);
+            self.follow_first(id);
         }
     }
 

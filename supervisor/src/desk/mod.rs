@@ -6,8 +6,8 @@
 //! gates waits in an outbox while their channel is full, disks are left to other threads.
 //!
 //! `define` applies definitions, `operate` verbs, `progress` what instances and gates report;
-//! `app` is what is kept per app, `bonds` who needs whom, `needs` what comes of that, `hours` when apps
-//! are kept awake, `effects` how decisions are carried out.
+//! `app` is what is kept per app, `bonds` who needs whom, `needs` what comes of that, `replicas` how apps
+//! run several times, `hours` when they are kept awake, `effects` how decisions are carried out.
 
 mod adopt;
 mod app;
@@ -21,6 +21,7 @@ mod needs;
 mod operate;
 mod phases;
 mod progress;
+mod replicas;
 mod room;
 mod state_dir;
 mod timers;
@@ -357,11 +358,11 @@ impl Desk {
                 self.is_set_up = true;
             }
             Instruction::Change { gone, put } => {
-                gone.iter().for_each(|app| self.remove(app));
-                put.iter().for_each(|spec| self.define(spec));
+                gone.iter().for_each(|app| self.remove_replicas(app));
+                put.iter().for_each(|spec| self.define_replicas(spec));
             }
-            Instruction::Define(spec) => self.define(&spec),
-            Instruction::Remove(app) => self.remove(&app),
+            Instruction::Define(spec) => self.define_replicas(&spec),
+            Instruction::Remove(app) => self.remove_replicas(&app),
         }
         self.end_defining();
         // The first one says what there is.

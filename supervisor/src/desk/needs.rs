@@ -97,8 +97,8 @@ impl Desk {
 
     /// An app is defined, or defined no more.
     pub(super) fn note_definition(&mut self, id: &AppId, spec: Option<&AppSpec>) {
-        let needs_some = spec.is_some_and(|spec| !needs_of(spec).is_empty());
-        self.bonds_changed |= needs_some || self.bonds.knows(id);
+        let has_some = spec.is_some_and(|spec| !needs_of(spec).is_empty() || spec.instances() > 1);
+        self.bonds_changed |= has_some || self.bonds.knows(id);
     }
 
     /// Apps were defined: tells them what has changed about those that they need, or that need them.
@@ -158,6 +158,13 @@ impl Desk {
         }
         let mut bonds = Bonds::of(bonded.into_iter());
         lacking.into_iter().for_each(|id| bonds.lacks(id));
+        for (id, app) in self.apps.iter().filter(|(id, _)| !id.is_further_replica()) {
+            let kept = |replica: &AppId| is_removed(id) || !is_removed(replica);
+            let kept: Vec<AppId> = app.spec.further_replicas().filter(kept).collect();
+            if !kept.is_empty() {
+                bonds.brings(id, kept);
+            }
+        }
         bonds
     }
 
@@ -166,12 +173,14 @@ impl Desk {
         if !self.bonds.knows(id) {
             return;
         }
-        let (hold, standing) = match self.apps.get(id) {
-            Some(app) => (app.life.hold(), standing(app)),
-            None => (Hold::None, Needs::Off),
+        let (hold, brings, standing) = match self.apps.get(id) {
+            Some(app) => (app.life.hold(), app.life.brings(), standing(app)),
+            None => (Hold::None, Hold::None, Needs::Off),
         };
         let before = self.bonds.standing(id);
         let events = self.bonds.note(id, hold, standing);
+        self.events.extend(events);
+        let events = self.bonds.bring(id, brings);
         self.events.extend(events);
         if self.bonds.standing(id) != before {
             for dependant in self.bonds.all_dependants(id) {

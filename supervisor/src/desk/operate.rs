@@ -28,12 +28,14 @@ impl Desk {
         patience: Patience,
         done: oneshot::Sender<Outcome>,
     ) {
-        let (effect, effected) = oneshot::channel();
-        if let Err(error) = self.carry_out(id, verb, patience, effect) {
-            // The one who asked may have left.
-            let _ = done.send(Err(error));
-            return;
-        }
+        let effects = match self.carry_out_on_all(id, verb, patience) {
+            Ok(effects) => effects,
+            Err(error) => {
+                // The one who asked may have left.
+                let _ = done.send(Err(error));
+                return;
+            }
+        };
         let saved = match verb {
             Verb::Enable | Verb::Disable => Some(self.switch_file.save(&self.switches)),
             Verb::Start | Verb::Stop | Verb::Restart => None,
@@ -44,8 +46,12 @@ impl Desk {
                 Some(saved) => saved.await,
                 None => Ok(()),
             };
-            // Without an answer the desk has gone down meanwhile.
-            let effected = effected.await.unwrap_or(Err(OperateError::ShuttingDown));
+            let mut effected = Ok(());
+            for effect in effects {
+                // Without an answer the desk has gone down meanwhile.
+                let outcome = effect.await.unwrap_or(Err(OperateError::ShuttingDown));
+                effected = effected.and(outcome);
+            }
             let outcome = match (effected, kept) {
                 (Ok(()), Err(error)) => {
                     tracing::error!(%app, %error, "cannot keep whether the app is disabled");
@@ -56,6 +62,22 @@ impl Desk {
             // The one who asked may have left.
             let _ = done.send(outcome);
         });
+    }
+
+    /// Does it to each replica that is meant; gives where their effects are told.
+    fn carry_out_on_all(
+        &mut self,
+        id: &AppId,
+        verb: Verb,
+        patience: Patience,
+    ) -> Result<Vec<oneshot::Receiver<Outcome>>, OperateError> {
+        let mut effects = Vec::new();
+        for id in self.meant(id, verb)? {
+            let (effect, effected) = oneshot::channel();
+            self.carry_out(&id, verb, patience, effect)?;
+            effects.push(effected);
+        }
+        Ok(effects)
     }
 
     fn carry_out(
@@ -147,7 +169,7 @@ impl Desk {
                     self.call_back(id);
                     self.play(id, Event::GoalChanged);
                 }
-                if mode == StartMode::WithServer {
+                if mode == StartMode::WithServer && !id.is_further_replica() {
                     self.play(id, Event::Start);
                 }
             }

@@ -42,7 +42,7 @@ impl Drop for StateDir {
     }
 }
 
-/// What operators switched, against the start mode in the definition.
+/// What operators switched, against the start mode in the definition: for all replicas of an app alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Switches {
     disabled: BTreeSet<AppId>,
@@ -156,30 +156,30 @@ impl Switches {
     /// Whether an app with this start mode must not run.
     pub(super) fn is_disabled(&self, app: &AppId, mode: Option<StartMode>) -> bool {
         match mode {
-            Some(StartMode::Disabled) => !self.enabled.contains(app),
+            Some(StartMode::Disabled) => !self.enabled.contains(app.app_str()),
             Some(StartMode::OnDemand | StartMode::WithServer | StartMode::Always) | None => {
-                self.disabled.contains(app)
+                self.disabled.contains(app.app_str())
             }
         }
     }
 
     /// Lets an app run. That is worth a note only against a start mode that says otherwise.
     pub(super) fn enable(&mut self, app: &AppId, mode: Option<StartMode>) {
-        self.disabled.remove(app);
+        self.disabled.remove(app.app_str());
         if mode == Some(StartMode::Disabled) {
-            self.enabled.insert(app.clone());
+            self.enabled.insert(app.first());
         }
     }
 
     /// The definition says anew that the app is not to run: what was said before is over. Tells
     /// whether there was anything.
     pub(super) fn disabled_anew(&mut self, app: &AppId) -> bool {
-        self.enabled.remove(app)
+        self.enabled.remove(app.app_str())
     }
 
     pub(super) fn disable(&mut self, app: &AppId) {
-        self.enabled.remove(app);
-        self.disabled.insert(app.clone());
+        self.enabled.remove(app.app_str());
+        self.disabled.insert(app.first());
     }
 }
 

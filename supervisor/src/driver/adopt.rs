@@ -27,7 +27,7 @@ use super::{
     endpoint::{Place, base36, socket_folder},
     instance::{self, Instance, Wires},
     leftover::Remains,
-    mark::{Mark, name_of},
+    mark::{Mark, file_name_of},
     notify::NotifySocket,
     procfs::{self, Pid},
     record::{Notebook, Phase, Record},
@@ -141,7 +141,7 @@ impl Driver {
             }
         }
         self.dead.lock().unwrap_or_else(PoisonError::into_inner).extend(dead);
-        let names = living.iter().map(|(app, adoptee)| name_of(app, adoptee.record.generation));
+        let names = living.iter().map(|(app, one)| file_name_of(app, one.record.generation));
         self.remove_own_of_others(&names.collect());
         living.sort_by_key(|(_, adoptee)| adoptee.record.generation);
         Ok(living)
@@ -177,7 +177,7 @@ impl Driver {
     /// Whether a process has the output of the instance that it says it is of.
     fn has_output(&self, pid: Pid, instance: &str) -> bool {
         let Some((app, generation)) = instance.rsplit_once('.') else { return false };
-        let (Ok(app), Ok(generation)) = (AppId::parse(app), generation.parse()) else {
+        let (Ok(app), Ok(generation)) = (AppId::parse_replica(app), generation.parse()) else {
             return false;
         };
         let found = fs::metadata(self.output_path(&app, Generation(generation)));
@@ -305,7 +305,7 @@ impl Driver {
 
     /// What an instance has of its own, and nobody else gets to.
     pub(super) fn own_path(&self, app: &AppId, generation: Generation) -> PathBuf {
-        self.state_dir.join(OWN).join(name_of(app, generation))
+        self.state_dir.join(OWN).join(file_name_of(app, generation))
     }
 
     /// Where an instance asks to be kept awake.

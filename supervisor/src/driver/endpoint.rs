@@ -232,7 +232,7 @@ fn listen(socket: OwnedFd) -> io::Result<OwnedFd> {
 
 /// Where the sockets of one app stand.
 pub(crate) fn socket_folder(run_dir: &Path, app: &AppId) -> PathBuf {
-    run_dir.join(app.as_str())
+    run_dir.join(&*app.file_name())
 }
 
 /// Makes a folder for another user to make a socket in. Its group stays that of the folder above: of

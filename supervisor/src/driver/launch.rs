@@ -19,6 +19,8 @@ use super::{
 use crate::message::Generation;
 
 const APP: &str = "DOORBELL_APP";
+/// Which of the app's replicas it is, where there are several.
+const REPLICA: &str = "DOORBELL_REPLICA";
 const PATH: &str = "PATH";
 /// Where programs are looked for if nobody says.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -98,7 +100,10 @@ impl Launch {
         for (name, value) in process.env.iter() {
             environment.insert(name.into(), value.render(&values).into());
         }
-        environment.insert(APP.into(), app.id.as_str().into());
+        environment.insert(APP.into(), app.id.app_str().into());
+        if process.instances > 1 {
+            environment.insert(REPLICA.into(), app.id.replica_number().to_string().into());
+        }
         environment.insert(INSTANCE.into(), name_of(&app.id, generation).into());
         environment.insert(STATE_DIR.into(), around.state_dir.into());
         if let Some(path) = around.notify_socket {

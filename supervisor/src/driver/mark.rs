@@ -47,6 +47,11 @@ pub(crate) fn name_of(app: &AppId, generation: Generation) -> String {
     format!("{app}.{}", generation.0)
 }
 
+/// What the files and folders of an instance are called.
+pub(crate) fn file_name_of(app: &AppId, generation: Generation) -> String {
+    format!("{}.{}", app.file_name(), generation.0)
+}
+
 fn entry(name: &str, value: &OsStr) -> Vec<u8> {
     [name.as_bytes(), b"=", value.as_bytes()].concat()
 }

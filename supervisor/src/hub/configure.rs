@@ -498,6 +498,7 @@ fn without_program(spec: &Arc<AppSpec>) -> Arc<AppSpec> {
     let Backend::Process(process) = &spec.backend else { return Arc::clone(spec) };
     let mut spec = AppSpec::clone(spec);
     let nothing = ProcessSpec::new(Vec::new(), "/".into());
-    spec.backend = Backend::Process(ProcessSpec { start: process.start, ..nothing }.into());
+    let (start, instances) = (process.start, process.instances);
+    spec.backend = Backend::Process(ProcessSpec { start, instances, ..nothing }.into());
     Arc::new(spec)
 }

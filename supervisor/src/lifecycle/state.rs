@@ -242,6 +242,25 @@ impl Life {
         }
     }
 
+    /// What the app wants of its further replicas: to run while it does, or is about to. One that is on its
+    /// way down wants nothing, and a failure that is waited out is its own.
+    pub(crate) fn brings(&self) -> Hold {
+        match &self.state {
+            State::Stopped
+            | State::BackingOff(BackingOff { because: Because::Needs, .. })
+            | State::Draining(Draining { next: Next::Rest, .. })
+            | State::Stopping(Stopping { next: Next::Rest, .. }) => Hold::None,
+            State::Provisioning(_) => Hold::Waits,
+            State::Frozen(Frozen { frost: Frost::Lasting, .. }) => Hold::Asleep,
+            State::Frozen(Frozen { frost: Frost::AwaitsNeeds(_) | Frost::Thawing(_), .. })
+            | State::Starting(_)
+            | State::Ready(_)
+            | State::BackingOff(BackingOff { because: Because::Itself, .. })
+            | State::Draining(Draining { next: Next::Start, .. })
+            | State::Stopping(Stopping { next: Next::Start, .. }) => Hold::Awake,
+        }
+    }
+
     /// Whether it waits for apps that it needs.
     pub(crate) fn awaits_needs(&self) -> bool {
         match &self.state {

@@ -79,7 +79,7 @@ impl Logs {
             *log.spec.lock().unwrap_or_else(PoisonError::into_inner) = spec;
             return log;
         }
-        let log = Arc::new(AppLog::new(self.folder.join(app.as_str()), spec));
+        let log = Arc::new(AppLog::new(self.folder.join(&*app.file_name()), spec));
         open.insert(app.clone(), Arc::downgrade(&log));
         log
     }

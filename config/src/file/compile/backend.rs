@@ -43,6 +43,7 @@ fn process_keys(keys: &AppKeys) -> Vec<(&'static str, Range<usize>)> {
     let span = |span: &Range<usize>| span.clone();
     [
         ("start", keys.start.as_ref().map(|at| span(&at.span))),
+        ("instances", keys.instances.as_ref().map(|at| span(&at.span))),
         ("directory", keys.directory.as_ref().map(|at| span(&at.span))),
         ("env", keys.env.as_ref().map(|at| span(&at.span))),
         ("port", keys.port.as_ref().map(|at| span(&at.span))),

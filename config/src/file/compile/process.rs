@@ -40,6 +40,7 @@ pub(super) fn compile(
     spec.ready = ready(section, keys.ready.as_ref()).into();
     spec.no_new_privs = keys.no_new_privs.as_ref().is_some_and(|at| at.value);
     spec.endpoint = endpoint(section, keys, command, &spec.ready.probe);
+    spec.instances = instances(section, keys);
     spec.needs = needs(keys).into();
     spec.awake = awake(section, keys).map(Into::into);
     idle(section, keys, &mut spec);
@@ -181,6 +182,18 @@ fn one_probe_only(section: &mut Section<'_>, keys: &ReadyKeys) {
         let help = "add `http = \"/path\"`, or remove it";
         section.wrong(span, format!("`{key}` has no meaning without `http`"), help);
     }
+}
+
+fn instances(section: &mut Section<'_>, keys: &AppKeys) -> u8 {
+    let Some(instances) = &keys.instances else { return 1 };
+    if let (2.., Some(port)) = (instances.value, &keys.port) {
+        section.exclude(
+            [("instances", &instances.span), ("port", &port.span)],
+            "several instances cannot listen on one port: remove `port` and tell the program \
+             `{port}`, or run one",
+        );
+    }
+    instances.value
 }
 
 fn needs(keys: &AppKeys) -> Vec<AppId> {

@@ -41,6 +41,11 @@ pub struct AppKeys {
     /// When the program runs.
     #[schemars(extend("x-default" = "on-demand"))]
     pub start: Option<At<StartChoice>>,
+    /// How many of the program run side by side, started and put to sleep together. Each has a port or
+    /// socket of its own, and finds its number from 1 on in `DOORBELL_REPLICA`; a request goes to
+    /// the one with the fewest.
+    #[schemars(range(min = 1, max = 64), extend("x-default" = "`1`"))]
+    pub instances: Option<At<u8>>,
     /// The program and its arguments, run without a shell. Placeholders are filled into the
     /// arguments.
     #[schemars(extend("x-default" = "none"))]

@@ -39,6 +39,12 @@ pub struct TcpKeys {
     #[serde(default)]
     #[schemars(extend("x-default" = "on-demand"))]
     pub start: Option<At<StartChoice>>,
+    /// How many of the program run side by side, started and put to sleep together. Each has a port or
+    /// socket of its own, and finds its number from 1 on in `DOORBELL_REPLICA`; a connection goes
+    /// to the one with the fewest.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 64), extend("x-default" = "`1`"))]
+    pub instances: Option<At<u8>>,
     /// The program and its arguments, run without a shell. Placeholders are filled into the
     /// arguments.
     pub command: At<Vec<At<Text<Template>>>>,
@@ -162,6 +168,7 @@ impl TcpKeys {
         let keys = AppKeys {
             name: self.name,
             start: self.start,
+            instances: self.instances,
             command: Some(self.command),
             directory: self.directory,
             env: self.env,

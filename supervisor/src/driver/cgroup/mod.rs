@@ -140,7 +140,7 @@ impl Cgroups {
     }
 
     fn group(&self, app: &AppId, generation: Generation, is_in: impl Fn(&Folder) -> bool) -> Group {
-        let name = format!("{app}.{}", base36(generation.0));
+        let name = format!("{}.{}", app.file_name(), base36(generation.0));
         let own =
             self.folders.iter().map(|ours| Folder { path: ours.path.join(&name), ..ours.clone() });
         Group::of(own.filter(is_in).collect())

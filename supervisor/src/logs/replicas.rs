@@ -1,0 +1,135 @@
+//! The output of an app's replicas as one.
+//!
+//! Lines have no time of their own. So what was written before somebody looks is told replica by replica,
+//! the one that wrote last at the end; what comes after that, as it comes. Where there are several, each
+//! line begins with whose it is.
+
+use std::{
+    io::{self, ErrorKind},
+    path::Path,
+    time::SystemTime,
+};
+
+use doorbell_config::name::AppId;
+
+use super::{CURRENT, Follow, PACE};
+
+/// Lines of several replicas as they are written; see [`follow_all`].
+#[derive(Debug)]
+pub struct FollowAll(Vec<Part>);
+
+#[derive(Debug)]
+struct Part {
+    /// What its lines begin with.
+    name: String,
+    follow: Follow,
+}
+
+/// The last `lines` lines of each of these replicas.
+///
+/// # Errors
+/// If a file cannot be read. One without output has no lines.
+pub async fn tail_all(log_dir: &Path, replicas: &[AppId], lines: usize) -> io::Result<Vec<String>> {
+    let mut all = follow_all(log_dir, replicas, lines).await?;
+    Ok(std::iter::from_fn(|| all.next_read()).collect())
+}
+
+/// Follows the output of these replicas: first the last `lines` lines of each, then each new one, across
+/// rotations, none lost and none repeated.
+///
+/// # Errors
+/// If a file cannot be read.
+pub async fn follow_all(log_dir: &Path, replicas: &[AppId], lines: usize) -> io::Result<FollowAll> {
+    let (log_dir, replicas) = (log_dir.to_owned(), replicas.to_owned());
+    let open = move || FollowAll::open(&log_dir, &replicas, lines);
+    tokio::task::spawn_blocking(open).await?
+}
+
+impl FollowAll {
+    fn open(log_dir: &Path, replicas: &[AppId], lines: usize) -> io::Result<Self> {
+        let longest = replicas.iter().map(|id| id.as_str().len()).max().unwrap_or_default();
+        let mut parts = Vec::with_capacity(replicas.len());
+        for id in replicas {
+            let name = match replicas {
+                [_] => String::new(),
+                _ => format!("{:longest$} | ", id.as_str()),
+            };
+            let folder = log_dir.join(&*id.file_name());
+            let written = written_at(&folder)?;
+            parts.push((written, Part { name, follow: Follow::open(folder, lines)? }));
+        }
+        parts.sort_by_key(|(written, _)| *written);
+        Ok(Self(parts.into_iter().map(|(_, part)| part).collect()))
+    }
+
+    /// The next line, waiting for it if need be. Dropping this future loses none.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub async fn next_line(&mut self) -> io::Result<String> {
+        loop {
+            if let Some(line) = self.next_read() {
+                return Ok(line);
+            }
+            let mut is_more = false;
+            for part in &mut self.0 {
+                is_more |= part.follow.read_on()?;
+            }
+            if !is_more {
+                tokio::time::sleep(PACE).await;
+            }
+        }
+    }
+
+    /// The next of those that were read already.
+    fn next_read(&mut self) -> Option<String> {
+        self.0.iter_mut().find_map(|Part { name, follow }| {
+            let line = follow.ready.pop_front()?;
+            Some(if name.is_empty() { line } else { format!("{name}{line}") })
+        })
+    }
+}
+
+/// When a log was written to last; `None` if there is none.
+fn written_at(folder: &Path) -> io::Result<Option<SystemTime>> {
+    match folder.join(CURRENT).metadata() {
+        Ok(current) => current.modified().map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use doorbell_config::spec::OutputSpec;
+
+    use super::*;
+    use crate::output::Logs;
+
+    #[tokio::test]
+    async fn lines_of_all_replicas_are_told_with_whose_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = AppId::parse("blog").unwrap();
+        let replicas = [app.clone(), app.replica(2)];
+        let logs = Logs::new(folder.path().into());
+        let write = |id: &AppId, line: &str| {
+            logs.open(id, OutputSpec::default()).append(format!("{line}\n").as_bytes());
+        };
+        write(&replicas[1], "of two");
+        write(&replicas[1], "and more");
+        write(&replicas[0], "of one");
+        let mut told = tail_all(folder.path(), &replicas, 1).await.unwrap();
+        told.sort();
+        assert_eq!(told, ["blog   | of one", "blog:2 | and more"]);
+        assert_eq!(
+            tail_all(folder.path(), &replicas[1..], 9).await.unwrap(),
+            ["of two", "and more"]
+        );
+        let mut follow = follow_all(folder.path(), &replicas, 0).await.unwrap();
+        for (id, line) in [(0, "a"), (1, "b"), (0, "c")] {
+            write(&replicas[id], line);
+            let expected = format!("{:6} | {line}", replicas[id].as_str());
+            assert_eq!(follow.next_line().await.unwrap(), expected);
+        }
+    }
+}
