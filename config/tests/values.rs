@@ -281,6 +281,18 @@ fn what_listens_where_follows_from_what_the_app_asks_for() {
 }
 
 #[test]
+fn instances_are_replicas_of_one_app() {
+    let config = text("[app.blog]\ncommand = [\"a\"]\ninstances = 3\n");
+    let blog = app(&config, "blog");
+    let further: Vec<_> = blog.further_replicas().map(|id| id.to_string()).collect();
+    assert_eq!((blog.instances(), further), (3, vec!["blog:2".to_owned(), "blog:3".to_owned()]));
+    let second = AppSpec { id: blog.id.replica(2), ..blog.clone() };
+    assert_eq!(second.base_path(), "/apps/blog");
+    let once = text("[app.blog]\ncommand = [\"a\"]\n");
+    assert_eq!(app(&once, "blog").further_replicas().count(), 0);
+}
+
+#[test]
 fn an_app_that_says_little_gets_the_defaults() {
     let config = text("[app.a]\ncommand = [\"a\"]\n[app.b]\nupstream = \"http://127.0.0.1:1\"");
     let a = app(&config, "a");

@@ -30,6 +30,7 @@ const seen = (request) => {
 
 const routes = {
   '/pid': (request, response) => response.end(String(process.pid)),
+  '/replica': (request, response) => response.end(env.DOORBELL_REPLICA || 'none'),
   '/version': (request, response) => response.end(env.VERSION || '1'),
   '/headers': (request, response) => {
     response.setHeader('Content-Type', 'application/json');
@@ -57,6 +58,7 @@ const routes = {
       response.write(`data: ${born}-${left}\n\n`);
     }, Number(url.searchParams.get('ms')));
     response.setHeader('Content-Type', 'text/event-stream');
+    response.setHeader('X-Replica', env.DOORBELL_REPLICA || 'none');
     response.flushHeaders();
     response.on('close', () => clearInterval(timer));
   },

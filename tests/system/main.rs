@@ -30,6 +30,7 @@ mod processes;
 mod real_apps;
 mod records;
 mod reloading;
+mod replicas;
 mod restarting;
 mod roles;
 mod routing;

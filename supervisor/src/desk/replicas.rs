@@ -67,9 +67,11 @@ impl Desk {
         }
     }
 
-    /// The first replica sleeps: a further one follows at once, if it has been idle for as long itself.
+    /// The first replica sleeps: a further one follows at once, if it has been idle for as long itself, and
+    /// does not begin to run.
     pub(super) fn follow_first(&mut self, id: &AppId) {
-        if !id.is_further_replica() || self.bonds.needed(id) == Needed::Awake {
+        let needed = self.bonds.needed(id);
+        if !id.is_further_replica() || needed == Needed::Awake {
             return;
         }
         let Some(app) = self.apps.get(id) else { return };
@@ -77,6 +79,9 @@ impl Desk {
             State::Ready(Ready { generation, .. }) | State::Frozen(Frozen { generation, .. }) => {
                 let idle = Event::Timer(Timer::Idle(generation));
                 self.events.push_back((id.clone(), idle));
+            }
+            State::Provisioning(_) if needed == Needed::No && app.goal == Goal::Down => {
+                self.events.push_back((id.clone(), Event::Stop));
             }
             State::Stopped
             | State::Provisioning(_)
