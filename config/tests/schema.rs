@@ -71,6 +71,7 @@ fn mistakes_of_form_are_not_valid() {
         "app_without_id",
         "hours",
         "ids",
+        "instances",
         "later_keys",
         "long_line",
         "missing_keys",

@@ -190,7 +190,8 @@ impl From<&io::Error> for Why {
     fn from(error: &io::Error) -> Self {
         match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::MFILE | Errno::NFILE | Errno::ADDRNOTAVAIL | Errno::NOBUFS) => Self::Ours,
-            Some(Errno::CONNREFUSED | Errno::NOENT) => Self::Refused,
+            // The second is of one that ends as we come.
+            Some(Errno::CONNREFUSED | Errno::CONNRESET | Errno::NOENT) => Self::Refused,
             Some(Errno::AGAIN) => Self::Busy,
             _ => Self::Other,
         }

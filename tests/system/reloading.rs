@@ -40,12 +40,17 @@ impl Load {
         eventually("requests go on", || self.asked.load(Ordering::Relaxed) >= goal);
     }
 
+    /// Ends the clients; gives what failed.
+    pub(crate) fn end(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().flat_map(|thread| thread.join().expect("a client")).collect()
+    }
+
     #[track_caller]
     pub(crate) fn end_without_failure(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let failures: Vec<_> =
-            self.threads.into_iter().flat_map(|thread| thread.join().expect("a client")).collect();
-        let asked = self.asked.load(Ordering::Relaxed);
+        let asked = Arc::clone(&self.asked);
+        let failures = self.end();
+        let asked = asked.load(Ordering::Relaxed);
         assert!(failures.is_empty(), "{} of {asked} failed: {:?}", failures.len(), &failures[..1]);
     }
 }

@@ -12,7 +12,7 @@ use doorbell_tests::{
     Connection, Doorbell, Setup, binary, eventually, eventually_within, free_port, kill,
 };
 
-use crate::{crowd::Crowd, node, reloading::Load};
+use crate::{node, reloading::Load};
 
 const ALL: [&str; 3] = ["app", "app:2", "app:3"];
 /// More than an app below is idle for before it stops.
@@ -26,8 +26,11 @@ fn app(more: &str) -> String {
 /// Three that serve.
 fn serving(more: &str) -> Doorbell {
     let d = Doorbell::with(&app(more));
-    assert_eq!(d.get("app.test", "/").status, 200);
+    // Held open, so that none sleeps before all are seen.
+    let busy = streams(&d, 1);
     all_are(&d, "ready");
+    drop(busy);
+    eventually("nobody uses them", || d.status("app")["in_flight"] == 0);
     d
 }
 
@@ -107,18 +110,17 @@ fn requests_go_where_the_fewest_are() {
 fn one_that_is_killed_under_load_costs_at_most_what_it_had() {
     let d = serving("");
     for (n, id) in ALL.iter().enumerate() {
-        let crowd = Crowd::on(d.port, "app.test", 8);
-        crowd.wait_for(100);
+        let load = Load::on(d.port, "app.test", 8);
+        load.wait_for(100);
         kill(d.app_pid(id).expect("a process"));
-        let killed = Instant::now();
-        crowd.wait_for(100);
+        load.wait_for(100);
         eventually("it is back, though others serve", || {
             d.starts(id) == 2 && d.state(id) == "ready"
         });
-        crowd.wait_for(100);
-        let figures = crowd.end(&[killed]);
-        figures.only_held();
-        assert!(figures.held <= 8, "{figures}");
+        load.wait_for(100);
+        let failures = load.end();
+        let are_cut = failures.iter().all(|one| one == "None" || one.contains("status: 502"));
+        assert!(are_cut && failures.len() <= 8, "{failures:?}");
         assert_eq!(starts(&d), 4 + n);
     }
     assert_eq!(answers(&d, 3).len(), 3);
@@ -183,9 +185,10 @@ fn they_wake_together_and_stop_together() {
     }
     all_are(&d, "stopped");
     assert_eq!(starts(&d), 3);
-    assert_eq!(d.get("app.test", "/").status, 200);
+    let busy = streams(&d, 1);
     all_are(&d, "ready");
     assert_eq!(starts(&d), 6);
+    drop(busy);
 }
 
 #[test]
@@ -203,10 +206,10 @@ fn the_others_follow_at_once_when_the_first_one_stops() {
 #[test]
 fn they_freeze_together_and_thaw_together() {
     let d = serving("idle = { freeze_after = \"300ms\", stop_after = \"1h\" }");
+    all_are(&d, "frozen");
     let before = pids(&d);
     for _ in 0..3 {
         all_are(&d, "frozen");
-        // Held open, so that none is frozen before all are seen.
         let busy = streams(&d, 1);
         all_are(&d, "ready");
         drop(busy);
@@ -223,8 +226,6 @@ fn work_of_one_keeps_that_one_awake_and_the_next_visit_brings_the_others() {
     ));
     let say = |line: &str| d.get("app.test", &format!("/say/{line}")).text();
     let works = |id: &str| d.status(id)["vigils"].as_array().is_some_and(|some| !some.is_empty());
-    say("done+import");
-    all_are(&d, "ready");
     // They take turns: another one hears it each time.
     eventually("the second one works", || {
         assert_eq!(say("awake+1h+import"), "ok 3600");
