@@ -17,7 +17,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::name::AppId;
 use crate::spec::{
     AppLimits, AppPages, AppTimeouts, AwakeSpec, BackOffSpec, EnclosureSpec, OutputSpec,
-    ProcessSpec, ReadySpec, ResourceSpec, StopSpec, TcpSpec, Template, UserSpec, WakeSpec,
+    ProcessSpec, ReadySpec, ResourceSpec, SharedSpec, StopSpec, TcpSpec, Template, UserSpec,
+    WakeSpec,
 };
 
 /// Entries of a pool that are looked through at once for values that nobody has any more.
@@ -94,6 +95,7 @@ internable!(
     ProcessSpec,
     ReadySpec,
     ResourceSpec,
+    SharedSpec,
     StopSpec,
     TcpSpec,
     UserSpec,

@@ -22,6 +22,7 @@ mod enclosure;
 mod hours;
 mod pages;
 mod resources;
+mod shared;
 mod tcp;
 mod template;
 mod wake;
@@ -31,6 +32,7 @@ pub(crate) use hours::nearest_zone;
 pub use hours::{Awake, AwakeSpec, HoursNow, Window};
 pub use pages::{AppPages, OwnPages};
 pub use resources::{MilliCores, ResourceSpec, UserSpec};
+pub use shared::{SharedReadySpec, SharedSpec};
 pub use tcp::{AppKind, ProxyProtocol, TcpSpec};
 pub use template::{Placeholder, PlaceholderValues, Template, TemplatePart};
 pub use wake::{AgentPattern, AsleepSpec, KeepsAwake, MethodName, Visitor, WakeSpec};
@@ -248,6 +250,8 @@ pub enum Backend {
     Process(Interned<ProcessSpec>),
     /// Servers that somebody else runs.
     Upstream(UpstreamSpec),
+    /// The instance of another app, which serves several.
+    Shared(Interned<SharedSpec>),
 }
 
 /// A program that Doorbell starts and stops. Two equal values need no restart between them.

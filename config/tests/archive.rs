@@ -170,6 +170,33 @@ fn needs_between_files_are_checked_though_only_one_was_read() {
 }
 
 #[test]
+fn shares_between_files_are_checked_though_only_one_was_read() {
+    let sharer = app("b", "").replace("command = [\"true\"]", "shared_with = \"main\"");
+    let main = app("main", "");
+    let files = [("a", &*app("a", "")), ("b", &*sharer), ("main", &*main)];
+    let mut folder = Folder::new("", &files);
+    let first = folder.load().unwrap();
+    for (file, wrong, told) in [
+        ("main", app("other", ""), "there is no app of this id"),
+        (
+            "main",
+            main.replace("command = [\"true\"]", "upstream = \"http://localhost\""),
+            "upstream",
+        ),
+        ("main", app("main", "http2 = true"), "is spoken to in HTTP/2, and this one is not"),
+        ("b", sharer.replace("\"main\"", "\"mian\""), "did you mean \"main\"?"),
+    ] {
+        let good = fs::read_to_string(folder.path(&format!("apps/{file}.toml"))).unwrap();
+        folder.put(&format!("apps/{file}.toml"), &wrong);
+        let problem = folder.load().unwrap_err();
+        assert!(problem.contains(told), "{problem}");
+        folder.put(&format!("apps/{file}.toml"), &good);
+    }
+    let second = folder.load().unwrap();
+    stays(&first, &second, "b", true);
+}
+
+#[test]
 fn a_warning_is_told_each_time() {
     let odd = app("b", "ready = { deadline = \"90s\" }");
     let mut folder = Folder::new("", &[("a", &app("a", "")), ("b", &odd)]);

@@ -79,6 +79,7 @@ fn mistakes_of_form_are_not_valid() {
         "odd_keys",
         "pages",
         "secrets_are_not_shown",
+        "shared_with",
         "tcp",
         "unknown_keys",
         "users",

@@ -42,7 +42,7 @@ fn app<'c>(config: &'c Config, id: &str) -> &'c AppSpec {
 fn process(app: &AppSpec) -> &ProcessSpec {
     match &app.backend {
         Backend::Process(process) => process,
-        Backend::Upstream(_) => panic!("no process: {app:?}"),
+        Backend::Upstream(_) | Backend::Shared(_) => panic!("no process: {app:?}"),
     }
 }
 

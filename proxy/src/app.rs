@@ -10,9 +10,10 @@ use std::{
 };
 
 use doorbell_config::{
+    interned::Interned,
     name::AppId,
     route::{Change, Conflict, PathAccess, RouteTable},
-    spec::{AppKind, AppSpec, Backend, ServerSpec},
+    spec::{AppKind, AppSpec, Backend, ServerSpec, SharedSpec},
 };
 
 use doorbell_supervisor::message::GateReport;
@@ -22,6 +23,7 @@ use crate::{
     gate::{Entry, Gate, HeldTotal, Instance, Replicas, ReportSink, Sway, View},
     metrics::AppMetrics,
     page::waiting::Waiting,
+    sharing::Sharing,
     upstreams::Upstreams,
 };
 
@@ -37,6 +39,8 @@ pub struct App {
     pub metrics: Arc<AppMetrics>,
     /// Its servers, when somebody else runs them.
     pub upstreams: Option<Arc<Upstreams>>,
+    /// What it has in another app's instance, when that answers.
+    pub sharing: Option<Arc<Sharing>>,
 }
 
 impl App {
@@ -59,16 +63,28 @@ impl App {
 
     /// A connect to this instance was refused.
     pub fn unreachable(&self, instance: &Arc<Instance>) {
-        match &self.replicas {
-            None => self.gate.unreachable(instance),
-            Some(replicas) => replicas.unreachable(instance),
+        match (&self.replicas, &self.sharing) {
+            (Some(replicas), _) => replicas.unreachable(instance),
+            (None, Some(sharing)) if instance.is_of(sharing.with()) => {
+                sharing.gate.unreachable(instance);
+            }
+            (None, _) => self.gate.unreachable(instance),
+        }
+    }
+
+    /// The gate that knows of the start that its requests wait for.
+    #[must_use]
+    pub fn lifecycle_gate(&self) -> &Arc<Gate> {
+        match &self.sharing {
+            Some(sharing) if self.gate.is_open() => &sharing.gate,
+            Some(_) | None => &self.gate,
         }
     }
 
     /// How far its start is, for a page.
     #[must_use]
     pub fn waiting(&self) -> Waiting {
-        let progress = match self.gate.view() {
+        let progress = match self.lifecycle_gate().view() {
             View::Waking(progress) => progress.map(|progress| progress.now()),
             View::Open | View::Asleep | View::Refused(_) => None,
         };
@@ -134,6 +150,18 @@ impl Gates {
         gate.set_held_cap(spec.limits.held_requests);
         gate.readmit();
         Arc::clone(gate)
+    }
+
+    /// What an app has in another one's instance, of which nothing is known yet. The other's gate may
+    /// be made by that: its own definition says the rest.
+    fn share(&self, spec: &AppSpec, shared: &Interned<SharedSpec>) -> Sharing {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let gate = gates.entry(shared.with.clone()).or_insert_with(|| {
+            let (total, reports) = (Arc::clone(&self.total), Arc::clone(&self.reports));
+            let cap = spec.limits.held_requests;
+            Arc::new(Gate::new(shared.with.clone(), cap, total, reports))
+        });
+        Sharing::new(spec, shared, Arc::clone(gate), Arc::clone(&self.reports))
     }
 
     /// Changes the cap on waiters over all gates.
@@ -210,7 +238,7 @@ impl Table {
         }
         let metrics = before.map(|app| Arc::clone(&app.metrics)).unwrap_or_default();
         let upstreams = match &spec.backend {
-            Backend::Process(_) => None,
+            Backend::Process(_) | Backend::Shared(_) => None,
             Backend::Upstream(upstream) => Some(
                 before
                     .and_then(|app| app.upstreams.clone())
@@ -218,12 +246,18 @@ impl Table {
                     .unwrap_or_else(|| Arc::new(Upstreams::new(upstream))),
             ),
         };
+        let sharing = spec.shared().map(|shared| {
+            let known = before.and_then(|app| app.sharing.clone());
+            known
+                .filter(|known| known.is_as(spec, shared))
+                .unwrap_or_else(|| Arc::new(gates.share(spec, shared)))
+        });
         let gate = gates.of(&spec.id, spec);
         let replicas = (spec.instances() > 1).then(|| {
             let further = spec.further_replicas().map(|id| gates.of(&id, spec));
             Box::new(Replicas::new(Arc::clone(&gate), further))
         });
-        let app = App { spec: Arc::clone(spec), gate, replicas, metrics, upstreams };
+        let app = App { spec: Arc::clone(spec), gate, replicas, metrics, upstreams, sharing };
         Some(Change::Put {
             app: spec.id.clone(),
             routes: spec.routes.clone(),

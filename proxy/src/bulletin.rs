@@ -77,7 +77,7 @@ impl Bulletin {
     /// Our own answer, when too many do.
     pub fn open(app: &Arc<App>, is_operators: bool) -> Result<Self, Answer> {
         let place = Place::take(app).ok_or(Answer::Denied(Denial::QueueFull))?;
-        let mut view = app.gate.listen();
+        let mut view = app.lifecycle_gate().listen();
         // What is now is the first that is told.
         view.mark_changed();
         let now = Instant::now();

@@ -193,7 +193,8 @@ impl ProxyLine {
 fn meet(proxy: ProxyLine, house: &Arc<House>, admin: &Admin) -> anyhow::Result<()> {
     admin.strangers.know(proxy.pid);
     let asked = Arc::clone(house);
-    let snapshot = move |app: &AppId| asked.link.snapshot(app).map(Arc::unwrap_or_clone);
+    let snapshot =
+        move |app: &AppId| asked.link.lifecycle(asked.routes.load().app(app.as_str())?, app);
     let offices = Arc::clone(house);
     let answer = Box::new(move |question: &Question| offices.passes.answer(question, &snapshot));
     let passes = Passes { seal: house.passes.seal(), answer };

@@ -17,7 +17,7 @@ use doorbell_supervisor::message::{Endpoint, Refusal, StartTimes};
 use crate::{
     access_log::AccessRecord,
     answer::{Answer, Place, Rendered},
-    app::{App, Table},
+    app::Table,
     bulletin::Bulletin,
     forward::{Passage, Rules, new_request_id},
     gate::{Denial, Entry, Lease},
@@ -32,6 +32,8 @@ use crate::{
     upstreams::Upstreams,
     verdict::{Matched, Verdict, judge},
 };
+
+mod entering;
 
 /// Times a request may be sent in all.
 pub const MOST_SENT: u32 = 3;
@@ -84,6 +86,8 @@ pub struct Passing {
     pub sent: u32,
     /// Whether the app's answer has begun.
     pub answered: bool,
+    /// Whether its app was defined anew while it waited: then what was made of it before does not hold.
+    pub moved: bool,
     /// Content bytes of the request that came.
     pub received: u64,
     /// Whether an HTTP/2 client's body comes fast enough.
@@ -125,14 +129,20 @@ impl Exchange {
         let metrics = matched.as_ref().map_or(&self.shared.other, |matched| &matched.app.metrics);
         self.in_flight = Some(metrics.begin());
         self.matched = matched;
+        self.passage = Some(Passage::of(&self.head, &self.facts, self.rules()));
+        outcome
+    }
+
+    /// What its app's definition says about forwarding.
+    fn rules(&self) -> Rules<'_> {
         let matched = self.matched.as_ref();
-        let rules = Rules {
+        let app = matched.map(|matched| &matched.app);
+        Rules {
             trusted_proxies: &self.table.server.trusted_proxies,
             stripped_prefix: matched.map_or("", |matched| matched.stripped_prefix(&self.head)),
-            client_app_headers: matched.is_some_and(|m| m.app.spec.client_app_headers),
-        };
-        self.passage = Some(Passage::of(&self.head, &self.facts, rules));
-        outcome
+            client_app_headers: app.is_some_and(|app| app.spec.client_app_headers),
+            app: app.filter(|app| app.sharing.is_some()).map(|app| &app.spec.id),
+        }
     }
 
     /// The head of an HTTP/1 request as it goes on; empty if it does not.
@@ -155,41 +165,32 @@ impl Exchange {
     /// # Errors
     /// Our own answer, where there is no lease.
     pub async fn admit(&mut self, left: impl Future<Output = ()>) -> Result<(), Answer> {
+        tokio::pin!(left);
         let Some(matched) = &self.matched else { return Err(Answer::NoRoute) };
-        let place = match matched.app.lease(matched.sway) {
-            Entry::Leased(lease) => {
-                self.lease = Some(lease);
-                return Ok(());
-            }
+        match matched.app.lease(matched.sway) {
+            Entry::Leased(lease) => self.lease = Some(lease),
             Entry::Refused(denial) => return Err(matched.denied(denial)),
-            Entry::Held(place) => place,
-        };
-        let since = Instant::now();
-        // One budget for all the waiting a request does, retries included.
-        let budget = matched.app.spec.timeouts.hold.saturating_sub(self.passing.held);
-        let patience = self.patience_of_a_browser(&matched.app).filter(|some| *some < budget);
-        let denied = |denial| match denial {
-            Denial::HoldDeadline if patience.is_some() => Answer::Waiting(matched.app.waiting()),
-            denial => matched.denied(denial),
-        };
-        let outcome = tokio::select! {
-            biased;
-            // Looked at first: a lease that comes as the client leaves is given back unused.
-            () = left => Err(Answer::ClientLeft),
-            outcome = place.lease(patience.unwrap_or(budget)) => outcome.map_err(denied),
-        };
-        self.passing.held += since.elapsed();
-        let lease = outcome?;
-        self.passing.start = lease.instance().started;
-        self.lease = Some(lease);
+            Entry::Held(place) => {
+                let since = Instant::now();
+                let (patience, shows_start) = self.patience(&matched.app);
+                let outcome = tokio::select! {
+                    biased;
+                    // Looked at first: a lease that comes as the client leaves is given back unused.
+                    () = &mut left => None,
+                    outcome = place.lease(patience) => Some(outcome),
+                };
+                self.passing.held += since.elapsed();
+                let outcome = outcome.ok_or(Answer::ClientLeft)?;
+                let lease = outcome.map_err(|denial| self.denied(denial, shows_start))?;
+                self.passing.start = lease.instance().started;
+                self.lease = Some(lease);
+            }
+        }
+        if self.endpoint() == Some(&Endpoint::Upstream) && !self.has_arrived() {
+            // On the heap, as what is rare and large is not to make every connection larger.
+            return Box::pin(self.enter(left)).await;
+        }
         Ok(())
-    }
-
-    /// How long a browser that goes to a page waits before it is shown that the app starts. It has left
-    /// the line then; the start goes on.
-    fn patience_of_a_browser(&self, app: &App) -> Option<Duration> {
-        let after = app.spec.pages.waiting_after?;
-        is_navigation(&self.head).then(|| after.saturating_sub(self.passing.held))
     }
 
     /// Waits a little before the app is tried again, longer each time, as part of the time that the
@@ -270,7 +271,7 @@ impl Exchange {
             && !instance.answered.load(Ordering::Relaxed)
             && !instance.answered.swap(true, Ordering::Relaxed)
         {
-            matched.app.metrics.first_byte(instance.opened().elapsed());
+            self.starter(matched).metrics.first_byte(instance.opened().elapsed());
         }
         if let Some(server) = self.passing.server
             && let Ok(upstreams) = self.upstreams()

@@ -10,11 +10,13 @@
 
 use std::{net::IpAddr, ops::Range};
 
+use doorbell_config::name::AppId;
 use ipnet::IpNet;
 use uuid::Uuid;
 
 use crate::{
     head::{RequestHead, same_name},
+    look::X_APP,
     transport::ConnFacts,
 };
 
@@ -35,7 +37,7 @@ const OURS: [&str; 12] = [
     "x-forwarded-ssl",
     "x-real-ip",
     "x-request-id",
-    "x-app",
+    X_APP,
     "x-hostname",
     "forwarded",
 ];
@@ -52,6 +54,8 @@ pub struct Passage {
     set: Vec<(&'static str, Range<usize>)>,
     request_id: Range<usize>,
     client_app_headers: bool,
+    /// Whether the app is told which of several it is.
+    names_app: bool,
 }
 
 /// What the app's definition says about forwarding.
@@ -63,6 +67,8 @@ pub struct Rules<'a> {
     pub stripped_prefix: &'a str,
     /// Whether `X-App` and `X-Hostname` of clients reach the app.
     pub client_app_headers: bool,
+    /// Which of several apps an instance is to be, for `X-App`; `None` where it serves one.
+    pub app: Option<&'a AppId>,
 }
 
 impl Passage {
@@ -78,10 +84,15 @@ impl Passage {
         let mut passage = Self {
             client,
             text: String::with_capacity(USUAL),
-            set: Vec::with_capacity(8),
+            // The eight that every request has, and `X-App`.
+            set: Vec::with_capacity(9),
             request_id: 0..0,
             client_app_headers: rules.client_app_headers,
+            names_app: rules.app.is_some(),
         };
+        if let Some(app) = rules.app {
+            passage.put(X_APP, app.as_str());
+        }
         passage.tell_way(head, facts);
         passage.tell_front(head, facts);
         let kept = |name: &str| kept(head, facts, name);
@@ -167,6 +178,16 @@ impl Passage {
         }
     }
 
+    /// The request goes to another app than it was made for, whose definition has changed meanwhile.
+    pub fn is_for(&mut self, rules: Rules<'_>) {
+        self.set.retain(|(name, _)| *name != X_APP);
+        self.client_app_headers = rules.client_app_headers;
+        self.names_app = rules.app.is_some();
+        if let Some(app) = rules.app {
+            self.put(X_APP, app.as_str());
+        }
+    }
+
     /// Fields to set, each replacing what was there.
     pub fn set(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.set.iter().map(|(name, range)| (*name, &self.text[range.clone()]))
@@ -179,8 +200,9 @@ impl Passage {
         if !is_ours(name) {
             return false;
         }
-        let allowed = self.client_app_headers
-            && ["x-app", "x-hostname"].iter().any(|app| name.eq_ignore_ascii_case(app.as_bytes()));
+        let may_be = |field: &str| name.eq_ignore_ascii_case(field.as_bytes());
+        let allowed =
+            self.client_app_headers && (may_be("x-hostname") || (may_be(X_APP) && !self.names_app));
         !allowed
     }
 

@@ -37,7 +37,7 @@ mod fields;
 use client::{client_stream, facts_of, has_left, left, write_answer, write_bulletin};
 use deadlines::{answering, keeps_up, uploading};
 pub use deadlines::{pace_limits, times_silence_itself};
-use fields::{complete_head, remove_hop_by_hop, rewrite_response};
+use fields::{complete_head, name_app, remove_hop_by_hop, rewrite_response};
 
 /// Doorbell's side of Pingora's phases.
 pub struct Front {
@@ -188,6 +188,8 @@ impl ProxyHttp for Front {
         let exchange = ctx.as_deref_mut().ok_or_else(no_exchange)?;
         if exchange.head.version == Version::Http2 {
             complete_head(exchange, request)?;
+        } else if exchange.passing.moved {
+            name_app(exchange, request)?;
         }
         Ok(())
     }

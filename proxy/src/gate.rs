@@ -31,7 +31,7 @@ mod replicas;
 mod sway;
 
 pub use instance::{Instance, Lease};
-pub use line::{HeldTotal, Place};
+pub use line::{Held, HeldTotal, Place};
 use line::{Pass, Waiter};
 use news::News;
 pub use news::View;
@@ -148,7 +148,8 @@ impl Gate {
     /// Whether somebody waits here, or uses an instance.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        self.held() > 0 || self.lock().instances.iter().any(|one| !one.is_spent())
+        let door = self.lock();
+        self.held() > 0 || !door.line.is_empty() || door.instances.iter().any(|one| !one.is_spent())
     }
 
     /// Requests waiting now.
@@ -161,23 +162,45 @@ impl Gate {
     ///
     /// Who may not wake the app waits only if it is on its way up already.
     pub fn lease(self: &Arc<Self>, sway: Sway) -> Entry {
-        self.lease_by(sway, || self.try_lease(sway))
+        self.lease_by(sway, self, || self.try_lease(sway))
+    }
+
+    /// The same for a request of an app that shares the instance: it counts at that app's gate.
+    pub fn lease_for(self: &Arc<Self>, sway: Sway, visitors: &Arc<Self>) -> Entry {
+        self.lease_by(sway, visitors, || self.try_lease(sway))
     }
 
     /// The same where this gives leases, of this gate or of others in its place.
-    fn lease_by(self: &Arc<Self>, sway: Sway, give: impl Fn() -> Option<Lease>) -> Entry {
+    fn lease_by(
+        self: &Arc<Self>,
+        sway: Sway,
+        visitors: &Arc<Self>,
+        give: impl Fn() -> Option<Lease>,
+    ) -> Entry {
         match give() {
             Some(lease) => Entry::Leased(lease),
-            None => self.line_up(sway, give),
+            None => self.line_up(sway, visitors, give),
         }
     }
 
-    /// A lease on the open instance, if there is one.
-    fn try_lease(&self, sway: Sway) -> Option<Lease> {
+    /// A lease, if an instance is open.
+    #[must_use]
+    pub fn try_lease(&self, sway: Sway) -> Option<Lease> {
         self.open.load().as_ref().and_then(|open| open.try_lease(sway))
     }
 
-    fn line_up(self: &Arc<Self>, sway: Sway, give: impl Fn() -> Option<Lease>) -> Entry {
+    /// Whether an instance is open.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open.load().is_some()
+    }
+
+    fn line_up(
+        self: &Arc<Self>,
+        sway: Sway,
+        visitors: &Arc<Self>,
+        give: impl Fn() -> Option<Lease>,
+    ) -> Entry {
         let mut door = self.lock();
         // Opened between the look above and the lock?
         if let Some(lease) = give() {
@@ -190,19 +213,16 @@ impl Gate {
         if !sway.wakes() && !door.is_on_its_way() {
             return Entry::Refused(Denial::Asleep);
         }
-        if self.held.load(Ordering::Relaxed) >= self.held_cap.load(Ordering::Relaxed)
-            || !self.total.enter()
-        {
+        let Some(held) = visitors.count_held() else {
             return Entry::Refused(Denial::QueueFull);
-        }
-        self.held.fetch_add(1, Ordering::Relaxed);
+        };
         let (pass, turn): (Pass, _) = oneshot::channel();
         let ticket = door.next_ticket;
         door.next_ticket += 1;
         door.line.insert(ticket, Waiter { pass, sway });
         self.want(&mut door);
         drop(door);
-        Entry::Held(Place::new(self, ticket, turn))
+        Entry::Held(Place::new(self, ticket, turn, held))
     }
 
     /// Reports that somebody waits who may wake the app. If nobody does, and nothing is to be expected

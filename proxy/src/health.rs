@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::{
     app::{App, Table},
     difference::Difference,
-    look::{HttpVersion, look},
+    look::{Asked, HttpVersion, look},
     upstreams::{Server, Upstreams},
 };
 
@@ -133,7 +133,8 @@ async fn check(
 ) -> Result<(), String> {
     let tls = matches!(upstreams.servers()[index].address, UpstreamServer::Https { .. });
     let stream = connect(connector, upstreams, index, http2).await?;
-    let looked = look(stream, HttpVersion::of(http2, tls), probe, host).await;
+    let question = Asked { probe, host, app: None };
+    let looked = look(stream, HttpVersion::of(http2, tls), question).await;
     looked.map_err(|problem| problem.to_string())
 }
 

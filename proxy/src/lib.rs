@@ -49,6 +49,7 @@ pub mod scrape;
 pub mod serve;
 pub mod server;
 pub mod shared;
+pub mod sharing;
 pub mod transport;
 pub mod tunnel;
 pub mod upstreams;

@@ -14,7 +14,7 @@ use doorbell_config::{name::AppId, spec::AppSpec};
 use doorbell_supervisor::{
     OperateError,
     machine::Ability,
-    message::{Snapshot, Usage, Verb},
+    message::{GoalName, Snapshot, StartCounts, Usage, Verb},
     protocol::{Answer, FromControl, Wish, portions},
     wire::Sender,
 };
@@ -123,6 +123,27 @@ impl Link {
             Ok(Answer::Configured(_) | Answer::Operated(_) | Answer::Upgraded(_))
             | Err(NoSupervisor) => HashMap::new(),
         }
+    }
+
+    /// What operators see of an app's lifecycle: of one that shares an instance, that of its host.
+    #[must_use]
+    pub fn lifecycle(&self, app: &AppSpec, id: &AppId) -> Option<Snapshot> {
+        let own = Arc::unwrap_or_clone(self.snapshot(id)?);
+        let Some(shared) = app.shared().filter(|_| own.goal != GoalName::Disabled) else {
+            return Some(own);
+        };
+        let host = Arc::unwrap_or_clone(self.snapshot(&shared.with)?);
+        Some(Snapshot {
+            app: own.app,
+            reason: own.reason.or(host.reason),
+            start: None,
+            // What is counted, is so once: at the host.
+            starts: StartCounts::default(),
+            last_start: None,
+            yields: 0,
+            warnings: Vec::new(),
+            ..host
+        })
     }
 
     /// What is known of one app.

@@ -5,6 +5,7 @@ use std::{io, pin::Pin};
 
 use bytes::Bytes;
 use doorbell_config::spec::HttpProbe;
+use doorbell_supervisor::message::Endpoint;
 use http_body_util::{BodyExt, Empty};
 use hyper::{
     Request, Uri,
@@ -14,12 +15,18 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use memchr::memmem;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
 
 /// How much of a body is searched.
 const SEARCHED: usize = 64 * 1024;
 /// Who asks.
 const AGENT: &str = concat!("doorbell/", env!("CARGO_PKG_VERSION"));
+
+/// Tells the apps of one instance apart.
+pub const X_APP: &str = "x-app";
 
 /// A connection to an app.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
@@ -65,6 +72,33 @@ impl HttpVersion {
     }
 }
 
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The path, and the answer that is wanted.
+    pub probe: &'a HttpProbe,
+    /// `Host` of the request.
+    pub host: &'a str,
+    /// `X-App` of the request, if the instance serves several.
+    pub app: Option<&'a str>,
+}
+
+/// Asks an instance once.
+///
+/// # Errors
+/// If the answer is not as wanted.
+pub async fn look_at(
+    endpoint: &Endpoint,
+    version: HttpVersion,
+    question: Asked<'_>,
+) -> Result<(), Problem> {
+    match endpoint {
+        Endpoint::Tcp(address) => look(TcpStream::connect(address).await?, version, question).await,
+        Endpoint::Unix(path) => look(UnixStream::connect(path).await?, version, question).await,
+        Endpoint::Upstream => Err(io::Error::from(io::ErrorKind::Unsupported).into()),
+    }
+}
+
 /// Asks once, on a connection that nobody uses afterwards.
 ///
 /// # Errors
@@ -72,26 +106,27 @@ impl HttpVersion {
 pub async fn look(
     stream: impl Stream,
     version: HttpVersion,
-    probe: &HttpProbe,
-    host: &str,
+    question: Asked<'_>,
 ) -> Result<(), Problem> {
     let stream = TokioIo::new(stream);
     match version {
-        HttpVersion::One => look_by_http1(stream, probe, host).await,
-        HttpVersion::Two { tls } => look_by_http2(stream, tls, probe, host).await,
+        HttpVersion::One => look_by_http1(stream, question).await,
+        HttpVersion::Two { tls } => look_by_http2(stream, tls, question).await,
     }
 }
 
 async fn look_by_http1(
     stream: TokioIo<impl Stream>,
-    probe: &HttpProbe,
-    host: &str,
+    Asked { probe, host, app }: Asked<'_>,
 ) -> Result<(), Problem> {
-    let request = Request::get(probe.path.as_str())
+    let mut request = Request::get(probe.path.as_str())
         .header(HOST, host)
         .header(USER_AGENT, AGENT)
-        .header(CONNECTION, "close")
-        .body(Empty::<Bytes>::new())?;
+        .header(CONNECTION, "close");
+    if let Some(app) = app {
+        request = request.header(X_APP, app);
+    }
+    let request = request.body(Empty::<Bytes>::new())?;
     let (mut sender, connection) = http1::handshake(stream).await?;
     let exchange = async { judge(probe, sender.send_request(request).await?).await };
     drive(exchange, connection).await
@@ -100,13 +135,15 @@ async fn look_by_http1(
 async fn look_by_http2(
     stream: TokioIo<impl Stream>,
     tls: bool,
-    probe: &HttpProbe,
-    host: &str,
+    Asked { probe, host, app }: Asked<'_>,
 ) -> Result<(), Problem> {
     let scheme = if tls { "https" } else { "http" };
     let target = Uri::builder().scheme(scheme).authority(host).path_and_query(probe.path.as_str());
-    let request =
-        Request::get(target.build()?).header(USER_AGENT, AGENT).body(Empty::<Bytes>::new())?;
+    let mut request = Request::get(target.build()?).header(USER_AGENT, AGENT);
+    if let Some(app) = app {
+        request = request.header(X_APP, app);
+    }
+    let request = request.body(Empty::<Bytes>::new())?;
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
     // Boxed, since the compiler does not see of the type itself that it is `Send`.
     let connection: Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>> = Box::pin(connection);
@@ -175,7 +212,8 @@ mod tests {
         });
         let probe =
             HttpProbe { path: "/h?x=1".into(), status, body: body.map(Into::into), host: None };
-        let verdict = look(stream, HttpVersion::One, &probe, "blog.test").await;
+        let question = Asked { probe: &probe, host: "blog.test", app: None };
+        let verdict = look(stream, HttpVersion::One, question).await;
         let head = serve.await.unwrap();
         assert!(head.starts_with("GET /h?x=1 HTTP/1.1\r\nhost: blog.test\r\n"), "{head}");
         verdict.map_or_else(|problem| problem.to_string(), |()| "ready".into())

@@ -16,14 +16,13 @@ use doorbell_supervisor::{
     pace::{LONGEST_STEP, step},
 };
 use tokio::{
-    net::{TcpStream, UnixStream},
     task::AbortHandle,
     time::{Instant, sleep, timeout},
 };
 
 use crate::{
     gate::ReportSink,
-    look::{HttpVersion, Problem, look},
+    look::{Asked, HttpVersion, Problem, look_at},
 };
 
 /// Total, for one look.
@@ -122,16 +121,8 @@ impl Probe {
 
     async fn look(&self) -> Result<(), Problem> {
         let Question { probe, host, http2 } = &self.question;
-        let version = HttpVersion::of(*http2, false);
-        match &self.endpoint {
-            Endpoint::Tcp(address) => {
-                look(TcpStream::connect(address).await?, version, probe, host).await
-            }
-            Endpoint::Unix(path) => {
-                look(UnixStream::connect(path).await?, version, probe, host).await
-            }
-            Endpoint::Upstream => Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into()),
-        }
+        let question = Asked { probe, host, app: None };
+        look_at(&self.endpoint, HttpVersion::of(*http2, false), question).await
     }
 }
 

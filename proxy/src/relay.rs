@@ -59,7 +59,7 @@ pub async fn run(
     let repeatable = if is_idempotent { Repeatable::Always } else { Repeatable::Unsent };
     let mut letter = Letter::new(exchange.forwarded_bytes(Reader::App), repeatable);
     loop {
-        let mut app = match open(service, &stream, &mut exchange).await {
+        let mut app = match open(service, &stream, &mut exchange, &mut letter).await {
             Ok(app) => app,
             Err(answer) => return service.answer(stream, exchange, answer).await,
         };
@@ -156,6 +156,7 @@ async fn open(
     service: &Service,
     stream: &ClientStream,
     exchange: &mut Exchange,
+    letter: &mut Letter,
 ) -> Result<AppStream, Answer> {
     loop {
         if exchange.passing.failed_connects > 0 && exchange.endpoint() != Some(&Endpoint::Upstream)
@@ -164,6 +165,9 @@ async fn open(
         }
         if exchange.lease.is_none() {
             exchange.admit(stream.left()).await?;
+            if exchange.passing.moved {
+                letter.head = exchange.forwarded_bytes(Reader::App);
+            }
         }
         let destination = peer::destination(exchange).await?;
         // The last look before anything is sent, where there was time to leave: a request that nobody

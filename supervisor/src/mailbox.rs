@@ -3,7 +3,7 @@
 //!
 //! Its bound is the gates' protocol: a gate reports `Wanted` once until it is answered, and answers
 //! each order once, so a few reports per app can wait here. Only `Unreachable` may come for every
-//! failed request, and `NotAnswered` for every try; they are hints, and dropped beyond [`HINTS`].
+//! failed request, and `NotAnswered` and `Lacks` for every try; they are hints, and dropped beyond [`HINTS`].
 
 use std::{
     collections::VecDeque,
@@ -50,7 +50,9 @@ impl Mailbox {
 
 fn is_hint(report: &GateReport) -> bool {
     match report {
-        GateReport::Unreachable { .. } | GateReport::NotAnswered { .. } => true,
+        GateReport::Unreachable { .. }
+        | GateReport::NotAnswered { .. }
+        | GateReport::Lacks { .. } => true,
         GateReport::Wanted { .. }
         | GateReport::Retired { .. }
         | GateReport::Busy { .. }

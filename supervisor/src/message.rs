@@ -237,6 +237,15 @@ pub enum GateReport {
         /// What came instead, for operators.
         words: String,
     },
+    /// What an app that shares another's instance is seen to lack there. Told when the words change.
+    Lacks {
+        /// The app.
+        app: AppId,
+        /// Its own gate's opening.
+        generation: Generation,
+        /// What came when the instance was asked for it, for operators; `None` once it is ready.
+        words: Option<String>,
+    },
 }
 
 impl GateReport {
@@ -250,7 +259,8 @@ impl GateReport {
             | Self::Drained { app, .. }
             | Self::Unreachable { app, .. }
             | Self::Answered { app, .. }
-            | Self::NotAnswered { app, .. } => app,
+            | Self::NotAnswered { app, .. }
+            | Self::Lacks { app, .. } => app,
         }
     }
 }

@@ -104,6 +104,16 @@ pub enum OperateError {
         app = .0.app_str()
     )]
     OneReplica(AppId),
+    /// It has no instance of its own.
+    #[error(
+        "app \"{app}\" shares the instance of \"{with}\": say \"{with}\" to start, stop or restart both"
+    )]
+    Shared {
+        /// The app.
+        app: AppId,
+        /// Whose instance it shares.
+        with: AppId,
+    },
     /// The start that was waited for failed.
     #[error("app \"{app}\" did not start: {reason}")]
     StartFailed {

@@ -29,7 +29,6 @@ fn later_keys_are_refused_like_any_unknown_key() {
     for key in [
         "database = { new_schema = \"postgres://x\" }",
         "secret = \"auto\"",
-        "shared_with = \"x\"",
         "upgrade = [\"x\"]",
     ] {
         let (_dir, path) = Setup::new(&node("app", key)).write();

@@ -35,6 +35,7 @@ mod restarting;
 mod roles;
 mod routing;
 mod scripted;
+mod sharing;
 mod survival;
 mod tcp;
 mod tls;

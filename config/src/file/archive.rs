@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     Environment, Loaded, Raw, Seen, Stamp, Wrong,
-    compile::{self, Compiled, needs},
+    compile::{self, Compiled, needs, shared},
     load_raw, open,
 };
 use crate::{
@@ -93,8 +93,7 @@ impl Archive {
         let apps = self.in_order(parts, &fresh);
         let is_doubtful = server != self.server
             || (has_new_claims && clash(&server, &apps))
-            || (self.loses_programs(parts, &paths, &fresh)
-                && !needs::are_there(apps.iter().map(|app| &**app)));
+            || (self.loses_programs(parts, &paths, &fresh) && !are_there(&apps));
         if !kept.is_empty() && is_doubtful {
             return Err(Wrong { sources, problems: Problems::default() });
         }
@@ -128,22 +127,19 @@ impl Archive {
         (fresh, has_new_claims)
     }
 
-    /// Whether a program that an app in another file may need is there no more.
+    /// Whether a program that an app in another file may need or share is there no more.
     fn loses_programs(
         &self,
         parts: &[Part],
         paths: &[PathBuf],
         fresh: &[Vec<Arc<AppSpec>>],
     ) -> bool {
-        let is_program = |app: &&Arc<AppSpec>| matches!(app.backend, Backend::Process(_));
         let kept: HashSet<&Path> = parts.iter().filter_map(Part::known).collect();
         let gone = self.files.iter().filter(|(path, _)| !kept.contains(path.as_path()));
-        let is_lost = |app: &Arc<AppSpec>, programs: &HashSet<&AppId>| !programs.contains(&app.id);
         gone.into_iter().any(|(path, known)| {
             let now = paths.iter().position(|read| read == path).and_then(|file| fresh.get(file));
-            let programs: HashSet<&AppId> =
-                now.into_iter().flatten().filter(is_program).map(|app| &app.id).collect();
-            known.apps.iter().filter(is_program).any(|app| is_lost(app, &programs))
+            let programs: HashSet<_> = now.into_iter().flatten().filter_map(program).collect();
+            known.apps.iter().filter_map(program).any(|before| !programs.contains(&before))
         })
     }
 
@@ -222,8 +218,20 @@ fn fixed_port(app: &AppSpec) -> Option<u16> {
             EndpointSpec::FixedPort(port) => Some(port),
             EndpointSpec::AnyPort | EndpointSpec::Socket => None,
         },
-        Backend::Upstream(_) => None,
+        Backend::Upstream(_) | Backend::Shared(_) => None,
     }
+}
+
+/// An app that has a program, and what it is to those that share it.
+fn program(app: &Arc<AppSpec>) -> Option<(&AppId, Option<bool>)> {
+    let is_program = matches!(app.backend, Backend::Process(_));
+    is_program.then(|| (&app.id, shared::shareable(app).map(|(_, http2)| http2)))
+}
+
+/// Whether those that others need, or share with, are all among these.
+fn are_there(apps: &[Arc<AppSpec>]) -> bool {
+    let all = || apps.iter().map(|app| &**app);
+    needs::are_there(all()) && shared::are_there(all())
 }
 
 /// Whether two apps want the same, or one what is ours.

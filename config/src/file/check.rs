@@ -19,6 +19,9 @@ use super::{
 };
 use crate::{name::NameError, spec::Template};
 
+/// A key that apps of one kind alone have, though others might as well.
+const SHARED_WITH: &str = "shared_with";
+
 /// The keys that were taken out, by dotted path from where the check began.
 pub(super) type Broken = BTreeSet<String>;
 
@@ -224,7 +227,9 @@ impl Check<'_> {
             path if path.is_empty() => "at the top of the file".to_owned(),
             path => format!("in `{path}`"),
         };
+        let is_of_http = name == SHARED_WITH && self.section().starts_with("tcp.");
         let help = match closest(key.get_ref(), shape.keys.keys().map(String::as_str)) {
+            _ if is_of_http => "only an app that speaks HTTP shares a program: `[app.<id>]`".into(),
             Some(known) => format!("did you mean `{known}`?"),
             None => {
                 let keys: Vec<_> = shape.keys.keys().map(|key| format!("`{key}`")).collect();

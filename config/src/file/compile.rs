@@ -7,6 +7,7 @@ pub(super) mod needs;
 mod pages;
 mod process;
 mod server;
+pub(super) mod shared;
 mod tcp;
 mod upstream;
 mod wake;
@@ -63,6 +64,7 @@ pub(super) fn config(raw: Raw, others: &[&AppSpec]) -> Compiled {
     }
     claims::check(&sources, &server, &apps, &mut findings);
     needs::check(&apps, others, &mut findings);
+    shared::check(&apps, others, &mut findings);
     let odd_files = findings.files();
     let (problems, warnings) = findings.into_problems(&sources);
     Compiled { server, apps: specs, problems, warnings, odd_files, pages: pages.seen }

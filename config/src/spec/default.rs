@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use super::{
     AppKind, AppLimits, AppSpec, AppTimeouts, BackOffSpec, Backend, EndpointSpec, HttpProbe,
     ListenAddr, ListenNotice, LogFormat, LogSpec, OutputSpec, OwnPages, PrefixRule, Probe,
-    ProcessSpec, ReadySpec, RouteSpec, ServerLimits, ServerSpec, ServerTimeouts, StartMode,
-    StopSpec, Template, TemplatePart, UpstreamServer, UpstreamSpec,
+    ProcessSpec, ReadySpec, RouteSpec, ServerLimits, ServerSpec, ServerTimeouts, SharedSpec,
+    StartMode, StopSpec, Template, TemplatePart, UpstreamServer, UpstreamSpec,
 };
 use crate::interned::Interned;
 use crate::name::{AppId, ByteSize, HostPattern, PathPrefix};
@@ -33,6 +33,15 @@ impl AppSpec {
             pages: Interned::default(),
             wake: None,
             kind: AppKind::Http,
+        }
+    }
+
+    /// The share in another app's instance, for one that has no instance of its own.
+    #[must_use]
+    pub fn shared(&self) -> Option<&Interned<SharedSpec>> {
+        match &self.backend {
+            Backend::Shared(shared) => Some(shared),
+            Backend::Process(_) | Backend::Upstream(_) => None,
         }
     }
 
@@ -62,7 +71,7 @@ impl AppSpec {
     pub fn instances(&self) -> u8 {
         match &self.backend {
             Backend::Process(process) => process.instances.max(1),
-            Backend::Upstream(_) => 1,
+            Backend::Upstream(_) | Backend::Shared(_) => 1,
         }
     }
 

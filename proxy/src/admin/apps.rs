@@ -106,6 +106,7 @@ fn status_of(error: &OperateError) -> StatusCode {
         OperateError::Disabled(_)
         | OperateError::NoProcess(_)
         | OperateError::OneReplica(_)
+        | OperateError::Shared { .. }
         | OperateError::Overtaken(_) => StatusCode::CONFLICT,
         OperateError::StartFailed { .. } => StatusCode::BAD_GATEWAY,
         OperateError::NotKept { .. } => StatusCode::INTERNAL_SERVER_ERROR,

@@ -31,6 +31,13 @@ pub(super) async fn read(
     Query(wish): Query<Wish>,
 ) -> Result<Response, Problem> {
     let (app, replica) = apps::find_replica(&admin, &id)?;
+    if let Some(shared) = app.shared() {
+        let with = &shared.with;
+        let why = format!(
+            "app \"{id}\" shares the instance of \"{with}\", whose log has its lines: doorbell logs {with}"
+        );
+        return Err(Problem::new(StatusCode::CONFLICT, &why));
+    }
     // One of several by its id; of the app, all.
     let replicas: Vec<_> = if replica.is_further_replica() {
         vec![replica]

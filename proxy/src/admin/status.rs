@@ -1,6 +1,6 @@
 //! What an operator sees of one app, as a transfer object.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use doorbell_config::{name::AppId, spec::AppSpec};
 use doorbell_supervisor::message::{Snapshot, Usage};
@@ -25,7 +25,10 @@ pub struct AppStatus {
     /// Where its clients connect, if it is a TCP app.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listen: Vec<String>,
-    /// Its lifecycle.
+    /// Whose instance it shares, if it has none of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_with: Option<String>,
+    /// Its lifecycle, or that of the app whose instance it shares.
     #[serde(flatten)]
     pub snapshot: Option<Snapshot>,
     /// Memory and CPU of its process tree, while it runs.
@@ -67,7 +70,7 @@ impl AppStatus {
         figures: &Figures,
         usages: &HashMap<AppId, Usage>,
     ) -> Self {
-        let snapshot = house.link.snapshot(id).map(Arc::unwrap_or_clone);
+        let snapshot = house.link.lifecycle(app, id);
         let figures = figures.apps.get(id);
         let last = snapshot.as_ref().and_then(|snapshot| snapshot.last_start);
         Self {
@@ -75,6 +78,7 @@ impl AppStatus {
             replica: id.is_further_replica().then(|| id.replica_number()),
             name: app.name.clone(),
             listen: app.tcp().iter().flat_map(|tcp| &tcp.listen).map(ToString::to_string).collect(),
+            shared_with: app.shared().map(|shared| shared.with.to_string()),
             snapshot,
             usage: usages.get(id).copied(),
             requests: figures.map_or(0, AppFigures::requests),

@@ -57,7 +57,7 @@ fn row(app: &AppStatus) -> [String; COLUMNS.len()] {
     let dash = || "-".to_owned();
     [
         app.id.clone(),
-        coloured_state(app),
+        shared(app, coloured_state(app)),
         snapshot.map_or_else(dash, |s| age(s.since_unix_seconds)),
         snapshot.and_then(|s| s.pid).map_or_else(dash, |pid| pid.to_string()),
         app.usage.map_or_else(dash, |usage| memory(usage.memory_bytes)),
@@ -85,6 +85,14 @@ pub(super) fn state(app: &AppStatus) -> String {
         StateName::BackingOff => "backing off",
     };
     with_held(app, name)
+}
+
+/// A state with whose it is, where an app shares another's.
+fn shared(app: &AppStatus, state: String) -> String {
+    match &app.shared_with {
+        Some(with) => format!("{state}, shared with {with}"),
+        None => state,
+    }
 }
 
 fn with_held(app: &AppStatus, state: &str) -> String {
@@ -125,6 +133,9 @@ pub(super) fn one(app: &AppStatus) -> String {
     }
     if !app.listen.is_empty() {
         put(&mut text, "listen", &app.listen.join(", "));
+    }
+    if let Some(with) = &app.shared_with {
+        put(&mut text, "shared with", with);
     }
     put(&mut text, "state", &state(app));
     if let Some(snapshot) = &app.snapshot {

@@ -8,10 +8,12 @@ struct Scene {
     trusted: bool,
     prefix: &'static str,
     client_app_headers: bool,
+    app: Option<AppId>,
 }
 
 fn from(peer: &'static str, fields: &str) -> Scene {
-    Scene { fields: fields.to_owned(), peer, trusted: false, prefix: "", client_app_headers: false }
+    let fields = fields.to_owned();
+    Scene { fields, peer, trusted: false, prefix: "", client_app_headers: false, app: None }
 }
 
 impl Scene {
@@ -30,6 +32,7 @@ impl Scene {
             trusted_proxies: &nets,
             stripped_prefix: self.prefix,
             client_app_headers: self.client_app_headers,
+            app: self.app.as_ref(),
         };
         Passage::of(&head, &facts, rules)
     }
@@ -110,6 +113,29 @@ fn fields_that_choose_an_app_or_pass_for_ours_are_taken_out() {
     let mut allowed = from("192.0.2.1", "X-App: main\r\nX_App: a\r\n");
     allowed.client_app_headers = true;
     assert_eq!(allowed.removed(), ["x_app"]);
+}
+
+#[test]
+fn an_app_of_several_is_named_whatever_a_client_says() {
+    let mut s = from("192.0.2.1", "X-App: main\r\nX-Hostname: h\r\nX_App: a\r\n");
+    s.app = Some(AppId::parse("shop").unwrap());
+    for (allowed, removed) in
+        [(false, &["x-app", "x-hostname", "x_app"][..]), (true, &["x-app", "x_app"])]
+    {
+        s.client_app_headers = allowed;
+        assert_eq!(s.set("x-app").as_deref(), Some("shop"));
+        assert_eq!(s.removed(), removed);
+    }
+    let mut passage = s.passage();
+    let id = passage.request_id().to_owned();
+    let mut rules =
+        Rules { trusted_proxies: &[], stripped_prefix: "", client_app_headers: true, app: None };
+    passage.is_for(rules);
+    assert!(passage.set().all(|(name, _)| name != "x-app") && !passage.takes_out(b"x-app"));
+    rules.app = s.app.as_ref();
+    passage.is_for(rules);
+    assert_eq!(passage.set().filter(|(name, _)| *name == "x-app").count(), 1);
+    assert_eq!(passage.request_id(), id);
 }
 
 #[test]

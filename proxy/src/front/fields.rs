@@ -4,7 +4,7 @@ use http::{HeaderName, HeaderValue, header};
 use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use crate::{exchange::Exchange, rewrite};
+use crate::{exchange::Exchange, forward::Passage, look::X_APP, rewrite};
 
 /// Tells the app of an HTTP/2 request what its head does not say. HTTP/1 heads came to Pingora with
 /// all of it ([`RequestHead::forwarded_bytes`]): adding fields here is dear, for each goes into two
@@ -32,6 +32,16 @@ pub(super) fn complete_head(exchange: &Exchange, request: &mut RequestHeader) ->
         request.set_raw_path(matched.sent_target(head).as_bytes())?;
         // It went with the old target.
         request.insert_header(header::HOST, head.authority.as_str())?;
+    }
+    Ok(())
+}
+
+/// Names the app as its definition of now says, in an HTTP/1 head that was made before.
+pub(super) fn name_app(exchange: &Exchange, request: &mut RequestHeader) -> Result<()> {
+    request.remove_header(X_APP);
+    let set = exchange.passage.iter().flat_map(Passage::set);
+    for (name, value) in set.filter(|(name, _)| *name == X_APP) {
+        request.insert_header(name, value)?;
     }
     Ok(())
 }

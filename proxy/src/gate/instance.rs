@@ -153,6 +153,12 @@ impl Instance {
         self.idle_before + Duration::from_nanos(self.last_used.load(Ordering::Acquire))
     }
 
+    /// Whether it is a run of this app.
+    #[must_use]
+    pub fn is_of(&self, app: &AppId) -> bool {
+        self.app == *app
+    }
+
     /// Whether there are no more leases for this instance.
     #[must_use]
     pub fn is_shut(&self) -> bool {

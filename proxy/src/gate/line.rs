@@ -55,12 +55,39 @@ impl HeldTotal {
     }
 }
 
+/// One who is counted among those that a gate holds, wherever it waits. Dropping it ends that.
+pub struct Held(Arc<Gate>);
+
+impl Gate {
+    /// Counts one more who waits; `None` if too many do, here or in all.
+    #[must_use]
+    pub fn count_held(self: &Arc<Self>) -> Option<Held> {
+        let cap = self.held_cap.load(Ordering::Relaxed);
+        let enter = |now| (now < cap).then_some(now + 1);
+        self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter).ok()?;
+        if self.total.enter() {
+            return Some(Held(Arc::clone(self)));
+        }
+        self.held.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::Relaxed);
+        self.0.total.leave();
+    }
+}
+
 /// A place in the line. Dropping it frees the place at once; nothing is forwarded for it.
 pub struct Place {
     gate: Arc<Gate>,
     ticket: u64,
     turn: oneshot::Receiver<Result<Lease, Denial>>,
     since: Instant,
+    /// At the gate of the app that the request is for, which may share the instance of this one.
+    _held: Held,
 }
 
 impl Place {
@@ -68,8 +95,9 @@ impl Place {
         gate: &Arc<Gate>,
         ticket: u64,
         turn: oneshot::Receiver<Result<Lease, Denial>>,
+        held: Held,
     ) -> Self {
-        Self { gate: Arc::clone(gate), ticket, turn, since: Instant::now() }
+        Self { gate: Arc::clone(gate), ticket, turn, since: Instant::now(), _held: held }
     }
 
     /// Waits for the turn, until `deadline` from the request's arrival at the gate.
@@ -93,8 +121,6 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.gate.lock().line.remove(&self.ticket);
-        self.gate.held.fetch_sub(1, Ordering::Relaxed);
-        self.gate.total.leave();
     }
 }
 

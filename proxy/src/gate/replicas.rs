@@ -46,7 +46,7 @@ impl Replicas {
     /// allocation where one is open.
     pub fn lease(&self, sway: Sway) -> Entry {
         let is_one_closed = Cell::new(false);
-        let entry = self.first.lease_by(sway, || self.try_lease(sway, &is_one_closed));
+        let entry = self.first.lease_by(sway, &self.first, || self.try_lease(sway, &is_one_closed));
         if is_one_closed.get() && sway.wakes() && matches!(entry, Entry::Leased(_)) {
             self.gates.iter().for_each(|gate| gate.want_back());
         }

@@ -101,6 +101,31 @@ async fn a_held_request_gets_a_lease_when_the_gate_opens() {
 }
 
 #[tokio::test]
+async fn visitors_of_an_app_that_shares_the_instance_count_at_its_own_gate() {
+    let host = scene_with(1, 3);
+    let reports: ReportSink = Arc::new(|_| {});
+    let own = AppId::parse("shop").unwrap();
+    let own = Arc::new(Gate::new(own, 2, Arc::clone(&host.gate.total), reports));
+    let held = |entry| match entry {
+        Entry::Held(place) => place,
+        other => panic!("not held: {other:?}"),
+    };
+    let first = held(host.gate.lease_for(Sway::Wakes, &own));
+    let second = held(host.gate.lease_for(Sway::Wakes, &own));
+    let third = host.gate.lease_for(Sway::Wakes, &own);
+    assert!(matches!(third, Entry::Refused(Denial::QueueFull)), "its own cap");
+    let place = host.place();
+    assert_eq!((own.held(), host.gate.held()), (2, 1));
+    assert!(own.count_held().is_none());
+    drop((second, place));
+    assert!(own.count_held().is_some() && host.gate.is_in_use());
+    assert_eq!(host.take_reports(), [GateReport::Wanted { app: app() }]);
+    host.open(7);
+    assert!(first.lease(SECOND).await.unwrap().instance().is_of(&app()));
+    assert_eq!((own.held(), host.gate.total.enter()), (0, true));
+}
+
+#[tokio::test]
 async fn many_waiters_want_the_app_once() {
     let s = scene();
     let _places: Vec<_> = (0..50).map(|_| s.place()).collect();

@@ -46,7 +46,8 @@ fn what_the_framework_reads_is_in_normal_form() {
     let odd = "GET http://h/x/../a?b HTTP/1.1\r\nX: y\r\nHost: other\r\nX-Real-IP: 6.6.6.6\r\n\r\n";
     let head = good(odd);
     let facts = ConnFacts::new(Some("192.0.2.1:5".parse().unwrap()), Some(80), false);
-    let rules = Rules { trusted_proxies: &[], stripped_prefix: "", client_app_headers: false };
+    let rules =
+        Rules { trusted_proxies: &[], stripped_prefix: "", client_app_headers: false, app: None };
     let bytes =
         head.forwarded_bytes(head.target(), &Passage::of(&head, &facts, rules), Reader::Framework);
     let text = std::str::from_utf8(&bytes).unwrap();

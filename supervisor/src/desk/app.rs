@@ -30,7 +30,7 @@ pub(super) struct App {
     pub(super) program: Option<Arc<AppSpec>>,
     pub(super) goal: Goal,
     pub(super) life: Life,
-    /// The open gate of a static upstream.
+    /// The open gate of a static upstream, or of an app that shares another's instance.
     pub(super) upstream: Option<Generation>,
     /// Ascending.
     pub(super) instances: Vec<Instance>,
@@ -177,7 +177,7 @@ impl App {
     pub(super) fn process(&self) -> Option<&ProcessSpec> {
         match &self.program.as_ref()?.backend {
             Backend::Process(process) => Some(process),
-            Backend::Upstream(_) => None,
+            Backend::Upstream(_) | Backend::Shared(_) => None,
         }
     }
 
@@ -192,7 +192,7 @@ impl App {
         Some(Terms { tenancy, hours, awake_until, demotion, ..terms })
     }
 
-    /// How the current definition is started; `None` for a static upstream.
+    /// How the current definition is started; `None` for one that has no program.
     pub(super) fn start_mode(&self) -> Option<StartMode> {
         start_mode(&self.spec)
     }
@@ -319,7 +319,7 @@ impl App {
 pub(super) fn start_mode(spec: &AppSpec) -> Option<StartMode> {
     match &spec.backend {
         Backend::Process(process) => Some(process.start),
-        Backend::Upstream(_) => None,
+        Backend::Upstream(_) | Backend::Shared(_) => None,
     }
 }
 

@@ -97,9 +97,22 @@ impl Desk {
                 self.forget_hours(id);
                 let is_same = old.is_some_and(|old| match &old.backend {
                     Backend::Upstream(old) => old == upstream,
-                    Backend::Process(_) => false,
+                    Backend::Process(_) | Backend::Shared(_) => false,
                 });
                 self.set_up_upstream(id, is_same);
+            }
+            // Its gate is like that of an upstream: open unless somebody disables it. What answers is
+            // behind the host's gate.
+            Backend::Shared(shared) => {
+                self.forget_hours(id);
+                let before = old.and_then(|old| old.shared());
+                if before != Some(shared)
+                    && let Some(past) = self.apps.get_mut(id).and_then(|app| app.past.as_mut())
+                {
+                    // What it lacked in another share.
+                    past.reason = None;
+                }
+                self.set_up_upstream(id, before == Some(shared));
             }
         }
     }

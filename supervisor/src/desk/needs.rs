@@ -51,7 +51,7 @@ impl Descent {
 fn needs_of(spec: &AppSpec) -> &[AppId] {
     match &spec.backend {
         Backend::Process(process) => &process.needs,
-        Backend::Upstream(_) => &[],
+        Backend::Upstream(_) | Backend::Shared(_) => &[],
     }
 }
 

@@ -186,6 +186,7 @@ impl Desk {
     }
 
     fn tell_upstream(&mut self, id: &AppId, verb: Verb) -> Outcome {
+        self.is_its_own(id, verb)?;
         match verb {
             Verb::Start if self.is_disabled(id) => return Err(OperateError::Disabled(id.clone())),
             Verb::Start => {}
@@ -201,6 +202,17 @@ impl Desk {
         }
         self.publish(id);
         Ok(())
+    }
+
+    /// Refuses what can only be done to the app whose instance this one shares.
+    fn is_its_own(&self, id: &AppId, verb: Verb) -> Outcome {
+        let shared = self.apps.get(id).and_then(|app| app.spec.shared());
+        match (verb, shared) {
+            (Verb::Start | Verb::Stop | Verb::Restart, Some(shared)) => {
+                Err(OperateError::Shared { app: id.clone(), with: shared.with.clone() })
+            }
+            (Verb::Enable | Verb::Disable, Some(_)) | (_, None) => Ok(()),
+        }
     }
 
     fn is_disabled(&self, id: &AppId) -> bool {

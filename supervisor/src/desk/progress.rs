@@ -9,6 +9,9 @@ use crate::{
     message::{GateOrder, GateReport, Generation, StartPhase},
 };
 
+/// Characters of what a proxy says of an app that are kept.
+const MOST_WORDS: usize = 500;
+
 impl Desk {
     /// An instance tells something.
     pub(super) fn report(&mut self, report: Report) {
@@ -130,8 +133,29 @@ impl Desk {
             GateReport::NotAnswered { app, generation, words } => {
                 return self.probed(&app, generation, Err(words));
             }
+            GateReport::Lacks { app, generation, words } => {
+                return self.lacks(&app, generation, words);
+            }
         };
         self.play(&app, Event::Gate(generation, event));
+    }
+
+    /// What an app that shares an instance is seen to lack there.
+    fn lacks(&mut self, app: &AppId, generation: Generation, words: Option<String>) {
+        // Proxies are not believed to be brief.
+        let words = words.map(|words| words.chars().take(MOST_WORDS).collect::<String>());
+        let Some(known) = self.apps.get_mut(app) else { return };
+        let is_it = known.upstream == Some(generation) && known.spec.shared().is_some();
+        let before = known.past.as_ref().and_then(|past| past.reason.as_ref());
+        if !is_it || before == words.as_ref() {
+            return;
+        }
+        match &words {
+            Some(words) => tracing::warn!(%app, reason = words, "is not ready"),
+            None => tracing::info!(%app, "is ready again"),
+        }
+        known.past().reason = words;
+        self.publish(app);
     }
 
     /// An instance was asked whether it is ready.

@@ -320,7 +320,7 @@ impl Job {
     fn process(&self) -> io::Result<&ProcessSpec> {
         match &self.app.backend {
             Backend::Process(process) => Ok(process),
-            Backend::Upstream(_) => Err(io::ErrorKind::Unsupported.into()),
+            Backend::Upstream(_) | Backend::Shared(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }

@@ -48,6 +48,8 @@ struct Standing {
     /// Proxies that could not connect, until they are told to go on.
     unreachable: BTreeSet<Number>,
     probe: Option<Probe>,
+    /// Proxies that say that an app lacks something in the instance that it shares.
+    lacking: BTreeSet<Number>,
 }
 
 /// An instance is asked whether it is ready: by one proxy, the newest, and during an upgrade by two.
@@ -178,6 +180,11 @@ impl Switchboard {
                     outcome.reports.push(report);
                 }
             }
+            GateReport::Lacks { generation, ref words, .. } => {
+                if standing.may_lack(proxy, generation, words.is_some()) {
+                    outcome.reports.push(report);
+                }
+            }
         }
         standing.end_asking(&app, &mut outcome);
         self.tidy(&app);
@@ -216,6 +223,7 @@ impl Switchboard {
         self.proxies.remove(&proxy);
         for (app, standing) in &mut self.gates {
             standing.wanted.remove(&proxy);
+            outcome.reports.extend(standing.lacks_no_more(app, proxy));
             outcome.orders.extend(standing.hand_on_probe(proxy, self.proxies.last().copied()));
             if let Some(asked) = &mut standing.asked {
                 asked.waiting.remove(&proxy);
@@ -245,6 +253,7 @@ impl Standing {
     fn shut(&mut self, generation: Generation, proxies: &BTreeSet<Number>) {
         if self.open.as_ref().is_some_and(|(open, _)| *open == generation) {
             self.open = None;
+            self.lacking.clear();
         }
         if self.asked.as_ref().is_some_and(|asked| asked.generation == generation) {
             self.asked = None;
@@ -311,6 +320,28 @@ impl Standing {
     fn is_probed(&self, by: Number, generation: Generation) -> bool {
         let probe = self.probe.as_ref();
         probe.is_some_and(|probe| probe.generation == generation && probe.asking.contains(&by))
+    }
+
+    /// Whether what a proxy says of an app in a shared instance is news: its gate is open without an
+    /// endpoint of its own.
+    fn may_lack(&mut self, proxy: Number, generation: Generation, lacks: bool) -> bool {
+        let open = self.open.as_ref();
+        let is_open = open.is_some_and(|open| open.0 == generation && open.1 == Endpoint::Upstream);
+        if !is_open {
+            return false;
+        }
+        if lacks {
+            self.lacking.insert(proxy);
+            return true;
+        }
+        self.lacking.remove(&proxy)
+    }
+
+    /// A proxy is gone: what it saw is not known any more.
+    fn lacks_no_more(&mut self, app: &AppId, proxy: Number) -> Option<GateReport> {
+        let was_it = self.lacking.remove(&proxy) && self.lacking.is_empty();
+        let (generation, _) = self.open.as_ref().filter(|_| was_it)?;
+        Some(GateReport::Lacks { app: app.clone(), generation: *generation, words: None })
     }
 
     /// Nobody needs to ask any more.

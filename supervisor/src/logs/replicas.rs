@@ -113,7 +113,8 @@ mod tests {
         let replicas = [app.clone(), app.replica(2)];
         let logs = Logs::new(folder.path().into());
         let write = |id: &AppId, line: &str| {
-            logs.open(id, OutputSpec::default()).append(format!("{line}\n").as_bytes());
+            let log = logs.open(id, OutputSpec::default());
+            log.write(format!("{line}\n").as_bytes(), &mut |_| {}).1.unwrap();
         };
         write(&replicas[1], "of two");
         write(&replicas[1], "and more");

@@ -199,7 +199,7 @@ pub(crate) fn server(name: &str) -> AppSpec {
 pub(crate) fn with(mut spec: AppSpec, change: impl FnOnce(&mut ProcessSpec)) -> AppSpec {
     match &mut spec.backend {
         Backend::Process(process) => change(process),
-        Backend::Upstream(_) => panic!("it has no program"),
+        Backend::Upstream(_) | Backend::Shared(_) => panic!("it has no program"),
     }
     spec
 }

@@ -40,8 +40,13 @@ pub(super) fn compile(
 
 /// A start may take longer than requests wait for it; its first visitors then see an error.
 fn held_long_enough(section: &mut Section<'_>, raw: &RawApp, spec: &AppSpec) {
-    let (Backend::Process(process), Some(ready)) = (&spec.backend, &raw.keys.ready) else { return };
-    if process.ready.deadline <= spec.timeouts.hold || section.is_broken() {
+    let deadline = match &spec.backend {
+        Backend::Process(process) => Some(process.ready.deadline),
+        Backend::Shared(shared) => shared.ready.as_ref().map(|ready| ready.deadline),
+        Backend::Upstream(_) => None,
+    };
+    let (Some(deadline), Some(ready)) = (deadline, &raw.keys.ready) else { return };
+    if deadline <= spec.timeouts.hold || section.is_broken() {
         return;
     }
     let message = match spec.kind {

@@ -1,12 +1,22 @@
-//! Which backend an app has: a command or an upstream, and only the keys that belong to it.
+//! Which backend an app has: a command, an upstream or a share, and only the keys that belong to it.
 
 use std::ops::Range;
 
-use super::{RawApp, Section, process, upstream};
+use super::{RawApp, Section, process, shared, upstream};
 use crate::{file::keys::AppKeys, spec::Backend};
 
 pub(super) fn compile(section: &mut Section<'_>, raw: &RawApp) -> Option<Backend> {
     let keys = &raw.keys;
+    if let Some(with) = &keys.shared_with {
+        let command = keys.command.as_ref().map(|at| ("command", &at.span));
+        let upstream = keys.upstream.as_ref().map(|at| ("upstream", &at.span));
+        if let Some(other) = command.or(upstream) {
+            let help = "keep `shared_with` if another app's program answers for this one too";
+            section.exclude([("shared_with", &with.span), other], help);
+            return None;
+        }
+        return Some(Backend::Shared(shared::compile(section, keys, with).into()));
+    }
     match (&keys.command, &keys.upstream) {
         (Some(command), Some(upstream)) => {
             section.exclude(
@@ -39,7 +49,7 @@ pub(super) fn compile(section: &mut Section<'_>, raw: &RawApp) -> Option<Backend
 }
 
 /// The keys that were written and concern a program that Doorbell starts.
-fn process_keys(keys: &AppKeys) -> Vec<(&'static str, Range<usize>)> {
+pub(super) fn process_keys(keys: &AppKeys) -> Vec<(&'static str, Range<usize>)> {
     let span = |span: &Range<usize>| span.clone();
     [
         ("start", keys.start.as_ref().map(|at| span(&at.span))),

@@ -21,6 +21,7 @@ const MOST_NAMED: usize = 30;
 enum Kind {
     Program,
     Upstream,
+    Shared,
     /// Something else is wrong with it.
     Unclear,
 }
@@ -72,19 +73,21 @@ fn kind(app: &AppSpec) -> Kind {
     match &app.backend {
         Backend::Process(_) => Kind::Program,
         Backend::Upstream(_) => Kind::Upstream,
+        Backend::Shared(_) => Kind::Shared,
     }
 }
 
 fn needs_of(app: &AppSpec) -> Option<&[AppId]> {
     match &app.backend {
         Backend::Process(process) => Some(&process.needs),
-        Backend::Upstream(_) => None,
+        Backend::Upstream(_) | Backend::Shared(_) => None,
     }
 }
 
 impl<'a> Node<'a> {
     fn raw(app: &'a RawApp) -> Self {
         let kind = match (&app.keys.command, &app.keys.upstream) {
+            _ if app.keys.shared_with.is_some() => Kind::Shared,
             (Some(_), None) => Kind::Program,
             (None, Some(_)) => Kind::Upstream,
             (Some(_), Some(_)) | (None, None) => Kind::Unclear,
@@ -133,6 +136,11 @@ impl<'a> Graph<'a> {
                         need.id
                     );
                     let help = "remove it: only an app with a `command` can be needed";
+                    findings.push(finding(&message).help(help));
+                }
+                Some(Kind::Shared) => {
+                    let message = format!("app `{}` has no program of its own", need.id);
+                    let help = "write the app that it shares one with: see its `shared_with`";
                     findings.push(finding(&message).help(help));
                 }
                 Some(Kind::Program | Kind::Unclear) => {}

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range, path::PathBuf, time::Duration};
 use super::Section;
 use crate::{
     file::{
-        format::FilePath,
+        format::{FilePath, ProbePath},
         keys::{
             AppKeys, AppLimitKeys, BackOffKeys, OutputKeys, ReadyChoice, ReadyKeys, ReadyWord,
             StartChoice, StopKeys,
@@ -147,17 +147,22 @@ fn ready(section: &mut Section<'_>, choice: Option<&At<ReadyChoice>>) -> ReadySp
     };
     one_probe_only(section, keys);
     let probe = match &keys.http {
-        Some(path) => Probe::Http(HttpProbe {
-            path: path.value.0.0.clone(),
-            status: keys.status.as_ref().map(|status| status.value),
-            body: keys.body.as_ref().map(|body| body.value.0.0.clone()),
-            host: keys.host.as_ref().map(|host| host.value.0.0.clone()),
-        }),
+        Some(path) => Probe::Http(http_probe(keys, path)),
         None if keys.notify.value => Probe::Notify,
         None if keys.socket_activation.value => Probe::SocketActivation,
         None => Probe::Connect,
     };
     ReadySpec { probe, listen: keys.listen.into(), deadline: keys.deadline.0.0 }
+}
+
+/// What is asked over HTTP.
+pub(super) fn http_probe(keys: &ReadyKeys, path: &At<Text<ProbePath>>) -> HttpProbe {
+    HttpProbe {
+        path: path.value.0.0.clone(),
+        status: keys.status.as_ref().map(|status| status.value),
+        body: keys.body.as_ref().map(|body| body.value.0.0.clone()),
+        host: keys.host.as_ref().map(|host| host.value.0.0.clone()),
+    }
 }
 
 fn one_probe_only(section: &mut Section<'_>, keys: &ReadyKeys) {

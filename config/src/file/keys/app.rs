@@ -18,7 +18,8 @@ use crate::{
     spec::{AppLimits, AppTimeouts, Template, Window},
 };
 
-/// One app: either a `command` that Doorbell starts, or an `upstream` that somebody else runs.
+/// One app: a `command` that Doorbell starts, an `upstream` that somebody else runs, or a share in the
+/// program of another app (`shared_with`).
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AppKeys {
@@ -107,6 +108,12 @@ pub struct AppKeys {
     /// Servers that somebody else runs: one, a list, or a table.
     #[schemars(extend("x-default" = "none"))]
     pub upstream: Option<At<UpstreamChoice>>,
+    /// The app whose program answers for this one too, and tells them apart by the header `X-App`, which
+    /// is set to this app's id. It has a `command`; this one has neither, and of the keys about a program
+    /// only `wake` and `ready = { http = ... }`: what a new run is asked, with that header, before this
+    /// app's first requests. A visit to either wakes both.
+    #[schemars(extend("x-default" = "none"))]
+    pub shared_with: Option<At<Text<AppId>>>,
     /// Whether the app speaks HTTP/2 rather than HTTP/1.1; without TLS, by prior knowledge (h2c).
     pub http2: bool,
     /// Whether `X-App` and `X-Hostname` headers from clients reach the app.

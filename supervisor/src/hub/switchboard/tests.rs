@@ -251,6 +251,28 @@ fn who_asks_is_told_to_end_it() {
 }
 
 #[test]
+fn what_an_app_lacks_in_a_shared_instance_is_known_as_long_as_whoever_saw_it_is_there() {
+    let lacks = |words: Option<&str>| {
+        let words = words.map(str::to_owned);
+        GateReport::Lacks { app: id(), generation: G, words }
+    };
+    let mut board = board(&[1, 2]);
+    assert_eq!(board.report(1, lacks(Some("a"))), Outcome::default(), "it is not open");
+    board.order(&open());
+    assert_eq!(board.report(1, lacks(Some("a"))), Outcome::default(), "it has an instance");
+    let (app, endpoint) = (id(), Endpoint::Upstream);
+    board.order(&GateOrder::Open { app, generation: G, endpoint, started: None });
+    assert_eq!(board.report(1, lacks(None)), Outcome::default(), "it lacked nothing");
+    assert_eq!(board.report(1, lacks(Some("a"))).reports, [lacks(Some("a"))]);
+    assert_eq!(board.report(1, lacks(None)).reports, [lacks(None)]);
+    assert_eq!(board.report(1, lacks(None)), Outcome::default());
+    board.report(1, lacks(Some("a")));
+    board.report(2, lacks(Some("b")));
+    assert_eq!(board.leave(1), Outcome::default());
+    assert_eq!(board.leave(2).reports, [lacks(None)]);
+}
+
+#[test]
 fn a_question_leaves_the_wishes_of_waiters_alone() {
     let mut board = board(&[1]);
     assert_eq!(board.report(1, wanted()).reports, [wanted()]);
