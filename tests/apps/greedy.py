@@ -171,6 +171,7 @@ DEEDS = {
     "bomb": bomb,
     "hide": hide,
     "spin": spin,
+    "wait": lambda seconds: str(time.sleep(float(seconds))),
     "open": open_files,
     "whoami": whoami,
     "reopen": reopen,

@@ -129,3 +129,35 @@ fn apps_that_compete_do_not_wake_each_other_without_end() {
     let starts = d.starts("app0") + d.starts("app1");
     assert!(starts <= 4, "{starts} starts");
 }
+
+#[test]
+#[ignore = "fills the memory of the machine: .ci/second-kernel"]
+fn a_machine_that_is_short_of_memory_puts_idle_apps_to_sleep() {
+    let more =
+        "idle = { freeze_after = \"1h\", stop_after = \"2h\" }\ntimeouts = { response = \"2h\" }";
+    let d = Doorbell::with(&keepers(3, more));
+    for app in ["app0", "app1", "app2"] {
+        keep(&d, app, 50);
+    }
+    // In use all the while.
+    let mut used = d.connect();
+    used.send_get("app0.test", "/wait/3600");
+    pass(LEFT_ALONE * 2);
+    // More than there is, touched again and again: everybody waits for the disk.
+    let hog = "import mmap\n\
+               free = next(int(l.split()[1]) for l in open('/proc/meminfo') if l.startswith('MemAvailable'))\n\
+               size = (free << 10) + (200 << 20)\n\
+               memory = mmap.mmap(-1, size)\n\
+               while True:\n\
+               \x20   for at in range(0, size, 4096): memory[at] = at & 255\n";
+    let mut hog = std::process::Command::new("python3").args(["-c", hog]).spawn().expect("python3");
+    let asleep = |app: &str| yields(&d, app) > 0 && d.state(app) != "ready";
+    eventually("those that nobody uses yield", || asleep("app1") || asleep("app2"));
+    hog.kill().expect("it runs");
+    hog.wait().expect("it ran");
+    assert_eq!((yields(&d, "app0"), d.state("app0")), (0, "ready".to_owned()), "it is in use");
+    drop(used);
+    for app in ["app1", "app2"] {
+        assert_eq!(d.get(&format!("{app}.test"), "/").status, 200);
+    }
+}
