@@ -183,14 +183,19 @@ impl Transport {
         seen.intersects(PollFlags::RDHUP) && said == 0
     }
 
-    /// Resolves when the connection is broken, to what broke it. For a side that has said its last word: what
-    /// it said before is not read here.
-    pub async fn broken(&self) -> io::Error {
-        let watched = match self {
-            Self::Tcp(tcp) => tcp.ready(Interest::ERROR).await.map(drop),
+    /// Resolves when the peer is there no more, for a side that has said its last word: what it said before
+    /// is not read here.
+    ///
+    /// # Errors
+    /// The connection broke, and what the peer was told may not have arrived. A Unix socket cannot break.
+    pub async fn over(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => {
+                tcp.ready(Interest::ERROR).await?;
+                Err(io::ErrorKind::ConnectionReset.into())
+            }
             Self::Unix(unix) => hung_up(unix).await,
-        };
-        watched.err().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
+        }
     }
 
     /// Resolves when something can be read, or the other side has said its last word.

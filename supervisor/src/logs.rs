@@ -135,6 +135,11 @@ impl Open {
     }
 
     fn read_block(&mut self, lines: &mut VecDeque<String>) -> io::Result<bool> {
+        if self.file.metadata()?.len() < self.at {
+            // A line that was torn by a full disk is cut off, and comes again.
+            self.at -= self.unfinished.len() as u64;
+            self.unfinished.clear();
+        }
         let mut block = vec![0; BLOCK];
         let read = self.file.read_at(&mut block, self.at)?;
         self.at += read as u64;

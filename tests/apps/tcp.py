@@ -58,11 +58,19 @@ def serve(client):
             print("broken:", error, flush=True)
 
 
+def pour(client):
+    """Says much, and is gone before it is read."""
+    client.sendall(b"x" * (1 << 20))
+    client.close()
+    note("SEEN_FILE", "poured")
+
+
 MODES = {
     "echo": echo,
     "greet": greet,
     "speak": speak_first_to_the_end,
     "count": answer_at_the_end,
+    "pour": pour,
     "deaf": lambda client: time.sleep(3600),
 }
 

@@ -133,8 +133,7 @@ fn apps_that_compete_do_not_wake_each_other_without_end() {
 #[test]
 #[ignore = "fills the memory of the machine: .ci/second-kernel"]
 fn a_machine_that_is_short_of_memory_puts_idle_apps_to_sleep() {
-    let more =
-        "idle = { freeze_after = \"1h\", stop_after = \"2h\" }\ntimeouts = { response = \"2h\" }";
+    let more = "idle = { freeze_after = \"1h\", stop_after = \"2h\" }\ntimeouts = { response_idle = \"2h\" }";
     let d = Doorbell::with(&keepers(3, more));
     for app in ["app0", "app1", "app2"] {
         keep(&d, app, 50);

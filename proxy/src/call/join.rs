@@ -108,7 +108,7 @@ async fn both_ways(client: &Transport, app: &Transport, flow: &Flow) -> io::Resu
     tokio::select! {
         biased;
         ended = rest => ended,
-        error = said.broken() => Err(error),
+        over = said.over() => over,
     }
 }
 

@@ -130,7 +130,7 @@ impl Place {
     }
 
     fn any_port(ports: &Arc<Ports>, listens: bool) -> Result<Self, EndpointError> {
-        let (port, socket) = ports.lend().ok_or(EndpointError::NoPort)?;
+        let (port, socket) = ports.lend()?;
         Self::on_port(ports, port, socket, listens)
     }
 
@@ -332,7 +332,7 @@ impl Ports {
         Self { first, count, state: Mutex::new(PortState { next, lent: HashSet::new() }) }
     }
 
-    fn lend(&self) -> Option<(u16, OwnedFd)> {
+    fn lend(&self) -> Result<(u16, OwnedFd), EndpointError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..TRIES {
             let port = self.first + state.next;
@@ -341,14 +341,20 @@ impl Ports {
                 continue;
             }
             // Every address, so that a port which somebody has on another one is not free.
-            let free = bind(Ipv4Addr::UNSPECIFIED, port).is_ok();
-            let socket = bind(Ipv4Addr::LOCALHOST, port).ok();
-            if let (true, Some(socket)) = (free, socket) {
-                state.lent.insert(port);
-                return Some((port, socket));
+            let free = bind(Ipv4Addr::UNSPECIFIED, port);
+            match free.map(drop).and_then(|()| bind(Ipv4Addr::LOCALHOST, port)) {
+                Ok(socket) => {
+                    state.lent.insert(port);
+                    return Ok((port, socket));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                Err(source) => {
+                    let what = format!("port {port}");
+                    return Err(EndpointError::System { what, source });
+                }
             }
         }
-        None
+        Err(EndpointError::NoPort)
     }
 
     fn note(&self, port: u16) {

@@ -56,7 +56,7 @@ impl Work {
             let (written, outcome) = log.write(&self.said, &mut |_| {});
             self.said.drain(..written);
             if let Err(error) = outcome {
-                let left = intake.take_of_flight(0, &mut []);
+                let left = self.batch.map_or(0, |mut batch| batch.give_up(0, &error, intake, log));
                 return Written { said: self.said, left, stuck: Some(error), ..Written::default() };
             }
         }
@@ -70,19 +70,38 @@ impl Batch {
         self.bytes.truncate(length);
         let mut record = Record::of(&self.bytes, ending, Spot::default());
         self.bytes.extend_from_slice(ending.words());
-        let (mut written, outcome) = log.write(&self.bytes, &mut |spot| {
+        let (written, outcome) = log.write(&self.bytes, &mut |spot| {
             record.spot = spot;
             told(intake.mark.set(&record));
         });
-        let mut stuck = outcome.err();
-        if let Some(error) = stuck.take_if(|_| self.is_last) {
-            log.count_lost(count_lines(&self.bytes[written..]), &error.to_string());
-            written = self.bytes.len();
-        }
-        let left = intake.take_of_flight(written.min(length), &mut self.bytes);
+        let (left, stuck) = match outcome {
+            Ok(()) => {
+                intake.take_in_flight(&mut self.bytes);
+                (0, None)
+            }
+            Err(error) => (self.give_up(written, &error, intake, log), Some(error)),
+        };
         told(intake.mark.clear());
         self.bytes.clear();
         Written { memory: self.bytes, left, stuck, ..Written::default() }
+    }
+
+    /// What stands in the log leaves the pipe, and the rest stays for the next try; tells how much that is. It
+    /// is lost, and counted, if there is none, or somebody has taken it out of the pipe for the app's sake.
+    fn give_up(
+        &mut self,
+        written: usize,
+        error: &io::Error,
+        intake: &Intake,
+        log: &AppLog,
+    ) -> usize {
+        let rest = count_lines(self.bytes.get(written..).unwrap_or_default());
+        let leaves = if self.is_last { self.cut.length } else { written.min(self.cut.length) };
+        let left = intake.take_of_flight(leaves, &mut self.bytes);
+        if self.is_last || left.is_none() {
+            log.count_lost(rest, &error.to_string());
+        }
+        left.unwrap_or(0)
     }
 }
 

@@ -94,16 +94,16 @@ impl Intake {
         }
     }
 
-    /// Takes away the first bytes of what is in flight, if nobody took it yet. The others are in flight no
-    /// more; tells how many. `seen` are these bytes, and are read again.
-    pub(super) fn take_of_flight(&self, bytes: usize, seen: &mut [u8]) -> usize {
+    /// Takes away the first bytes of what is in flight. The others are in flight no more; tells how many.
+    /// `None` if somebody took all of it before. `seen` are these bytes, and are read again.
+    pub(super) fn take_of_flight(&self, bytes: usize, seen: &mut [u8]) -> Option<usize> {
         let mut in_flight = self.lock();
         let all = std::mem::take(&mut *in_flight);
         let taken = bytes.min(all);
         if let Some(seen) = seen.get_mut(..taken) {
             self.read(seen);
         }
-        all - taken
+        (all > 0).then_some(all - taken)
     }
 
     /// Takes the first bytes away, which were seen. Only while none is in flight.

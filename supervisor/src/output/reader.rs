@@ -115,7 +115,7 @@ impl Reader {
                 order = orders.recv() => match order {
                     Some(Order::Say(line)) => self.say(&line),
                     Some(Order::Settle(done)) => {
-                        self.settle();
+                        self.settle().await;
                         let _ = done.send(());
                     }
                     Some(Order::Finish) => return self.finish().await,
@@ -159,6 +159,8 @@ impl Reader {
         self.next.batch = self.next_batch();
         if self.next.batch.is_some() || !self.next.said.is_empty() || self.next.lost > 0 {
             self.start_writing();
+        } else {
+            self.stuck = None;
         }
     }
 
@@ -273,7 +275,11 @@ impl Reader {
     }
 
     /// Puts everything into the tail that was printed.
-    fn settle(&mut self) {
+    async fn settle(&mut self) {
+        // What it has left in the pipe is in the tail.
+        if self.writing.as_ref().is_some_and(|writing| writing.task.is_finished()) {
+            self.until_written().await;
+        }
         let has_ended = self.intake.has_ended();
         let mut bytes = Vec::new();
         match self.intake.peek_all(&mut bytes) {
@@ -291,7 +297,11 @@ impl Reader {
         match &self.writing {
             Some(writing) if writing.since.elapsed() < PATIENCE => Some(writing.since + PATIENCE),
             Some(_) => Some(Instant::now() + self.pause),
-            None if self.stuck.is_some() => self.stuck.as_ref().map(|stuck| stuck.next_try),
+            None if self.stuck.is_some() => self.stuck.as_ref().map(|stuck| {
+                let may_drop = stuck.since.elapsed() >= PATIENCE;
+                let soon = Instant::now() + self.pause;
+                if may_drop { stuck.next_try.min(soon) } else { stuck.next_try }
+            }),
             None if self.is_curious() => Some(Instant::now() + self.pause),
             None => None,
         }
@@ -357,9 +367,12 @@ impl Reader {
             self.start_writing();
             self.until_written().await;
         }
-        self.next.said = said;
+        self.next.said.extend(said);
         self.start_writing();
         self.until_written().await;
+        if let Some(stuck) = &self.stuck {
+            self.log.count_lost(count_lines(&self.next.said), &stuck.because);
+        }
     }
 
     async fn until_written(&mut self) {
