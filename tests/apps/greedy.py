@@ -133,11 +133,12 @@ def show(mebibytes):
 
 def orphans(count):
     """Processes that end when nobody is left who could wait for them."""
-    for _ in range(int(count)):
+    for _ in range(int(count) // 100):
         child = os.fork()
         if child == 0:
-            if os.fork() == 0:
-                os._exit(0)
+            for _ in range(100):
+                if os.fork() == 0:
+                    os._exit(0)
             os._exit(0)
         os.waitpid(child, 0)
     return "ended"
