@@ -81,10 +81,17 @@ impl App {
         }
     }
 
+    /// What it is for those who wait elsewhere, as that gate knows it: open where any replica is.
+    #[must_use]
+    pub fn view(&self, of_gate: View) -> View {
+        let replicas = self.replicas.as_ref();
+        if replicas.is_some_and(|replicas| replicas.is_open()) { View::Open } else { of_gate }
+    }
+
     /// How far its start is, for a page.
     #[must_use]
     pub fn waiting(&self) -> Waiting {
-        let progress = match self.lifecycle_gate().view() {
+        let progress = match self.view(self.lifecycle_gate().view()) {
             View::Waking(progress) => progress.map(|progress| progress.now()),
             View::Open | View::Asleep | View::Refused(_) => None,
         };

@@ -64,7 +64,7 @@ pub struct Bulletin {
     next_sign: Instant,
     end: Instant,
     is_over: bool,
-    _place: Place,
+    place: Place,
 }
 
 /// A place among the streams; given back by `Drop`.
@@ -83,7 +83,7 @@ impl Bulletin {
         let now = Instant::now();
         let (next_sign, end) = (now + SIGN, now + LONGEST);
         let name = app.spec.name.clone();
-        Ok(Self { name, is_operators, view, next_sign, end, is_over: false, _place: place })
+        Ok(Self { name, is_operators, view, next_sign, end, is_over: false, place })
     }
 
     /// Header fields of the stream, but for framing.
@@ -129,6 +129,7 @@ impl Bulletin {
             return None;
         }
         let view = self.view.borrow_and_update().clone();
+        let view = self.place.0.view(view);
         Some(self.tell(&view).into())
     }
 

@@ -162,24 +162,26 @@ impl Gate {
     ///
     /// Who may not wake the app waits only if it is on its way up already.
     pub fn lease(self: &Arc<Self>, sway: Sway) -> Entry {
-        self.lease_by(sway, self, || self.try_lease(sway))
+        self.lease_by(sway, self, || self.try_lease(sway), || false)
     }
 
     /// The same for a request of an app that shares the instance: it counts at that app's gate.
     pub fn lease_for(self: &Arc<Self>, sway: Sway, visitors: &Arc<Self>) -> Entry {
-        self.lease_by(sway, visitors, || self.try_lease(sway))
+        self.lease_by(sway, visitors, || self.try_lease(sway), || false)
     }
 
-    /// The same where this gives leases, of this gate or of others in its place.
+    /// The same where this gives leases, of this gate or of others in its place; with whether one of those
+    /// is on its way.
     fn lease_by(
         self: &Arc<Self>,
         sway: Sway,
         visitors: &Arc<Self>,
         give: impl Fn() -> Option<Lease>,
+        comes: impl Fn() -> bool,
     ) -> Entry {
         match give() {
             Some(lease) => Entry::Leased(lease),
-            None => self.line_up(sway, visitors, give),
+            None => self.line_up(sway, visitors, give, comes),
         }
     }
 
@@ -200,6 +202,7 @@ impl Gate {
         sway: Sway,
         visitors: &Arc<Self>,
         give: impl Fn() -> Option<Lease>,
+        comes: impl Fn() -> bool,
     ) -> Entry {
         let mut door = self.lock();
         // Opened between the look above and the lock?
@@ -210,7 +213,7 @@ impl Gate {
             let retry_after = refusal.retry_after.saturating_sub(since.elapsed());
             return Entry::Refused(Denial::Refusal(Refusal { retry_after, ..refusal.clone() }));
         }
-        if !sway.wakes() && !door.is_on_its_way() {
+        if !sway.wakes() && !door.is_on_its_way() && !comes() {
             return Entry::Refused(Denial::Asleep);
         }
         let Some(held) = visitors.count_held() else {
@@ -220,7 +223,10 @@ impl Gate {
         let ticket = door.next_ticket;
         door.next_ticket += 1;
         door.line.insert(ticket, Waiter { pass, sway });
-        self.want(&mut door);
+        // Who may not wake the app has just seen that it is on its way.
+        if sway.wakes() {
+            self.want(&mut door);
+        }
         drop(door);
         Entry::Held(Place::new(self, ticket, turn, held))
     }

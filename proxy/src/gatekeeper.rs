@@ -12,6 +12,15 @@ use crate::{app::App, gate::Gate, shared::Shared};
 /// Time in which an app accepts a portion of connections.
 const BETWEEN_PORTIONS: Duration = Duration::from_millis(5);
 
+/// A further replica's gate has changed: what waits for that waits at the app's.
+fn look_again(shared: &Shared, id: &AppId) {
+    let app =
+        Some(id).filter(|id| id.is_further_replica()).and_then(|id| with_replicas(shared, id));
+    if let Some(replicas) = app.as_ref().and_then(|app| app.replicas.as_ref()) {
+        replicas.look_again();
+    }
+}
+
 /// A gate has opened: lets a long line in piece by piece; ends when nobody waits, or nothing is open. Where
 /// several replicas serve, those who wait are shared among the open ones.
 fn let_in(shared: &Shared, id: &AppId, gate: Arc<Gate>) {
@@ -64,9 +73,11 @@ pub fn begin_anew(shared: &Shared, orders: Vec<GateOrder>) {
         })
         .collect();
     shared.probes.end_all();
-    for (app, gate) in shared.gates.all() {
-        gate.begin_anew(open.get(&app).copied());
+    let gates = shared.gates.all();
+    for (app, gate) in &gates {
+        gate.begin_anew(open.get(app).copied());
     }
+    gates.iter().for_each(|(app, _)| look_again(shared, app));
     for order in orders {
         carry_out(shared, order);
     }
@@ -82,7 +93,7 @@ pub fn carry_out(shared: &Shared, order: GateOrder) {
     match order {
         GateOrder::Open { app, generation, endpoint, started } => {
             if let Some(times) = &started
-                && let Some(app) = shared.table.load().routes.app(app.as_str())
+                && let Some(app) = shared.table.load().routes.app(app.app_str())
             {
                 app.metrics.started(times);
             }
@@ -105,6 +116,7 @@ pub fn carry_out(shared: &Shared, order: GateOrder) {
         // Its gate goes with the table's app.
         GateOrder::Forget { .. } => {}
     }
+    look_again(shared, &id);
 }
 
 /// What is asked whether it is ready need not be served, and have a gate.

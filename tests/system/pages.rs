@@ -18,7 +18,7 @@ fn send(connection: &mut Connection, method: &str, host: &str, path: &str, field
 }
 
 /// Asks as a browser does that goes to a page.
-fn browse(d: &Doorbell, host: &str, path: &str) -> Response {
+pub(crate) fn browse(d: &Doorbell, host: &str, path: &str) -> Response {
     let mut connection = d.connect();
     send(&mut connection, "GET", host, path, BROWSER);
     connection.read()
@@ -26,14 +26,14 @@ fn browse(d: &Doorbell, host: &str, path: &str) -> Response {
 
 /// Where a waiting page listens.
 #[track_caller]
-fn news(page: &Response) -> String {
+pub(crate) fn news(page: &Response) -> String {
     let text = page.text();
     let rest = text.split("data-news=\"").nth(1).unwrap_or_else(|| panic!("no news: {text}"));
     rest.split('"').next().unwrap_or_default().to_owned()
 }
 
 /// Begins to listen; what is told follows in pieces.
-fn listen(d: &Doorbell, host: &str, news: &str) -> (Response, Connection) {
+pub(crate) fn listen(d: &Doorbell, host: &str, news: &str) -> (Response, Connection) {
     let mut connection = d.connect();
     send(&mut connection, "GET", host, news, "Accept: text/event-stream\r\n");
     let head = connection.read_head().expect("a head");
@@ -139,7 +139,7 @@ fn a_page_hears_of_each_phase_until_the_app_is_ready() {
 }
 
 /// What is told up to the end of the stream.
-fn rest(stream: &mut Connection) -> String {
+pub(crate) fn rest(stream: &mut Connection) -> String {
     let mut told = Vec::new();
     while let Some(byte) = stream.read_bytes(1) {
         told.extend(byte);

@@ -12,7 +12,12 @@ use doorbell_tests::{
     Connection, Doorbell, Setup, binary, eventually, eventually_within, free_port, kill,
 };
 
-use crate::{node, reloading::Load};
+use crate::{
+    http2::curl,
+    node,
+    pages::{browse, listen, news, rest},
+    reloading::Load,
+};
 
 const ALL: [&str; 3] = ["app", "app:2", "app:3"];
 /// More than an app below is idle for before it stops.
@@ -109,21 +114,131 @@ fn requests_go_where_the_fewest_are() {
 #[test]
 fn one_that_is_killed_under_load_costs_at_most_what_it_had() {
     let d = serving("");
-    for (n, id) in ALL.iter().enumerate() {
-        let load = Load::on(d.port, "app.test", 8);
+    for (n, (id, replica)) in ALL.iter().zip(["1", "2", "3"]).enumerate() {
+        let mut others = streams(&d, 9);
+        let mut its_own = others.remove(replica).expect("some on each");
+        assert_eq!((its_own.len(), others.len()), (3, 2));
+        // It has more than the others ever have, so that no request of the load goes there.
+        others.values_mut().for_each(|streams| streams.truncate(1));
+        eventually("those of the others have ended", || d.status("app")["in_flight"] == 5);
+        let load = Load::on(d.port, "app.test", 4);
         load.wait_for(100);
         kill(d.app_pid(id).expect("a process"));
+        its_own.iter_mut().for_each(|stream| while stream.read_bytes(1).is_some() {});
         load.wait_for(100);
         eventually("it is back, though others serve", || {
             d.starts(id) == 2 && d.state(id) == "ready"
         });
         load.wait_for(100);
-        let failures = load.end();
-        let are_cut = failures.iter().all(|one| one == "None" || one.contains("status: 502"));
-        assert!(are_cut && failures.len() <= 8, "{failures:?}");
+        load.end_without_failure();
+        eventually("two streams are left", || d.status("app")["in_flight"] == 2);
+        let go_on = |stream: &mut Connection| matches!(stream.read_chunk(), Some(Some(_)));
+        assert!(others.values_mut().flatten().all(go_on));
+        drop(others);
+        eventually("nobody uses them", || d.status("app")["in_flight"] == 0);
+        eventually("all answer", || answers(&d, 3).len() == 3);
         assert_eq!(starts(&d), 4 + n);
     }
-    assert_eq!(answers(&d, 3).len(), 3);
+}
+
+/// Three, each of which fails or starts when a file says so, and does not try again.
+fn hesitant() -> Doorbell {
+    let script = "while :; do [ -e {dir}/fail-$DOORBELL_REPLICA ] && exit 3; \
+                  [ -e {dir}/go-$DOORBELL_REPLICA ] && exec node {apps}/node.js; sleep .02; done";
+    Doorbell::with(&format!(
+        "[app.app]\nhosts = [\"app.test\"]\ncommand = [\"sh\", \"-c\", \"{script}\"]\ninstances = 3\n\
+         directory = \"{{apps}}\"\nback_off = {{ initial = \"10m\", max = \"10m\" }}\n\
+         waiting_page = {{ after = \"50ms\" }}\n"
+    ))
+}
+
+/// One who came when all were starting, and one when the first had failed.
+fn wait_for_the_others(d: &Doorbell) -> [Connection; 2] {
+    let come = |n: usize| {
+        let mut connection = d.connect();
+        connection.send_get("app.test", "/replica");
+        eventually("it waits", || d.status("app")["held"] == n);
+        connection
+    };
+    let before = come(1);
+    all_are(d, "starting");
+    d.write_file("fail-1", "");
+    d.wait_for_state("app", "backing_off");
+    [before, come(2)]
+}
+
+fn cold_starts(d: &Doorbell, id: &str) -> [Option<u64>; 2] {
+    ["cold_ready", "cold_failed"].map(|which| d.status(id)["starts"][which].as_u64())
+}
+
+#[test]
+fn a_first_one_that_fails_refuses_nobody_while_others_start() {
+    let d = hesitant();
+    let waiting = wait_for_the_others(&d);
+    let page = browse(&d, "app.test", "/");
+    assert_eq!(page.status, 503);
+    let (_, mut told) = listen(&d, "app.test", &news(&page));
+    assert!(told.read_bytes(1).is_some());
+    d.write_file("go-3", "");
+    for mut one in waiting {
+        assert_eq!(one.read().text(), "3");
+    }
+    let told = rest(&mut told);
+    assert!(told.ends_with("event: ready\ndata: {}\n\n"), "{told}");
+    assert_eq!(browse(&d, "app.test", "/replica").text(), "3");
+    d.write_file("fail-2", "");
+    d.wait_for_state("app:2", "backing_off");
+    assert_eq!(answers(&d, 3), BTreeMap::from([("3".to_owned(), 3)]));
+    // What they waited for was the start of the third one.
+    let cold = ALL.map(|id| cold_starts(&d, id));
+    assert_eq!(cold, [[Some(0), Some(0)], [Some(0), Some(0)], [Some(1), Some(0)]]);
+    let count = "doorbell_app_cold_start_duration_seconds_count{app=\"app\",phase=\"spawn\"}";
+    assert_eq!(d.metric(count), Some(1.0));
+}
+
+#[test]
+fn who_waits_for_the_others_is_refused_when_all_have_failed() {
+    let d = hesitant();
+    let waiting = wait_for_the_others(&d);
+    d.write_file("fail-2", "");
+    d.wait_for_state("app:2", "backing_off");
+    assert_eq!(d.status("app")["held"], 2, "the third one may start yet");
+    d.write_file("fail-3", "");
+    for mut one in waiting {
+        assert_eq!(one.read().status, 503);
+    }
+    let refused = d.get("app.test", "/");
+    assert_eq!(refused.status, 503);
+    let seconds = refused.field("retry-after").and_then(|text| text.parse().ok());
+    assert!(seconds > Some(60), "until it is tried again: {seconds:?}");
+    assert_eq!(cold_starts(&d, "app"), [Some(0), Some(1)]);
+}
+
+#[test]
+fn who_waits_for_the_others_is_refused_when_an_operator_stops_all() {
+    let d = hesitant();
+    let waiting = wait_for_the_others(&d);
+    d.ok(&["stop", "app"]);
+    for mut one in waiting {
+        assert_eq!(one.read().status, 503);
+    }
+    assert_eq!((states(&d), d.app_pids().len()), (["stopped"; 3].map(str::to_owned), 0));
+}
+
+#[test]
+fn requests_of_one_http2_connection_go_to_all() {
+    let d = serving("");
+    let url = format!("http://127.0.0.1:{}/replica", d.port);
+    let urls = [url.as_str(); 9];
+    let each = ["-H", "Host: app.test", "-w", " %{http_version} %{num_connects}\n"];
+    let (told, error) = curl(&[&each[..], &urls[..]].concat());
+    let mut lines: Vec<_> = told.lines().collect();
+    assert_eq!((lines.len(), lines[0].ends_with(" 2 1")), (9, true), "{told}{error}");
+    lines[1..].iter().for_each(|line| assert!(line.ends_with(" 2 0"), "{told}"));
+    lines.sort_unstable();
+    for (replica, lines) in ["1", "2", "3"].iter().zip(lines.chunks(3)) {
+        assert!(lines.iter().all(|line| line.starts_with(replica)), "{told}");
+    }
 }
 
 #[test]
@@ -193,10 +308,13 @@ fn they_wake_together_and_stop_together() {
 
 #[test]
 fn the_others_follow_at_once_when_the_first_one_stops() {
-    let d = serving("idle = { stop_after = \"5s\" }");
+    let d = Doorbell::with(&app("idle = { stop_after = \"5s\" }"));
+    let busy = streams(&d, 1);
+    all_are(&d, "ready");
     let since = Instant::now();
+    drop(busy);
     d.wait_for_state("app", "stopped");
-    assert!(since.elapsed() > Duration::from_secs(3), "{:?}", since.elapsed());
+    assert!(since.elapsed() >= Duration::from_secs(5), "{:?}", since.elapsed());
     // Far less than they would take from now on.
     eventually_within(Duration::from_secs(3), "they have followed", || {
         states(&d)[1..] == ["stopped", "stopped"]

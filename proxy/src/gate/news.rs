@@ -52,6 +52,15 @@ impl Progress {
     }
 }
 
+impl News {
+    /// Something else changed that those who listen look at.
+    pub(super) fn look_again(&self) {
+        if let Some(listeners) = &self.listeners {
+            listeners.send_modify(|_| {});
+        }
+    }
+}
+
 impl Gate {
     /// Order `Progress`: for those who want to know.
     pub fn progressed(&self, said: StartProgress) {

@@ -46,7 +46,8 @@ impl Replicas {
     /// allocation where one is open.
     pub fn lease(&self, sway: Sway) -> Entry {
         let is_one_closed = Cell::new(false);
-        let entry = self.first.lease_by(sway, &self.first, || self.try_lease(sway, &is_one_closed));
+        let give = || self.try_lease(sway, &is_one_closed);
+        let entry = self.first.lease_by(sway, &self.first, give, || self.is_further_coming());
         if is_one_closed.get() && sway.wakes() && matches!(entry, Entry::Leased(_)) {
             self.gates.iter().for_each(|gate| gate.want_back());
         }
@@ -57,6 +58,28 @@ impl Replicas {
     pub fn let_in(&self) -> bool {
         let is_one_closed = Cell::new(false);
         self.first.let_in_by(|sway| self.try_lease(sway, &is_one_closed))
+    }
+
+    /// Whether one is open.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.gates.iter().any(|gate| gate.is_open())
+    }
+
+    /// Something happened to a further one. Who listens at the app's gate looks again; and who waits there,
+    /// and may not wake the app, waits on only while one is on its way.
+    pub fn look_again(&self) {
+        let mut door = self.first.lock();
+        door.news.look_again();
+        if !self.is_further_coming() && !self.is_open() {
+            self.first.want(&mut door);
+        }
+    }
+
+    /// Whether a further one may be open soon, whoever comes. The first one's door may be locked meanwhile,
+    /// never the other way round.
+    fn is_further_coming(&self) -> bool {
+        self.gates.iter().skip(1).any(|gate| gate.lock().is_on_its_way())
     }
 
     /// A connect to this instance of one of them was refused.

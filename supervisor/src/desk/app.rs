@@ -207,8 +207,16 @@ impl App {
         self.start = None;
     }
 
-    pub(super) fn start_failed(&mut self) {
+    /// Counts a failed start; whether another replica may answer yet who waits for it.
+    pub(super) fn start_failed(&mut self, is_another_expected: bool) {
         self.starts.failed += 1;
+        if !is_another_expected {
+            self.cold_start_failed();
+        }
+    }
+
+    /// Who waited for a start, waited for nothing.
+    pub(super) fn cold_start_failed(&mut self) {
         self.starts.cold_failed += u64::from(std::mem::take(&mut self.is_visited));
     }
 

@@ -48,10 +48,14 @@ impl Desk {
         if before != (app.life.state.name(), app.life.state.generation()) {
             app.since_unix_seconds = unix_seconds();
         }
+        if event == Event::Stop {
+            self.call_off_withheld(id);
+        }
         for effect in effects {
             self.perform(id, effect);
         }
         self.note_bonds(id);
+        self.weigh_refusal(id);
         if event == Event::NeededChanged {
             self.descend_if_free(id);
             self.follow_first(id);
@@ -108,6 +112,7 @@ impl Desk {
             }
             // While static servers answer, what becomes of the program concerns no visitor.
             Effect::Refuse(_) | Effect::Hold if self.has_upstream(id) => {}
+            Effect::Refuse(refusal) if self.withholds(id, refusal.reason) => {}
             Effect::Refuse(refusal) => self.order(GateOrder::Refuse { app: id.clone(), refusal }),
             Effect::Hold => self.order(GateOrder::Hold { app: id.clone() }),
             Effect::SetTimer(timer, at) => self.timers.set(id, timer, at),
@@ -170,16 +175,17 @@ impl Desk {
 
     fn end_start(&mut self, id: &AppId, generation: Generation, outcome: StartOutcome) {
         self.line.end(generation);
+        let is_another_expected = self.is_another_expected(id);
         let Some(app) = self.apps.get_mut(id) else { return };
         let start = app.start.take_if(|start| start.generation == Some(generation));
         match outcome {
             StartOutcome::Ready => self.start_succeeded(id, generation),
             StartOutcome::Failed => {
-                app.start_failed();
+                app.start_failed(is_another_expected);
                 app.past().failed_step = start.map(|start| start.phase);
             }
             StartOutcome::TooLate => {
-                app.start_failed();
+                app.start_failed(is_another_expected);
                 let deadline = app.terms().map(|terms| terms.start_deadline).unwrap_or_default();
                 let handle = app.instance(generation).map(|instance| &instance.handle);
                 let look = handle.and_then(|handle| handle.last_look()).unwrap_or_default();
@@ -234,10 +240,12 @@ impl Desk {
         self.order(GateOrder::Open { app: id.clone(), generation, endpoint, started });
     }
 
-    /// Counts a start as a cold one if somebody waited for it.
+    /// Counts a start as a cold one if somebody waited for it: at the first replica, whichever is ready first.
     fn end_cold_start(&mut self, id: &AppId) -> bool {
+        let first = id.is_further_replica().then(|| id.first());
+        let visited = self.apps.get_mut(first.as_ref().unwrap_or(id));
+        let is_cold = visited.is_some_and(|app| std::mem::take(&mut app.is_visited));
         let Some(app) = self.apps.get_mut(id) else { return false };
-        let is_cold = std::mem::take(&mut app.is_visited);
         app.starts.cold_ready += u64::from(is_cold);
         is_cold
     }

@@ -64,7 +64,7 @@ use crate::{
     lifecycle::{Event, Goal, Off},
     mailbox::Mailbox,
     memory::{Shortage, Warden},
-    message::{GateOrder, Generation, Instruction, Refusal},
+    message::{GateOrder, Generation, Instruction, Refusal, RefusalReason},
     snapshots::Snapshots,
     supervisor::{Request, ShutdownReport, SupervisorError, SupervisorOptions},
 };
@@ -88,6 +88,9 @@ pub(crate) struct Desk {
     apps: HashMap<AppId, Box<App>>,
     /// Who needs whom.
     bonds: Bonds,
+    /// Apps whose first replica waits a failure out, which refuses nobody, as a further one is expected; with
+    /// what they are refused with otherwise.
+    withheld: HashMap<AppId, RefusalReason>,
     /// Whether apps are being defined, and bonds are of before.
     is_defining: bool,
     /// Whether definitions changed that bonds are made of.
@@ -202,6 +205,7 @@ impl Desk {
         Ok(Self {
             apps: HashMap::new(),
             bonds: Bonds::default(),
+            withheld: HashMap::new(),
             is_defining: false,
             forbidden: Vec::new(),
             bonds_changed: false,

@@ -265,7 +265,7 @@ impl Desk {
         let reason = self.blamed(id);
         let Some(app) = self.apps.get_mut(id) else { return };
         app.stands_in_no_line();
-        app.start_failed();
+        app.start_failed(false);
         let past = app.past();
         // Visitors of a frozen app may ask again and again.
         if past.reason.as_ref() != Some(&reason) {

@@ -167,6 +167,7 @@ impl Desk {
 
     /// Somebody waits at a gate that the desk may know nothing of, or think open.
     fn wanted(&mut self, id: &AppId) {
+        let is_served = self.is_served_by_another(id);
         match self.apps.get_mut(id) {
             // The gate of an app that was removed outlives it for a moment.
             None => {
@@ -178,8 +179,9 @@ impl Desk {
                 None => self.refuse(id, crate::lifecycle::Off::Operator),
             },
             Some(app) => {
-                // A gate that asks though an instance is ready only missed its opening.
-                app.is_visited |= !matches!(app.life.state, State::Ready(_));
+                // A gate that asks though an instance is ready only missed its opening; or nobody waits
+                // for it, as another replica serves.
+                app.is_visited |= !is_served && !matches!(app.life.state, State::Ready(_));
                 // Who comes later is told how far it is; of a new start its phases tell.
                 self.tell_progress(id);
                 self.play(id, Event::Wanted);

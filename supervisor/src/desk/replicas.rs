@@ -5,14 +5,17 @@
 //! are defined together, an operator's word is for all of them, and the app *brings* the others (`bonds`):
 //! they are needed while it runs, and follow when it sleeps.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use doorbell_config::{name::AppId, spec::AppSpec};
 
-use super::Desk;
+use super::{Desk, app::App};
 use crate::{
-    lifecycle::{Event, Frozen, Goal, Needed, Off, Ready, State, Timer},
-    message::Verb,
+    lifecycle::{BackingOff, Because, Event, Frozen, Goal, Needed, Off, Ready, State, Timer},
+    message::{GateOrder, Refusal, RefusalReason, Verb},
     supervisor::OperateError,
 };
 
@@ -64,6 +67,96 @@ impl Desk {
             Verb::Start | Verb::Stop | Verb::Enable | Verb::Disable => {
                 Err(OperateError::OneReplica(id.clone()))
             }
+        }
+    }
+
+    /// All replicas of an app that has several, but this one.
+    fn others<'a>(&'a self, id: &'a AppId) -> impl Iterator<Item = &'a App> {
+        let spec = self.apps.get(id).map(|app| &app.spec).filter(|spec| spec.instances() > 1);
+        let all = spec
+            .into_iter()
+            .flat_map(|spec| (1..=spec.instances()).map(|number| spec.id.replica(number)));
+        let others = all.filter(move |other| other != id && self.is_defined(other));
+        others.filter_map(|other| self.apps.get(&other).map(|app| &**app))
+    }
+
+    /// Whether another replica of the app serves, or will if all goes well.
+    pub(super) fn is_another_expected(&self, id: &AppId) -> bool {
+        self.others(id).any(|app| app.life.is_expected())
+    }
+
+    /// Whether another replica of the app serves.
+    pub(super) fn is_served_by_another(&self, id: &AppId) -> bool {
+        self.others(id).any(|app| matches!(app.life.state, State::Ready(_)))
+    }
+
+    /// Until when the first replica waits out a failure of its own.
+    fn waits_failure_out(&self, first: &AppId) -> Option<Instant> {
+        let app = self.apps.get(first).filter(|app| app.start_mode().is_some())?;
+        match app.life.state {
+            State::BackingOff(BackingOff { until, because: Because::Itself }) => Some(until),
+            State::BackingOff(BackingOff { because: Because::Needs, .. })
+            | State::Stopped
+            | State::Provisioning(_)
+            | State::Starting(_)
+            | State::Ready(_)
+            | State::Frozen(_)
+            | State::Draining(_)
+            | State::Stopping(_) => None,
+        }
+    }
+
+    /// Whether this refusal is not carried out, or not now: all visitors wait at the first replica's gate,
+    /// and a further one is to answer them.
+    pub(super) fn withholds(&mut self, id: &AppId, reason: RefusalReason) -> bool {
+        let is_withheld = !id.is_further_replica()
+            && self.waits_failure_out(id).is_some()
+            && self.is_another_expected(id);
+        if is_withheld {
+            self.withheld.entry(id.clone()).or_insert(reason);
+        }
+        is_withheld
+    }
+
+    /// Something happened to this replica: visitors are refused for the first one's failure once no further
+    /// one is expected, and wait again where one is.
+    pub(super) fn weigh_refusal(&mut self, id: &AppId) {
+        if self.apps.get(id).is_none_or(|app| app.spec.instances() == 1) && self.withheld.is_empty()
+        {
+            return;
+        }
+        let first = id.first();
+        let Some(until) = self.waits_failure_out(&first) else {
+            self.withheld.remove(&first);
+            return;
+        };
+        match (self.is_another_expected(&first), self.withheld.contains_key(&first)) {
+            (true, true) | (false, false) => {}
+            (true, false) => {
+                self.withheld.insert(first.clone(), RefusalReason::BackingOff);
+                self.order(GateOrder::Hold { app: first });
+            }
+            (false, true) => {
+                let retry_after = until.saturating_duration_since(Instant::now());
+                self.refuse_withheld(&first, retry_after);
+            }
+        }
+    }
+
+    /// An operator stops the app: nobody waits on for what was to come.
+    pub(super) fn call_off_withheld(&mut self, id: &AppId) {
+        self.refuse_withheld(id, Duration::from_secs(1));
+    }
+
+    /// Who waits learns what failed, who comes that it is waited out.
+    fn refuse_withheld(&mut self, first: &AppId, retry_after: Duration) {
+        let Some(reason) = self.withheld.remove(first) else { return };
+        if let Some(app) = self.apps.get_mut(first) {
+            app.cold_start_failed();
+        }
+        for reason in [reason, RefusalReason::BackingOff] {
+            let refusal = Refusal { reason, retry_after };
+            self.order(GateOrder::Refuse { app: first.clone(), refusal });
         }
     }
 

@@ -261,6 +261,14 @@ impl Life {
         }
     }
 
+    /// Whether it serves, or will if all goes well.
+    pub(crate) fn is_expected(&self) -> bool {
+        match self.brings() {
+            Hold::None | Hold::Asleep => false,
+            Hold::Waits | Hold::Awake => !matches!(self.state, State::BackingOff(_)),
+        }
+    }
+
     /// Whether it waits for apps that it needs.
     pub(crate) fn awaits_needs(&self) -> bool {
         match &self.state {

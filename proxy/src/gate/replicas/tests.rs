@@ -158,6 +158,40 @@ fn one_that_cannot_be_reached_is_passed_over_and_asks_for_itself_later() {
     assert_eq!(s.take_reports(), [wanted(2)]);
 }
 
+#[tokio::test]
+async fn who_may_not_wake_the_app_waits_while_a_further_one_is_looked_at() {
+    let s = scene(2);
+    let asleep = s.replicas.lease(Sway::Keeps);
+    assert!(matches!(asleep, Entry::Refused(Denial::Asleep)), "{asleep:?}");
+    let held = || {
+        s.open(2);
+        s.replicas.unreachable(s.leased().instance());
+        match s.replicas.lease(Sway::Neither) {
+            Entry::Held(place) => place,
+            other => panic!("not held: {other:?}"),
+        }
+    };
+    let place = held();
+    s.gate(2).reopen(Generation(2), Endpoint::Upstream);
+    s.replicas.look_again();
+    assert!(!s.replicas.let_in());
+    assert_eq!(number_of(&place.lease(SECOND).await.unwrap()), 2);
+    let place = held();
+    s.shut(2);
+    s.replicas.look_again();
+    assert_eq!(place.lease(SECOND).await.unwrap_err(), Denial::Asleep);
+}
+
+#[test]
+fn who_listens_at_the_apps_gate_hears_of_the_others() {
+    let s = scene(2);
+    let mut news = s.gate(1).listen();
+    news.mark_unchanged();
+    s.open(2);
+    s.replicas.look_again();
+    assert!(news.has_changed().unwrap() && s.replicas.is_open());
+}
+
 #[test]
 fn the_app_is_idle_when_all_are() {
     let s = scene(2);
