@@ -195,6 +195,11 @@ fn denial_reply(denial: &Denial) -> Reply {
             retry_after: Some(Duration::from_secs(5)),
             ..plain(504, "start_timeout", "The application did not start in time.")
         },
+        Denial::Changed => unavailable(
+            "changed",
+            "This application was changed just now. Please try again.",
+            Duration::from_secs(1),
+        ),
         // Only of an app that had rules a moment ago.
         Denial::Asleep => unavailable("asleep", SLEEPS, ASLEEP),
         Denial::Refusal(refusal) => match refusal.reason {

@@ -167,7 +167,7 @@ impl Exchange {
     pub async fn admit(&mut self, left: impl Future<Output = ()>) -> Result<(), Answer> {
         tokio::pin!(left);
         let Some(matched) = &self.matched else { return Err(Answer::NoRoute) };
-        match matched.app.lease(matched.sway) {
+        match self.knock(matched) {
             Entry::Leased(lease) => self.lease = Some(lease),
             Entry::Refused(denial) => return Err(matched.denied(denial)),
             Entry::Held(place) => {

@@ -64,6 +64,8 @@ pub enum Denial {
     HoldDeadline,
     /// The app sleeps, nobody has woken it, and this request may not.
     Asleep,
+    /// The app was defined anew, and this request cannot go on to what it is now.
+    Changed,
 }
 
 /// One app's gate. Lives as long as the app is configured, across its instances.

@@ -14,7 +14,7 @@ use doorbell_config::{name::AppId, spec::AppSpec};
 use doorbell_supervisor::{
     OperateError,
     machine::Ability,
-    message::{GoalName, Snapshot, StartCounts, Usage, Verb},
+    message::{GoalName, Snapshot, StartCounts, StateName, Usage, Verb},
     protocol::{Answer, FromControl, Wish, portions},
     wire::Sender,
 };
@@ -133,9 +133,15 @@ impl Link {
             return Some(own);
         };
         let host = Arc::unwrap_or_clone(self.snapshot(&shared.with)?);
+        // What it lacks in an instance is of no account while there is none.
+        let reason = if host.state == StateName::Ready {
+            own.reason.or(host.reason)
+        } else {
+            host.reason.or(own.reason)
+        };
         Some(Snapshot {
             app: own.app,
-            reason: own.reason.or(host.reason),
+            reason,
             start: None,
             // What is counted, is so once: at the host.
             starts: StartCounts::default(),

@@ -11,6 +11,7 @@ use doorbell_config::{
     name::AppId,
     spec::{AppSpec, SharedSpec},
 };
+use doorbell_supervisor::message::Endpoint;
 
 use crate::gate::{Gate, Lease, ReportSink, Sway};
 
@@ -56,7 +57,11 @@ impl Sharing {
     /// A lease on an instance that can answer for the app, if there is one now.
     #[must_use]
     pub fn lease_at_once(&self, sway: Sway) -> Option<Lease> {
-        let lease = self.gate.try_lease(sway)?;
+        // A host that has become static servers has nothing to share.
+        let lease = self
+            .gate
+            .try_lease(sway)
+            .filter(|lease| lease.instance().endpoint != Endpoint::Upstream)?;
         let readiness = self.readiness.as_ref();
         let is_ready =
             readiness.is_none_or(|known| known.has_answered(lease.instance().generation));

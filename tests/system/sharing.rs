@@ -311,6 +311,51 @@ fn one_that_was_disabled_while_its_requests_wait_gets_none_of_them() {
 }
 
 #[test]
+fn who_waits_is_told_at_once_that_his_app_was_disabled() {
+    let d = Doorbell::with(&family("env = { READY_DIR = \"{dir}\" }", &asked("60s")));
+    let mut client = d.connect();
+    client.send_get("shop.test", "/");
+    eventually("it is asked", || asks(&d, "shop").0 > 1);
+    d.ok(&["disable", "shop"]);
+    assert_eq!(client.read().status, 503);
+    let last = asks(&d, "shop").0;
+    within(Duration::from_millis(500), "it is asked no more", || asks(&d, "shop").0 == last);
+    d.ok(&["enable", "shop"]);
+    d.ok(&["restart", "main"]);
+    // While its host starts, too.
+    let slow = "env = { START_DELAY = \"60000\" }\nready = { deadline = \"90s\" }";
+    d.rewrite(&(host("slow", slow) + &sharer("shop", "slow", "timeouts = { hold = \"90s\" }")));
+    d.ok(&["reload"]);
+    let mut client = d.connect();
+    client.send_get("shop.test", "/");
+    eventually("it waits", || d.status("shop")["held"] == 1);
+    d.ok(&["disable", "shop"]);
+    assert_eq!(client.read().status, 503);
+}
+
+#[test]
+fn what_an_app_lacked_is_forgotten_with_what_it_lacked_it_in() {
+    let reason = |d: &Doorbell| d.status("shop")["reason"].as_str().map(str::to_owned);
+    let with = |ready: &str| family("env = { READY_DIR = \"{dir}\" }", ready);
+    let d = Doorbell::with(&with(&asked("300ms")));
+    let fail = || {
+        eventually("it is not ready", || d.get("shop.test", "/").status == 504);
+        eventually("operators are told", || reason(&d).is_some());
+    };
+    fail();
+    d.ok(&["disable", "shop"]);
+    assert_eq!(reason(&d), None);
+    d.ok(&["enable", "shop"]);
+    fail();
+    // By another definition of the same share, too: it is asked under another name.
+    d.rewrite(&with(&asked("300ms")).replace("\"shop.test\"", "\"mall.test\""));
+    d.ok(&["reload"]);
+    is_ready(&d, "shop");
+    eventually("it is served", || d.get("mall.test", "/").status == 200);
+    eventually("operators are told that it is well", || reason(&d).is_none());
+}
+
+#[test]
 fn rules_for_waking_and_deadlines_are_the_apps_own() {
     let rules = "wake = { deny_user_agents = [\"robot\"] }\ntimeouts = { hold = \"300ms\" }";
     let d = Doorbell::with(
@@ -332,12 +377,7 @@ fn a_browser_sees_its_own_app_start() {
     let d = Doorbell::with(
         &(host("main", "env = { START_DELAY = \"1500\" }") + &sharer("shop", "main", waits)),
     );
-    let page = request(
-        d.port,
-        "GET / HTTP/1.1\r\nHost: shop.test\r\nAccept: text/html\r\nSec-Fetch-Mode: navigate\r\n\
-         Sec-Fetch-Dest: document\r\n\r\n",
-    )
-    .expect("a page");
+    let page = request(d.port, browse("shop")).expect("a page");
     assert_eq!(page.status, 503);
     assert!(page.text().contains("The Shop"), "{}", page.text());
     let at = page.text().find("/.well-known/doorbell/").expect("its bulletin");
@@ -345,6 +385,26 @@ fn a_browser_sees_its_own_app_start() {
     let address = text.split(['"', '\'', '<', '&']).next().expect("an address").to_owned();
     let told = d.get("shop.test", &address).text();
     assert!(told.contains("event: phase") && told.contains("event: ready"), "{told}");
+}
+
+/// What a browser sends that goes to a page.
+fn browse(app: &str) -> String {
+    format!(
+        "GET / HTTP/1.1\r\nHost: {app}.test\r\nAccept: text/html\r\nSec-Fetch-Mode: navigate\r\n\
+         Sec-Fetch-Dest: document\r\n\r\n"
+    )
+}
+
+#[test]
+fn a_browser_gets_into_an_app_that_answers_later_than_a_page_is_shown() {
+    let slow = format!("waiting_page = {{ after = \"100ms\" }}\n{}", asked("20s"));
+    let d = Doorbell::with(&family("env = { HEALTH_DELAY = \"1500\" }", &slow));
+    assert_eq!(d.get("main.test", "/").text(), "none");
+    let page = request(d.port, browse("shop")).expect("an answer");
+    assert_eq!((page.status, page.text()), (200, "shop".into()));
+    assert_eq!(asks(&d, "shop"), (1, 1), "no look was cut short");
+    let timing = page.field("server-timing").expect("it waited").to_owned();
+    assert!(timing.contains("hold") && !timing.contains("start"), "it was no start: {timing}");
 }
 
 #[test]
@@ -402,6 +462,61 @@ fn requests_that_wait_follow_their_app_to_another_host() {
     d.rewrite(&(host("second", "") + &sharer("shop", "second", "")));
     d.ok(&["reload"]);
     assert_eq!((client.read().text(), old.read().text()), ("shop".into(), "shop".into()));
+}
+
+#[test]
+fn requests_that_wait_follow_their_app_though_its_old_host_stays() {
+    let slow = "env = { START_DELAY = \"60000\" }\nready = { deadline = \"90s\" }\n\
+                timeouts = { hold = \"90s\" }";
+    let hosts = || host("main", slow) + &host("second", "env = { READY_DIR = \"{dir}\" }");
+    let d = Doorbell::with(&(hosts() + &sharer("shop", "main", "")));
+    let ask = || {
+        let mut client = d.connect();
+        client.send_get("shop.test", "/pid");
+        eventually("it waits", || d.status("shop")["held"] == 1);
+        client
+    };
+    // From a host that starts, to one whose run has yet to answer for it, and on to a third.
+    let mut client = ask();
+    d.rewrite(&(hosts() + &sharer("shop", "second", &asked("60s"))));
+    d.ok(&["reload"]);
+    eventually("the other host is asked", || {
+        d.get("second.test", "/asked").json()["shop"]["count"].as_u64() > Some(0)
+    });
+    d.rewrite(&(hosts() + &host("third", "") + &sharer("shop", "third", "")));
+    d.ok(&["reload"]);
+    assert_eq!(client.read().text(), pid(&d, "third"));
+    // To a program of its own, and to one that is spoken to in another way.
+    d.rewrite(&(hosts() + &sharer("shop", "main", "")));
+    d.ok(&["reload"]);
+    let mut client = ask();
+    d.rewrite(&(hosts() + &host("shop", "")));
+    d.ok(&["reload"]);
+    assert_eq!(client.read().text(), pid(&d, "shop"));
+    d.rewrite(&(hosts() + &sharer("shop", "main", "")));
+    d.ok(&["reload"]);
+    let mut client = ask();
+    d.rewrite(&(hosts() + &host("shop", "http2 = true\nenv = { HTTP2 = \"1\" }")));
+    d.ok(&["reload"]);
+    let told = client.read();
+    assert_eq!((told.status, told.field("retry-after")), (503, Some("1")));
+    assert!(told.text().contains("changed"), "{}", told.text());
+}
+
+#[test]
+fn requests_that_wait_follow_their_app_as_its_host_becomes_another_thing() {
+    let slow = "env = { START_DELAY = \"60000\" }\nready = { deadline = \"90s\" }";
+    let d = Doorbell::with(&(host("main", slow) + &sharer("shop", "main", "")));
+    let mut client = d.connect();
+    client.send_get("shop.test", "/");
+    eventually("it waits", || d.status("shop")["held"] == 1);
+    let upstream = format!(
+        "[app.main]\nhosts = [\"main.test\"]\nupstream = \"http://127.0.0.1:{}\"\n",
+        doorbell_tests::free_port()
+    );
+    d.rewrite(&(upstream + &host("second", "") + &sharer("shop", "second", "")));
+    d.ok(&["reload"]);
+    assert_eq!(client.read().text(), "shop");
 }
 
 #[test]

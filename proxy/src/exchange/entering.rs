@@ -8,16 +8,16 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use doorbell_supervisor::message::{Endpoint, Refusal, RefusalReason};
+use doorbell_supervisor::message::{Endpoint, RefusalReason};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Exchange;
 use crate::{
     answer::Answer,
     app::App,
-    gate::{Denial, Entry, Lease, Sway},
+    gate::{Denial, Entry, Instance, Lease, Sway},
     navigation::is_navigation,
-    sharing::Unready,
+    sharing::{Sharing, Unready},
     verdict::Matched,
 };
 
@@ -59,6 +59,23 @@ impl Exchange {
         host.and_then(|host| self.table.routes.app(host)).unwrap_or(&matched.app)
     }
 
+    /// Asks for a lease at the app's own gate. Nobody is woken at that of an app that shares an instance:
+    /// there who may not wake waits as well.
+    pub(super) fn knock(&self, matched: &Matched) -> Entry {
+        match matched.app.lease(matched.sway) {
+            Entry::Refused(Denial::Asleep) if self.shares_now(&matched.app) => {
+                matched.app.lease(Sway::Wakes)
+            }
+            entry => entry,
+        }
+    }
+
+    /// Whether by the table of now the app shares an instance.
+    fn shares_now(&self, app: &App) -> bool {
+        let table = self.shared.table.load();
+        table.routes.app(app.spec.id.as_str()).is_some_and(|now| now.sharing.is_some())
+    }
+
     /// Whether its lease leads to where it is answered. One at the gate of an app that shares an
     /// instance is exchanged for one on that, if this is possible at once.
     pub(super) fn has_arrived(&mut self) -> bool {
@@ -76,28 +93,23 @@ impl Exchange {
         self.lease = None;
         let Some(matched) = &self.matched else { return Err(Answer::NoRoute) };
         let since = Instant::now();
+        let hold = since + matched.app.spec.timeouts.hold.saturating_sub(self.passing.held);
         let (patience, shows_start) = self.patience(&matched.app);
+        let patience = Patience { until: since + patience, shows_start };
         let outcome = tokio::select! {
             biased;
             // Looked at first: a lease that comes as the client leaves is given back unused.
             () = left => None,
-            outcome = timeout_at(since + patience, self.rounds(patience)) => {
-                Some(outcome.unwrap_or(Err(Denial::HoldDeadline)))
-            }
+            outcome = timeout_at(hold, self.rounds(patience)) => Some(outcome),
         };
         self.passing.held += since.elapsed();
-        match outcome {
-            None => Err(Answer::ClientLeft),
-            Some(Err(denial)) => Err(self.denied(denial, shows_start)),
-            Some(Ok(lease)) => {
-                self.passing.start = lease.instance().started;
-                self.lease = Some(lease);
-                Ok(())
-            }
-        }
+        let late = |_| self.denied(Denial::HoldDeadline, false);
+        let lease = outcome.ok_or(Answer::ClientLeft)?.map_err(late)??;
+        self.lease = Some(lease);
+        Ok(())
     }
 
-    async fn rounds(&mut self, patience: Duration) -> Result<Lease, Denial> {
+    async fn rounds(&mut self, patience: Patience) -> Result<Lease, Answer> {
         loop {
             match self.round(patience).await? {
                 Some(lease) => return Ok(lease),
@@ -107,53 +119,58 @@ impl Exchange {
     }
 
     /// From the app's own gate to a lease that leads to it; nothing if something has changed meanwhile.
-    async fn round(&mut self, patience: Duration) -> Result<Option<Lease>, Denial> {
-        let Some(matched) = &self.matched else { return Err(removed()) };
+    async fn round(&mut self, patience: Patience) -> Result<Option<Lease>, Answer> {
+        self.follow_table()?;
+        let Some(matched) = &self.matched else { return Err(Answer::NoRoute) };
         let (app, sway) = (Arc::clone(&matched.app), matched.sway);
-        // Nobody is woken at the gate of an app that shares an instance.
-        let own_sway = if app.sharing.is_some() { Sway::Wakes } else { sway };
-        let own = pass(app.gate.lease(own_sway), patience).await?;
-        if own.instance().endpoint != Endpoint::Upstream {
+        let passed = patience.pass(self.knock(matched)).await;
+        let own = passed.map_err(|denial| self.denied(denial, patience.shows_start))?;
+        // A gate that was opened anew belongs to a table that is there.
+        if self.follow_table()? {
+            return Ok(None);
+        }
+        if own.lease.instance().endpoint != Endpoint::Upstream {
             // It has become a program.
-            return Ok(Some(own));
+            return Ok(Some(self.arrived(own)));
         }
         let Some(sharing) = &app.sharing else {
-            if app.upstreams.is_some() {
-                return Ok(Some(own));
-            }
-            // Where the table says what it was when this gate was opened, the gate is told in a moment.
-            self.follow_table();
-            return Ok(None);
+            // Where the table says that it has a program, its gate is told so in a moment.
+            return Ok(app.upstreams.is_some().then_some(own.lease));
         };
-        let lease = match pass(sharing.gate.lease_for(sway, &app.gate), patience).await {
-            Ok(lease) => lease,
-            Err(denial) if is_removed(&denial) && self.follow_table() => return Ok(None),
-            Err(denial) => return Err(denial),
+        let opening = own.lease.instance();
+        let outcome = tokio::select! {
+            biased;
+            // Disabled, or another thing by now.
+            () = opening.shut() => return Ok(None),
+            outcome = lease_on_shared(&app, sharing, sway, opening, patience) => outcome,
         };
-        let instance = lease.instance();
-        if let Some(readiness) = &sharing.readiness
-            && !readiness.has_answered(instance.generation)
-        {
-            let _held = app.gate.count_held().ok_or(Denial::QueueFull)?;
-            match readiness.wait(instance, own.instance().generation, &sharing.gate).await {
-                Ok(()) => {}
-                Err(Unready::Moved) => return Ok(None),
-                Err(Unready::Denied(denial)) => return Err(denial),
-            }
+        match outcome {
+            Ok(passed) => Ok(passed.map(|passed| self.arrived(passed))),
+            Err(denial) if is_removed(&denial) && self.follow_table()? => Ok(None),
+            Err(denial) => Err(self.denied(denial, patience.shows_start)),
         }
-        // It may have been disabled meanwhile.
-        Ok((!own.instance().is_shut()).then_some(lease))
     }
 
-    /// Goes by what the app is now; tells whether that is another thing.
-    fn follow_table(&mut self) -> bool {
+    /// Has a lease with which it is answered.
+    fn arrived(&mut self, passed: Passed) -> Lease {
+        if passed.has_waited {
+            self.passing.start = passed.lease.instance().started;
+        }
+        passed.lease
+    }
+
+    /// Goes by what the app is now, if that is another thing; tells whether it is.
+    fn follow_table(&mut self) -> Result<bool, Answer> {
         let table = self.shared.table.load_full();
-        let Some(matched) = &mut self.matched else { return false };
+        let Some(matched) = &mut self.matched else { return Ok(false) };
         let now = table.routes.app(matched.app.spec.id.as_str());
-        let Some(now) = now.filter(|now| now.speaks_http() && !Arc::ptr_eq(now, &matched.app))
-        else {
-            return false;
+        let Some(now) = now.filter(|now| now.speaks_http() && is_another(now, &matched.app)) else {
+            return Ok(false);
         };
+        if now.spec.http2 != matched.app.spec.http2 {
+            // The way it takes was chosen by what the app spoke.
+            return Err(matched.denied(Denial::Changed));
+        }
         matched.app = Arc::clone(now);
         self.passing.moved = true;
         let mut passage = self.passage.take();
@@ -161,24 +178,79 @@ impl Exchange {
             passage.is_for(self.rules());
         }
         self.passage = passage;
-        true
+        Ok(true)
     }
 }
 
-/// Waits at a gate, if it has to be.
-async fn pass(entry: Entry, patience: Duration) -> Result<Lease, Denial> {
-    match entry {
-        Entry::Leased(lease) => Ok(lease),
-        Entry::Held(place) => place.lease(patience).await,
-        Entry::Refused(denial) => Err(denial),
+/// How long a request waits at gates. What comes behind them may take as long as it may be held: a page
+/// tells of a start, and would be looked at anew for ever where the start is over.
+#[derive(Clone, Copy)]
+struct Patience {
+    until: Instant,
+    /// Whether a browser is shown the start then.
+    shows_start: bool,
+}
+
+/// A lease from a gate.
+struct Passed {
+    lease: Lease,
+    /// Whether it was waited for there.
+    has_waited: bool,
+}
+
+impl Patience {
+    /// Waits at a gate, if it has to be.
+    async fn pass(self, entry: Entry) -> Result<Passed, Denial> {
+        match entry {
+            Entry::Leased(lease) => Ok(Passed { lease, has_waited: false }),
+            Entry::Held(place) => {
+                let left = self.until.saturating_duration_since(Instant::now());
+                let lease = place.lease(left).await?;
+                Ok(Passed { lease, has_waited: true })
+            }
+            Entry::Refused(denial) => Err(denial),
+        }
+    }
+}
+
+/// A lease on the host's instance, once that can answer for the app; nothing if something has changed
+/// meanwhile. `own` is the opening of the app's own gate.
+async fn lease_on_shared(
+    app: &App,
+    sharing: &Sharing,
+    sway: Sway,
+    own: &Instance,
+    patience: Patience,
+) -> Result<Option<Passed>, Denial> {
+    let passed = patience.pass(sharing.gate.lease_for(sway, &app.gate)).await?;
+    let instance = passed.lease.instance();
+    if instance.endpoint == Endpoint::Upstream {
+        // The host has no program any more, and this app is about to be told what it is.
+        return Ok(None);
+    }
+    if let Some(readiness) = &sharing.readiness
+        && !readiness.has_answered(instance.generation)
+    {
+        let _held = app.gate.count_held().ok_or(Denial::QueueFull)?;
+        match readiness.wait(instance, own.generation, &sharing.gate).await {
+            Ok(()) => {}
+            Err(Unready::Moved) => return Ok(None),
+            Err(Unready::Denied(denial)) => return Err(denial),
+        }
+    }
+    // It may have been disabled meanwhile.
+    Ok((!own.is_shut()).then_some(passed))
+}
+
+/// Whether requests for an app get their leases in another way than before.
+fn is_another(now: &App, before: &App) -> bool {
+    match (&now.sharing, &before.sharing) {
+        (Some(now), Some(before)) => !Arc::ptr_eq(now, before),
+        (None, None) => now.upstreams.is_some() != before.upstreams.is_some(),
+        (Some(_), None) | (None, Some(_)) => true,
     }
 }
 
 fn is_removed(denial: &Denial) -> bool {
     matches!(denial, Denial::Refusal(refusal) if refusal.reason == RefusalReason::Removed)
-}
-
-fn removed() -> Denial {
-    let reason = RefusalReason::Removed;
-    Denial::Refusal(Refusal { reason, retry_after: Duration::from_secs(1) })
 }

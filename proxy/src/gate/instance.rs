@@ -18,6 +18,7 @@ use std::{
 
 use doorbell_config::name::AppId;
 use doorbell_supervisor::message::{Endpoint, GateReport, Generation, StartTimes};
+use tokio::sync::Notify;
 
 use super::{ReportSink, Sway};
 
@@ -49,6 +50,8 @@ pub struct Instance {
     word: AtomicU64,
     /// Nanoseconds from `idle_before` to the end of the last lease that kept it awake.
     last_used: AtomicU64,
+    /// Rings when it is closed.
+    closing: Notify,
     reports: ReportSink,
 }
 
@@ -83,6 +86,7 @@ impl Instance {
             idle_before: now,
             word: AtomicU64::new(0),
             last_used: AtomicU64::new(0),
+            closing: Notify::new(),
             reports,
         }
     }
@@ -103,12 +107,16 @@ impl Instance {
 
     /// Closes the instance if it has no lease.
     pub(super) fn retire(&self) -> bool {
-        self.word.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        let closed = self.word.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire);
+        self.closing.notify_waiters();
+        closed.is_ok()
     }
 
     /// Closes the instance; reports `Drained` now or with the last lease.
     pub(super) fn close(&self) {
-        if self.word.fetch_or(CLOSED, Ordering::AcqRel) == 0 {
+        let word = self.word.fetch_or(CLOSED, Ordering::AcqRel);
+        self.closing.notify_waiters();
+        if word == 0 {
             self.report_drained();
         }
     }
@@ -163,6 +171,15 @@ impl Instance {
     #[must_use]
     pub fn is_shut(&self) -> bool {
         self.word.load(Ordering::Acquire) & CLOSED != 0
+    }
+
+    /// Until there are no more leases for it. It may be opened again at any time after that.
+    pub async fn shut(&self) {
+        // Made before the look: what rings in between is heard.
+        let closing = self.closing.notified();
+        if !self.is_shut() {
+            closing.await;
+        }
     }
 
     /// When the gate opened for this instance.

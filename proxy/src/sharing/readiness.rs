@@ -31,7 +31,7 @@ use crate::{
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// Between the first two looks; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
-/// Longest time between two looks at the app, and at whether its instance is still the one.
+/// Longest time between two looks at the app.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// How long an app that was not ready in time is left alone.
 const BACK_OFF: Duration = Duration::from_secs(1);
@@ -69,7 +69,7 @@ struct Line {
     left: Option<Instant>,
     /// When it was not ready in time.
     failed: Option<Instant>,
-    /// Whether operators are told that it lacks something.
+    /// Whether operators may have been told that it lacks something.
     is_told: bool,
 }
 
@@ -105,7 +105,8 @@ impl Readiness {
             shared,
             answered: AtomicU64::new(NONE),
             turn: tokio::sync::Mutex::default(),
-            line: Mutex::default(),
+            // What another one has told holds until it is told otherwise.
+            line: Mutex::new(Line { is_told: true, ..Line::default() }),
             reports,
         }
     }
@@ -145,7 +146,7 @@ impl Readiness {
         let Some(ready) = &self.shared.ready else { return Ok(()) };
         let asked = tokio::select! {
             biased;
-            () = shut(instance) => Err(Unready::Moved),
+            () = instance.shut() => Err(Unready::Moved),
             asked = self.ask(ready, instance, own, host) => asked,
         };
         if asked.is_ok() {
@@ -252,11 +253,4 @@ fn refused(reason: RefusalReason, retry_after: Duration) -> Unready {
 
 fn is_refused(kind: ErrorKind) -> bool {
     kind == ErrorKind::ConnectionRefused || kind == ErrorKind::NotFound
-}
-
-/// Until an instance gives no leases any more; nobody tells of that.
-async fn shut(instance: &Instance) {
-    while !instance.is_shut() {
-        sleep(LONGEST_PAUSE).await;
-    }
 }

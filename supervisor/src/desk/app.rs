@@ -197,6 +197,13 @@ impl App {
         start_mode(&self.spec)
     }
 
+    /// Its gate is opened or shut as one without a program: what was wrong before holds no more.
+    pub(super) fn lacks_nothing(&mut self) {
+        if let Some(past) = &mut self.past {
+            past.reason = None;
+        }
+    }
+
     pub(super) fn past(&mut self) -> &mut Past {
         self.past.get_or_insert_default()
     }

@@ -106,12 +106,6 @@ impl Desk {
             Backend::Shared(shared) => {
                 self.forget_hours(id);
                 let before = old.and_then(|old| old.shared());
-                if before != Some(shared)
-                    && let Some(past) = self.apps.get_mut(id).and_then(|app| app.past.as_mut())
-                {
-                    // What it lacked in another share.
-                    past.reason = None;
-                }
                 self.set_up_upstream(id, before == Some(shared));
             }
         }
@@ -224,6 +218,7 @@ impl Desk {
         let generation = self.generations.next();
         if let Some(app) = self.apps.get_mut(id) {
             app.upstream = Some(generation);
+            app.lacks_nothing();
             app.since_unix_seconds = super::app::unix_seconds();
         }
         let (app, endpoint) = (id.clone(), Endpoint::Upstream);
@@ -237,6 +232,7 @@ impl Desk {
             return;
         }
         let open = app.upstream.take();
+        app.lacks_nothing();
         app.since_unix_seconds = super::app::unix_seconds();
         self.refuse(id, off);
         if let Some(generation) = open {
@@ -246,8 +242,9 @@ impl Desk {
 
     /// Shuts it because a program takes over: requests are held for that.
     fn close_upstream_quietly(&mut self, id: &AppId) {
-        let open = self.apps.get_mut(id).and_then(|app| app.upstream.take());
-        if let Some(generation) = open {
+        let Some(app) = self.apps.get_mut(id) else { return };
+        if let Some(generation) = app.upstream.take() {
+            app.lacks_nothing();
             self.order(GateOrder::Shut { app: id.clone(), generation });
         }
     }

@@ -18,6 +18,10 @@ use crate::message::{Endpoint, GateOrder, GateReport, Generation, Refusal};
 /// A proxy's number. A younger one has a higher.
 pub(super) type Number = u32;
 
+/// Between two reports of what an app lacks. Proxies wait for a second before they ask again; what comes
+/// a little early is still told.
+const LACKS: Duration = Duration::from_millis(900);
+
 /// What came of an order or a report.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
@@ -48,8 +52,18 @@ struct Standing {
     /// Proxies that could not connect, until they are told to go on.
     unreachable: BTreeSet<Number>,
     probe: Option<Probe>,
-    /// Proxies that say that an app lacks something in the instance that it shares.
-    lacking: BTreeSet<Number>,
+    lacks: Lacks,
+}
+
+/// What proxies say that an app lacks in the instance that it shares.
+#[derive(Debug, Default)]
+struct Lacks {
+    /// Those that do.
+    by: BTreeSet<Number>,
+    /// When the desk was told that it lacks something.
+    told: Option<Instant>,
+    /// Whether the desk was told nothing else since.
+    is_told: bool,
 }
 
 /// An instance is asked whether it is ready: by one proxy, the newest, and during an upgrade by two.
@@ -253,7 +267,8 @@ impl Standing {
     fn shut(&mut self, generation: Generation, proxies: &BTreeSet<Number>) {
         if self.open.as_ref().is_some_and(|(open, _)| *open == generation) {
             self.open = None;
-            self.lacking.clear();
+            self.lacks.by.clear();
+            self.lacks.is_told = false;
         }
         if self.asked.as_ref().is_some_and(|asked| asked.generation == generation) {
             self.asked = None;
@@ -322,25 +337,25 @@ impl Standing {
         probe.is_some_and(|probe| probe.generation == generation && probe.asking.contains(&by))
     }
 
-    /// Whether what a proxy says of an app in a shared instance is news: its gate is open without an
-    /// endpoint of its own.
+    /// Whether what a proxy says of an app in a shared instance is news, and may be told: its gate is
+    /// open without an endpoint of its own.
     fn may_lack(&mut self, proxy: Number, generation: Generation, lacks: bool) -> bool {
         let open = self.open.as_ref();
         let is_open = open.is_some_and(|open| open.0 == generation && open.1 == Endpoint::Upstream);
         if !is_open {
             return false;
         }
-        if lacks {
-            self.lacking.insert(proxy);
-            return true;
-        }
-        self.lacking.remove(&proxy)
+        if lacks { self.lacks.says(proxy) } else { self.lacks.says_no_more(proxy) }
     }
 
     /// A proxy is gone: what it saw is not known any more.
     fn lacks_no_more(&mut self, app: &AppId, proxy: Number) -> Option<GateReport> {
-        let was_it = self.lacking.remove(&proxy) && self.lacking.is_empty();
-        let (generation, _) = self.open.as_ref().filter(|_| was_it)?;
+        if !self.lacks.by.contains(&proxy) || self.lacks.by.len() > 1 {
+            self.lacks.by.remove(&proxy);
+            return None;
+        }
+        let is_news = self.lacks.says_no_more(proxy);
+        let (generation, _) = self.open.as_ref().filter(|_| is_news)?;
         Some(GateReport::Lacks { app: app.clone(), generation: *generation, words: None })
     }
 
@@ -396,6 +411,22 @@ impl Standing {
             && self.leaving.is_empty()
             && self.wanted.is_empty()
             && self.probe.is_none()
+    }
+}
+
+impl Lacks {
+    /// Nobody asked: words of one app are passed on once per [`LACKS`], whoever says them.
+    fn says(&mut self, proxy: Number) -> bool {
+        self.by.insert(proxy);
+        let may_tell = self.told.is_none_or(|told| told.elapsed() >= LACKS);
+        if may_tell {
+            (self.told, self.is_told) = (Some(Instant::now()), true);
+        }
+        may_tell
+    }
+
+    fn says_no_more(&mut self, proxy: Number) -> bool {
+        self.by.remove(&proxy) && std::mem::take(&mut self.is_told)
     }
 }
 

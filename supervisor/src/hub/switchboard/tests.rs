@@ -266,8 +266,13 @@ fn what_an_app_lacks_in_a_shared_instance_is_known_as_long_as_whoever_saw_it_is_
     assert_eq!(board.report(1, lacks(Some("a"))).reports, [lacks(Some("a"))]);
     assert_eq!(board.report(1, lacks(None)).reports, [lacks(None)]);
     assert_eq!(board.report(1, lacks(None)), Outcome::default());
-    board.report(1, lacks(Some("a")));
-    board.report(2, lacks(Some("b")));
+    for words in ["a", "b"] {
+        assert_eq!(board.report(1, lacks(Some(words))), Outcome::default(), "it is told too often");
+        assert_eq!(board.report(1, lacks(None)), Outcome::default(), "nothing was told");
+    }
+    board.gates.get_mut(&id()).unwrap().lacks.told = None;
+    assert_eq!(board.report(1, lacks(Some("a"))).reports, [lacks(Some("a"))]);
+    assert_eq!(board.report(2, lacks(Some("b"))), Outcome::default());
     assert_eq!(board.leave(1), Outcome::default());
     assert_eq!(board.leave(2).reports, [lacks(None)]);
 }
