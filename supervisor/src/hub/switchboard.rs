@@ -117,6 +117,9 @@ impl Switchboard {
             }
             GateOrder::Open { generation, endpoint, .. }
             | GateOrder::Reopen { generation, endpoint, .. } => {
+                if standing.open.as_ref().is_none_or(|(open, _)| open != generation) {
+                    standing.lacks = Lacks::default();
+                }
                 standing.open = Some((*generation, endpoint.clone()));
                 standing.refusal = None;
             }
@@ -267,8 +270,7 @@ impl Standing {
     fn shut(&mut self, generation: Generation, proxies: &BTreeSet<Number>) {
         if self.open.as_ref().is_some_and(|(open, _)| *open == generation) {
             self.open = None;
-            self.lacks.by.clear();
-            self.lacks.is_told = false;
+            self.lacks = Lacks::default();
         }
         if self.asked.as_ref().is_some_and(|asked| asked.generation == generation) {
             self.asked = None;
