@@ -165,7 +165,11 @@ async fn who_may_not_wake_the_app_waits_while_a_further_one_is_looked_at() {
     assert!(matches!(asleep, Entry::Refused(Denial::Asleep)), "{asleep:?}");
     let held = || {
         s.open(2);
-        s.replicas.unreachable(s.leased().instance());
+        // By somebody who may not wake the app either: nobody wants the first one.
+        match s.replicas.lease(Sway::Neither) {
+            Entry::Leased(lease) => s.replicas.unreachable(lease.instance()),
+            other => panic!("not leased: {other:?}"),
+        }
         match s.replicas.lease(Sway::Neither) {
             Entry::Held(place) => place,
             other => panic!("not held: {other:?}"),
