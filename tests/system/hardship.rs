@@ -112,9 +112,9 @@ fn a_full_disk_for_logs_stops_no_app_and_what_is_lost_is_told() {
     assert_eq!(d.get("app.test", "/pid").status, 200);
     eventually("operators are told", || d.log().contains("No space left on device"));
     make_room(&d, "logs");
-    assert_eq!(d.get("app.test", "/show/1").text(), "16383");
     let folder = inside(&d, "logs/app");
     eventually("it goes on", || logged(&folder).contains("lines lost: No space left on device"));
+    assert_eq!(d.get("app.test", "/show/1").text(), "16383");
     eventually("to its end", || logged(&folder).ends_with(" 16383\n"));
 }
 

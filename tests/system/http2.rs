@@ -15,7 +15,7 @@ use crate::node;
 /// How long the server may take to end a connection or refuse a stream.
 const SOON: Duration = Duration::from_secs(10);
 
-pub(crate) fn curl(args: &[&str]) -> (String, String) {
+fn curl(args: &[&str]) -> (String, String) {
     let output = Command::new("curl")
         .args(["-s", "--http2-prior-knowledge", "--max-time", "20"])
         .args(args)

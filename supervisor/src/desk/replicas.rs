@@ -154,6 +154,7 @@ impl Desk {
         if let Some(app) = self.apps.get_mut(first) {
             app.cold_start_failed();
         }
+        self.publish(first);
         for reason in [reason, RefusalReason::BackingOff] {
             let refusal = Refusal { reason, retry_after };
             self.order(GateOrder::Refuse { app: first.clone(), refusal });
