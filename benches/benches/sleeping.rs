@@ -80,6 +80,10 @@ fn main() -> anyhow::Result<()> {
     wait::pass(SETTLING);
     println!("Without any app: {}\n", in_words(cost::memory(empty.pid())?));
     drop(empty);
+    let alone = Sleeper::start(Layout::OneFile, apps, upstream)?;
+    wait::pass(SETTLING);
+    println!("{}, alone: {}\n", alone.name(), in_words(cost::memory(alone.doorbell.pid())?));
+    drop(alone);
 
     let mut sleepers = [Layout::OneFile, Layout::FileEach]
         .into_iter()

@@ -172,21 +172,6 @@ impl Gate {
         self.lease_by(sway, visitors, || self.try_lease(sway), || false)
     }
 
-    /// The same where this gives leases, of this gate or of others in its place; with whether one of those
-    /// is on its way.
-    fn lease_by(
-        self: &Arc<Self>,
-        sway: Sway,
-        visitors: &Arc<Self>,
-        give: impl Fn() -> Option<Lease>,
-        comes: impl Fn() -> bool,
-    ) -> Entry {
-        match give() {
-            Some(lease) => Entry::Leased(lease),
-            None => self.line_up(sway, visitors, give, comes),
-        }
-    }
-
     /// A lease, if an instance is open.
     #[must_use]
     pub fn try_lease(&self, sway: Sway) -> Option<Lease> {
@@ -199,13 +184,18 @@ impl Gate {
         self.open.load().is_some()
     }
 
-    fn line_up(
+    /// The same where this gives leases, of this gate or of others in its place; with whether one of those
+    /// is on its way.
+    fn lease_by(
         self: &Arc<Self>,
         sway: Sway,
         visitors: &Arc<Self>,
         give: impl Fn() -> Option<Lease>,
         comes: impl Fn() -> bool,
     ) -> Entry {
+        if let Some(lease) = give() {
+            return Entry::Leased(lease);
+        }
         let mut door = self.lock();
         // Opened between the look above and the lock?
         if let Some(lease) = give() {

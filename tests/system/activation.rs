@@ -38,10 +38,8 @@ fn the_first_request_wakes_the_app_and_gets_its_answer() {
     assert_eq!(d.starts("app"), 1);
 }
 
-#[test]
-fn a_thousand_first_requests_make_one_start_and_a_thousand_answers() {
-    let env = "env = { START_DELAY = \"700\", STARTS_FILE = \"{dir}/starts\" }";
-    let d = Setup::new(&node("app", env)).start();
+/// A thousand clients ask at once, and each gets its own answer.
+pub(crate) fn thousand_ask(d: &Doorbell) {
     let mut connections: Vec<Connection> = (0..1000).map(|_| d.connect()).collect();
     for (n, connection) in connections.iter_mut().enumerate() {
         connection.send_get("app.test", &format!("/n/{n}"));
@@ -50,6 +48,13 @@ fn a_thousand_first_requests_make_one_start_and_a_thousand_answers() {
         let response = connection.read();
         assert_eq!((response.status, response.text()), (200, format!("node GET /n/{n}\n")));
     }
+}
+
+#[test]
+fn a_thousand_first_requests_make_one_start_and_a_thousand_answers() {
+    let env = "env = { START_DELAY = \"700\", STARTS_FILE = \"{dir}/starts\" }";
+    let d = Setup::new(&node("app", env)).start();
+    thousand_ask(&d);
     let starts = std::fs::read_to_string(d.dir.path().join("starts")).expect("the app's list");
     assert_eq!(starts.lines().count(), 1);
     assert_eq!(d.starts("app"), 1);

@@ -12,6 +12,7 @@ mod command_line;
 mod crowd;
 mod deaths;
 mod enclosure;
+mod following;
 mod frost;
 mod h2c;
 mod hardship;

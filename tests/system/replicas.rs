@@ -15,6 +15,7 @@ use doorbell_tests::{
 };
 
 use crate::{
+    activation::thousand_ask,
     node,
     pages::{browse, listen, news, rest},
     reloading::Load,
@@ -84,14 +85,7 @@ fn streams(d: &Doorbell, count: usize) -> BTreeMap<String, Vec<Connection>> {
 #[test]
 fn a_thousand_first_requests_make_one_start_of_each() {
     let d = Setup::new(&app("")).start();
-    let mut connections: Vec<Connection> = (0..1000).map(|_| d.connect()).collect();
-    for (n, connection) in connections.iter_mut().enumerate() {
-        connection.send_get("app.test", &format!("/n/{n}"));
-    }
-    for (n, connection) in connections.iter_mut().enumerate() {
-        let response = connection.read();
-        assert_eq!((response.status, response.text()), (200, format!("node GET /n/{n}\n")));
-    }
+    thousand_ask(&d);
     all_are(&d, "ready");
     assert_eq!((starts(&d), ALL.map(|id| d.starts(id))), (3, [1, 1, 1]));
 }

@@ -108,7 +108,9 @@ impl Instance {
     /// Closes the instance if it has no lease.
     pub(super) fn retire(&self) -> bool {
         let closed = self.word.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire);
-        self.closing.notify_waiters();
+        if closed.is_ok() {
+            self.closing.notify_waiters();
+        }
         closed.is_ok()
     }
 

@@ -7,7 +7,8 @@
 //!
 //! `define` applies definitions, `operate` verbs, `progress` what instances and gates report;
 //! `app` is what is kept per app, `bonds` who needs whom, `needs` what comes of that, `replicas` how apps
-//! run several times, `hours` when they are kept awake, `effects` how decisions are carried out.
+//! run several times, `hours` when they are kept awake, `effects` how decisions are carried out, `shutdown` the
+//! end.
 
 mod adopt;
 mod app;
@@ -23,6 +24,7 @@ mod phases;
 mod progress;
 mod replicas;
 mod room;
+mod shutdown;
 mod state_dir;
 mod timers;
 mod timetable;
@@ -41,9 +43,9 @@ use std::{
 
 use doorbell_config::name::{AppId, ByteSize};
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch as channel},
+    sync::{Notify, mpsc, watch as channel},
     task::{AbortHandle, Id, JoinError, JoinHandle, JoinSet},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 
 use self::{
@@ -51,8 +53,8 @@ use self::{
     bonds::Bonds,
     carry::Carried,
     line::Line,
-    needs::Descent,
     room::Room,
+    shutdown::Shutdown,
     state_dir::{Generations, StateDir, SwitchFile, Switches},
     timers::Timers,
     timetable::{Ring, Timetable},
@@ -61,18 +63,16 @@ use self::{
 pub(crate) use self::{carry::forget as forget_carried, state_dir::replace};
 use crate::{
     driver::{self, Adoptee, Custody, Driver, Leftovers, Meter, Note, Report},
-    lifecycle::{Event, Goal, Off},
+    lifecycle::{Event, Off},
     mailbox::Mailbox,
     memory::{Shortage, Warden},
     message::{GateOrder, Generation, Instruction, Refusal, RefusalReason},
     snapshots::Snapshots,
-    supervisor::{Request, ShutdownReport, SupervisorError, SupervisorOptions},
+    supervisor::{Request, SupervisorError, SupervisorOptions},
 };
 
 /// Reports of instances that may wait for the desk.
 const REPORTS: usize = 1024;
-/// How long killed processes are waited for at the end.
-const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// The desk's ends of the channels.
 pub(crate) struct Channels {
@@ -143,14 +143,6 @@ pub(crate) struct Desk {
     budget: channel::Sender<Option<ByteSize>>,
     /// Locked as long as the desk lives.
     state_dir: StateDir,
-}
-
-/// A shutdown under way.
-struct Shutdown {
-    deadline: Instant,
-    running: usize,
-    killed: usize,
-    done: Vec<oneshot::Sender<ShutdownReport>>,
 }
 
 /// What wakes the desk.
@@ -385,82 +377,6 @@ impl Desk {
         if let Err(error) = ended {
             tracing::error!(%app, generation = generation.0, %error, "an instance's task failed");
             self.report(Report { app, generation, note: Note::Gone });
-        }
-    }
-
-    fn shut_down(&mut self, deadline: Duration, done: Option<oneshot::Sender<ShutdownReport>>) {
-        // What nobody defined by now is not to outlive us.
-        if std::mem::take(&mut self.is_adopting) {
-            self.end_adoption();
-        }
-        let running = self.apps.values().map(|app| app.instances.len()).sum();
-        tracing::info!(instances = running, "stopping all apps");
-        self.shutdown = Some(Shutdown {
-            deadline: Instant::now() + deadline.min(Duration::from_secs(24 * 3600)),
-            running,
-            killed: 0,
-            done: done.into_iter().collect(),
-        });
-        let apps: Vec<AppId> = self.apps.keys().cloned().collect();
-        for id in &apps {
-            self.close_upstream(id, Off::Shutdown);
-            if let Some(app) = self.apps.get_mut(id) {
-                app.goal = Goal::Disabled(Off::Shutdown);
-                app.overtake_waiters();
-            }
-        }
-        // Nobody starts any more, and each goes down behind those that need it.
-        for id in &apps {
-            self.descend(id, Descent::Forbidden);
-        }
-        self.settle();
-    }
-
-    /// The shutdown's deadline passed: once for everyone still running, then for good.
-    fn kill_all(&mut self) {
-        let Some(shutdown) = &mut self.shutdown else { return };
-        if shutdown.killed > 0 {
-            self.tasks.abort_all();
-            self.instances.clear();
-            self.sweep = None;
-            return;
-        }
-        shutdown.killed = self.instances.len().max(1);
-        shutdown.deadline = Instant::now() + LAST_WAIT;
-        for app in self.apps.values() {
-            app.instances.iter().for_each(|instance| instance.handle.kill());
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.shutdown.is_some() && self.instances.is_empty() && self.sweep.is_none()
-    }
-
-    async fn finish(mut self) {
-        let left = self.tasks.len();
-        self.tasks.shutdown().await;
-        self.keep_start_times();
-        // Those who wait for an app get their answer by its end, and what is being kept is kept.
-        self.apps.clear();
-        let kept = async { while self.errands.join_next().await.is_some() {} };
-        if timeout(LAST_WAIT, kept).await.is_err() {
-            tracing::error!("the state folder did not take the last changes in time");
-        }
-        for order in self.outbox.drain(..) {
-            if self.channels.orders.try_send(order).is_err() {
-                break;
-            }
-        }
-        // The next one may come as soon as this one is said to be over.
-        drop(self.state_dir);
-        let Some(shutdown) = self.shutdown else { return };
-        let killed = shutdown.killed.min(shutdown.running);
-        let stopped = shutdown.running - killed;
-        let report = ShutdownReport { stopped, killed: killed.saturating_sub(left), left };
-        tracing::info!(stopped, killed = report.killed, left, "all apps are stopped");
-        for done in shutdown.done {
-            // The one who asked may have left.
-            let _ = done.send(report);
         }
     }
 

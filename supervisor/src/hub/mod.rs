@@ -8,6 +8,7 @@
 //! `proxies` and `office` are about the two kinds of roles, `overdue` about those that hang, `configure`
 //! about what is to be, `switchboard` makes one gate of many, `closing` is the end.
 
+mod catalog;
 mod closing;
 mod configure;
 mod launch;
@@ -35,8 +36,9 @@ use tokio::{
 };
 
 use self::{
+    catalog::Catalog,
     closing::Closing,
-    configure::{Catalog, Listener, Turn},
+    configure::{Listener, Turn},
     office::Office,
     peer::Told,
     proxies::Proxy,
@@ -121,7 +123,7 @@ enum Event {
     /// One that was expected back has ended.
     Lost(Number),
     /// Everybody is there: this may be configured now.
-    Configure((Number, u64), Box<configure::Wanted>),
+    Configure((Number, u64), Box<catalog::Wanted>),
     /// The desk is closed.
     DeskClosed(ShutdownReport),
 }

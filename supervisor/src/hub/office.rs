@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     Event, Hub, HubError,
-    configure::Wanted,
+    catalog::Wanted,
     launch::{Fate, Image, Runner},
     overdue,
     peer::{Peer, Told},

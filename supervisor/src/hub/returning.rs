@@ -14,7 +14,8 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     Event, Hub, HubError,
-    configure::{Listener, Wanted},
+    catalog::Wanted,
+    configure::Listener,
     launch::{Image, Runner},
     sockets,
     switchboard::Number,

@@ -14,6 +14,9 @@ use crate::{
     message::{Generation, RefusalReason},
 };
 
+mod checks;
+mod effects;
+
 /// What the world does next. Numbers choose among what is possible.
 #[derive(Clone, Debug)]
 enum Act {
@@ -180,124 +183,6 @@ impl World {
         for answer in answers {
             self.send(answer);
         }
-    }
-
-    fn perform(&mut self, effect: Effect, answers: &mut Vec<Event>) {
-        match effect {
-            Effect::Enqueue => self.joins(),
-            Effect::Withdraw | Effect::StepBack => {
-                assert!(std::mem::take(&mut self.in_line), "left a line it was not in");
-            }
-            Effect::AwaitNeeds => {
-                assert_eq!(self.terms.needs_at(self.now), Needs::Coming);
-                self.awaits_needs = true;
-            }
-            Effect::ForgoNeeds => assert!(std::mem::take(&mut self.awaits_needs)),
-            Effect::BlameNeeds => {
-                self.awaits_needs = false;
-                let needs = self.terms.needs_at(self.now);
-                assert!(matches!(needs, Needs::Failed(_) | Needs::Off), "blames {needs:?}");
-            }
-            Effect::Spawn(generation) => self.spawn(generation),
-            Effect::EndStart(generation, _) => {
-                assert!(self.starts.remove(&generation), "ended a start twice");
-            }
-            Effect::Signal(generation) => {
-                let program = self.programs.get_mut(&generation).expect("signalled a stranger");
-                program.1 = true;
-            }
-            Effect::Check(generation) => assert!(self.programs.contains_key(&generation)),
-            Effect::Freeze(generation) => self.freeze(generation),
-            Effect::Thaw(generation) => self.thaw(generation),
-            Effect::OpenGate(generation)
-            | Effect::ReopenGate(generation)
-            | Effect::OpenGateAgain(generation) => {
-                assert_eq!(
-                    self.programs.get(&generation),
-                    Some(&(Program::Ready, false)),
-                    "opened the gate of an instance that is not ready"
-                );
-                self.gate.open = Some(generation);
-                self.answer_waiters();
-                self.gate.refuses = None;
-                *self.gate.leases.entry(generation).or_default() += 1;
-            }
-            Effect::ShutGate(generation) => {
-                if self.gate.open == Some(generation) {
-                    self.gate.open = None;
-                }
-                self.gate.shut.insert(generation);
-                if !self.gate.is_used(generation) {
-                    answers.push(Event::Gate(generation, GateEvent::Drained));
-                }
-            }
-            Effect::AskRetire(generation) => {
-                assert!(!self.is_awake(generation), "asked what is kept awake");
-                assert_ne!(self.terms.needed, Needed::Awake, "may what is needed retire?");
-                assert_eq!(self.terms.hours, Hours::Free, "may it retire within its hours?");
-                answers.push(self.ask_retire(generation));
-            }
-            Effect::Refuse(refusal) => {
-                self.answer_waiters();
-                self.gate.refuses = Some(refusal.reason);
-            }
-            Effect::Hold => self.gate.refuses = None,
-            Effect::SetTimer(timer, at) => {
-                self.timers.retain(|(other, _)| *other != timer);
-                self.timers.push((timer, at));
-            }
-            Effect::CancelTimer(timer) => self.timers.retain(|(other, _)| *other != timer),
-            Effect::Publish => {}
-        }
-    }
-
-    fn is_awake(&self, generation: Generation) -> bool {
-        self.awake.is_some_and(|(awake, until)| awake == generation && until > self.now)
-    }
-
-    fn joins(&mut self) {
-        assert!(!self.in_line, "joined the line twice");
-        assert_eq!(self.terms.needs, Needs::Met, "takes a place from what it needs");
-        (self.in_line, self.awaits_needs) = (true, false);
-    }
-
-    fn spawn(&mut self, generation: Generation) {
-        assert_eq!(self.terms.needs, Needs::Met, "starts before what it needs");
-        assert!(self.starts.contains(&generation), "spawned without admission");
-        if self.terms.tenancy == Tenancy::Exclusive {
-            assert!(self.port.insert(generation));
-            assert_eq!(self.port.len(), 1, "two instances want one port");
-        }
-        self.programs.insert(generation, (Program::Starting, false));
-    }
-
-    fn freeze(&mut self, generation: Generation) {
-        assert_eq!(self.programs.get(&generation), Some(&(Program::Ready, false)));
-        assert_ne!(self.gate.open, Some(generation), "froze what is open");
-        assert!(!self.gate.is_used(generation), "in use");
-        assert_ne!(self.terms.needed, Needed::Awake, "froze what is needed");
-        assert!(!self.is_awake(generation), "froze what is kept awake");
-        self.set_program(generation, Program::Frozen);
-    }
-
-    fn thaw(&mut self, generation: Generation) {
-        assert_eq!(self.programs.get(&generation), Some(&(Program::Frozen, false)));
-        assert_eq!(self.terms.needs, Needs::Met, "thawed before what it needs");
-        self.awaits_needs = false;
-        self.set_program(generation, Program::Thawing);
-    }
-
-    fn ask_retire(&mut self, generation: Generation) -> Event {
-        if std::mem::take(&mut self.is_to_ask_meanwhile) {
-            self.awake = Some((generation, self.now + Duration::from_secs(50)));
-        }
-        if !self.gate.is_used(generation) && self.gate.open == Some(generation) {
-            self.gate.open = None;
-            return Event::Gate(generation, GateEvent::Retired);
-        }
-        let is_idle = self.gate.leases.get(&generation).is_none_or(|leases| *leases == 0);
-        let idle_for = if is_idle { Duration::from_secs(1000) } else { Duration::ZERO };
-        Event::Gate(generation, GateEvent::Busy(idle_for))
     }
 
     fn answer_waiters(&mut self) {
@@ -527,83 +412,6 @@ impl World {
         ] {
             self.send(event);
             assert_eq!(self.life, before, "a stale event changed something");
-        }
-    }
-
-    fn check(&self) {
-        let awaits = self.life.awaits_needs();
-        assert!(self.awaits_needs || !awaits, "nobody knows that it waits: {:?}", self.life);
-        if self.terms.is_wanted() && self.terms.needed == Needed::Awake {
-            assert_ne!(self.life.state, State::Stopped, "nobody starts what is needed");
-        }
-        let starting = self.starts.len() + usize::from(self.in_line);
-        assert!(starting <= 1, "{starting} starts in flight");
-        let known: BTreeSet<_> = self.programs.keys().filter(|g| self.life.knows(**g)).collect();
-        assert_eq!(known.len(), self.programs.len(), "lost an instance");
-        for leaver in &self.life.leavers {
-            let (program, signalled) = self.programs[&leaver.generation];
-            let ending = signalled || program == Program::Failed;
-            match leaver.phase {
-                LeaverPhase::Stopping => assert!(ending, "nobody ends {leaver:?}"),
-                LeaverPhase::Draining => {
-                    let timer = Timer::Drain(leaver.generation);
-                    assert!(self.timers.iter().any(|(t, _)| *t == timer), "drains for ever");
-                }
-            }
-        }
-        if let Some(generation) = self.gate.open {
-            assert_eq!(self.life.state.name(), crate::message::StateName::Ready);
-            assert_eq!(self.life.state.generation(), Some(generation), "open on another instance");
-        }
-        if self.gate.waiters > 0 {
-            assert!(!self.is_disabled(), "waits at a disabled app");
-            assert_ne!(self.life.state, State::Stopped, "nobody starts it");
-            let lasts =
-                matches!(self.life.state, State::Frozen(Frozen { frost: Frost::Lasting, .. }));
-            assert!(!lasts, "nobody thaws it");
-        }
-        for (generation, (program, signalled)) in &self.programs {
-            let stands = matches!(program, Program::Frozen | Program::Thawing) && !signalled;
-            let is_known = self.life.state.name() == crate::message::StateName::Frozen
-                && self.life.state.generation() == Some(*generation);
-            assert!(!stands || is_known, "{generation:?} was left frozen");
-        }
-        self.check_questions();
-        self.check_refusal();
-        if let State::Starting(Starting { generation }) = self.life.state {
-            let timer = Timer::StartDeadline(generation);
-            assert!(self.timers.iter().any(|(t, _)| *t == timer), "starts for ever");
-        }
-    }
-
-    /// An app that rests turns nobody away for what is over.
-    fn check_refusal(&self) {
-        let rests = match &self.life.state {
-            State::Stopped => true,
-            State::Frozen(frozen) => {
-                frozen.frost == Frost::Lasting
-                    && matches!(self.terms.needs, Needs::Met | Needs::Coming)
-            }
-            State::Provisioning(_)
-            | State::Starting(_)
-            | State::Ready(_)
-            | State::Draining(_)
-            | State::Stopping(_)
-            | State::BackingOff(_) => false,
-        };
-        if rests && !self.is_disabled() {
-            assert_eq!(self.gate.refuses, None, "refuses for nothing: {:?}", self.life);
-        }
-    }
-
-    /// What is idle and used all the same is not asked again and again.
-    fn check_questions(&self) {
-        let State::Ready(Ready { generation, .. }) = &self.life.state else { return };
-        let is_idle = self.gate.leases.get(generation).is_none_or(|leases| *leases == 0);
-        if is_idle && self.gate.is_used(*generation) {
-            let asked = self.timers.iter().find(|(t, _)| *t == Timer::Idle(*generation));
-            let soon = self.now + Duration::from_millis(1);
-            assert!(asked.is_none_or(|(_, at)| *at <= self.now || *at > soon), "asked at once");
         }
     }
 

@@ -46,6 +46,18 @@ impl Stage {
         self.apps.write_all(text.as_ref()).unwrap();
     }
 
+    /// More than the pipe takes: 5,000 lines.
+    async fn print_much(mut self) -> Self {
+        let line = "x".repeat(99);
+        let printing = tokio::task::spawn_blocking(move || {
+            for _ in 0..5000 {
+                self.print(format!("{line}\n"));
+            }
+            self
+        });
+        printing.await.unwrap()
+    }
+
     fn log(&self) -> Arc<AppLog> {
         let logs = Logs::new(self.folder.path().join("log"));
         let spec = OutputSpec { max_size: ByteSize(self.max_size), keep: 1000 };
@@ -228,14 +240,7 @@ async fn nothing_leaves_the_pipe_before_it_is_written() {
     tokio::time::sleep(super::capture::PATIENCE + Duration::from_millis(300)).await;
     assert_eq!(stage.waiting(), 8, "there is room, so nothing is dropped");
     // Now there is none.
-    let line = "x".repeat(99);
-    let printing = tokio::task::spawn_blocking(move || {
-        for _ in 0..5000 {
-            stage.print(format!("{line}\n"));
-        }
-        stage
-    });
-    let stage = printing.await.unwrap();
+    let stage = stage.print_much().await;
     let reading = read_in_background(&disk, filled);
     until(|| stage.waiting() == 0).await;
     capture.finish().await;
@@ -277,14 +282,7 @@ async fn what_cannot_be_written_waits_in_the_pipe_and_is_counted_when_that_is_fu
     let (pipe, apps) = OutputPipe::create(&stage.folder.path().join("2.out")).unwrap();
     stage.apps = apps.into();
     let capture = stage.capture(pipe);
-    let line = "x".repeat(99);
-    let printing = tokio::task::spawn_blocking(move || {
-        for _ in 0..5000 {
-            stage.print(format!("{line}\n"));
-        }
-        stage
-    });
-    let stage = printing.await.unwrap();
+    let stage = stage.print_much().await;
     fs::remove_file(stage.logs()).unwrap();
     until(|| stage.waiting() == 0).await;
     capture.finish().await;
