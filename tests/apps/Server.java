@@ -1,7 +1,7 @@
 import com.sun.net.httpserver.HttpServer;
 import java.net.InetSocketAddress;
 
-/** A Java app for tests, run from its source. */
+/** A Java app for tests. */
 public class Server {
     public static void main(String[] arguments) throws Exception {
         var port = Integer.parseInt(System.getenv("PORT"));

@@ -31,7 +31,8 @@ pub(crate) fn stands_still(pid: u32) -> bool {
 pub(crate) fn process_state(pid: u32) -> String {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let rest = stat.rsplit_once(") ").map(|(_, rest)| rest.to_owned()).unwrap_or_default();
-    rest.chars().take(1).collect()
+    // One whose parent was killed is reaped by another, who may take its time.
+    rest.chars().take(1).filter(|state| *state != 'Z').collect()
 }
 
 fn frozen(d: &Doorbell) -> u32 {

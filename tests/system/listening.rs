@@ -63,9 +63,14 @@ fn answers(d: &Doorbell, app: &str) -> String {
 
 #[test]
 fn apps_of_every_kind_are_heard_when_they_listen() {
+    let classes = tempfile::tempdir().expect("a folder");
+    let mut javac = Command::new("javac");
+    javac.arg("-d").arg(classes.path()).arg(app_dir().join("Server.java"));
+    assert!(javac.status().expect("javac").success());
     let java = format!(
-        "[app.java]\nhosts = [\"java.test\"]\ncommand = [\"java\", \"Server.java\"]\n\
-         directory = \"{{apps}}\"\n{BOUND}"
+        "[app.java]\nhosts = [\"java.test\"]\ncommand = [\"java\", \"-cp\", \".\", \"Server\"]\n\
+         directory = \"{}\"\n{BOUND}",
+        classes.path().display()
     );
     let apps = [
         node("node", BOUND),
