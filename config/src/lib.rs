@@ -1,12 +1,14 @@
-//! What should be: config file, validation, route table.
+//! What should be: config file, registry, validation, route table.
 //!
-//! Nothing here spawns a process, opens a socket or speaks HTTP. Read [`spec`] for the validated
-//! domain, [`mod@file`] for how the file becomes that, [`route`] for how a request finds an app.
+//! Nothing here spawns a process or speaks HTTP, and only the registry has a connection, that to its database.
+//! Read [`spec`] for the validated domain, [`mod@file`] for how the file becomes that, [`route`] for how a request
+//! finds an app, [`registry`] for apps that are made at run time.
 pub mod file;
 pub mod interned;
 pub mod name;
 pub mod path;
 pub mod problem;
+pub mod registry;
 pub mod route;
 pub mod schema;
 pub mod spec;

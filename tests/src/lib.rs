@@ -7,6 +7,7 @@
 mod client;
 mod doorbell;
 pub mod frames;
+mod postgres;
 mod setup;
 mod survivors;
 mod wait;
@@ -15,6 +16,7 @@ mod websocket;
 pub use client::{Connection, Response, get, post, request};
 pub use doorbell::{Doorbell, Output, Running, app_dir, binary, free_port, tool};
 pub use frames::{Frames, Outcome};
+pub use postgres::Postgres;
 pub use setup::{Setup, may_mount};
 pub use survivors::{Role, apps_of, began, kill, signal};
 pub use wait::{eventually, eventually_within, pids_matching, within};

@@ -1,0 +1,300 @@
+//! Changes of apps: all of one call, or none, each with what its writer expected to find.
+
+use serde_json::{Map, Value as Json};
+
+use super::{
+    Registry, advance,
+    audit::{self, Act, Actor},
+    error::WriteError,
+    now_ms,
+    row::Revision,
+    secret,
+    store::{Row, Transaction, Value, stored},
+};
+use crate::name::AppId;
+
+/// Most bytes that a definition has as JSON.
+pub const MOST_DEFINITION_BYTES: usize = 1024 * 1024;
+
+/// A change of an app.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Edit {
+    /// Which app.
+    pub app: AppId,
+    /// What the writer knows of it.
+    pub expect: Expect,
+    /// What becomes of it.
+    pub what: What,
+}
+
+/// What a writer expects of an app. Where it is not so, nothing is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// There is none.
+    Absent,
+    /// There is one, at this revision.
+    Revision(Revision),
+    /// There is one.
+    Present,
+    /// Nothing.
+    Anything,
+}
+
+/// What becomes of an app. Each of these gives it a new revision.
+#[derive(Clone, Debug, PartialEq)]
+pub enum What {
+    /// It has this definition.
+    Put(Map<String, Json>),
+    /// It is gone, and its secrets with it. If there is none, nothing happens.
+    Delete,
+    /// It has another id, at which there is no app; its secrets come along.
+    Rename(AppId),
+    /// It has this secret, sealed.
+    PutSecret {
+        /// The secret's name among those of the app.
+        name: String,
+        /// What nobody here can open.
+        sealed: Vec<u8>,
+    },
+    /// It has no such secret.
+    RemoveSecret {
+        /// The secret's name.
+        name: String,
+    },
+}
+
+/// An edit that can be stored.
+struct Ready<'e> {
+    edit: &'e Edit,
+    /// The definition as text, where there is one.
+    text: Option<String>,
+}
+
+impl Registry {
+    /// Makes all edits, in their order, or none. What is returned is the revision of the last one, and durable.
+    /// Each edit leaves an entry in the audit log, in the same transaction.
+    ///
+    /// Who drops this before its end does not know whether the edits were made.
+    ///
+    /// # Errors
+    /// When an app is not as expected, when something cannot be stored, or when the registry fails.
+    pub async fn write(&self, edits: &[Edit], by: &Actor) -> Result<Revision, WriteError> {
+        let ready = edits.iter().map(Ready::check).collect::<Result<Vec<_>, _>>()?;
+        if ready.is_empty() {
+            return Ok(self.revision().await?);
+        }
+        let mut transaction = self.store.begin().await?;
+        match apply_all(&mut transaction, &ready, by).await {
+            Ok(last) => {
+                transaction.commit().await?;
+                Ok(last)
+            }
+            Err(error) => {
+                transaction.roll_back().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+async fn apply_all(
+    transaction: &mut Transaction,
+    edits: &[Ready<'_>],
+    by: &Actor,
+) -> Result<Revision, WriteError> {
+    let count = edits.len() as u64;
+    let last = advance(transaction, count).await?;
+    let at = now_ms();
+    for (before_last, ready) in (0..count).rev().zip(edits) {
+        let revision = Revision::new(last.number() - before_last);
+        if ready.apply(transaction, revision, at).await? {
+            audit::note(transaction, &ready.edit.act(), by, Some(revision), at).await?;
+        }
+    }
+    transaction.tell().await?;
+    Ok(last)
+}
+
+impl Edit {
+    /// What the audit log says of it.
+    fn act(&self) -> Act {
+        let (what, subject) = match &self.what {
+            What::Put(_) => ("put app", None),
+            What::Delete => ("delete app", None),
+            What::Rename(to) => ("rename app", Some(to.to_string())),
+            What::PutSecret { name, .. } => ("put secret", Some(name.clone())),
+            What::RemoveSecret { name } => ("remove secret", Some(name.clone())),
+        };
+        Act { what: what.into(), app: Some(self.app.clone()), subject }
+    }
+}
+
+impl<'e> Ready<'e> {
+    /// Sees that an edit can be stored, before the database is asked for anything.
+    fn check(edit: &'e Edit) -> Result<Self, WriteError> {
+        whole_app(&edit.app)?;
+        let mut text = None;
+        match &edit.what {
+            What::Put(definition) => text = Some(definition_text(&edit.app, definition)?),
+            What::Rename(to) => whole_app(to)?,
+            What::PutSecret { name, sealed } => secret::check(name, Some(sealed))?,
+            What::RemoveSecret { name } => secret::check(name, None)?,
+            What::Delete => {}
+        }
+        Ok(Self { edit, text })
+    }
+
+    /// Makes the edit. Says whether there was anything to do.
+    async fn apply(
+        &self,
+        transaction: &mut Transaction,
+        revision: Revision,
+        at: u64,
+    ) -> Result<bool, WriteError> {
+        let app = &self.edit.app;
+        let found = self.edit.expect.check(transaction, app).await?;
+        let must_exist = !matches!(self.edit.what, What::Put(_) | What::Delete);
+        if found.is_none() && must_exist {
+            return Err(WriteError::Conflict { app: app.clone(), found });
+        }
+        let change = Change { app, revision, at };
+        match &self.edit.what {
+            What::Put(_) => change.put(transaction, self.text.as_deref().unwrap_or("{}")).await?,
+            What::Delete if found.is_none() => return Ok(false),
+            What::Delete => change.delete(transaction).await?,
+            What::Rename(to) => change.rename(transaction, to).await?,
+            What::PutSecret { name, sealed } => {
+                secret::put(transaction, app, name, sealed, at).await?;
+                change.touch(transaction).await?;
+            }
+            What::RemoveSecret { name } => {
+                if !secret::remove(transaction, app, name).await? {
+                    return Ok(false);
+                }
+                change.touch(transaction).await?;
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Expect {
+    /// The app's revision, if it is as expected.
+    async fn check(
+        self,
+        transaction: &mut Transaction,
+        app: &AppId,
+    ) -> Result<Option<Revision>, WriteError> {
+        let found = revision_of(transaction, app).await?;
+        let as_expected = match self {
+            Self::Absent => found.is_none(),
+            Self::Present => found.is_some(),
+            Self::Revision(revision) => found == Some(revision),
+            Self::Anything => true,
+        };
+        if as_expected { Ok(found) } else { Err(WriteError::Conflict { app: app.clone(), found }) }
+    }
+}
+
+async fn revision_of(
+    transaction: &mut Transaction,
+    app: &AppId,
+) -> Result<Option<Revision>, WriteError> {
+    const FIND: &str = "SELECT revision FROM app WHERE id = $1 AND definition IS NOT NULL";
+    let rows = transaction.rows(FIND, &[Value::Text(app.as_str())]).await?;
+    Ok(rows.first().map(|row: &Row| row.number(0)).transpose()?.map(Revision::new))
+}
+
+/// A change that is as expected.
+struct Change<'c> {
+    app: &'c AppId,
+    revision: Revision,
+    at: u64,
+}
+
+impl Change<'_> {
+    /// Whoever is there keeps its place among the apps; who comes after a tombstone gets a new one.
+    async fn put(&self, transaction: &mut Transaction, text: &str) -> Result<(), WriteError> {
+        const PUT: &str = "
+            INSERT INTO app (id, revision, created, definition, created_at, changed_at)
+            VALUES ($1, $2, $2, $3, $4, $4)
+            ON CONFLICT (id) DO UPDATE SET
+                revision = excluded.revision,
+                definition = excluded.definition,
+                changed_at = excluded.changed_at,
+                created = CASE WHEN app.definition IS NULL
+                    THEN excluded.created ELSE app.created END,
+                created_at = CASE WHEN app.definition IS NULL
+                    THEN excluded.created_at ELSE app.created_at END";
+        let [app, revision, at] = self.values();
+        transaction.rows(PUT, &[app, revision, Value::Text(text), at]).await?;
+        Ok(())
+    }
+
+    /// Leaves a tombstone, of which other Doorbells learn.
+    async fn delete(&self, transaction: &mut Transaction) -> Result<(), WriteError> {
+        secret::remove_all(transaction, self.app).await?;
+        self.bury(transaction).await
+    }
+
+    async fn bury(&self, transaction: &mut Transaction) -> Result<(), WriteError> {
+        const BURY: &str =
+            "UPDATE app SET definition = NULL, revision = $2, changed_at = $3 WHERE id = $1";
+        transaction.rows(BURY, &self.values()).await?;
+        Ok(())
+    }
+
+    async fn rename(&self, transaction: &mut Transaction, to: &AppId) -> Result<(), WriteError> {
+        const COPY: &str = "
+            INSERT INTO app (id, revision, created, definition, created_at, changed_at)
+            SELECT $4, $2, created, definition, created_at, $3 FROM app WHERE id = $1
+            ON CONFLICT (id) DO UPDATE SET
+                revision = excluded.revision,
+                created = excluded.created,
+                definition = excluded.definition,
+                created_at = excluded.created_at,
+                changed_at = excluded.changed_at";
+        Expect::Absent.check(transaction, to).await?;
+        let [app, revision, at] = self.values();
+        transaction.rows(COPY, &[app, revision, at, Value::Text(to.as_str())]).await?;
+        secret::move_all(transaction, self.app, to).await?;
+        self.bury(transaction).await
+    }
+
+    /// What belongs to the app has changed.
+    async fn touch(&self, transaction: &mut Transaction) -> Result<(), WriteError> {
+        const TOUCH: &str = "UPDATE app SET revision = $2, changed_at = $3 WHERE id = $1";
+        transaction.rows(TOUCH, &self.values()).await?;
+        Ok(())
+    }
+
+    fn values(&self) -> [Value<'_>; 3] {
+        [
+            Value::Text(self.app.as_str()),
+            Value::Number(self.revision.stored()),
+            Value::Number(stored(self.at)),
+        ]
+    }
+}
+
+/// A definition as it is stored: as text, for PostgreSQL's own JSON has an order of its own, and no NUL.
+fn definition_text(app: &AppId, definition: &Map<String, Json>) -> Result<String, WriteError> {
+    let refused = |why| WriteError::Refused { what: format!("app \"{app}\""), why };
+    let text = serde_json::to_string(definition).map_err(|error| refused(error.to_string()))?;
+    if text.len() > MOST_DEFINITION_BYTES {
+        let (has, most) = (text.len(), MOST_DEFINITION_BYTES);
+        return Err(refused(format!("its definition has {has} bytes, the most is {most}")));
+    }
+    // What is nested too deeply can be written, but not read.
+    serde_json::from_str::<Map<String, Json>>(&text).map_err(|error| refused(error.to_string()))?;
+    Ok(text)
+}
+
+/// Replicas are part of an app's definition.
+fn whole_app(id: &AppId) -> Result<(), WriteError> {
+    if id.is_further_replica() {
+        let why = "a replica has no definition of its own".into();
+        return Err(WriteError::Refused { what: format!("app \"{id}\""), why });
+    }
+    Ok(())
+}

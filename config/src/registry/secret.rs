@@ -1,0 +1,109 @@
+//! Secrets of apps: bytes that somebody else has sealed. They are changed by an [`Edit`](super::Edit), so that
+//! an app and its secrets change together, and go with their app.
+
+use std::fmt;
+
+use super::{
+    Registry,
+    error::{RegistryError, WriteError},
+    storable,
+    store::{Transaction, Value, stored},
+};
+use crate::name::AppId;
+
+/// Most bytes that a sealed secret has.
+pub const MOST_SECRET_BYTES: usize = 64 * 1024;
+
+/// A secret as it is stored.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SealedSecret {
+    /// Its name among those of its app.
+    pub name: String,
+    /// What only who sealed it can open.
+    pub sealed: Vec<u8>,
+    /// When it was put there, in milliseconds since 1970.
+    pub changed_at: u64,
+}
+
+impl fmt::Debug for SealedSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SealedSecret({:?}, {} bytes)", self.name, self.sealed.len())
+    }
+}
+
+impl Registry {
+    /// The secrets of an app, by name. An app that is gone has none.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn secrets(&self, app: &AppId) -> Result<Vec<SealedSecret>, RegistryError> {
+        const LIST: &str = "SELECT name, sealed, changed_at FROM secret WHERE app = $1";
+        let rows = self.store.rows(LIST, &[Value::Text(app.as_str())]).await?;
+        let secrets = rows.iter().map(|row| {
+            Ok(SealedSecret {
+                name: row.column(0)?,
+                sealed: row.column(1)?,
+                changed_at: row.number(2)?,
+            })
+        });
+        let mut secrets = secrets.collect::<Result<Vec<_>, RegistryError>>()?;
+        // Not by the database, whose order of texts is that of a language.
+        secrets.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(secrets)
+    }
+}
+
+/// Sees that a secret can be stored.
+pub(super) fn check(name: &str, sealed: Option<&[u8]>) -> Result<(), WriteError> {
+    storable("secret", name)?;
+    if sealed.is_some_and(|sealed| sealed.len() > MOST_SECRET_BYTES) {
+        let why = format!("it has more than {MOST_SECRET_BYTES} bytes");
+        return Err(WriteError::Refused { what: format!("secret {name:?}"), why });
+    }
+    Ok(())
+}
+
+pub(super) async fn put(
+    transaction: &mut Transaction,
+    app: &AppId,
+    name: &str,
+    sealed: &[u8],
+    at: u64,
+) -> Result<(), RegistryError> {
+    const PUT: &str = "
+        INSERT INTO secret (app, name, sealed, changed_at) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (app, name) DO UPDATE SET
+            sealed = excluded.sealed,
+            changed_at = excluded.changed_at";
+    let key = [Value::Text(app.as_str()), Value::Text(name)];
+    let values = [key[0], key[1], Value::Bytes(sealed), Value::Number(stored(at))];
+    transaction.rows(PUT, &values).await.map(drop)
+}
+
+/// Whether there was such a secret.
+pub(super) async fn remove(
+    transaction: &mut Transaction,
+    app: &AppId,
+    name: &str,
+) -> Result<bool, RegistryError> {
+    const REMOVE: &str = "DELETE FROM secret WHERE app = $1 AND name = $2 RETURNING name";
+    let rows = transaction.rows(REMOVE, &[Value::Text(app.as_str()), Value::Text(name)]).await?;
+    Ok(!rows.is_empty())
+}
+
+pub(super) async fn remove_all(
+    transaction: &mut Transaction,
+    app: &AppId,
+) -> Result<(), RegistryError> {
+    let app = Value::Text(app.as_str());
+    transaction.rows("DELETE FROM secret WHERE app = $1", &[app]).await.map(drop)
+}
+
+pub(super) async fn move_all(
+    transaction: &mut Transaction,
+    from: &AppId,
+    to: &AppId,
+) -> Result<(), RegistryError> {
+    let values = [Value::Text(from.as_str()), Value::Text(to.as_str())];
+    transaction.rows("UPDATE secret SET app = $2 WHERE app = $1", &values).await.map(drop)
+}

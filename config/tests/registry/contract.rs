@@ -1,0 +1,406 @@
+//! What holds of every registry.
+
+use std::time::Duration;
+
+use doorbell_config::registry::{
+    Act, Expect, MOST_DEFINITION_BYTES, NewToken, Registry, Revision, TokenHash, What, WriteError,
+};
+use serde_json::{Map, Value, json};
+
+use crate::place::{Place, edit, id, ids, named, put, somebody, write};
+
+crate::on_both!(
+    what_is_put_is_there,
+    a_reader_learns_what_it_missed,
+    what_is_not_as_expected_is_not_written,
+    all_edits_are_made_or_none,
+    a_deleted_app_leaves_its_id_and_nothing_else,
+    a_renamed_app_keeps_its_place_and_its_secrets,
+    secrets_change_their_app,
+    tokens_are_found_by_hash_until_they_end,
+    every_change_is_in_the_audit_log,
+    what_is_too_large_never_gets_there,
+    two_hundred_writers_lose_nothing,
+    a_reader_beside_many_writers_misses_no_change,
+    of_many_that_create_one_app_one_does,
+    a_write_that_is_dropped_blocks_nobody,
+    an_app_that_somebody_broke_harms_no_other,
+    a_registry_that_was_set_back_is_read_anew,
+);
+
+async fn what_is_put_is_there(place: Place) {
+    let registry = place.open().await;
+    assert_eq!(registry.app(&id("blog")).await.unwrap(), None);
+    let first = write(&registry, "blog", "one").await;
+    let second = write(&registry, "blog", "two").await;
+    assert!(second > first);
+
+    let again = place.open().await;
+    let app = again.app(&id("blog")).await.unwrap().unwrap();
+    assert_eq!((app.revision, app.created), (second, first));
+    assert_eq!(app.definition, named("two"));
+    assert!(app.created_at > 1_600_000_000_000 && app.changed_at >= app.created_at);
+    assert_eq!(again.revision().await.unwrap(), second);
+}
+
+async fn a_reader_learns_what_it_missed(place: Place) {
+    let registry = place.open().await;
+    let nothing = registry.changes_since(Revision::ZERO).await.unwrap();
+    assert_eq!((nothing.now, nothing.put.len(), nothing.whole), (Revision::ZERO, 0, true));
+    for app in ["zoo", "blog", "shop"] {
+        write(&registry, app, "one").await;
+    }
+    assert_eq!(ids(&registry).await, ["zoo", "blog", "shop"], "in the order of their creation");
+
+    let all = registry.changes_since(Revision::ZERO).await.unwrap();
+    write(&registry, "zoo", "two").await;
+    let gone = [edit("blog", Expect::Present, What::Delete)];
+    let last = registry.write(&gone, &somebody()).await.unwrap();
+    let changes = registry.changes_since(all.now).await.unwrap();
+    assert_eq!((changes.now, changes.whole), (last, false));
+    assert_eq!(changes.gone, [id("blog")]);
+    assert_eq!(changes.put.len(), 1);
+    assert_eq!((&changes.put[0].id, &changes.put[0].definition), (&id("zoo"), &named("two")));
+    let nothing = registry.changes_since(last).await.unwrap();
+    assert_eq!((nothing.now, nothing.put.len(), nothing.gone.len()), (last, 0, 0));
+    let all = registry.changes_since(Revision::ZERO).await.unwrap();
+    assert!(all.gone.is_empty(), "who knows nothing need not know who is gone");
+}
+
+async fn what_is_not_as_expected_is_not_written(place: Place) {
+    let registry = place.open().await;
+    let refused = async |expect, found| {
+        let edits = [put("blog", expect, "refused")];
+        let error = registry.write(&edits, &somebody()).await.unwrap_err();
+        assert_eq!(error, WriteError::Conflict { app: id("blog"), found });
+    };
+    refused(Expect::Present, None).await;
+    refused(Expect::Revision(Revision::new(1)), None).await;
+    let first = registry.write(&[put("blog", Expect::Absent, "one")], &somebody()).await.unwrap();
+    refused(Expect::Absent, Some(first)).await;
+    let as_known = [put("blog", Expect::Revision(first), "two")];
+    let second = registry.write(&as_known, &somebody()).await.unwrap();
+    refused(Expect::Revision(first), Some(second)).await;
+    let app = registry.app(&id("blog")).await.unwrap().unwrap();
+    assert_eq!((app.definition, app.revision), (named("two"), second));
+
+    let delete = [edit("shop", Expect::Anything, What::Delete)];
+    registry.write(&delete, &somebody()).await.expect("nothing to do");
+    let changes = registry.changes_since(second).await.unwrap();
+    assert!(changes.gone.is_empty());
+}
+
+async fn all_edits_are_made_or_none(place: Place) {
+    let registry = place.open().await;
+    let edits = [
+        put("blog", Expect::Absent, "one"),
+        put("shop", Expect::Absent, "one"),
+        edit("blog", Expect::Present, What::PutSecret { name: "key".into(), sealed: vec![1] }),
+        put("zoo", Expect::Present, "there is none"),
+    ];
+    let error = registry.write(&edits, &somebody()).await.unwrap_err();
+    assert_eq!(error, WriteError::Conflict { app: id("zoo"), found: None });
+    assert_eq!(ids(&registry).await, Vec::<String>::new());
+    assert_eq!(registry.audit(None, None, 10).await.unwrap(), []);
+
+    let last = registry.write(&edits[..3], &somebody()).await.unwrap();
+    assert_eq!(ids(&registry).await, ["blog", "shop"]);
+    let app = registry.app(&id("blog")).await.unwrap().unwrap();
+    assert_eq!(app.revision, last, "a secret is a change of its app");
+    assert_eq!(registry.write(&[], &somebody()).await.unwrap(), last);
+}
+
+async fn a_deleted_app_leaves_its_id_and_nothing_else(place: Place) {
+    let registry = place.open().await;
+    let secret = What::PutSecret { name: "key".into(), sealed: b"sealed".to_vec() };
+    let edits = [
+        put("blog", Expect::Absent, "one"),
+        edit("blog", Expect::Present, secret),
+        put("shop", Expect::Absent, "one"),
+    ];
+    registry.write(&edits, &somebody()).await.unwrap();
+    let first = registry.app(&id("blog")).await.unwrap().unwrap();
+    let delete = [edit("blog", Expect::Revision(first.revision), What::Delete)];
+    registry.write(&delete, &somebody()).await.unwrap();
+    assert_eq!(registry.app(&id("blog")).await.unwrap(), None);
+    assert_eq!(registry.secrets(&id("blog")).await.unwrap(), []);
+
+    registry.write(&[put("blog", Expect::Absent, "two")], &somebody()).await.unwrap();
+    let second = registry.app(&id("blog")).await.unwrap().unwrap();
+    assert!(second.created > first.created, "another app, of the same name");
+    assert_eq!(second.created, second.revision);
+    assert_eq!(registry.secrets(&id("blog")).await.unwrap(), []);
+    assert_eq!(ids(&registry).await, ["shop", "blog"]);
+}
+
+async fn a_renamed_app_keeps_its_place_and_its_secrets(place: Place) {
+    let registry = place.open().await;
+    write(&registry, "blog", "one").await;
+    write(&registry, "shop", "one").await;
+    let secret = What::PutSecret { name: "key".into(), sealed: b"sealed".to_vec() };
+    let before =
+        registry.write(&[edit("blog", Expect::Present, secret)], &somebody()).await.unwrap();
+
+    let onto = [edit("blog", Expect::Anything, What::Rename(id("shop")))];
+    let error = registry.write(&onto, &somebody()).await.unwrap_err();
+    assert!(matches!(error, WriteError::Conflict { app, found: Some(_) } if app == id("shop")));
+    let nobody = [edit("zoo", Expect::Anything, What::Rename(id("zoo2")))];
+    let error = registry.write(&nobody, &somebody()).await.unwrap_err();
+    assert_eq!(error, WriteError::Conflict { app: id("zoo"), found: None });
+
+    let rename = [edit("blog", Expect::Revision(before), What::Rename(id("journal")))];
+    let after = registry.write(&rename, &somebody()).await.unwrap();
+    assert_eq!(ids(&registry).await, ["journal", "shop"]);
+    let changes = registry.changes_since(before).await.unwrap();
+    assert_eq!((&changes.gone[..], &changes.put[0].id), (&[id("blog")][..], &id("journal")));
+    assert_eq!(changes.put[0].revision, after);
+    let secrets = registry.secrets(&id("journal")).await.unwrap();
+    assert_eq!((&*secrets[0].name, &*secrets[0].sealed), ("key", &b"sealed"[..]));
+    assert_eq!(registry.secrets(&id("blog")).await.unwrap(), []);
+    // And back, onto its own tombstone.
+    let back = [edit("journal", Expect::Present, What::Rename(id("blog")))];
+    registry.write(&back, &somebody()).await.unwrap();
+    assert_eq!(ids(&registry).await, ["blog", "shop"]);
+    assert_eq!(registry.secrets(&id("blog")).await.unwrap().len(), 1);
+}
+
+async fn secrets_change_their_app(place: Place) {
+    let registry = place.open().await;
+    let put_secret = |sealed: &[u8]| What::PutSecret { name: "key".into(), sealed: sealed.into() };
+    let secret = [edit("blog", Expect::Anything, put_secret(b"1"))];
+    let error = registry.write(&secret, &somebody()).await.unwrap_err();
+    assert_eq!(error, WriteError::Conflict { app: id("blog"), found: None });
+
+    let mut last = write(&registry, "blog", "one").await;
+    for sealed in [&b"1"[..], b"", &[0, 255, 0]] {
+        let edits = [edit("blog", Expect::Revision(last), put_secret(sealed))];
+        last = registry.write(&edits, &somebody()).await.unwrap();
+        let secrets = registry.secrets(&id("blog")).await.unwrap();
+        assert_eq!((secrets.len(), &*secrets[0].sealed), (1, sealed));
+        assert!(!format!("{secrets:?}").contains("255"));
+    }
+    let remove = [edit("blog", Expect::Revision(last), What::RemoveSecret { name: "key".into() })];
+    registry.write(&remove, &somebody()).await.unwrap();
+    assert_eq!(registry.secrets(&id("blog")).await.unwrap(), []);
+}
+
+fn token(name: &str, number: u8) -> NewToken {
+    let hash = TokenHash([number; 32]);
+    NewToken { name: name.into(), scope: "apps:read".into(), hash, expires_at: None }
+}
+
+async fn tokens_are_found_by_hash_until_they_end(place: Place) {
+    let registry = place.open().await;
+    registry.add_token(&token("deploy", 1), &somebody()).await.unwrap();
+    let taken = registry.add_token(&token("deploy", 2), &somebody()).await.unwrap_err();
+    assert_eq!(taken, WriteError::TokenTaken("deploy".into()));
+    let ended = NewToken { expires_at: Some(1), ..token("ended", 3) };
+    registry.add_token(&ended, &somebody()).await.unwrap();
+    let later = NewToken { expires_at: Some(4_000_000_000_000), ..token("later", 4) };
+    registry.add_token(&later, &somebody()).await.unwrap();
+
+    let found = registry.find_token(&TokenHash([1; 32])).await.unwrap().unwrap();
+    assert_eq!((&*found.name, &*found.scope, found.used_at), ("deploy", "apps:read", None));
+    for (number, is_found) in [(2, false), (3, false), (4, true), (5, false)] {
+        let found = registry.find_token(&TokenHash([number; 32])).await.unwrap();
+        assert_eq!(found.is_some(), is_found, "{number}");
+    }
+    let before = registry.revision().await.unwrap();
+    registry.note_use(&found).await.unwrap();
+    assert_eq!(registry.revision().await.unwrap(), before, "its use is no change");
+    let names = async || {
+        let tokens = registry.tokens().await.unwrap();
+        tokens.iter().map(|token| token.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names().await, ["deploy", "ended", "later"]);
+    assert!(registry.tokens().await.unwrap()[0].used_at.is_some());
+
+    assert!(registry.remove_token("deploy", &somebody()).await.unwrap());
+    assert!(!registry.remove_token("deploy", &somebody()).await.unwrap());
+    assert_eq!(names().await, ["ended", "later"]);
+    assert_eq!(registry.find_token(&TokenHash([1; 32])).await.unwrap(), None);
+    assert!(registry.revision().await.unwrap() > before, "its end is one, for who keeps tokens");
+}
+
+async fn every_change_is_in_the_audit_log(place: Place) {
+    let registry = place.open().await;
+    let edits = [
+        put("blog", Expect::Absent, "one"),
+        edit("blog", Expect::Present, What::PutSecret { name: "key".into(), sealed: vec![1] }),
+        edit("blog", Expect::Present, What::Rename(id("shop"))),
+        edit("shop", Expect::Present, What::RemoveSecret { name: "key".into() }),
+        edit("shop", Expect::Present, What::Delete),
+    ];
+    let last = registry.write(&edits, &somebody()).await.unwrap();
+    registry.add_token(&token("deploy", 1), &somebody()).await.unwrap();
+    registry.remove_token("deploy", &somebody()).await.unwrap();
+    let restart = Act { what: "restart".into(), app: Some(id("zoo")), subject: None };
+    registry.note(&restart, &somebody()).await.unwrap();
+
+    let entries = registry.audit(None, None, 100).await.unwrap();
+    let said: Vec<_> = entries.iter().rev().map(|entry| &*entry.act.what).collect();
+    let expected = [
+        "put app",
+        "put secret",
+        "rename app",
+        "remove secret",
+        "delete app",
+        "add token",
+        "remove token",
+        "restart",
+    ];
+    assert_eq!(said, expected);
+    assert!(entries.iter().all(|entry| entry.by == somebody() && entry.at > 1_600_000_000_000));
+    assert_eq!(entries[3].revision, Some(last));
+    assert_eq!(entries[0].act, restart);
+    assert_eq!(entries[1].act.subject.as_deref(), Some("deploy"));
+
+    let page = registry.audit(None, Some(entries[2].number), 2).await.unwrap();
+    assert_eq!(page, entries[3..5]);
+    let of_shop = registry.audit(Some(&id("shop")), None, 100).await.unwrap();
+    assert_eq!(of_shop, entries[3..6], "its renaming too");
+    assert_eq!(registry.trim_audit(3).await.unwrap(), 5);
+    assert_eq!(registry.audit(None, None, 100).await.unwrap(), entries[..3]);
+}
+
+async fn what_is_too_large_never_gets_there(place: Place) {
+    let registry = place.open().await;
+    let around = serde_json::to_string(&named("")).unwrap().len();
+    let most = "x".repeat(MOST_DEFINITION_BYTES - around);
+    write(&registry, "blog", &most).await;
+    let app = registry.app(&id("blog")).await.unwrap().unwrap();
+    assert_eq!(app.definition, named(&most));
+
+    let deep = (0..200).fold(json!(1), |inner, _| json!([inner]));
+    let deep: Map<String, Value> = [("deep".to_owned(), deep)].into_iter().collect();
+    let secret = What::PutSecret { name: "key".into(), sealed: vec![0; 64 * 1024 + 1] };
+    for edit in [
+        put("blog", Expect::Present, &(most + "x")),
+        edit("blog", Expect::Present, What::Put(deep)),
+        edit("blog", Expect::Present, secret),
+    ] {
+        let error = registry.write(&[edit], &somebody()).await.unwrap_err();
+        assert!(matches!(error, WriteError::Refused { .. }), "{error}");
+        assert!(error.to_string().len() < 300, "{error}");
+    }
+}
+
+async fn two_hundred_writers_lose_nothing(place: Place) {
+    let registries = [place.open().await, place.open().await];
+    let writers: Vec<_> = (0..200)
+        .map(|number| {
+            let registry = registries[number % 2].clone();
+            tokio::spawn(async move { write(&registry, &format!("app-{number}"), "one").await })
+        })
+        .collect();
+    let mut revisions = Vec::new();
+    for writer in writers {
+        revisions.push(writer.await.unwrap());
+    }
+    revisions.sort_unstable();
+    assert_eq!(revisions, (1..=200).map(Revision::new).collect::<Vec<_>>());
+    assert_eq!(ids(&registries[0]).await.len(), 200);
+    assert_eq!(registries[1].audit(None, None, 1000).await.unwrap().len(), 200);
+}
+
+/// Reads change after change while others write, and compares with what is there in the end.
+async fn a_reader_beside_many_writers_misses_no_change(place: Place) {
+    const WRITERS: usize = 8;
+    const WRITES: usize = 15;
+    let registry = place.open().await;
+    let other = place.open().await;
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let registry = if writer % 2 == 0 { registry.clone() } else { other.clone() };
+            tokio::spawn(async move {
+                for number in 0..WRITES {
+                    let app = format!("app-{writer}-{number}");
+                    let further = format!("more-{writer}-{number}");
+                    let edits =
+                        [put(&app, Expect::Absent, "one"), put(&further, Expect::Absent, "one")];
+                    registry.write(&edits, &somebody()).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut now = Revision::ZERO;
+    while seen.len() < WRITERS * WRITES * 2 {
+        let changes = registry.changes_since(now).await.unwrap();
+        for app in &changes.put {
+            assert!(app.revision <= changes.now, "{} is beyond {}", app.revision, changes.now);
+            assert!(seen.insert(app.id.clone()), "{} came twice", app.id);
+        }
+        assert!(changes.now >= now);
+        now = changes.now;
+        // What was missed does not come: the reader would wait for ever.
+        let is_over = writers.iter().all(tokio::task::JoinHandle::is_finished);
+        if is_over && registry.revision().await.unwrap() == now {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), WRITERS * WRITES * 2);
+}
+
+async fn of_many_that_create_one_app_one_does(place: Place) {
+    let registry = place.open().await;
+    let writers: Vec<_> = (0..20)
+        .map(|number| {
+            let registry = registry.clone();
+            tokio::spawn(async move {
+                let edits = [put("blog", Expect::Absent, &number.to_string())];
+                registry.write(&edits, &somebody()).await.is_ok()
+            })
+        })
+        .collect();
+    let mut winners = 0;
+    for writer in writers {
+        winners += u32::from(writer.await.unwrap());
+    }
+    assert_eq!(winners, 1);
+    assert_eq!(registry.audit(None, None, 100).await.unwrap().len(), 1);
+}
+
+async fn a_write_that_is_dropped_blocks_nobody(place: Place) {
+    let registry = place.open().await;
+    write(&registry, "blog", "one").await;
+    for number in 0..60 {
+        let edits = [put("shop", Expect::Anything, "one"), put("zoo", Expect::Anything, "one")];
+        let cut = Duration::from_micros(number * 100);
+        let _ = tokio::time::timeout(cut, registry.write(&edits, &somebody())).await;
+    }
+    tokio::time::timeout(Duration::from_secs(5), write(&registry, "blog", "two")).await.unwrap();
+    let there = ids(&registry).await;
+    assert_eq!(there.contains(&"shop".to_owned()), there.contains(&"zoo".to_owned()));
+}
+
+async fn an_app_that_somebody_broke_harms_no_other(place: Place) {
+    let registry = place.open().await;
+    for app in ["blog", "shop", "zoo"] {
+        write(&registry, app, "one").await;
+    }
+    place.sql("UPDATE app SET definition = '[1' WHERE id = 'shop'").await;
+    place.sql("UPDATE app SET id = 'Zoo' WHERE id = 'zoo'").await;
+    let all = registry.changes_since(Revision::ZERO).await.unwrap();
+    assert_eq!((all.put.len(), &all.put[0].id), (1, &id("blog")));
+    let bad: Vec<_> = all.unreadable.iter().map(|bad| &*bad.id).collect();
+    assert_eq!(bad, ["shop", "Zoo"]);
+    let error = registry.app(&id("shop")).await.unwrap_err().to_string();
+    assert!(error.contains("app \"shop\"") && error.contains("JSON"), "{error}");
+    write(&registry, "shop", "mended").await;
+    assert_eq!(ids(&registry).await, ["blog", "shop"]);
+}
+
+async fn a_registry_that_was_set_back_is_read_anew(place: Place) {
+    let registry: Registry = place.open().await;
+    for number in 0..5 {
+        write(&registry, "blog", &number.to_string()).await;
+    }
+    let before = registry.revision().await.unwrap();
+    let mut watch = registry.watch(before);
+    place.sql("UPDATE registry SET revision = 2; UPDATE app SET revision = 2").await;
+    let now = tokio::time::timeout(Duration::from_secs(5), watch.changed()).await.unwrap();
+    assert_eq!(now, Revision::new(2));
+    let changes = registry.changes_since(before).await.unwrap();
+    assert_eq!((changes.now, changes.whole, changes.put.len()), (now, true, 1));
+}
