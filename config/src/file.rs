@@ -18,6 +18,7 @@ mod address;
 mod archive;
 mod check;
 mod compile;
+mod entry;
 mod environment;
 mod format;
 mod include;
@@ -30,6 +31,7 @@ mod text;
 mod visitor;
 
 pub use archive::Archive;
+pub use entry::{Entry, EntryError, KIND, as_file};
 pub use environment::Environment;
 pub(crate) use format::FORMATS;
 pub use seen::{Seen, Stamp};
@@ -49,6 +51,17 @@ pub struct Loaded {
     pub sources: Vec<Seen>,
     /// The config, or every problem in the order of the files.
     pub outcome: Result<Config, Problems>,
+    /// Apps of the registry that the config goes without, and why.
+    pub refused: Vec<Refused>,
+}
+
+/// An app of the registry that cannot be, beside the files and the apps that were there before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Which.
+    pub app: AppId,
+    /// What is wrong with it.
+    pub problems: Problems,
 }
 
 /// What was looked at, and what is wrong with it.
@@ -59,7 +72,7 @@ struct Wrong {
 
 impl From<Wrong> for Loaded {
     fn from(wrong: Wrong) -> Self {
-        Self { sources: wrong.sources, outcome: Err(wrong.problems) }
+        Self { sources: wrong.sources, outcome: Err(wrong.problems), refused: Vec::new() }
     }
 }
 
@@ -86,7 +99,7 @@ fn open(path: &Path) -> Result<(Source, Seen), Wrong> {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let seen = Seen::now(path.clone());
     match read::text_of(&path) {
-        Ok(text) => Ok((Source { path, text }, seen)),
+        Ok(text) => Ok((Source::of_file(path, text), seen)),
         Err(problem) => Err(Wrong { sources: vec![seen], problems: Problems(vec![*problem]) }),
     }
 }
@@ -103,7 +116,7 @@ pub fn load_text(
 ) -> Result<Config, Problems> {
     let (path, stamp) = (path.to_owned(), None);
     let seen = Seen { path: path.clone(), stamp };
-    load_source(Source { path, text }, seen, environment).outcome
+    load_source(Source::of_file(path, text), seen, environment).outcome
 }
 
 /// An app as it was read, before it is held against the rules of the domain.
@@ -132,49 +145,72 @@ struct Raw {
 }
 
 fn load_source(main: Source, seen: Seen, environment: &Environment<'_>) -> Loaded {
-    let (mut raw, _) = load_raw(main, seen, environment, |_, _| false);
+    let (mut raw, _) = load_raw(main, seen, environment, None);
     let mut sources = std::mem::take(&mut raw.watched);
-    let Compiled { server, apps, problems, warnings, pages, .. } = compile::config(raw, &[]);
+    let Compiled { server, registry, apps, problems, warnings, pages, .. } =
+        compile::config(raw, &[]);
     sources.extend(pages.into_iter().map(|(_, page)| page));
     let apps = apps.into_iter().map(|(_, app)| Arc::new(app)).collect();
-    let good = problems.0.is_empty().then_some(Config { server, apps, warnings });
-    Loaded { sources, outcome: good.ok_or(problems) }
+    let good = problems.0.is_empty().then_some(Config { server, registry, apps, warnings });
+    Loaded { sources, outcome: good.ok_or(problems), refused: Vec::new() }
 }
 
-/// Reads everything but the included files that are known.
+/// Reads the file and all it includes, but for what an archive knows.
 fn load_raw(
     main: Source,
     seen: Seen,
     environment: &Environment<'_>,
-    is_known: impl Fn(&Path, Option<Stamp>) -> bool,
+    archive: Option<&Archive>,
 ) -> (Raw, Vec<Part>) {
-    let mut raw = Raw {
-        watched: vec![seen],
-        sources: vec![main],
-        server: ServerKeys::default(),
-        server_broken: Broken::new(),
-        apps: Vec::new(),
-        findings: Findings::default(),
-    };
+    let mut raw = Raw::of(main, seen);
     let mut parts = vec![Part::Fresh(0)];
     let patterns = raw.read_main(environment);
     for seen in raw.find_included(&patterns) {
         let (path, stamp) = (seen.path.clone(), seen.stamp);
         raw.watched.push(seen);
-        if is_known(&path, stamp) {
+        if archive.is_some_and(|archive| archive.knows_file(&path, stamp)) {
             parts.push(Part::Known(path));
             continue;
         }
         match read::text_of(&path) {
             Ok(text) => {
                 parts.push(Part::Fresh(raw.sources.len()));
-                raw.sources.push(Source { path, text });
+                raw.sources.push(Source::of_file(path, text));
                 raw.read_included(environment);
             }
             Err(problem) => raw.findings.push_of_file(*problem),
         }
     }
     (raw, parts)
+}
+
+impl Raw {
+    fn of(main: Source, seen: Seen) -> Self {
+        Self {
+            watched: vec![seen],
+            sources: vec![main],
+            server: ServerKeys::default(),
+            server_broken: Broken::new(),
+            apps: Vec::new(),
+            findings: Findings::default(),
+        }
+    }
+
+    /// Reads apps of the registry behind the files, but for those that an archive knows.
+    fn read_entries(&mut self, entries: &[Arc<Entry>], archive: Option<&Archive>) -> Vec<Part> {
+        let folder = self.sources[0].folder().to_owned();
+        let mut parts = Vec::with_capacity(entries.len());
+        for entry in entries {
+            if archive.is_some_and(|archive| archive.knows_entry(entry)) {
+                parts.push(Part::Known(Entry::place(entry.id())));
+                continue;
+            }
+            parts.push(Part::Fresh(self.sources.len()));
+            self.sources.push(entry.source(&folder));
+            self.read_included(&|_| None);
+        }
+        parts
+    }
 }
 
 /// A file that cannot be read, as a problem.

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 mod host;
@@ -121,6 +122,20 @@ impl AppId {
     #[must_use]
     pub fn file_name(&self) -> Cow<'_, str> {
         if self.is_further_replica() { self.0.replace(':', ".").into() } else { (&*self.0).into() }
+    }
+}
+
+impl JsonSchema for AppId {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "AppId".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]{0,62}(:[0-9]{1,2})?$"})
     }
 }
 

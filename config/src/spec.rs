@@ -8,12 +8,14 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     interned::Interned,
     name::{AppId, ByteSize, HostPattern, PathPrefix},
     problem::Problem,
+    registry::Location,
 };
 
 mod default;
@@ -42,6 +44,9 @@ pub use wake::{AgentPattern, AsleepSpec, KeepsAwake, MethodName, Visitor, WakeSp
 pub struct Config {
     /// Settings of Doorbell itself.
     pub server: ServerSpec,
+    /// Where apps are added at run time, unless in the state folder. It may hold a password, and is for
+    /// nobody but who opens it: so it is no part of the settings, which others are told.
+    pub registry: Option<Location>,
     /// Every app, in the order of the files: where two claim one route, the earlier wins.
     pub apps: Vec<Arc<AppSpec>>,
     /// What is odd, but keeps nothing from being used.
@@ -319,7 +324,7 @@ fn is_empty<T>(list: &Interned<Vec<T>>) -> bool {
 }
 
 /// When an app starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum StartMode {
     /// On its first request; stopped when idle.
     OnDemand,

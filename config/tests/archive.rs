@@ -5,7 +5,8 @@
 use std::{fs, path::PathBuf, sync::Arc};
 
 use doorbell_config::{
-    file::{Archive, load},
+    file::{Archive, Entry, Loaded, load},
+    name::AppId,
     spec::AppSpec,
 };
 use tempfile::TempDir;
@@ -38,7 +39,7 @@ impl Folder {
     #[track_caller]
     fn load(&mut self) -> Result<Vec<Arc<AppSpec>>, String> {
         let path = self.path("main.toml");
-        let again = self.archive.load(&path, &|_| None).outcome;
+        let again = self.archive.load(&path, &|_| None, &[]).outcome;
         let anew = load(&path, &|_| None);
         assert_eq!(again.as_ref().err(), anew.as_ref().err());
         let (Ok(again), Ok(anew)) = (again.as_ref(), anew) else {
@@ -206,7 +207,7 @@ fn a_warning_is_told_each_time() {
     let second = folder.load().unwrap();
     stays(&first, &second, "b", true);
     let warnings =
-        folder.archive.load(&folder.path("main.toml"), &|_| None).outcome.unwrap().warnings;
+        folder.archive.load(&folder.path("main.toml"), &|_| None, &[]).outcome.unwrap().warnings;
     assert_eq!(warnings.len(), 1);
 }
 
@@ -223,9 +224,104 @@ fn a_page_that_changes_changes_the_apps_that_show_it() {
     stays(&second, &third, "a", true);
     stays(&second, &third, "b", false);
     assert_eq!(third[1].pages.own.waiting.as_ref().unwrap().as_str(), "two");
-    let watched = folder.archive.load(&folder.path("main.toml"), &|_| None).sources;
+    let watched = folder.archive.load(&folder.path("main.toml"), &|_| None, &[]).sources;
     assert!(watched.iter().any(|seen| seen.path == folder.path("apps/page.html")), "{watched:?}");
     fs::remove_file(folder.path("apps/page.html")).unwrap();
     let wrong = folder.load().unwrap_err();
     assert!(wrong.contains("this page cannot be shown"), "{wrong}");
+}
+
+/// An app of the registry.
+fn entry(id: &str, keys: serde_json::Value) -> Arc<Entry> {
+    let serde_json::Value::Object(keys) = keys else { panic!("no table") };
+    Arc::new(Entry::new(AppId::parse(id).unwrap(), &keys).unwrap())
+}
+
+fn plain(id: &str) -> Arc<Entry> {
+    entry(id, serde_json::json!({"hosts": [format!("{id}.test")], "command": ["true"]}))
+}
+
+impl Folder {
+    fn with(&mut self, entries: &[Arc<Entry>]) -> Loaded {
+        let path = self.path("main.toml");
+        self.archive.load(&path, &|_| Some("of doorbell".into()), entries)
+    }
+}
+
+fn ids(loaded: &Loaded) -> Vec<&str> {
+    loaded.outcome.as_ref().unwrap().apps.iter().map(|app| app.id.as_str()).collect()
+}
+
+#[test]
+fn apps_of_the_registry_stand_behind_those_of_files() {
+    let mut folder = Folder::new("", &[("m", &app("m", ""))]);
+    let (a, z) = (plain("a"), plain("z"));
+    let first = folder.with(&[Arc::clone(&z), Arc::clone(&a)]);
+    assert_eq!(ids(&first), ["m", "z", "a"]);
+    assert!(first.refused.is_empty());
+    let changed = entry("a", serde_json::json!({"hosts": ["b.test"], "command": ["true"]}));
+    let second = folder.with(&[z, changed]);
+    let (first, second) = (first.outcome.unwrap().apps, second.outcome.unwrap().apps);
+    stays(&first, &second, "m", true);
+    stays(&first, &second, "z", true);
+    stays(&first, &second, "a", false);
+    assert_eq!(ids(&folder.with(&[a])), ["m", "a"]);
+}
+
+#[test]
+fn an_app_of_the_registry_that_cannot_be_is_left_out_and_named() {
+    let mut folder = Folder::new("", &[("m", &app("m", ""))]);
+    let same_id = entry("m", serde_json::json!({"hosts": ["x.test"], "command": ["true"]}));
+    let same_host = entry("n", serde_json::json!({"hosts": ["m.test"], "command": ["true"]}));
+    let needs_it =
+        entry("o", serde_json::json!({"hosts": ["o.test"], "command": ["true"], "needs": ["n"]}));
+    let unknown = entry("p", serde_json::json!({"host": ["p.test"], "command": ["true"]}));
+    let loaded = folder.with(&[same_id, same_host, needs_it, unknown, plain("q")]);
+    assert_eq!(ids(&loaded), ["m", "q"]);
+    let told: Vec<_> = loaded.refused.iter().map(|refused| refused.problems.to_string()).collect();
+    for (id, words) in [
+        ("m", "app id `m` is taken"),
+        ("n", "already belongs to app `m`"),
+        ("o", "there is no app"),
+        ("p", "unknown key `host`"),
+    ] {
+        let found = loaded.refused.iter().position(|refused| refused.app.as_str() == id).unwrap();
+        assert!(told[found].contains(words), "{}", told[found]);
+        assert!(told[found].contains(&format!("registry:{id}")), "{}", told[found]);
+    }
+}
+
+#[test]
+fn files_that_are_wrong_are_wrong_whatever_the_registry_has() {
+    let mut folder = Folder::new("", &[("m", &app("m", "ports = 1"))]);
+    let loaded = folder.with(&[plain("a"), plain("m")]);
+    assert!(loaded.outcome.unwrap_err().to_string().contains("unknown key `ports`"));
+}
+
+#[test]
+fn an_app_of_the_registry_changes_while_a_file_is_being_mended() {
+    let mut folder = Folder::new("", &[("m", &app("m", ""))]);
+    let first = folder.with(&[plain("a")]).outcome.unwrap().apps;
+    folder.put("apps/m.toml", "[app.m");
+    folder.put("main.toml", "[server");
+    let entries = [plain("a"), plain("b")];
+    let loaded = folder.archive.load_entries(&|_| None, &entries).unwrap();
+    assert_eq!(ids(&loaded), ["m", "a", "b"]);
+    let second = loaded.outcome.unwrap().apps;
+    stays(&first, &second, "m", true);
+    assert!(folder.with(&entries).outcome.is_err());
+    // What is in doubt is left to a reading of everything.
+    let same_host = entry("c", serde_json::json!({"hosts": ["m.test"], "command": ["true"]}));
+    assert!(folder.archive.load_entries(&|_| None, &[same_host]).is_none());
+}
+
+#[test]
+fn the_environment_is_not_for_apps_of_the_registry() {
+    let mut folder = Folder::new("", &[]);
+    let curious = entry(
+        "a",
+        serde_json::json!({"hosts": ["a.test"], "command": ["true"], "env": {"A": "${HOME}"}}),
+    );
+    let told = folder.with(&[curious]).refused.remove(0).problems.to_string();
+    assert!(told.contains("environment variable `HOME` is not set"), "{told}");
 }

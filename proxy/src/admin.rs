@@ -1,14 +1,15 @@
 //! What operators and Prometheus reach: health, figures, and the verbs behind the command line.
 //!
-//! Unix sockets (mode 0600) carry everything; who may open the file may operate. TCP addresses
-//! carry only `/metrics`, `/healthz` and `/readyz`, and answer only to hosts that are addresses or
-//! `localhost`, so that no web page can read them through a rebound name.
+//! Unix sockets (mode 0600) carry everything; who may open the file may operate. TCP addresses carry
+//! `/metrics`, `/healthz` and `/readyz`, and the rest for those who have a token; they answer only to hosts
+//! that are addresses or `localhost`, and to no web page of another origin, so that none can read them
+//! through a rebound name. What there is to ask stands in `endpoints`.
 
 use std::{
     io,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, LazyLock, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -16,11 +17,11 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{Request, State},
+    extract::{Extension, Request, State},
     http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::get,
 };
 use doorbell_config::spec::{AppSpec, ListenAddr};
 use doorbell_supervisor::machine::Ability;
@@ -37,11 +38,23 @@ use crate::{
 };
 
 pub mod apps;
+pub mod audit;
+mod caller;
+pub mod definitions;
+mod endpoint;
+mod endpoints;
+mod events;
 mod logs;
 mod observers;
 mod operators;
-pub use self::operators::Strangers;
 pub mod status;
+pub mod tokens;
+mod wrapped;
+
+pub use caller::Scope;
+pub use operators::Strangers;
+
+use caller::{Failures, Identity};
 
 /// For answers to observers, when nobody is accepted any more.
 const FOR_OBSERVERS: Duration = Duration::from_secs(2);
@@ -61,6 +74,7 @@ pub struct Admin {
     sockets: Mutex<Vec<(ListenAddr, Arc<OwnedFd>)>>,
     /// One metrics page is made at a time: of thousands of apps it is work.
     page: Semaphore,
+    failures: Failures,
 }
 
 impl Admin {
@@ -76,6 +90,7 @@ impl Admin {
             observers: TaskTracker::new(),
             sockets: Mutex::default(),
             page: Semaphore::new(1),
+            failures: Failures::default(),
         }
     }
 
@@ -83,6 +98,11 @@ impl Admin {
     #[must_use]
     pub fn sockets(&self) -> Vec<(ListenAddr, Arc<OwnedFd>)> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Comes when nothing is to be begun any more.
+    fn stopping(&self) -> impl Future<Output = ()> + use<> {
+        self.stop.clone().cancelled_owned()
     }
 
     /// Takes no more requests, and waits for the answers that are under way: for those to observers, who
@@ -99,7 +119,7 @@ impl Admin {
 }
 
 /// A problem, for programs and people (RFC 9457).
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub struct Problem {
     /// The status's own phrase.
     pub title: String,
@@ -155,20 +175,27 @@ pub fn serve(admin: &Arc<Admin>, sockets: Vec<(ListenAddr, OwnedFd)>) -> io::Res
 }
 
 fn for_observers(admin: Arc<Admin>) -> Router {
-    open_routes().layer(middleware::from_fn(local_names_only)).with_state(admin)
+    everything(&admin).layer(middleware::from_fn(local_names_only)).with_state(admin)
 }
 
 fn for_operators(admin: Arc<Admin>) -> Router {
+    everything(&admin).with_state(admin)
+}
+
+fn everything(admin: &Arc<Admin>) -> Router<Arc<Admin>> {
     open_routes()
-        .route("/v1/apps", get(apps::list))
-        .route("/v1/apps/{id}", get(apps::show))
-        .route("/v1/apps/{id}/logs", get(logs::read))
-        .route("/v1/apps/{id}/pass", post(apps::pass))
-        .route("/v1/apps/{id}/{verb}", post(apps::operate))
-        .route("/v1/machine", get(machine))
-        .route("/v1/reload", post(reload))
-        .route("/v1/upgrade", post(upgrade))
-        .with_state(admin)
+        .merge(endpoint::router(endpoints::all(), admin))
+        .route("/v1/openapi.json", get(openapi))
+        .method_not_allowed_fallback(|| async {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, &"this page has no such method")
+        })
+}
+
+/// What there is to ask, for programs. Nothing of it is secret.
+async fn openapi() -> Json<&'static serde_json::Value> {
+    static DOCUMENT: LazyLock<serde_json::Value> =
+        LazyLock::new(|| endpoint::document(&endpoints::all()));
+    Json(&DOCUMENT)
 }
 
 async fn machine(State(admin): State<Arc<Admin>>) -> Json<Vec<Ability>> {
@@ -187,15 +214,20 @@ async fn local_names_only(headers: HeaderMap, request: Request, next: Next) -> R
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok());
     let name = name.map_or(host, |(name, _)| name).trim_start_matches('[').trim_end_matches(']');
-    if name == "localhost" || name.parse::<std::net::IpAddr>().is_ok() {
-        return next.run(request).await;
+    if name != "localhost" && name.parse::<std::net::IpAddr>().is_err() {
+        return Problem::new(
+            StatusCode::FORBIDDEN,
+            &"ask by address or as `localhost`: other names are refused, so that web pages cannot read \
+             this",
+        )
+        .into_response();
     }
-    Problem::new(
-        StatusCode::FORBIDDEN,
-        &"ask by address or as `localhost`: other names are refused, so that web pages cannot read \
-         this",
-    )
-    .into_response()
+    let origin = headers.get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
+    if origin.is_some_and(|origin| origin.split_once("://").is_none_or(|(_, at)| at != host)) {
+        let why = "web pages of other origins are refused";
+        return Problem::new(StatusCode::FORBIDDEN, &why).into_response();
+    }
+    next.run(request).await
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
@@ -241,7 +273,8 @@ fn cannot_encode(error: &dyn std::fmt::Display) -> Response {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error).into_response()
 }
 
-async fn reload(State(admin): State<Arc<Admin>>) -> Response {
+async fn reload(State(admin): State<Arc<Admin>>, Extension(who): Extension<Identity>) -> Response {
+    audit::note(&admin, &who, "reload", None).await;
     match admin.house.reload().await {
         Ok(report) => Json(report).into_response(),
         Err(ReloadError::Supervisor(error)) => {
@@ -252,7 +285,7 @@ async fn reload(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 /// What an upgrade did.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub struct Upgraded {
     /// The version before.
     pub from: String,
@@ -260,7 +293,8 @@ pub struct Upgraded {
     pub to: String,
 }
 
-async fn upgrade(State(admin): State<Arc<Admin>>) -> Response {
+async fn upgrade(State(admin): State<Arc<Admin>>, Extension(who): Extension<Identity>) -> Response {
+    audit::note(&admin, &who, "upgrade", None).await;
     let from = env!("CARGO_PKG_VERSION").to_owned();
     match admin.house.upgrade().await {
         Ok(to) => Json(Upgraded { from, to }).into_response(),

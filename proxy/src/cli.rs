@@ -4,18 +4,28 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+mod access;
+mod apply;
+mod apps;
 mod awake;
 mod client;
 mod control;
 mod doctor;
 mod documents;
+mod keys;
+mod live;
 mod screen;
 mod table;
 
+use access::TokenVerb;
+use apps::{AppVerb, ApplyArg};
 use doorbell_config::name::DurationText;
 use doorbell_supervisor::{hub::SPEAKS, protocol::Role};
 
-use crate::serve::{self, Beginning, Split};
+use crate::{
+    control::Place,
+    serve::{self, Beginning, Split},
+};
 
 /// Where the configuration is looked for unless told.
 const CONFIG: &str = "/etc/doorbell/doorbell.toml";
@@ -52,6 +62,9 @@ enum Verb {
     Control {
         #[command(flatten)]
         config: ConfigArg,
+        /// Its own folder
+        #[arg(long)]
+        registry: PathBuf,
         /// Where a new supervisor is found
         #[arg(long)]
         reception: PathBuf,
@@ -108,6 +121,10 @@ enum Verb {
     Enable(AppArg),
     /// Stop an app and refuse its requests until `enable`; outlives restarts
     Disable(AppArg),
+    /// Give an app no new requests until `enable`, and wait until it has finished what it has
+    ///
+    /// The same as `disable`, by the name that it has elsewhere.
+    Drain(AppArg),
     /// Keep the app that this is run by awake, for its own work
     ///
     /// For jobs that an app starts and no request waits for: without this it may be put to sleep under
@@ -154,6 +171,53 @@ enum Verb {
         /// For machines
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+    /// Add, change and delete apps at run time
+    ///
+    /// Such apps stand in the registry, beside those of the configuration file.
+    #[command(subcommand)]
+    App(AppVerb),
+    /// Make the registry's apps be those of a file
+    ///
+    /// Tells what differs, and changes all of it or nothing.
+    #[command(after_help = "Examples:
+  doorbell apply -f apps.toml --dry-run      what would change, and whether it could
+  doorbell apply -f apps.toml --prune        these apps, and no others")]
+    Apply(ApplyArg),
+    /// Make, list and remove tokens for the admin API over TCP
+    #[command(subcommand)]
+    Token(TokenVerb),
+    /// Show who changed what
+    Audit {
+        /// Only what was done to this app
+        #[arg(long)]
+        app: Option<String>,
+        /// Entries to show
+        #[arg(short = 'n', long, default_value_t = 50)]
+        entries: u32,
+        /// For machines
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+    /// Follow what happens to apps
+    Events {
+        /// Only to this one
+        #[arg(long)]
+        app: Option<String>,
+        /// For machines: a line of JSON each
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+    /// Watch what apps use: CPU, memory and requests, the busiest first
+    ///
+    /// Without a terminal, one picture is printed.
+    Top {
         #[command(flatten)]
         socket: SocketArg,
     },
@@ -217,8 +281,9 @@ pub fn run() -> anyhow::Result<u8> {
             serve::serve(config.config, split, &beginning)?;
             Ok(0)
         }
-        Verb::Control { config, reception } => {
-            serve::role(Role::Control, reception, Some(config.config))?;
+        Verb::Control { config, registry, reception } => {
+            let place = Place { config_path: config.config, folder: registry };
+            serve::role(Role::Control, reception, Some(place))?;
             Ok(0)
         }
         Verb::Proxy { reception } => {
@@ -237,6 +302,7 @@ pub fn run() -> anyhow::Result<u8> {
         Verb::Restart(app) => app.operate("restart"),
         Verb::Enable(app) => app.operate("enable"),
         Verb::Disable(app) => app.operate("disable"),
+        Verb::Drain(app) => app.operate("drain"),
         Verb::Awake { duration, name, done: _, command, socket } => {
             let time = duration;
             awake::Awake { socket: &socket, name: &name, time, command: &command }.run()
@@ -248,6 +314,14 @@ pub fn run() -> anyhow::Result<u8> {
         Verb::Logs { app, follow, lines, socket } => {
             control::logs(&socket.find()?, &app, follow, lines)
         }
+        Verb::App(verb) => verb.run(),
+        Verb::Apply(apply) => apply.run(),
+        Verb::Token(verb) => verb.run(),
+        Verb::Audit { app, entries, json, socket } => {
+            access::audit(&socket, app.as_deref(), entries, json)
+        }
+        Verb::Events { app, json, socket } => live::events(&socket.find()?, app.as_deref(), json),
+        Verb::Top { socket } => live::top(&socket.find()?),
         Verb::Schema => documents::schema(),
         Verb::Completions { shell } => documents::completions(shell, &mut Cli::command()),
         Verb::Man => documents::man(Cli::command()),

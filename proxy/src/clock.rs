@@ -33,6 +33,13 @@ pub fn with_second<T>(with: impl FnOnce(&Second) -> T) -> T {
     })
 }
 
+/// Milliseconds since the Unix epoch.
+#[must_use]
+pub fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Seconds since the Unix epoch.
 #[must_use]
 pub fn unix_seconds() -> u64 {

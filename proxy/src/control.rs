@@ -7,7 +7,7 @@
 use std::{
     io::ErrorKind,
     os::{fd::OwnedFd, unix::net::UnixStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -16,16 +16,19 @@ use anyhow::{Context, bail};
 use doorbell_config::{
     file::Archive,
     name::AppId,
+    registry::{Location, Registry},
     spec::{ListenAddr, ServerSpec},
 };
 use doorbell_supervisor::{
     protocol::{FromControl, Hello, Role, TRUSTED_LIMITS, ToControl, VERSION},
     wire::{self, Frame, Receiver},
 };
+use tokio::{task::JoinHandle, time::timeout};
 
 use crate::{
     admin::{self, Admin},
     house::{Before, House},
+    ledger::{Ledger, copy},
     metrics::figures::Figures,
     pass::Question,
     scrape::Passes,
@@ -35,6 +38,28 @@ use crate::{
 
 /// Time for answers that are under way at the end.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// How long a registry is waited for before apps of the files are served without it.
+const FIRST_OPENING: Duration = Duration::from_secs(3);
+
+/// The file in the control process's folder, where no other registry is named.
+const DATABASE: &str = "registry.db";
+/// The folder in it for a copy of the registry.
+const COPY: &str = "copy";
+/// The folder in it for the history of apps.
+const HISTORY: &str = "history";
+/// Pause before a registry that cannot be opened is tried again: doubled up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Where the control process finds things.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The configuration file.
+    pub config_path: PathBuf,
+    /// The folder that is its own.
+    pub folder: PathBuf,
+}
 
 /// What the supervisor tells at the beginning.
 #[derive(Default)]
@@ -60,21 +85,20 @@ struct ProxyLine {
 ///
 /// # Errors
 /// Why it cannot start, or does not understand what it is told.
-pub async fn run(
-    connection: UnixStream,
-    config_path: PathBuf,
-    household: Household,
-) -> anyhow::Result<()> {
-    let house = Arc::new(House::new(config_path));
+pub async fn run(connection: UnixStream, place: Place, household: Household) -> anyhow::Result<()> {
+    let house = Arc::new(House::new(place.config_path));
+    house.keeps_history_in(place.folder.join(HISTORY));
     let mut receiver = introduce(&house, connection, None)?;
     let beginning = hear_out(&mut receiver, &house).await?;
     let beginning = beginning.context("the supervisor left before it had begun")?;
     let path = house.config_path.clone();
     let reading = tokio::task::spawn_blocking(move || {
         let mut archive = Archive::default();
-        (House::read(&path, &mut archive), archive)
+        (House::read(&path, &mut archive, &[]), archive)
     });
     let (loaded, archive) = reading.await.context("reading the configuration")?;
+    let location = loaded.outcome.as_ref().ok().and_then(|config| config.registry.clone());
+    let location = location.unwrap_or_else(|| Location::Sqlite(place.folder.join(DATABASE)));
     let now = loaded.outcome.as_ref().ok().map(|config| &config.server);
     if let Some(server) = beginning.server.as_ref().or(now) {
         household.start_logging(Role::Control, &server.log)?;
@@ -93,21 +117,72 @@ pub async fn run(
         Arc::clone(&admin),
     ));
     admin::serve(&admin, beginning.sockets)?;
-    match house.take_over_first(loaded, archive).await {
+    let mut opening = tokio::spawn(open(Arc::clone(&house), location));
+    let registry = timeout(FIRST_OPENING, &mut opening).await.ok().transpose()?;
+    let mut ledger = first_list(registry.as_ref(), &place.folder).await;
+    ledger.archive = archive;
+    let (loaded, ledger) = house.read_with(loaded, ledger).await;
+    match house.take_over_first(loaded, ledger).await {
         Err(error) if is_first => return Err(error.into()),
         // What held before holds on; the outcome is logged where it happens.
         Ok(_) | Err(_) => {}
     }
     let watcher = tokio::spawn(watch::reload_on_change(Arc::clone(&house)));
+    let copier = tokio::spawn(copy::keep(Arc::clone(&house), place.folder.join(COPY)));
+    let follower = tokio::spawn(follow(Arc::clone(&house), registry, opening));
     admin.ready.store(true, Ordering::Relaxed);
     let outcome = listening.await;
     admin.ready.store(false, Ordering::Relaxed);
-    watcher.abort();
+    for task in [watcher, copier, follower] {
+        task.abort();
+    }
     // Whoever follows a log does so for ever.
-    let _ = tokio::time::timeout(LAST_ANSWERS, admin.answered()).await;
+    let _ = timeout(LAST_ANSWERS, admin.answered()).await;
     // The supervisor sees the end also where this process goes on.
     house.link.disconnect();
     outcome.context("listening to the supervisor")?
+}
+
+/// Opens the registry, however long that takes. What cannot be waited for is told and tried again.
+async fn open(house: Arc<House>, location: Location) -> Registry {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match Registry::open(&location).await {
+            Ok(registry) => return registry,
+            Err(error) => house.registry_fails(&error),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// What is known of the registry's apps at first: what it says, or if it does not answer soon, the copy.
+async fn first_list(registry: Option<&Registry>, folder: &Path) -> Ledger {
+    let mut ledger = Ledger::default();
+    let changes = match registry {
+        Some(registry) => registry.changes_since(ledger.known).await.ok(),
+        None => None,
+    };
+    match changes {
+        Some(changes) => ledger.take(&changes),
+        None => match copy::read(&folder.join(COPY)) {
+            Ok(list) => ledger.list = Arc::new(list),
+            Err(error) => tracing::error!(%error, "the copy of the registry's apps is of no use"),
+        },
+    }
+    ledger
+}
+
+/// Takes in what becomes of the registry, as soon as it is open.
+async fn follow(house: Arc<House>, registry: Option<Registry>, opening: JoinHandle<Registry>) {
+    let registry = match registry {
+        Some(registry) => registry,
+        None => match opening.await {
+            Ok(registry) => registry,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        },
+    };
+    house.follow_registry(registry).await;
 }
 
 /// Tells a supervisor who we are, and what we have from an earlier one.
@@ -239,7 +314,7 @@ async fn hear_out(
                 beginning.sockets.push((address, socket));
             }
             ToControl::Listening(addresses) => beginning.listening = addresses,
-            ToControl::Snapshot(snapshot) => house.link.learn(*snapshot),
+            ToControl::Snapshot(snapshot) => drop(house.link.learn(*snapshot)),
             ToControl::Proxy { number, pid } => {
                 beginning.proxies.push(ProxyLine::of(number, pid, with)?);
             }
@@ -271,7 +346,7 @@ async fn listen(
 ) -> anyhow::Result<End> {
     while let Some((message, with)) = next(receiver).await? {
         match message {
-            ToControl::Snapshot(snapshot) => house.link.learn(*snapshot),
+            ToControl::Snapshot(snapshot) => house.learns(&snapshot),
             ToControl::Forgotten(app) => house.link.forget(&app),
             ToControl::Answer { wish, answer } => house.link.answered(wish, *answer),
             ToControl::Proxy { number, pid } => {

@@ -15,24 +15,34 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use doorbell_config::{
-    file::{Archive, Loaded, Seen},
+    file::{Archive, Entry, Loaded, Refused, Seen},
     name::AppId,
     problem::Problems,
+    registry::Registry,
     route::{Change, PathAccess, RouteTable},
     spec::{AppSpec, Config, ListenAddr, ServerSpec},
 };
-use doorbell_supervisor::protocol::{Answer, ConfigureError, Rejected, Wish};
+use doorbell_supervisor::{
+    message::Snapshot,
+    protocol::{Answer, ConfigureError, Rejected, Wish},
+};
 use tokio::sync::{Mutex, watch};
 
 use crate::{
+    chronicle::{Chronicle, Happening},
     clock,
     custody::Custody,
     difference::Difference,
+    ledger::{Ledger, List},
     link::{Link, NoSupervisor},
     metrics::{export::Reloads, figures::Figures},
     pass::office::Office,
     scrape::Scraper,
 };
+
+mod editing;
+
+pub use editing::{EditError, Edited, Trial};
 
 /// How long a new version of the supervisor may take to come back.
 const NEXT_SUPERVISOR: Duration = Duration::from_secs(30);
@@ -52,7 +62,9 @@ pub enum ReloadError {
 }
 
 /// What a reload did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 pub struct ReloadReport {
     /// Apps now configured.
     pub apps: usize,
@@ -96,6 +108,8 @@ pub struct House {
     pub scraper: Arc<Scraper>,
     /// What is kept open for the supervisor.
     pub custody: Custody,
+    /// What becomes of apps.
+    pub chronicle: Arc<Chronicle>,
     /// Gives operators passes.
     pub passes: Office,
     /// The file.
@@ -114,8 +128,17 @@ pub struct House {
     /// A change was read and nobody was there to make it hold.
     is_behind: AtomicBool,
     reload_at: AtomicU64,
-    /// Held during a reload, and locked before `inner`.
-    archive: Arc<Mutex<Archive>>,
+    /// Held during a reload or an edit, and locked before `inner`.
+    ledger: Arc<Mutex<Ledger>>,
+    /// What the ledger lists, for those who only look.
+    list: watch::Sender<Arc<List>>,
+    refused: ArcSwap<Vec<Refused>>,
+    /// Where the history of apps is.
+    history_dir: ArcSwap<PathBuf>,
+    /// `None` while there is none.
+    registry: ArcSwapOption<Registry>,
+    /// Why there is none, or why it does not answer.
+    registry_problem: ArcSwapOption<String>,
     inner: Mutex<Inner>,
 }
 
@@ -139,7 +162,9 @@ impl House {
             link: Link::default(),
             scraper: Arc::default(),
             custody: Custody::default(),
+            chronicle: Arc::default(),
             passes: Office::default(),
+            history_dir: ArcSwap::default(),
             number: AtomicU32::new(0),
             supervisors: watch::Sender::default(),
             config_path,
@@ -150,7 +175,11 @@ impl House {
             reload_good: AtomicBool::new(false),
             is_behind: AtomicBool::new(false),
             reload_at: AtomicU64::new(0),
-            archive: Arc::default(),
+            ledger: Arc::default(),
+            list: watch::Sender::default(),
+            refused: ArcSwap::default(),
+            registry: ArcSwapOption::empty(),
+            registry_problem: ArcSwapOption::empty(),
             inner: Mutex::default(),
         }
     }
@@ -243,6 +272,26 @@ impl House {
         }
     }
 
+    /// Keeps the history of apps in this folder.
+    pub fn keeps_history_in(&self, folder: PathBuf) {
+        if let Err(error) = self.chronicle.keep_in(folder.clone()) {
+            tracing::warn!(%error, folder = %folder.display(), "the history of apps cannot be kept");
+        }
+        self.history_dir.store(Arc::new(folder));
+    }
+
+    /// Where the history of apps is.
+    #[must_use]
+    pub fn history_dir(&self) -> PathBuf {
+        PathBuf::clone(&self.history_dir.load())
+    }
+
+    /// Takes news of an app.
+    pub fn learns(&self, snapshot: &Snapshot) {
+        let before = self.link.learn(snapshot.clone());
+        self.chronicle.compare(before.as_deref(), snapshot);
+    }
+
     /// What the supervisor calls us, if it does.
     #[must_use]
     pub fn number(&self) -> Option<u32> {
@@ -254,16 +303,32 @@ impl House {
         self.number.store(number, Ordering::Relaxed);
     }
 
-    /// Reads the configuration file, but for what the archive knows.
+    /// Reads the configuration file and apps of the registry, but for what the archive knows.
     #[must_use]
-    pub fn read(config_path: &Path, archive: &mut Archive) -> Loaded {
-        archive.load(config_path, &|name| std::env::var(name).ok())
+    pub fn read(config_path: &Path, archive: &mut Archive, entries: &[Arc<Entry>]) -> Loaded {
+        archive.load(config_path, &|name| std::env::var(name).ok(), entries)
     }
 
     /// Where the output of apps is: a change of the setting waits for the next start.
     #[must_use]
     pub fn log_dir(&self) -> PathBuf {
         self.started_with.load().as_ref().map(|server| server.log_dir.clone()).unwrap_or_default()
+    }
+
+    /// What was read of the files, with the apps of a ledger.
+    pub async fn read_with(&self, loaded: Loaded, mut ledger: Ledger) -> (Loaded, Ledger) {
+        if ledger.list.is_empty() {
+            return (loaded, ledger);
+        }
+        let path = self.config_path.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let entries = Ledger::entries(&ledger.list);
+            (Self::read(&path, &mut ledger.archive, &entries), ledger)
+        });
+        match reading.await {
+            Ok(read) => read,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
     }
 
     /// Takes over what was read before anything else.
@@ -273,11 +338,37 @@ impl House {
     pub async fn take_over_first(
         &self,
         loaded: Loaded,
-        archive: Archive,
+        ledger: Ledger,
     ) -> Result<ReloadReport, ReloadError> {
-        let mut kept = Arc::clone(&self.archive).lock_owned().await;
-        *kept = archive;
+        let mut kept = Arc::clone(&self.ledger).lock_owned().await;
+        *kept = ledger;
+        kept.refused.clone_from(&loaded.refused);
+        self.publish(&kept);
         self.told(self.take_over(loaded).await)
+    }
+
+    /// Shows what the ledger has to those who only look.
+    fn publish(&self, ledger: &Ledger) {
+        self.list.send_replace(Arc::clone(&ledger.list));
+        self.refused.store(Arc::new(ledger.refused.clone()));
+    }
+
+    /// The apps of the registry.
+    #[must_use]
+    pub fn list(&self) -> Arc<List> {
+        Arc::clone(&self.list.borrow())
+    }
+
+    /// The apps of the registry, and how they change.
+    #[must_use]
+    pub fn lists(&self) -> watch::Receiver<Arc<List>> {
+        self.list.subscribe()
+    }
+
+    /// Apps of the registry that cannot be, and why.
+    #[must_use]
+    pub fn refused(&self) -> Arc<Vec<Refused>> {
+        self.refused.load_full()
     }
 
     /// Reads the file again and takes it over. Whoever asks may leave: it is done to the end.
@@ -293,17 +384,27 @@ impl House {
     }
 
     async fn reload_now(&self) -> Result<ReloadReport, ReloadError> {
-        let (path, archive) = (self.config_path.clone(), Arc::clone(&self.archive));
+        let (path, ledger) = (self.config_path.clone(), Arc::clone(&self.ledger));
         // Held to the end: what is read first is taken over first.
-        let mut archive = archive.lock_owned().await;
+        let mut ledger = ledger.lock_owned().await;
         let reading = tokio::task::spawn_blocking(move || {
             let since = Instant::now();
-            let loaded = Self::read(&path, &mut archive);
+            let entries = Ledger::entries(&ledger.list);
+            let mut loaded = Self::read(&path, &mut ledger.archive, &entries);
+            ledger.keeps_all(&mut loaded);
             tracing::debug!(took = ?since.elapsed(), "configuration read");
-            (loaded, archive)
+            (loaded, ledger)
         });
         match reading.await {
-            Ok((loaded, _archive)) => self.told(self.take_over(loaded).await),
+            Ok((loaded, mut ledger)) => {
+                let refused = loaded.refused.clone();
+                let outcome = self.told(self.take_over(loaded).await);
+                if outcome.is_ok() {
+                    ledger.refused = refused;
+                    self.publish(&ledger);
+                }
+                outcome
+            }
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
     }
@@ -364,6 +465,7 @@ impl House {
         self.listens_on(listening);
         self.routes.store(Arc::new(routes));
         self.scraper.forget(&difference.gone);
+        self.tell(&difference);
         let started_with = self.started_with.load_full().unwrap_or_else(|| {
             let first = Arc::new(server.clone());
             self.started_with.store(Some(Arc::clone(&first)));
@@ -376,6 +478,7 @@ impl House {
                 .iter()
                 .map(ToString::to_string)
                 .chain(config.warnings.iter().map(ToString::to_string))
+                .chain(loaded.refused.iter().map(left_out))
                 .collect(),
         };
         // One that was rejected is new to the next table too.
@@ -385,6 +488,17 @@ impl House {
         self.reload_good.store(true, Ordering::Relaxed);
         self.reload_at.store(clock::unix_seconds(), Ordering::Relaxed);
         Ok(report)
+    }
+
+    fn tell(&self, difference: &Difference) {
+        if !difference.put.is_empty() {
+            let apps = difference.put.iter().map(|app| app.id.clone()).collect();
+            self.chronicle.happened(Happening::Defined { apps });
+        }
+        if !difference.gone.is_empty() {
+            difference.gone.iter().for_each(|app| self.chronicle.forget(app));
+            self.chronicle.happened(Happening::Removed { apps: difference.gone.clone() });
+        }
     }
 
     /// Files and folders that the configuration was read from, and those of every later reading.
@@ -422,6 +536,11 @@ impl Inner {
         difference.gone.extend(rejected.filter(is_gone).cloned());
         difference
     }
+}
+
+fn left_out(refused: &Refused) -> String {
+    let Refused { app, problems } = refused;
+    format!("app \"{app}\" of the registry is left out:\n{problems}")
 }
 
 fn put(spec: &Arc<AppSpec>) -> Change<Arc<AppSpec>> {

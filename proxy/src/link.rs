@@ -169,13 +169,13 @@ impl Link {
         self.abilities.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes news of an app.
-    pub fn learn(&self, mut snapshot: Snapshot) {
+    /// Takes news of an app; gives what was known before.
+    pub fn learn(&self, mut snapshot: Snapshot) -> Option<Arc<Snapshot>> {
         let (ready, failed) = self.earlier().all.get(&snapshot.app).copied().unwrap_or_default();
         snapshot.starts.cold_ready += ready;
         snapshot.starts.cold_failed += failed;
         let mut snapshots = self.snapshots.write().unwrap_or_else(PoisonError::into_inner);
-        snapshots.insert(snapshot.app.clone(), Arc::new(snapshot));
+        snapshots.insert(snapshot.app.clone(), Arc::new(snapshot))
     }
 
     /// The app is gone.

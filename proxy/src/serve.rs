@@ -24,7 +24,8 @@ use doorbell_supervisor::{
 use tokio::runtime::Runtime;
 
 use crate::{
-    allocator, control,
+    allocator,
+    control::{self, Place},
     house::House,
     logging,
     sandbox::{self, Plan},
@@ -33,6 +34,9 @@ use crate::{
 
 /// Time for what still runs beside the hub when all is over.
 const LAST_TASKS: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// The folder of the control process in the state folder.
+const REGISTRY: &str = "registry";
 
 /// The option that says so.
 const UPGRADED: &str = "--upgraded";
@@ -82,7 +86,7 @@ fn settings(config_path: &Path, beginning: &Beginning) -> anyhow::Result<ServerS
         // What a reload has said of another folder waits for a restart.
         return Ok(ServerSpec { state_dir: state_dir.clone(), ..server });
     }
-    let Loaded { outcome, .. } = House::read(config_path, &mut Archive::default());
+    let Loaded { outcome, .. } = House::read(config_path, &mut Archive::default(), &[]);
     match outcome {
         Ok(config) => Ok(config.server),
         Err(problems) => match settings_that_held(&state_dir(config_path)) {
@@ -141,6 +145,7 @@ fn options(
         has_custodian: split == Split::Processes,
         lock,
     };
+    let control_dir = server.state_dir.join(REGISTRY);
     let binary = binary()?;
     let successor = Successor {
         binary: binary.clone(),
@@ -155,18 +160,24 @@ fn options(
     let launcher = match split {
         Split::Processes => Launcher::Processes(Processes {
             binary,
-            control: vec!["control".into(), "--config".into(), config_path.into()],
+            control: vec![
+                "control".into(),
+                "--config".into(),
+                config_path.into(),
+                "--registry".into(),
+                control_dir.clone().into(),
+            ],
             proxy: vec!["proxy".into()],
             user,
         }),
-        Split::OneProcess => tasks(config_path),
+        Split::OneProcess => tasks(config_path, control_dir.clone()),
     };
     // Sockets of a listener, one for each worker, travel in one message.
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = workers.min(MOST_DESCRIPTORS);
     let is_upgraded = *beginning != Beginning::Fresh;
     let successor = Some(successor);
-    Ok(HubOptions { supervisor, server, launcher, workers, successor, is_upgraded })
+    Ok(HubOptions { supervisor, server, launcher, workers, successor, is_upgraded, control_dir })
 }
 
 /// Where the program stands, also when another has been put in its place since.
@@ -198,12 +209,12 @@ fn user(name: &str) -> anyhow::Result<Option<User>> {
 }
 
 /// Roles as tasks of this process.
-fn tasks(config_path: PathBuf) -> Launcher {
+fn tasks(config_path: PathBuf, control_dir: PathBuf) -> Launcher {
     Launcher::Tasks(Arc::new(move |role, connection| {
-        let config_path = config_path.clone();
+        let place = Place { config_path: config_path.clone(), folder: control_dir.clone() };
         tokio::spawn(async move {
             let outcome = match role {
-                Role::Control => control::run(connection, config_path, Household::Shared).await,
+                Role::Control => control::run(connection, place, Household::Shared).await,
                 Role::Proxy => server::run(connection, Household::Shared).await,
             };
             if let Err(error) = outcome {
@@ -217,12 +228,12 @@ fn tasks(config_path: PathBuf) -> Launcher {
 ///
 /// # Errors
 /// Why it cannot start, or does not understand what it is told.
-pub fn role(role: Role, reception: PathBuf, config_path: Option<PathBuf>) -> anyhow::Result<()> {
+pub fn role(role: Role, reception: PathBuf, place: Option<Place>) -> anyhow::Result<()> {
     let connection = take_connection().context("this is started by `doorbell serve` alone")?;
     hub::let_signals_in().context("cannot let signals in")?;
     // What we are executed as is no name for people.
     rustix::thread::set_name(c"doorbell")?;
-    let confined = sandbox::confine(&plan(role))?.to_string();
+    let confined = sandbox::confine(&plan(role, place.as_ref()))?.to_string();
     allocator::purge_in_background();
     let household = Household::Own { reception, confined };
     let runtime = match role {
@@ -232,8 +243,8 @@ pub fn role(role: Role, reception: PathBuf, config_path: Option<PathBuf>) -> any
     let outcome = runtime.block_on(async {
         match role {
             Role::Control => {
-                let config_path = config_path.context("no configuration is named")?;
-                control::run(connection, config_path, household).await
+                let place = place.context("no configuration is named")?;
+                control::run(connection, place, household).await
             }
             Role::Proxy => server::run(connection, household).await,
         }
@@ -244,9 +255,13 @@ pub fn role(role: Role, reception: PathBuf, config_path: Option<PathBuf>) -> any
 
 /// What a role may keep. The configuration may name files anywhere, now or after its next change:
 /// whether the control process may read them is up to its user.
-fn plan(role: Role) -> Plan {
+fn plan(role: Role, place: Option<&Place>) -> Plan {
     match role {
-        Role::Control => Plan::Control { read: vec!["/".into()], write: Vec::new() },
+        Role::Control => Plan::Control {
+            read: vec!["/".into()],
+            // Where it could not be made, the log has said so.
+            write: place.iter().map(|place| place.folder.clone()).filter(|f| f.is_dir()).collect(),
+        },
         Role::Proxy => Plan::Proxy { read: Vec::new() },
     }
 }

@@ -3,10 +3,11 @@
 //! A [`Supervisor`](crate::Supervisor) tells what holds for itself. [`look`] tells what would hold for one
 //! that is started from here.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One thing that Doorbell does, as well as this machine lets it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Ability {
     /// What it is about, such as `limits.memory`.
     pub what: String,
@@ -20,7 +21,7 @@ pub struct Ability {
 }
 
 /// How well something goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// As well as anywhere.

@@ -11,6 +11,7 @@ use doorbell_config::{
     name::AppId,
     spec::{AppSpec, HttpProbe},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod snapshot;
@@ -23,7 +24,18 @@ pub use start::{StartPhase, StartProgress, StartTimes, UsualStart, WaitsFor};
 
 /// The number of one run of an app; rises with every start, across restarts of Doorbell too.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 pub struct Generation(pub u64);
 
@@ -313,7 +325,7 @@ impl RefusalReason {
 }
 
 /// Where an instance listens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Endpoint {
     /// A TCP address.
     Tcp(SocketAddr),

@@ -87,6 +87,7 @@ impl Scene {
         }));
         let server = ServerSpec { admin: Vec::new(), ..ServerSpec::default() };
         let options = HubOptions {
+            control_dir: folder.path().join("registry"),
             supervisor: SupervisorOptions {
                 state_dir: folder.path().join("state"),
                 log_dir: folder.path().join("log"),

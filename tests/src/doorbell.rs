@@ -274,6 +274,14 @@ impl Doorbell {
         rustix::process::kill_process(pid.expect("a pid"), signal).expect("a signal");
     }
 
+    /// Ends doorbell by SIGTERM and starts it again, in the same folder and with the same ports.
+    pub fn stop_and_start_again(&mut self) {
+        self.signal(rustix::process::Signal::TERM);
+        let ended = poll(Duration::from_secs(60), || self.child.try_wait().ok().flatten());
+        assert!(ended.is_some(), "did not end:\n{}", self.log());
+        self.start_again();
+    }
+
     /// Ends doorbell by SIGTERM and tells how long that took; fails if it did not end well.
     pub fn stop(mut self) -> Duration {
         let since = Instant::now();

@@ -4,6 +4,7 @@
 //! Every doorbell listens on free ports and is ended with its test; nothing is shared between tests
 //! but the binary and the programs in `apps/`.
 
+mod api;
 mod client;
 mod doorbell;
 pub mod frames;
@@ -13,6 +14,7 @@ mod survivors;
 mod wait;
 mod websocket;
 
+pub use api::Api;
 pub use client::{Connection, Response, get, post, request};
 pub use doorbell::{Doorbell, Output, Running, app_dir, binary, free_port, tool};
 pub use frames::{Frames, Outcome};

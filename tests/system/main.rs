@@ -30,6 +30,7 @@ mod pool;
 mod processes;
 mod real_apps;
 mod records;
+mod registry;
 mod reloading;
 mod replicas;
 mod restarting;

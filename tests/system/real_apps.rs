@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use doorbell_tests::{Connection, Doorbell, eventually};
 
-fn installed(path: &str) -> PathBuf {
+pub(crate) fn installed(path: &str) -> PathBuf {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/test-apps").join(path);
     assert!(root.exists(), "{} is missing: run ./test, which installs it", root.display());
     std::fs::canonicalize(&root).unwrap_or(root)

@@ -3,7 +3,8 @@
 //! Included files are remembered by their stamps; an app that is as it was stays the same `Arc`, by
 //! which others see at once that it did not change. Whatever is not plainly good (a problem, a
 //! claim that two apps make, other settings of the server) is left to a complete reading, which has
-//! every text at hand to point into. Files with warnings are read each time.
+//! every text at hand to point into. Files with warnings are read each time. Apps of the registry come
+//! behind the files, and are remembered by being the same [`Entry`].
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -12,13 +13,14 @@ use std::{
 };
 
 use super::{
-    Environment, Loaded, Raw, Seen, Stamp, Wrong,
+    Entry, Environment, Loaded, Raw, Refused, Seen, Stamp, Wrong,
     compile::{self, Compiled, needs, shared},
     load_raw, open,
+    source::Source,
 };
 use crate::{
     name::{AppId, HostPattern, PathPrefix},
-    problem::Problems,
+    problem::{Problem, Problems},
     spec::{AppSpec, Backend, Config, EndpointSpec, ListenAddr, ServerSpec},
 };
 
@@ -27,6 +29,32 @@ use crate::{
 pub struct Archive {
     server: ServerSpec,
     files: HashMap<PathBuf, Known>,
+    read: Option<Files>,
+}
+
+/// What was read when all was good.
+#[derive(Clone, Debug)]
+struct Files {
+    /// The main file's text.
+    main: String,
+    /// What is watched, the main file first.
+    watched: Vec<Seen>,
+    /// The others that have apps, in order.
+    included: Vec<PathBuf>,
+}
+
+impl Files {
+    fn of(raw: &Raw, parts: &[Part]) -> Self {
+        let path = |part: &Part| match part {
+            Part::Fresh(file) => raw.sources[*file].path.clone(),
+            Part::Known(path) => path.clone(),
+        };
+        Self {
+            main: raw.sources[0].text.clone(),
+            watched: raw.watched.clone(),
+            included: parts.iter().skip(1).map(path).collect(),
+        }
+    }
 }
 
 /// What one file held.
@@ -34,6 +62,10 @@ pub struct Archive {
 struct Known {
     /// `None` if it is to be read again in any case.
     stamp: Option<Stamp>,
+    /// Whether there is nothing to be told of it.
+    is_plain: bool,
+    /// The app of the registry that stands in the place of a file.
+    entry: Option<Arc<Entry>>,
     apps: Vec<Arc<AppSpec>>,
     /// Pages that they show.
     pages: Vec<Seen>,
@@ -42,39 +74,125 @@ struct Known {
 impl Known {
     /// Whether neither the file nor what it names has changed.
     fn is_current(&self, stamp: Option<Stamp>) -> bool {
-        self.stamp == stamp && self.pages.iter().all(Seen::is_current)
+        self.stamp == stamp && self.has_current_pages()
+    }
+
+    fn has_current_pages(&self) -> bool {
+        self.pages.iter().all(Seen::is_current)
     }
 }
 
 impl Archive {
-    /// Reads the file and all it includes, but for what is known.
-    pub fn load(&mut self, path: &Path, environment: &Environment<'_>) -> Loaded {
-        if let Some(loaded) = self.load_changes(path, environment) {
+    /// Reads the file, all it includes, and these apps of the registry, but for what is known. An app of
+    /// the registry that cannot be is left out and named; what is wrong in the files is wrong as a whole.
+    pub fn load(
+        &mut self,
+        path: &Path,
+        environment: &Environment<'_>,
+        entries: &[Arc<Entry>],
+    ) -> Loaded {
+        let mut entries = entries.to_vec();
+        let mut refused: Vec<Refused> = Vec::new();
+        loop {
+            let mut loaded = self.load_all(path, environment, &entries);
+            let more = loaded.outcome.as_ref().err().map(|wrong| blamed(wrong, &entries));
+            match more.filter(|more| !more.is_empty()) {
+                Some(more) => {
+                    entries.retain(|entry| more.iter().all(|refused| refused.app != *entry.id()));
+                    refused.extend(more);
+                }
+                None => {
+                    loaded.refused = refused;
+                    return loaded;
+                }
+            }
+        }
+    }
+
+    /// As [`Archive::load`], with the files as they were when they were last good: whoever changes an app
+    /// of the registry is not to wait for a file that is being mended. `None` if that is not enough.
+    pub fn load_entries(
+        &mut self,
+        environment: &Environment<'_>,
+        entries: &[Arc<Entry>],
+    ) -> Option<Loaded> {
+        let Files { main, watched, included } = self.read.clone()?;
+        let main = Source::of_file(watched.first()?.path.clone(), main);
+        let mut raw = Raw::of(main, watched.first()?.clone());
+        // What it includes is known.
+        let _ = raw.read_main(environment);
+        raw.watched = watched;
+        let known = included.into_iter().map(Part::Known);
+        let mut parts: Vec<_> = [Part::Fresh(0)].into_iter().chain(known).collect();
+        parts.extend(raw.read_entries(entries, Some(self)));
+        self.finish(raw, &parts, entries).ok()
+    }
+
+    fn load_all(
+        &mut self,
+        path: &Path,
+        environment: &Environment<'_>,
+        entries: &[Arc<Entry>],
+    ) -> Loaded {
+        if let Some(loaded) = self.load_changes(path, environment, entries) {
             return loaded;
         }
-        let (raw, parts) = match open(path) {
-            Ok((main, seen)) => load_raw(main, seen, environment, |_, _| false),
+        let (mut raw, mut parts) = match open(path) {
+            Ok((main, seen)) => load_raw(main, seen, environment, None),
             Err(wrong) => return wrong.into(),
         };
-        self.finish(raw, &parts).unwrap_or_else(Into::into)
+        let files = Files::of(&raw, &parts);
+        parts.extend(raw.read_entries(entries, None));
+        let loaded = self.finish(raw, &parts, entries);
+        self.keep(loaded, files).unwrap_or_else(Into::into)
     }
 
     /// Reads what changed; nothing if that is not enough.
-    fn load_changes(&mut self, path: &Path, environment: &Environment<'_>) -> Option<Loaded> {
+    fn load_changes(
+        &mut self,
+        path: &Path,
+        environment: &Environment<'_>,
+        entries: &[Arc<Entry>],
+    ) -> Option<Loaded> {
         if self.files.is_empty() {
             return None;
         }
         let (main, seen) = open(path).ok()?;
-        let is_known = |path: &Path, stamp: Option<Stamp>| {
-            stamp.is_some() && self.files.get(path).is_some_and(|known| known.is_current(stamp))
-        };
-        let (raw, parts) = load_raw(main, seen, environment, is_known);
-        self.finish(raw, &parts).ok()
+        let (mut raw, mut parts) = load_raw(main, seen, environment, Some(self));
+        let files = Files::of(&raw, &parts);
+        parts.extend(raw.read_entries(entries, Some(self)));
+        let loaded = self.finish(raw, &parts, entries);
+        self.keep(loaded, files).ok()
+    }
+
+    fn keep(&mut self, loaded: Result<Loaded, Wrong>, files: Files) -> Result<Loaded, Wrong> {
+        if loaded.is_ok() {
+            self.read = Some(files);
+        }
+        loaded
+    }
+
+    /// Whether the file need not be read.
+    pub(super) fn knows_file(&self, path: &Path, stamp: Option<Stamp>) -> bool {
+        stamp.is_some() && self.files.get(path).is_some_and(|known| known.is_current(stamp))
+    }
+
+    /// Whether the app need not be read.
+    pub(super) fn knows_entry(&self, entry: &Arc<Entry>) -> bool {
+        self.files.get(&Entry::place(entry.id())).is_some_and(|known| {
+            known.entry.as_ref().is_some_and(|known| Arc::ptr_eq(known, entry))
+                && known.has_current_pages()
+        })
     }
 
     /// Puts together what was read and what is known. Where that has a problem, the archive stays
     /// as it is.
-    fn finish(&mut self, mut raw: Raw, parts: &[Part]) -> Result<Loaded, Wrong> {
+    fn finish(
+        &mut self,
+        mut raw: Raw,
+        parts: &[Part],
+        entries: &[Arc<Entry>],
+    ) -> Result<Loaded, Wrong> {
         let mut sources = std::mem::take(&mut raw.watched);
         let paths: Vec<PathBuf> = raw.sources.iter().map(|source| source.path.clone()).collect();
         let kept: Vec<&Path> = parts.iter().filter_map(Part::known).collect();
@@ -83,7 +201,7 @@ impl Archive {
         sources.extend(known_pages.cloned());
         let others: Vec<&AppSpec> =
             others.flat_map(|known| &known.apps).map(|app| &**app).collect();
-        let Compiled { server, apps, problems, warnings, odd_files, pages } =
+        let Compiled { server, registry, apps, problems, warnings, odd_files, pages } =
             compile::config(raw, &others);
         sources.extend(pages.iter().map(|(_, page)| page.clone()));
         if !problems.0.is_empty() {
@@ -100,8 +218,15 @@ impl Archive {
         let mut fresh: Vec<Held> = fresh.into_iter().map(|apps| (apps, Vec::new())).collect();
         pages.into_iter().for_each(|(file, page)| fresh[file].1.push(page));
         self.remember(parts, &sources, &paths, fresh, &odd_files);
+        for entry in entries {
+            let known = self.files.get_mut(&Entry::place(entry.id()));
+            if let Some(known) = known.filter(|known| known.is_plain) {
+                known.entry = Some(Arc::clone(entry));
+            }
+        }
         self.server = server.clone();
-        Ok(Loaded { sources, outcome: Ok(Config { server, apps, warnings }) })
+        let outcome = Ok(Config { server, registry, apps, warnings });
+        Ok(Loaded { sources, outcome, refused: Vec::new() })
     }
 
     /// The apps of each file that was read, those that are as before in their old `Arc`; and
@@ -174,7 +299,8 @@ impl Archive {
                     let is_plain = *file != 0 && !odd_files.contains(file);
                     let stamp = stamps.get(paths[*file].as_path()).copied().flatten();
                     let (apps, pages) = std::mem::take(&mut fresh[*file]);
-                    let known = Known { stamp: stamp.filter(|_| is_plain), apps, pages };
+                    let stamp = stamp.filter(|_| is_plain);
+                    let known = Known { stamp, is_plain, entry: None, apps, pages };
                     files.insert(paths[*file].clone(), known);
                 }
             }
@@ -183,11 +309,24 @@ impl Archive {
     }
 }
 
+/// What is wrong with apps of the registry among all that is wrong.
+fn blamed(wrong: &Problems, entries: &[Arc<Entry>]) -> Vec<Refused> {
+    let mut of_place: HashMap<&Path, Vec<Problem>> = HashMap::new();
+    for problem in &wrong.0 {
+        of_place.entry(&problem.file).or_default().push(problem.clone());
+    }
+    let of = |entry: &Arc<Entry>| {
+        let problems = Problems(of_place.remove(&*Entry::place(entry.id()))?);
+        Some(Refused { app: entry.id().clone(), problems })
+    };
+    entries.iter().filter_map(of).collect()
+}
+
 /// Apps of a file, and the pages that they show.
 type Held = (Vec<Arc<AppSpec>>, Vec<Seen>);
 
 /// A file of the config.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Part {
     /// Read now: the number of its source.
     Fresh(usize),

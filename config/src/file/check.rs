@@ -146,13 +146,13 @@ impl Check<'_> {
     }
 
     fn text(&mut self, span: &Range<usize>, text: &mut Cow<'_, str>, shape: &Shape) -> Verdict {
-        if self.is_secret {
-            self.findings.hide(Place { file: self.file, span: inside_quotes(span) });
-        }
         let format = match shape {
             Shape::Text(format) => *format,
             _ => None,
         };
+        if self.is_secret || format.is_some_and(|format| format.is_secret) {
+            self.findings.hide(Place { file: self.file, span: inside_quotes(span) });
+        }
         let is_template = format.is_some_and(is_template);
         let braces = if is_template { Braces::Template } else { Braces::Plain };
         match expand(text, self.environment, braces) {

@@ -29,12 +29,14 @@ use super::{
 use crate::{
     name::AppId,
     problem::{Problem, Problems},
+    registry::Location,
     spec::{AppSpec, ServerSpec},
 };
 
 /// The config that was meant, as far as it could be made out, and what is wrong with it.
 pub(super) struct Compiled {
     pub(super) server: ServerSpec,
+    pub(super) registry: Option<Location>,
     /// Each with the number of its file.
     pub(super) apps: Vec<(usize, AppSpec)>,
     pub(super) problems: Problems,
@@ -55,6 +57,7 @@ pub(super) fn config(raw: Raw, others: &[&AppSpec]) -> Compiled {
     let known = others.iter().filter(|app| app.tcp().is_none()).map(|app| &app.id);
     let ids: Vec<&AppId> = named.chain(known).collect();
     let mut pages = Pages::default();
+    let registry = server.registry.as_ref().map(|location| location.0.clone());
     let server = server::compile(section, &server, &ids, &mut pages);
     let mut specs = Vec::with_capacity(apps.len());
     for raw in &apps {
@@ -67,7 +70,7 @@ pub(super) fn config(raw: Raw, others: &[&AppSpec]) -> Compiled {
     shared::check(&apps, others, &mut findings);
     let odd_files = findings.files();
     let (problems, warnings) = findings.into_problems(&sources);
-    Compiled { server, apps: specs, problems, warnings, odd_files, pages: pages.seen }
+    Compiled { server, registry, apps: specs, problems, warnings, odd_files, pages: pages.seen }
 }
 
 /// Of apps with the same id, the first.

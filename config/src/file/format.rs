@@ -8,6 +8,7 @@ use super::text::FromText;
 use crate::{
     name::{AppId, ByteSize, DurationText, HostPattern, Hostname, NameError, PathPrefix},
     path,
+    registry::{Location, LocationError},
     spec::{AgentPattern, ListenAddr, MethodName, Template, UpstreamServer, Window, nearest_zone},
 };
 
@@ -16,12 +17,18 @@ use crate::{
 pub(crate) struct Format {
     pub(crate) name: &'static str,
     pub(crate) meaning: &'static str,
+    pub(crate) is_secret: bool,
     pub(crate) check: fn(&str) -> Result<(), NameError>,
 }
 
 impl Format {
     const fn of<T: FromText>() -> Self {
-        Self { name: T::FORMAT, meaning: T::MEANING, check: |text| T::from_text(text).map(drop) }
+        Self {
+            name: T::FORMAT,
+            meaning: T::MEANING,
+            is_secret: T::IS_SECRET,
+            check: |text| T::from_text(text).map(drop),
+        }
     }
 
     /// The format of this name.
@@ -43,6 +50,7 @@ pub(crate) const FORMATS: &[Format] = &[
     Format::of::<IncludePattern>(),
     Format::of::<LineText>(),
     Format::of::<ListenAddr>(),
+    Format::of::<Location>(),
     Format::of::<LogLevel>(),
     Format::of::<MethodName>(),
     Format::of::<OrNever>(),
@@ -214,6 +222,20 @@ impl FromText for UserName {
     }
     fn to_text(&self) -> String {
         self.0.clone()
+    }
+}
+
+impl FromText for Location {
+    const FORMAT: &'static str = "registry";
+    const MEANING: &'static str =
+        "`postgres://user:password@host/database`, or `sqlite:/path/to/file`";
+    // There may be a password in it.
+    const IS_SECRET: bool = true;
+    fn from_text(text: &str) -> Result<Self, NameError> {
+        text.parse().map_err(|error: LocationError| NameError(error.to_string()))
+    }
+    fn to_text(&self) -> String {
+        self.to_string()
     }
 }
 

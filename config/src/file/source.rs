@@ -21,9 +21,16 @@ const BEFORE: usize = 40;
 pub(super) struct Source {
     pub(super) path: PathBuf,
     pub(super) text: String,
+    /// What paths in it are relative to.
+    pub(super) folder: PathBuf,
 }
 
 impl Source {
+    pub(super) fn of_file(path: PathBuf, text: String) -> Self {
+        let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
+        Self { path, text, folder }
+    }
+
     /// What stands at this place, as written: never the value of an environment variable.
     pub(super) fn written(&self, span: &Range<usize>) -> &str {
         self.text.get(span.clone()).unwrap_or_default()
@@ -31,7 +38,7 @@ impl Source {
 
     /// The folder that paths in this file are relative to.
     pub(super) fn folder(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new("/"))
+        &self.folder
     }
 }
 

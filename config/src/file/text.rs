@@ -60,6 +60,8 @@ pub trait FromText: Sized {
     const FORMAT: &'static str;
     /// What the format is, for the reference.
     const MEANING: &'static str;
+    /// Whether what is told of a mistake must not show the text.
+    const IS_SECRET: bool = false;
 
     /// Reads it.
     ///

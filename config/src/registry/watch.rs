@@ -61,6 +61,14 @@ impl Watch {
         }
     }
 
+    /// Waits until something is seen that was not seen before: a change, or a problem that comes or goes.
+    pub async fn stirred(&mut self) {
+        if self.seen.changed().await.is_err() {
+            // Who looks has ended with the runtime.
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Why the registry does not answer, if so.
     #[must_use]
     pub fn problem(&self) -> Option<RegistryError> {

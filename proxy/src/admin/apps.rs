@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Extension, State},
     http::StatusCode,
 };
 use doorbell_config::{
@@ -14,8 +14,10 @@ use doorbell_config::{
 use doorbell_supervisor::{OperateError, message::Verb};
 
 use super::{
-    Admin, Problem,
-    status::{AppStatus, ServerStatus, Status},
+    Admin, Problem, audit,
+    caller::Identity,
+    status::{AppStatus, Refused, ServerStatus, Status},
+    wrapped::Path,
 };
 use crate::pass::desk::FOLDER;
 
@@ -26,7 +28,8 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Json<Status> {
     let mut apps: Vec<_> =
         routes.targets().flat_map(|app| AppStatus::all(app, house, &figures, &usages)).collect();
     apps.sort_by(|a, b| a.place().cmp(&b.place()));
-    Json(Status { server: ServerStatus::of(house, &figures), apps })
+    let refused = house.refused().iter().map(Refused::from).collect();
+    Json(Status { server: ServerStatus::of(house, &figures), apps, refused })
 }
 
 pub(super) async fn show(
@@ -46,21 +49,25 @@ async fn status(admin: &Admin, app: &AppSpec, replica: &AppId) -> AppStatus {
 /// Answers when the verb had its effect.
 pub(super) async fn operate(
     State(admin): State<Arc<Admin>>,
+    Extension(who): Extension<Identity>,
     Path((id, verb)): Path<(String, String)>,
 ) -> Result<Json<AppStatus>, Problem> {
     let (app, replica) = find_replica(&admin, &id)?;
-    let verb = match verb.as_str() {
+    let word = verb;
+    let verb = match word.as_str() {
         "start" => Verb::Start,
         "stop" => Verb::Stop,
         "restart" => Verb::Restart,
         "enable" => Verb::Enable,
-        "disable" => Verb::Disable,
+        // Who is disabled gets no new request, and finishes what it has.
+        "disable" | "drain" => Verb::Disable,
         other => {
-            let detail = format!("`{other}` is no verb: start, stop, restart, enable or disable");
+            let detail =
+                format!("`{other}` is no verb: start, stop, restart, enable, disable or drain");
             return Err(Problem::new(StatusCode::NOT_FOUND, &detail));
         }
     };
-    tracing::info!(app = %replica, ?verb, "asked by an operator");
+    audit::note(&admin, &who, &word, Some(&replica)).await;
     match admin.house.link.operate(replica.clone(), verb).await {
         Ok(Ok(())) => Ok(Json(status(&admin, &app, &replica).await)),
         Ok(Err(error)) => Err(Problem::new(status_of(&error), &error)),
@@ -69,7 +76,7 @@ pub(super) async fn operate(
 }
 
 /// A link for an operator's browser.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub struct Link {
     /// The host that it is for.
     pub host: String,
@@ -81,6 +88,7 @@ pub struct Link {
 
 pub(super) async fn pass(
     State(admin): State<Arc<Admin>>,
+    Extension(who): Extension<Identity>,
     Path(id): Path<String>,
 ) -> Result<Json<Link>, Problem> {
     let app = find(&admin, &id)?;
@@ -92,7 +100,7 @@ pub(super) async fn pass(
     let none =
         || Problem::new(StatusCode::SERVICE_UNAVAILABLE, &"there are no passes: see the log");
     let path = format!("{FOLDER}{}", house.passes.link(&app.id).ok_or_else(none)?);
-    tracing::info!(app = %app.id, "an operator asked for a pass");
+    audit::note(&admin, &who, "pass", Some(&app.id)).await;
     let port = house.listening().iter().find_map(|address| match address {
         ListenAddr::Tcp(address) => Some(address.port()),
         ListenAddr::Unix(_) => None,

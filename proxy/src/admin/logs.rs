@@ -4,23 +4,29 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     body::Body,
-    extract::{Path, Query, State},
+    extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use doorbell_supervisor::logs;
 use futures_util::stream;
 
-use super::{Admin, Problem, apps};
+use super::{
+    Admin, Problem, apps,
+    wrapped::{Path, Query},
+};
 
 /// Lines unless told.
 const LINES: usize = 100;
 /// Most lines at once.
 const MOST_LINES: usize = 100_000;
 
-#[derive(serde::Deserialize)]
+/// What to read.
+#[derive(serde::Deserialize, schemars::JsonSchema)]
 pub(super) struct Wish {
+    /// Lines to begin with: 100 unless told.
     lines: Option<usize>,
+    /// Whether to go on with what comes.
     #[serde(default)]
     follow: bool,
 }

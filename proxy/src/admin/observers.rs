@@ -1,11 +1,19 @@
 //! Observers over TCP, who may be anybody: few at a time, and none for long.
 //!
 //! One request a connection and one deadline for all of it, so that neither a head that never ends
-//! nor an answer that nobody takes keeps a place.
+//! nor an answer that nobody takes keeps a place. Who shows a token is no stranger any more: it may follow
+//! a log for ever, and its place is free for others.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
@@ -16,6 +24,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::caller::{Caller, Origin};
 use crate::listener;
 
 /// Connections at once; more wait to be accepted.
@@ -36,14 +45,14 @@ pub(super) async fn serve(
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             // Dropping this loses nobody: whoever is accepted is accepted at once.
-            accepted = async { Ok::<_, io::Error>((place.await, tcp.accept().await?.0)) } => accepted,
+            accepted = async { Ok::<_, io::Error>((place.await, tcp.accept().await?)) } => accepted,
         };
         match accepted {
-            Ok((place, stream)) => {
-                let app = app.clone();
+            Ok((place, (stream, address))) => {
+                let caller = Caller::new(Origin::Address(address.ip().to_canonical()));
+                let app = app.clone().layer(Extension(caller.clone()));
                 connections.spawn(async move {
-                    answer(stream, app).await;
-                    drop(place);
+                    answer(stream, app, &caller.is_trusted, place).await;
                 });
             }
             Err(error) => listener::accept_failed(&error).await,
@@ -51,14 +60,29 @@ pub(super) async fn serve(
     }
 }
 
-async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, app: Router) {
+async fn answer<P>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    app: Router,
+    is_trusted: &AtomicBool,
+    place: P,
+) {
     let service = TowerToHyperService::new(app);
     let connection =
         http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
-    match timeout(DEADLINE, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "an observer's connection broke"),
-        Err(_) => tracing::debug!("an observer was too slow"),
+    let mut connection = std::pin::pin!(connection);
+    let ended = match timeout(DEADLINE, &mut connection).await {
+        Ok(ended) => ended,
+        Err(_) if is_trusted.load(Ordering::Relaxed) => {
+            drop(place);
+            connection.await
+        }
+        Err(_) => {
+            tracing::debug!("an observer was too slow");
+            return;
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an observer's connection broke");
     }
 }
 
@@ -88,8 +112,9 @@ mod tests {
             read(&mut client).await;
             std::future::pending::<()>().await;
         };
+        let is_trusted = AtomicBool::new(false);
         tokio::select! {
-            () = answer(server, app()) => since.elapsed(),
+            () = answer(server, app(), &is_trusted, ()) => since.elapsed(),
             () = talk => unreachable!("it never ends"),
         }
     }

@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use rustix::{
@@ -22,6 +22,7 @@ use rustix::{
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::caller::{Caller, Origin};
 use crate::listener;
 
 /// The processes of proxies, each with a handle that tells its end (pidfd_open(2)): what a proxy says
@@ -87,7 +88,9 @@ pub(super) async fn serve(
                 tracing::error!("a proxy wants to be an operator, and is turned away");
             }
             Ok((stream, _)) => {
-                let service = TowerToHyperService::new(app.clone());
+                let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
+                let caller = Extension(Caller::new(Origin::User(uid)));
+                let service = TowerToHyperService::new(app.clone().layer(caller));
                 let serving = http1::Builder::new()
                     .keep_alive(false)
                     .serve_connection(TokioIo::new(stream), service);

@@ -2,8 +2,12 @@
 
 use std::collections::HashMap;
 
-use doorbell_config::{name::AppId, spec::AppSpec};
+use doorbell_config::{
+    name::AppId,
+    spec::{AppSpec, ListenAddr},
+};
 use doorbell_supervisor::message::{Snapshot, Usage};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -12,7 +16,7 @@ use crate::{
 };
 
 /// One app's status.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AppStatus {
     /// Id; of a further replica, that of its app with `:2`, `:3` ... behind it.
     pub id: String,
@@ -22,6 +26,12 @@ pub struct AppStatus {
     pub replica: Option<u8>,
     /// Display name.
     pub name: String,
+    /// Where its definition is.
+    #[serde(default)]
+    pub source: Source,
+    /// Where its visitors find it, as far as Doorbell can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// Where its clients connect, if it is a TCP app.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listen: Vec<String>,
@@ -41,6 +51,17 @@ pub struct AppStatus {
     pub held: u64,
     /// The last start in seconds, from the first wish to ready.
     pub last_cold_start_seconds: Option<f64>,
+}
+
+/// Where an app's definition comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The configuration file, or one that it includes.
+    #[default]
+    File,
+    /// The registry.
+    Registry,
 }
 
 impl AppStatus {
@@ -77,6 +98,12 @@ impl AppStatus {
             id: id.to_string(),
             replica: id.is_further_replica().then(|| id.replica_number()),
             name: app.name.clone(),
+            source: if house.list().contains_key(id.app_str()) {
+                Source::Registry
+            } else {
+                Source::File
+            },
+            url: url(app, house),
             listen: app.tcp().iter().flat_map(|tcp| &tcp.listen).map(ToString::to_string).collect(),
             shared_with: app.shared().map(|shared| shared.with.to_string()),
             snapshot,
@@ -89,8 +116,25 @@ impl AppStatus {
     }
 }
 
+fn url(app: &AppSpec, house: &House) -> Option<String> {
+    if app.tcp().is_some() {
+        return None;
+    }
+    let port = house.listening().iter().find_map(|address| match address {
+        ListenAddr::Tcp(address) => Some(address.port()),
+        ListenAddr::Unix(_) => None,
+    })?;
+    let port = if port == 80 { String::new() } else { format!(":{port}") };
+    let path = match app.routes.paths.first() {
+        Some(path) => path.to_string(),
+        None if app.routes.hosts.is_empty() => format!("/apps/{}/", app.id),
+        None => "/".into(),
+    };
+    Some(format!("http://{}{port}{path}", app.default_host()))
+}
+
 /// Figures of Doorbell as a whole.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ServerStatus {
     /// Version.
     pub version: String,
@@ -102,6 +146,9 @@ pub struct ServerStatus {
     pub listening: Vec<String>,
     /// Whether the last reload was good.
     pub last_reload_successful: bool,
+    /// Why the registry does not answer, if so. Apps go on as they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry_problem: Option<String>,
 }
 
 impl ServerStatus {
@@ -114,15 +161,34 @@ impl ServerStatus {
             connections: figures.server.connections,
             listening: house.listening().iter().map(ToString::to_string).collect(),
             last_reload_successful: house.reloads().good,
+            registry_problem: house.registry_problem().map(|problem| problem.to_string()),
         }
     }
 }
 
 /// The answer to `status`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Doorbell as a whole.
     pub server: ServerStatus,
     /// Every app, by id.
     pub apps: Vec<AppStatus>,
+    /// Apps of the registry that cannot be as they are written there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Refused>,
+}
+
+/// An app of the registry that cannot be as it is written there.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Refused {
+    /// Which.
+    pub id: String,
+    /// What is wrong with it, and what to do.
+    pub why: String,
+}
+
+impl From<&doorbell_config::file::Refused> for Refused {
+    fn from(refused: &doorbell_config::file::Refused) -> Self {
+        Self { id: refused.app.to_string(), why: refused.problems.to_string() }
+    }
 }

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::{
-    Method, Request, Response, StatusCode,
+    Method, Request, Response,
     body::{Bytes, Incoming},
     client::conn::http1,
 };
@@ -18,20 +18,67 @@ use crate::admin::Problem;
 /// What is said when nobody answers who was there.
 pub(super) const CLOSED: &str = "doorbell closed the connection";
 
+/// A request of the admin API.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    method: Method,
+    path: String,
+    body: Bytes,
+    if_match: Option<String>,
+}
+
+impl Call {
+    pub(super) fn new(method: Method, path: impl Into<String>) -> Self {
+        Self { method, path: path.into(), body: Bytes::new(), if_match: None }
+    }
+
+    pub(super) fn json(self, body: &impl serde::Serialize) -> anyhow::Result<Self> {
+        Ok(Self { body: serde_json::to_vec(body)?.into(), ..self })
+    }
+
+    /// Only if the app is still at this revision.
+    pub(super) fn if_at(self, revision: u64) -> Self {
+        Self { if_match: Some(format!("\"{revision}\"")), ..self }
+    }
+
+    /// Makes it, and reads the answer as JSON.
+    pub(super) async fn make<T: serde::de::DeserializeOwned>(
+        self,
+        socket: &Path,
+    ) -> anyhow::Result<T> {
+        let body = self.answer(socket).await?.into_body().collect().await?.to_bytes();
+        serde_json::from_slice(&body)
+            .context("doorbell's answer is not understood: is it of another version?")
+    }
+
+    /// Makes it; an answer that is no success becomes an error in its words.
+    pub(super) async fn answer(self, socket: &Path) -> anyhow::Result<Response<Incoming>> {
+        send(socket, self).await
+    }
+}
+
 /// Calls a method of the admin API; an answer that is no success becomes an error in its words.
 pub(super) async fn call(
     socket: &Path,
     method: Method,
     path: &str,
 ) -> anyhow::Result<Response<Incoming>> {
+    Call::new(method, path).answer(socket).await
+}
+
+async fn send(socket: &Path, call: Call) -> anyhow::Result<Response<Incoming>> {
     let stream = UnixStream::connect(socket).await.map_err(|error| explain(socket, &error))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
+    let mut request = Request::builder()
+        .method(call.method)
+        .uri(call.path)
         .header("host", "localhost")
-        .body(Empty::<Bytes>::new())?;
+        .header("content-type", "application/json");
+    if let Some(tag) = call.if_match {
+        request = request.header("if-match", tag);
+    }
+    let request = request.body(Full::new(call.body))?;
     let response = sender.send_request(request).await.context(CLOSED)?;
     if response.status().is_success() {
         return Ok(response);
@@ -50,11 +97,7 @@ pub(super) async fn call_json<T: serde::de::DeserializeOwned>(
     method: Method,
     path: &str,
 ) -> anyhow::Result<T> {
-    let response = call(socket, method, path).await?;
-    debug_assert_eq!(response.status(), StatusCode::OK);
-    let body = response.into_body().collect().await?.to_bytes();
-    serde_json::from_slice(&body)
-        .context("doorbell's answer is not understood: is it of another version?")
+    Call::new(method, path).make(socket).await
 }
 
 fn explain(socket: &Path, error: &std::io::Error) -> anyhow::Error {

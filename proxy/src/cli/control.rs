@@ -131,7 +131,7 @@ pub(super) fn logs(socket: &Path, app: &str, follow: bool, lines: usize) -> anyh
 }
 
 /// An id as a path segment; what is no id reaches the server as what it is, and is refused there.
-fn encode(id: &str) -> String {
+pub(super) fn encode(id: &str) -> String {
     id.bytes()
         .map(|b| match b {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {

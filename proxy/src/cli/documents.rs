@@ -88,7 +88,7 @@ fn missing(app: &AppSpec) -> Option<String> {
 }
 
 fn read(path: &Path) -> Result<Config, Problems> {
-    House::read(path, &mut Archive::default()).outcome
+    House::read(path, &mut Archive::default(), &[]).outcome
 }
 
 fn from_config(config: &Config) -> anyhow::Result<PathBuf> {

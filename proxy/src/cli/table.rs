@@ -6,9 +6,9 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use doorbell_config::name::{AppId, ByteSize};
 use doorbell_supervisor::message::{GoalName, Snapshot, StateName};
 
-use super::screen;
+use super::{access::rows_under, screen};
 use crate::{
-    admin::status::{AppStatus, Status},
+    admin::status::{AppStatus, Source, Status},
     clock,
 };
 
@@ -48,6 +48,36 @@ pub(super) fn status(status: &Status) -> String {
         for warning in app.snapshot.iter().flat_map(|snapshot| &snapshot.warnings) {
             let _ = writeln!(text, "warning: {}: {}", app.id, screen::line(warning));
         }
+    }
+    text += &troubles(status);
+    text
+}
+
+/// Where apps are defined and found.
+pub(super) fn apps(status: &Status) -> String {
+    let apps = status.apps.iter().filter(|app| app.replica.is_none());
+    let rows = apps.map(|app| {
+        let source = match app.source {
+            Source::File => "file",
+            Source::Registry => "registry",
+        };
+        let place = app.url.clone().unwrap_or_else(|| app.listen.join(", "));
+        vec![app.id.clone(), screen::line(&app.name), source.into(), coloured_state(app), place]
+    });
+    let mut text = rows_under(&["APP", "NAME", "SOURCE", "STATE", "AT"], rows);
+    text += &troubles(status);
+    text
+}
+
+/// What is wrong with the registry and its apps.
+fn troubles(status: &Status) -> String {
+    let mut text = String::new();
+    if let Some(problem) = &status.server.registry_problem {
+        let _ = writeln!(text, "warning: {}; apps go on as they were", screen::line(problem));
+    }
+    for refused in &status.refused {
+        let _ = writeln!(text, "warning: app \"{}\" of the registry is not in force:", refused.id);
+        let _ = writeln!(text, "{}", screen::lines(&refused.why));
     }
     text
 }
@@ -216,7 +246,7 @@ fn put(text: &mut String, name: &str, value: &str) {
     let _ = writeln!(text, "{name:<12}{value}");
 }
 
-fn memory(bytes: u64) -> String {
+pub(super) fn memory(bytes: u64) -> String {
     const MIB: f64 = 1024.0 * 1024.0;
     if bytes < 1024 * 1024 {
         ByteSize(bytes / 1024 * 1024).to_string()

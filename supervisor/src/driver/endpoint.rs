@@ -245,6 +245,19 @@ fn make_for(folder: &Path, owner: u32) -> io::Result<()> {
     chown(folder, Some(owner), None)
 }
 
+/// Makes a folder that only its owner may enter.
+pub(crate) fn create_for(folder: &Path, owner: Option<u32>) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(folder, flags, Mode::empty())?;
+    let owner = owner.map(rustix::fs::Uid::from_raw);
+    rustix::fs::fchown(&folder, owner, None)?;
+    Ok(rustix::fs::fchmod(&folder, Mode::RWXU)?)
+}
+
 /// Makes a folder that only we may enter, and those above it. One that is there already must be
 /// ours, and is closed to others.
 pub(crate) fn create_private(folder: &Path) -> io::Result<()> {

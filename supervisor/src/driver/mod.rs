@@ -63,7 +63,7 @@ pub(crate) use self::{
     children::{adopt_strays, reap_strays},
     doctor::look,
     ear::Heard,
-    endpoint::{create_private, share_folder, share_socket},
+    endpoint::{create_for, create_private, share_folder, share_socket},
     leftover::Leftovers,
     procfs::{Process, Scanner, has_threads},
     reclaim::has_swap,

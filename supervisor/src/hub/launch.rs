@@ -106,6 +106,14 @@ impl fmt::Debug for Launcher {
 }
 
 impl Launcher {
+    /// Who roles run as, if not as ourselves.
+    pub(super) fn user(&self) -> Option<u32> {
+        match self {
+            Self::Processes(processes) => processes.user.map(|user| user.uid),
+            Self::Tasks(_) => None,
+        }
+    }
+
     /// Starts a role at the other end of `connection`. It finds a later supervisor at `reception`.
     pub(super) fn start(
         &self,

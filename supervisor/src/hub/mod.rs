@@ -24,7 +24,7 @@ mod sockets;
 mod switchboard;
 mod upgrade;
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{collections::BTreeMap, io, path::PathBuf, time::Duration};
 
 use doorbell_config::spec::ServerSpec;
 use tokio::{
@@ -86,6 +86,8 @@ pub struct HubOptions {
     pub successor: Option<Successor>,
     /// Whether an earlier version became this.
     pub is_upgraded: bool,
+    /// The folder of the control process, made for it.
+    pub control_dir: PathBuf,
 }
 
 /// Why Doorbell ended other than it should.

@@ -26,7 +26,7 @@ use crate::protocol::{
     Answer, FromControl, Role, TRUSTED_LIMITS, ToControl, VERSION, Wish, portions,
 };
 use crate::{
-    driver::{Custody, advance},
+    driver::{Custody, advance, create_for},
     message::Generation,
 };
 
@@ -133,6 +133,11 @@ impl Hub {
     pub(super) fn start_control(&mut self) -> io::Result<()> {
         let (ours, theirs) = UnixStream::pair()?;
         let (launcher, reception) = (&self.options.launcher, self.reception.as_ref());
+        let folder = &self.options.control_dir;
+        if let Err(error) = create_for(folder, launcher.user()) {
+            // It serves what the files have; why the registry has no place it tells itself.
+            tracing::error!(%error, folder = %folder.display(), "cannot make the registry's folder");
+        }
         let runner = launcher.start(Role::Control, theirs, reception, Image::Ours)?;
         let number = self.next_role();
         self.attach_control(number, ours, runner)

@@ -1,12 +1,13 @@
 //! What outsiders may see of an app.
 
 use doorbell_config::{name::AppId, spec::StartMode};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Endpoint, Generation, StartPhase, StartTimes, UsualStart};
 
 /// What outsiders may see of an app.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Snapshot {
     /// The app.
     pub app: AppId,
@@ -56,7 +57,7 @@ pub struct Snapshot {
 }
 
 /// Work of an app's own that keeps it awake.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VigilSnapshot {
     /// What the app calls it; `-` if it gave no name.
     pub name: String,
@@ -65,7 +66,7 @@ pub struct VigilSnapshot {
 }
 
 /// Hours of an app, for outsiders.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HoursSnapshot {
     /// Whether it is within them.
     pub is: HoursName,
@@ -76,7 +77,7 @@ pub struct HoursSnapshot {
 }
 
 /// Whether an app is within its hours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HoursName {
     /// It is kept awake.
@@ -86,7 +87,7 @@ pub enum HoursName {
 }
 
 /// Starts of an app since Doorbell started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StartCounts {
     /// Became ready.
     pub ready: u64,
@@ -100,7 +101,7 @@ pub struct StartCounts {
 }
 
 /// What we want of an app, for outsiders.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GoalName {
     /// It should run.
@@ -112,7 +113,7 @@ pub enum GoalName {
 }
 
 /// What is of an app, for outsiders; the values of the `state` label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StateName {
     /// No process.
@@ -134,7 +135,7 @@ pub enum StateName {
 }
 
 /// Memory and CPU of an app's whole process tree.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// Resident bytes, shared pages counted once per process (proportional set size where
     /// readable).

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How long each phase of a start took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StartTimes {
     /// Waiting for apps that it needs, and in the line for a start, behind the cap on parallel starts.
     pub queued: Duration,
@@ -26,7 +27,7 @@ impl StartTimes {
 }
 
 /// How far a start is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StartPhase {
     /// In the line for a start, or before it for apps that it needs.
@@ -53,7 +54,7 @@ impl StartPhase {
 }
 
 /// For what a start is queued.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitsFor {
     /// For its turn in the line.
@@ -64,7 +65,7 @@ pub enum WaitsFor {
 }
 
 /// What visitors may know of a start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StartProgress {
     /// How far it is.
     pub phase: StartPhase,
@@ -78,7 +79,7 @@ pub struct StartProgress {
 }
 
 /// How long the last starts of an app took, from the front of the line to ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct UsualStart {
     /// Half of them took no longer.
     pub median: Duration,

@@ -13,6 +13,7 @@ use crate::{
         text::{At, Text},
     },
     name::{AppId, ByteSize},
+    registry::Location,
     spec::{ListenAddr, ServerLimits, ServerSpec, ServerTimeouts},
 };
 
@@ -31,6 +32,10 @@ pub struct ServerKeys {
     /// Folder for what outlives a restart, such as which apps are disabled. Readable by its owner
     /// only.
     pub state_dir: Text<FilePath>,
+    /// Where apps are stored that are added at run time, by `doorbell app add` or the admin API: a
+    /// PostgreSQL database that several Doorbells share, each serving all of them, or a file of SQLite.
+    #[schemars(extend("x-default" = "registry/registry.db in `state_dir`"))]
+    pub registry: Option<Text<Location>>,
     /// Folder for the output of apps, one folder per app.
     pub log_dir: Text<FilePath>,
     /// The user that faces the internet: the proxy and the control process run as this one, where
@@ -202,6 +207,7 @@ impl Default for ServerKeys {
             state_dir: Text(FilePath(server.state_dir)),
             log_dir: Text(FilePath(server.log_dir)),
             user: None,
+            registry: None,
             trusted_proxies: Vec::new(),
             path_access: server.path_access,
             default_app: None,

@@ -1,0 +1,182 @@
+//! All that operators may ask for.
+
+use axum::http::Method;
+use doorbell_supervisor::machine::Ability;
+
+use super::{
+    Upgraded,
+    apps::{self, Link},
+    audit,
+    caller::Scope,
+    definitions::{self, Apply, Changed, Definition, How, Keys, NewApp, Rename},
+    endpoint::Endpoint,
+    events, logs, machine, reload,
+    status::{AppStatus, Status},
+    tokens::{self, Known, Made, Wanted},
+    upgrade,
+};
+use crate::{chronicle::Transition, house::ReloadReport};
+
+const IF_MATCH: (&str, &str) =
+    ("If-Match", "The ETag of what was read: anything else is left as it is, and answered 412");
+const IF_NONE_MATCH: (&str, &str) = ("If-None-Match", "`*`: only if there is no such app yet");
+const LAST_EVENT_ID: (&str, &str) = ("Last-Event-ID", "The id of the last event that was heard");
+
+pub(super) fn all() -> Vec<Endpoint> {
+    let mut all = of_apps();
+    all.extend(of_definitions());
+    all.extend(of_the_whole());
+    all
+}
+
+fn of_apps() -> Vec<Endpoint> {
+    use Scope::{Operate, Read};
+    let get = Method::GET;
+    let post = Method::POST;
+    let app = "/v1/apps/{id}";
+    vec![
+        Endpoint::new(get.clone(), "/v1/apps", Read, "Every app, with its state", apps::list)
+            .gives::<Status>(),
+        Endpoint::new(get.clone(), app, Read, "An app, with its state", apps::show)
+            .gives::<AppStatus>(),
+        Endpoint::new(
+            get.clone(),
+            "/v1/apps/{id}/history",
+            Read,
+            "The last changes of an app's state",
+            events::history,
+        )
+        .gives::<Vec<Transition>>(),
+        Endpoint::new(
+            get,
+            "/v1/apps/{id}/logs",
+            Read,
+            "An app's output: its last lines, and what comes",
+            logs::read,
+        )
+        .asks::<logs::Wish>()
+        .gives_other("text/plain"),
+        Endpoint::new(
+            post.clone(),
+            "/v1/apps/{id}/pass",
+            Operate,
+            "A link that shows a browser why the app cannot be started",
+            apps::pass,
+        )
+        .gives::<Link>(),
+        Endpoint::new(
+            post,
+            "/v1/apps/{id}/{verb}",
+            Operate,
+            "start, stop, restart, enable, disable or drain an app; answered when it has its effect",
+            apps::operate,
+        )
+        .gives::<AppStatus>(),
+    ]
+}
+
+fn of_definitions() -> Vec<Endpoint> {
+    use Scope::{Admin, Read};
+    let definition = "/v1/apps/{id}/definition";
+    vec![
+        Endpoint::new(Method::POST, "/v1/apps", Admin, "Add an app", definitions::add)
+            .asks::<How>()
+            .takes::<NewApp>()
+            .gives::<Changed>()
+            .answers_with(201),
+        Endpoint::new(
+            Method::GET,
+            definition,
+            Read,
+            "An app of the registry as it was written",
+            definitions::show,
+        )
+        .gives::<Definition>(),
+        Endpoint::new(Method::PUT, definition, Admin, "Make an app be this", definitions::put)
+            .asks::<How>()
+            .takes::<Keys>()
+            .hears(&[IF_MATCH, IF_NONE_MATCH])
+            .gives::<Changed>(),
+        Endpoint::new(Method::PATCH, definition, Admin, "Change some keys", definitions::patch)
+            .asks::<How>()
+            .takes_as::<Keys>("application/merge-patch+json")
+            .hears(&[IF_MATCH])
+            .gives::<Changed>(),
+        Endpoint::new(
+            Method::POST,
+            "/v1/apply",
+            Admin,
+            "Change several apps: all of them, or none",
+            definitions::apply,
+        )
+        .asks::<How>()
+        .takes::<Apply>()
+        .gives::<Vec<Changed>>(),
+        Endpoint::new(Method::DELETE, "/v1/apps/{id}", Admin, "Delete an app", definitions::delete)
+            .asks::<How>()
+            .hears(&[IF_MATCH])
+            .gives::<Changed>(),
+        Endpoint::new(
+            Method::PUT,
+            "/v1/apps/{id}/id",
+            Admin,
+            "Give an app another id",
+            definitions::rename,
+        )
+        .asks::<How>()
+        .takes::<Rename>()
+        .hears(&[IF_MATCH])
+        .gives::<Changed>(),
+    ]
+}
+
+fn of_the_whole() -> Vec<Endpoint> {
+    use Scope::{Admin, Operate, Read};
+    vec![
+        Endpoint::new(
+            Method::GET,
+            "/v1/events",
+            Read,
+            "What happens, as server-sent events",
+            events::read,
+        )
+        .asks::<events::Wish>()
+        .hears(&[LAST_EVENT_ID])
+        .gives_other("text/event-stream"),
+        Endpoint::new(Method::GET, "/v1/machine", Read, "What this machine allows", machine)
+            .gives::<Vec<Ability>>(),
+        Endpoint::new(Method::POST, "/v1/reload", Operate, "Read the configuration again", reload)
+            .gives::<ReloadReport>(),
+        Endpoint::new(Method::POST, "/v1/upgrade", Admin, "Let a new binary take over", upgrade)
+            .gives::<Upgraded>(),
+        Endpoint::new(
+            Method::GET,
+            "/v1/tokens",
+            Admin,
+            "Every token, but not what it is",
+            tokens::list,
+        )
+        .gives::<Vec<Known>>(),
+        Endpoint::new(Method::POST, "/v1/tokens", Admin, "Make a token", tokens::add)
+            .takes::<Wanted>()
+            .gives::<Made>()
+            .answers_with(201),
+        Endpoint::new(
+            Method::DELETE,
+            "/v1/tokens/{name}",
+            Admin,
+            "Remove a token: it is of no use from then on",
+            tokens::remove,
+        )
+        .answers_with(204),
+        Endpoint::new(
+            Method::GET,
+            "/v1/audit",
+            Admin,
+            "Who changed what, the newest first",
+            audit::read,
+        )
+        .asks::<audit::Wish>()
+        .gives::<Vec<audit::Noted>>(),
+    ]
+}

@@ -1,0 +1,311 @@
+//! Changes of the registry: those that operators make here, and those that others made.
+//!
+//! An edit is held against everything else first, then stored, then made to hold: what is answered with
+//! success is durable, and what is refused has changed nothing. Edits, and reloads of the files, come one
+//! after the other.
+
+use std::{sync::Arc, time::Duration};
+
+use doorbell_config::{
+    file::{Loaded, Refused},
+    name::AppId,
+    problem::Problems,
+    registry::{Actor, Edit, Expect, Registry, RegistryError, Revision, What, WriteError},
+};
+use tokio::sync::OwnedMutexGuard;
+
+use super::{House, ReloadError, ReloadReport};
+use crate::{
+    clock,
+    ledger::{Ledger, List, Listed, Misfit},
+};
+
+/// Pause before a registry that cannot be opened, or read, is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Whether an edit is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trial {
+    /// It is.
+    No,
+    /// It is only told what would come of it.
+    Yes,
+}
+
+/// What came of an edit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edited {
+    /// The revision of the last app that was edited; of none for a trial.
+    pub revision: Revision,
+    /// What operators should know.
+    pub report: ReloadReport,
+}
+
+/// Why an edit was not made. Nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    /// There is no registry, or it does not answer.
+    #[error("{0}")]
+    NoRegistry(String),
+    /// It does not fit to what there is.
+    #[error(transparent)]
+    Misfit(#[from] Misfit),
+    /// The apps would be wrong, or in the way of others that were there before.
+    #[error("{}", words(.0))]
+    Refused(Vec<Refused>),
+    /// The files are wrong, and without them it cannot be told.
+    #[error("the configuration file is wrong, mend it first:\n{0}")]
+    Files(Problems),
+    /// It could not be stored.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// It cannot be made to hold.
+    #[error(transparent)]
+    Reload(#[from] ReloadError),
+}
+
+fn words(refused: &[Refused]) -> String {
+    let words: Vec<_> = refused.iter().map(|refused| refused.problems.to_string()).collect();
+    words.join("\n")
+}
+
+type Held = OwnedMutexGuard<Ledger>;
+
+impl House {
+    /// Opens a registry and takes in what is in it, as it changes, until the task is dropped.
+    pub async fn follow_registry(self: Arc<Self>, registry: Registry) {
+        self.registry.store(Some(Arc::new(registry.clone())));
+        let mut watch = registry.watch(self.ledger.lock().await.known);
+        loop {
+            let outcome = match watch.problem() {
+                Some(problem) => Err(problem),
+                None => self.sync().await,
+            };
+            match outcome {
+                Ok(()) => {
+                    self.registry_answers();
+                    watch.stirred().await;
+                }
+                Err(error) => {
+                    self.registry_fails(&error);
+                    // Passing it is no error: then it is tried again.
+                    let _ = tokio::time::timeout(PAUSE, watch.stirred()).await;
+                }
+            }
+        }
+    }
+
+    /// The registry, or why there is none.
+    ///
+    /// # Errors
+    /// In words for operators.
+    pub fn registry(&self) -> Result<Arc<Registry>, EditError> {
+        self.registry.load_full().ok_or_else(|| {
+            let problem = self.registry_problem.load_full();
+            let words =
+                problem.map_or("the registry is not open yet".into(), |words| words.to_string());
+            EditError::NoRegistry(words)
+        })
+    }
+
+    /// Why the registry does not answer, if so.
+    #[must_use]
+    pub fn registry_problem(&self) -> Option<Arc<String>> {
+        self.registry_problem.load_full()
+    }
+
+    /// Takes note that the registry does not answer; what it had holds on.
+    pub fn registry_fails(&self, error: &dyn std::fmt::Display) {
+        let words = error.to_string();
+        let before = self.registry_problem.swap(Some(Arc::new(words.clone())));
+        if before.is_none_or(|before| *before != words) {
+            tracing::error!("{words}; apps go on as they were");
+        }
+    }
+
+    fn registry_answers(&self) {
+        if self.registry_problem.swap(None).is_some() {
+            tracing::info!("the registry answers again");
+        }
+    }
+
+    /// Makes edits: all of them, or none. Whoever asks may leave: they are made to the end.
+    ///
+    /// # Errors
+    /// Says why not; then nothing has changed.
+    pub async fn edit(
+        self: &Arc<Self>,
+        edits: Vec<Edit>,
+        by: Actor,
+        trial: Trial,
+    ) -> Result<Edited, EditError> {
+        let house = Arc::clone(self);
+        finished(tokio::spawn(async move { house.edit_now(&edits, &by, trial).await })).await
+    }
+
+    async fn edit_now(
+        &self,
+        edits: &[Edit],
+        by: &Actor,
+        trial: Trial,
+    ) -> Result<Edited, EditError> {
+        let registry = self.registry()?;
+        let ledger = Arc::clone(&self.ledger).lock_owned().await;
+        let list = ledger.edited(edits, clock::unix_millis())?;
+        let (loaded, mut ledger) = self.load(ledger, list.clone()).await;
+        if let Err(problems) = &loaded.outcome {
+            return Err(EditError::Files(problems.clone()));
+        }
+        let is_edited = |app: &AppId| edits.iter().any(|edit| edit.app == *app);
+        let is_bad =
+            |refused: &&Refused| is_edited(&refused.app) || !ledger.was_refused(&refused.app);
+        let bad: Vec<_> = loaded.refused.iter().filter(is_bad).cloned().collect();
+        if !bad.is_empty() {
+            return Err(EditError::Refused(bad));
+        }
+        if trial == Trial::Yes {
+            return Ok(Edited { revision: Revision::ZERO, report: ReloadReport::default() });
+        }
+        let last = registry.write(edits, by).await?;
+        let before = std::mem::replace(&mut ledger.list, Arc::new(numbered(list, edits, last)));
+        let refused = std::mem::replace(&mut ledger.refused, loaded.refused.clone());
+        self.publish(&ledger);
+        match self.told(self.take_over(loaded).await) {
+            Ok(report) => Ok(Edited { revision: last, report }),
+            Err(ReloadError::Configure(error)) => {
+                self.undo(&registry, edits, &before, by).await;
+                (ledger.list, ledger.refused) = (before, refused);
+                self.publish(&ledger);
+                Err(ReloadError::Configure(error).into())
+            }
+            // It is stored, and holds as soon as somebody is there to make it.
+            Err(error) => {
+                let report =
+                    ReloadReport { warnings: vec![error.to_string()], ..Default::default() };
+                Ok(Edited { revision: last, report })
+            }
+        }
+    }
+
+    /// Stores again what was there before edits that cannot be made to hold.
+    async fn undo(&self, registry: &Registry, edits: &[Edit], before: &List, by: &Actor) {
+        let undo: Vec<_> = edits.iter().rev().flat_map(|edit| undoing(edit, before)).collect();
+        if let Err(error) = registry.write(&undo, by).await {
+            tracing::error!(%error, "what was stored and cannot hold could not be taken back");
+        }
+    }
+
+    /// Takes in what others changed in the registry.
+    ///
+    /// # Errors
+    /// If it cannot be read: then all is as it was.
+    pub async fn sync(self: &Arc<Self>) -> Result<(), RegistryError> {
+        let house = Arc::clone(self);
+        finished(tokio::spawn(async move { house.sync_now().await })).await
+    }
+
+    async fn sync_now(&self) -> Result<(), RegistryError> {
+        let Some(registry) = self.registry.load_full() else { return Ok(()) };
+        let mut ledger = Arc::clone(&self.ledger).lock_owned().await;
+        let changes = registry.changes_since(ledger.known).await?;
+        let before = Arc::clone(&ledger.list);
+        ledger.take(&changes);
+        let is_same = |(a, b): ((&AppId, &Listed), (&AppId, &Listed))| {
+            a.0 == b.0 && Arc::ptr_eq(&a.1.entry, &b.1.entry)
+        };
+        if ledger.list.len() == before.len() && ledger.list.iter().zip(&*before).all(is_same) {
+            self.publish(&ledger);
+            return Ok(());
+        }
+        self.take_in(ledger, &before).await;
+        Ok(())
+    }
+
+    /// Makes the list from the registry hold. An app that cannot be as others made it stays as it was.
+    async fn take_in(&self, ledger: Held, before: &List) {
+        let list = List::clone(&ledger.list);
+        let (mut loaded, mut ledger) = self.load(ledger, list.clone()).await;
+        let kept = keep_old(Arc::make_mut(&mut ledger.list), &loaded.refused, before);
+        if !kept.is_empty() {
+            let list = List::clone(&ledger.list);
+            (loaded, ledger) = self.load(ledger, list).await;
+        }
+        let is_in = |kept: &Refused| loaded.refused.iter().all(|refused| refused.app != kept.app);
+        let kept = kept.into_iter().filter(is_in);
+        let refused = loaded.refused.iter().cloned().chain(kept).collect();
+        // The outcome is logged and counted where it happens.
+        if self.told(self.take_over(loaded).await).is_ok() {
+            ledger.refused = refused;
+        }
+        self.publish(&ledger);
+    }
+
+    /// Reads a list of apps beside the files.
+    async fn load(&self, mut ledger: Held, list: List) -> (Loaded, Held) {
+        let path = self.config_path.clone();
+        finished(tokio::task::spawn_blocking(move || {
+            let entries = Ledger::entries(&list);
+            let archive = &mut ledger.archive;
+            let loaded = archive
+                .load_entries(&|name| std::env::var(name).ok(), &entries)
+                .unwrap_or_else(|| Self::read(&path, archive, &entries));
+            (loaded, ledger)
+        }))
+        .await
+    }
+}
+
+/// Puts apps that were refused back to what they were, if that was another thing; tells which.
+fn keep_old(list: &mut List, refused: &[Refused], before: &List) -> Vec<Refused> {
+    let mut kept = Vec::new();
+    for refused in refused {
+        let old = before.get(&refused.app).map(|old| &old.entry);
+        if let (Some(old), Some(listed)) = (old, list.get_mut(&refused.app))
+            && !Arc::ptr_eq(old, &listed.entry)
+        {
+            listed.entry = Arc::clone(old);
+            kept.push(refused.clone());
+        }
+    }
+    kept
+}
+
+/// What a task came to; it is never aborted.
+async fn finished<T>(task: tokio::task::JoinHandle<T>) -> T {
+    match task.await {
+        Ok(outcome) => outcome,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// The list with the revisions that the registry gave: a rising one to each edit.
+fn numbered(mut list: List, edits: &[Edit], last: Revision) -> List {
+    let count = edits.len() as u64;
+    for (before_last, edit) in (0..count).rev().zip(edits) {
+        let revision = Revision::new(last.number().saturating_sub(before_last));
+        let app = if let What::Rename(to) = &edit.what { to } else { &edit.app };
+        if let Some(listed) = list.get_mut(app) {
+            listed.revision = revision;
+            if listed.created == Revision::new(u64::MAX) {
+                listed.created = revision;
+            }
+        }
+    }
+    list
+}
+
+/// Edits that take one back.
+fn undoing(edit: &Edit, before: &List) -> Vec<Edit> {
+    let put = |app: &AppId| {
+        let what = before.get(app).map_or(What::Delete, |old| What::Put(old.entry.keys()));
+        Edit { app: app.clone(), expect: Expect::Anything, what }
+    };
+    match &edit.what {
+        What::Put(_) | What::Delete => vec![put(&edit.app)],
+        What::Rename(to) => {
+            let what = What::Rename(edit.app.clone());
+            vec![Edit { app: to.clone(), expect: Expect::Anything, what }]
+        }
+        What::PutSecret { .. } | What::RemoveSecret { .. } => Vec::new(),
+    }
+}

@@ -1,0 +1,281 @@
+//! Apps of the registry: added, changed and deleted while Doorbell runs.
+
+use std::time::{Duration, Instant};
+
+use doorbell_tests::{Doorbell, Postgres, Role, Setup, app_dir, eventually, eventually_within};
+use serde_json::{Value, json};
+
+use crate::{node, python};
+
+mod access;
+mod loss;
+
+/// The keys of an app that answers.
+pub(crate) fn keys(host: &str) -> Value {
+    json!({
+        "hosts": [host],
+        "command": ["python3", app_dir().join("server.py"), "plain"],
+        "directory": app_dir(),
+    })
+}
+
+/// The same on the command line.
+fn pairs(host: &str) -> [String; 3] {
+    let server = app_dir().join("server.py");
+    [
+        format!("hosts={host}"),
+        format!("command=[\"python3\", \"{}\", \"plain\"]", server.display()),
+        format!("directory={}", app_dir().display()),
+    ]
+}
+
+#[track_caller]
+pub(crate) fn add(d: &Doorbell, app: &str, host: &str) {
+    let pairs = pairs(host);
+    d.ok(&["app", "add", app, &pairs[0], &pairs[1], &pairs[2]]);
+}
+
+/// A Doorbell with a file app, on a registry at this place.
+fn on(place: &str) -> Doorbell {
+    Setup::new(&node("main", "")).server(&format!("registry = \"{place}\"")).start()
+}
+
+#[test]
+fn an_app_is_added_served_changed_renamed_and_deleted() {
+    let d = Doorbell::with(&node("main", ""));
+    assert_eq!(d.get("blog.test", "/").status, 404);
+    add(&d, "blog", "blog.test");
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    assert_eq!(d.get("main.test", "/").status, 200);
+    let listed = d.ok(&["app", "list"]);
+    assert!(
+        listed.lines().any(|l| l.trim().starts_with("blog") && l.contains("registry")),
+        "{listed}"
+    );
+    assert!(listed.lines().any(|l| l.trim().starts_with("main") && l.contains("file")), "{listed}");
+
+    d.ok(&["app", "set", "blog", "hosts=news.test", "env.A=secret value"]);
+    assert_eq!(d.get("blog.test", "/").status, 404);
+    assert_eq!(d.get("news.test", "/").status, 200);
+    let shown = d.ok(&["app", "show", "blog"]);
+    assert!(shown.contains("[app.blog]") && shown.contains("A = \"secret value\""), "{shown}");
+    d.ok(&["app", "set", "blog", "--unset", "env.A"]);
+    assert!(!d.ok(&["app", "show", "blog"]).contains("secret value"));
+    assert!(d.ok(&["app", "open", "blog"]).starts_with("http://news.test:"));
+
+    d.ok(&["app", "rename", "blog", "news"]);
+    assert_eq!(d.get("news.test", "/").status, 200);
+    assert_eq!(d.cli(&["status", "blog"]).status, 1);
+    eventually("the old instance is gone", || d.app_pids().len() == 2);
+
+    let refused = d.cli(&["app", "delete", "news"]);
+    assert!(refused.stderr.contains("--yes"), "{refused:?}");
+    d.ok(&["app", "delete", "news", "--yes"]);
+    assert_eq!(d.get("news.test", "/").status, 404);
+    assert_eq!(d.get("main.test", "/").status, 200);
+    let acts = d.ok(&["audit"]);
+    for act in ["put app", "rename app", "delete app"] {
+        assert!(acts.contains(act), "{acts}");
+    }
+    assert!(acts.contains("unix:") && !acts.contains("secret value"), "{acts}");
+}
+
+#[test]
+fn apps_of_the_registry_outlive_every_end_of_doorbell() {
+    let mut d = Doorbell::with(&node("main", ""));
+    add(&d, "blog", "blog.test");
+    let pid = d.get("blog.test", "/pid").text();
+    d.kill_role(Role::Control);
+    eventually("another control process", || d.cli(&["app", "show", "blog"]).status == 0);
+    assert_eq!(d.get("blog.test", "/pid").text(), pid, "the same instance");
+    d.kill_supervisor();
+    d.start_again();
+    assert_eq!(d.get("blog.test", "/pid").text(), pid, "the same instance");
+    d.stop_and_start_again();
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    assert_eq!(d.status("blog")["source"], "registry");
+}
+
+#[test]
+fn what_is_wrong_is_told_and_changes_nothing() {
+    let d = Doorbell::with(&node("main", ""));
+    add(&d, "blog", "blog.test");
+    for (pairs, words) in [
+        (&["hosts=main.test", "command=true"][..], "already belongs to app `main`"),
+        (&["host=a.test", "command=true"], "did you mean `hosts`?"),
+        (&["hosts=a.test"], "registry:new"),
+        (&["hosts=a.test", "command=true", "env.A=${HOME}"], "`HOME` is not set"),
+    ] {
+        let mut line = vec!["app", "add", "new"];
+        line.extend(pairs);
+        let output = d.cli(&line);
+        assert!(output.status != 0 && output.stderr.contains(words), "{pairs:?}: {output:?}");
+        assert_eq!(d.cli(&["app", "show", "new"]).status, 1);
+    }
+    let taken = d.cli(&["app", "add", "blog", "hosts=x.test", "command=true"]);
+    assert_ne!(taken.status, 0, "{taken:?}");
+    let of_file = d.cli(&["app", "set", "main", "name=x"]);
+    assert!(of_file.stderr.contains("stands in a file"), "{of_file:?}");
+    let bad = d.cli(&["app", "add", "Bad", "hosts=x.test", "command=true"]);
+    assert!(bad.stderr.contains("is no app id"), "{bad:?}");
+    assert_eq!(d.get("blog.test", "/").status, 200);
+}
+
+#[test]
+fn a_file_that_takes_what_a_registry_app_has_is_refused_and_both_are_named() {
+    let d = Doorbell::with(&node("main", ""));
+    add(&d, "blog", "blog.test");
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    d.rewrite(&(node("main", "") + &python("blog2", "", "").replace("blog2.test", "blog.test")));
+    let output = d.cli(&["reload"]);
+    assert_ne!(output.status, 0);
+    assert!(
+        output.stderr.contains("app `blog2`") && output.stderr.contains("registry:blog"),
+        "{output:?}"
+    );
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    assert_eq!(d.status("blog")["source"], "registry");
+    d.rewrite(&(node("main", "") + &python("other", "", "")));
+    d.ok(&["reload"]);
+    assert_eq!(d.get("other.test", "/").status, 200);
+}
+
+#[test]
+fn a_file_that_is_being_mended_keeps_nobody_from_adding_an_app() {
+    let d = Doorbell::with(&node("main", ""));
+    d.rewrite("[app.main\n");
+    // The address of the socket stands in the file too.
+    let socket = d.dir.path().join("admin.sock");
+    let socket = ["--socket", &*socket.to_string_lossy()];
+    assert_ne!(d.cli(&[&["reload"], &socket[..]].concat()).status, 0);
+    let pairs = pairs("blog.test");
+    let line = ["app", "add", "blog", &pairs[0], &pairs[1], &pairs[2]];
+    d.ok(&[&line, &socket[..]].concat());
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    assert_eq!(d.get("main.test", "/").status, 200);
+}
+
+#[test]
+fn apply_makes_the_apps_of_a_file_and_tells_what_differs() {
+    let d = Doorbell::with(&node("main", ""));
+    add(&d, "old", "old.test");
+    let file = d.dir.path().join("apps.toml");
+    let path = file.to_string_lossy();
+    let text = python("blog", "plain", "env = { A = \"1\" }")
+        .replace("{apps}", &app_dir().to_string_lossy());
+    std::fs::write(&file, &text).expect("a file");
+    let trial = d.ok(&["apply", "-f", &path, "--dry-run", "--prune"]);
+    assert!(trial.contains("+ blog") && trial.contains("- old"), "{trial}");
+    assert!(trial.contains("env") && !trial.contains("\"1\""), "{trial}");
+    assert_eq!(d.get("old.test", "/").status, 200);
+    assert_eq!(d.get("blog.test", "/").status, 404);
+    d.ok(&["apply", "-f", &path, "--prune"]);
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    assert_eq!(d.get("old.test", "/").status, 404);
+    let again = d.ok(&["apply", "-f", &path, "--prune"]);
+    assert!(again.contains("nothing to change"), "{again}");
+    // All of it or nothing.
+    std::fs::write(
+        &file,
+        text.replace("A = \"1\"", "A = \"2\"") + "[app.bad]\nhosts = [\"main.test\"]\n",
+    )
+    .expect("a file");
+    assert_ne!(d.cli(&["apply", "-f", &path]).status, 0);
+    assert!(d.ok(&["app", "show", "blog"]).contains("A = \"1\""));
+}
+
+#[test]
+fn two_doorbells_share_a_registry_and_see_each_others_changes_within_a_second() {
+    let postgres = Postgres::shared();
+    let place = postgres.database();
+    let (a, b) = (on(&place), on(&place));
+    add(&a, "blog", "blog.test");
+    let since = Instant::now();
+    eventually_within(Duration::from_secs(30), "the other sees it", || {
+        b.cli(&["status", "blog"]).status == 0
+    });
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}, on a busy machine");
+    assert_eq!(b.get("blog.test", "/").status, 200);
+    b.ok(&["app", "set", "blog", "hosts=news.test"]);
+    eventually("the change is seen", || a.get("news.test", "/").status == 200);
+    a.ok(&["app", "delete", "blog", "--yes"]);
+    eventually("it is gone", || b.get("news.test", "/").status == 404);
+}
+
+#[test]
+fn two_hundred_writers_at_once_lose_nothing() {
+    let d = Doorbell::with(&node("main", ""));
+    let api = d.api("admin");
+    std::thread::scope(|scope| {
+        for number in 0..200 {
+            let api = &api;
+            scope.spawn(move || {
+                let mut app = keys(&format!("a{number}.test"));
+                app["id"] = format!("a{number}").into();
+                let answer = api.ask("POST", "/v1/apps", &[], &app);
+                assert_eq!(answer.status, 201, "{}", answer.text());
+            });
+        }
+    });
+    let status: Value = serde_json::from_str(&d.ok(&["app", "list", "--json"])).expect("JSON");
+    let of_registry = |app: &&Value| app["source"] == "registry";
+    assert_eq!(status.as_array().expect("a list").iter().filter(of_registry).count(), 200);
+    assert_eq!(d.get("a199.test", "/").status, 200);
+    // Each of many changes of one app is made, or refused as overtaken.
+    let tag = |answer: &doorbell_tests::Response| answer.field("etag").map(str::to_owned);
+    let made: usize = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..50)
+            .map(|number| {
+                let api = &api;
+                scope.spawn(move || {
+                    let path = "/v1/apps/a0/definition";
+                    let seen = tag(&api.get(path)).expect("an ETag");
+                    let patch = json!({"env": {(format!("N{number}")): "1"}});
+                    let seen = format!("If-Match: {seen}");
+                    let answer = api.ask("PATCH", path, &[&seen], &patch);
+                    assert!(matches!(answer.status, 200 | 412), "{}", answer.text());
+                    usize::from(answer.status == 200)
+                })
+            })
+            .collect();
+        writers.into_iter().map(|writer| writer.join().expect("a writer")).sum()
+    });
+    let shown = api.get("/v1/apps/a0/definition").json();
+    assert_eq!(shown["keys"]["env"].as_object().expect("a table").len(), made);
+    assert!(made >= 1);
+}
+
+#[test]
+fn what_happens_is_told_and_kept() {
+    let d = Doorbell::with(&node("main", ""));
+    let mut events = d.spawn(&["events"]);
+    // Told from here on, once the first is heard.
+    let api = d.api("read");
+    add(&d, "blog", "blog.test");
+    events.wait_for_line("defined blog");
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    events.wait_for_line("blog ready");
+    d.ok(&["stop", "blog"]);
+    events.wait_for_line("blog stopped");
+    let history = || api.get("/v1/apps/blog/history").json();
+    eventually("it is written", || {
+        history().as_array().is_some_and(|all| all.iter().any(|one| one["state"] == "stopped"))
+    });
+    let history = history();
+    let states: Vec<_> = history
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|one| one["state"].as_str())
+        .collect();
+    let at = |state: &str| states.iter().position(|have| *have == state);
+    assert!(at("starting") < at("ready") && at("ready") < at("stopped"), "{states:?}");
+    d.kill_role(Role::Control);
+    eventually("the next knows it too", || {
+        api.get("/v1/apps/blog/history")
+            .json()
+            .as_array()
+            .is_some_and(|all| all.len() >= states.len())
+    });
+}

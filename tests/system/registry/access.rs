@@ -1,0 +1,166 @@
+//! Who may ask for what.
+
+use doorbell_tests::{Doorbell, eventually};
+use serde_json::{Value, json};
+
+use super::keys;
+use crate::node;
+
+#[test]
+fn a_token_lets_its_user_do_what_it_says_and_no_more() {
+    let d = Doorbell::with(&node("main", ""));
+    let [read, operate, admin] = ["read", "operate", "admin"].map(|scope| d.api(scope));
+    let stranger = d.api_of_stranger();
+    let none = &Value::Null;
+    let answer = stranger.get("/v1/apps");
+    assert_eq!(
+        (answer.status, answer.field("www-authenticate")),
+        (401, Some("Bearer realm=\"doorbell\""))
+    );
+    assert_eq!(answer.field("content-type"), Some("application/problem+json"));
+    assert_eq!(stranger.get("/healthz").status, 200);
+    assert_eq!(stranger.get("/v1/openapi.json").status, 200);
+
+    assert_eq!(read.get("/v1/apps").status, 200);
+    assert_eq!(read.ask("POST", "/v1/apps/main/start", &[], none).status, 403);
+    assert_eq!(operate.ask("POST", "/v1/apps/main/start", &[], none).status, 200);
+    let mut blog = keys("blog.test");
+    blog["id"] = "blog".into();
+    blog["env"] = json!({"PASSWORD": "hunter2"});
+    assert_eq!(operate.ask("POST", "/v1/apps", &[], &blog).status, 403);
+    assert_eq!(operate.get("/v1/tokens").status, 403);
+    let added = admin.ask("POST", "/v1/apps", &[], &blog);
+    assert_eq!((added.status, added.field("location")), (201, Some("/v1/apps/blog")));
+
+    let shown = read.get("/v1/apps/blog/definition").text();
+    assert!(shown.contains("PASSWORD") && !shown.contains("hunter2"), "{shown}");
+    assert!(admin.get("/v1/apps/blog/definition").text().contains("hunter2"));
+    assert!(!d.log().contains("hunter2"));
+
+    let tokens = admin.get("/v1/tokens").text();
+    assert!(tokens.contains("test-read-") && !tokens.contains("doorbell_"), "{tokens}");
+    for refused in ["Origin: http://evil.test", "Origin: null"] {
+        assert_eq!(admin.ask("GET", "/v1/apps", &[refused], none).status, 403);
+    }
+}
+
+#[test]
+fn a_token_that_is_removed_or_over_is_of_no_use() {
+    let d = Doorbell::with(&node("main", ""));
+    let token = d.ok(&["token", "add", "ci", "--scope", "read"]);
+    let api = d.api_with(token.trim());
+    assert_eq!(api.get("/v1/apps").status, 200);
+    let taken = d.cli(&["token", "add", "ci", "--scope", "read"]);
+    assert!(taken.stderr.contains("ci"), "{taken:?}");
+    d.ok(&["token", "remove", "ci"]);
+    assert_eq!(api.get("/v1/apps").status, 401);
+    assert_ne!(d.cli(&["token", "remove", "ci"]).status, 0);
+    let short = d.ok(&["token", "add", "short", "--scope", "read", "--expires", "1ms"]);
+    let short = d.api_with(short.trim());
+    eventually("it is over", || short.get("/v1/apps").status == 401);
+    assert!(d.ok(&["token", "list"]).contains("expired"));
+}
+
+#[test]
+fn who_guesses_tokens_is_told_to_wait() {
+    let d = Doorbell::with(&node("main", ""));
+    let guess =
+        d.api_with("doorbell_0000000000000000000000000000000000000000000000000000000000000000");
+    let answers: Vec<_> = (0..12).map(|_| guess.get("/v1/apps")).collect();
+    assert!(answers[..10].iter().all(|answer| answer.status == 401));
+    assert_eq!(answers[11].status, 429);
+    assert!(answers[11].field("retry-after").is_some());
+    // Whoever has one is not kept out.
+    assert_eq!(d.api("read").get("/v1/apps").status, 200);
+}
+
+#[test]
+fn nobody_overwrites_what_they_have_not_seen() {
+    let d = Doorbell::with(&node("main", ""));
+    let api = d.api("admin");
+    let path = "/v1/apps/blog/definition";
+    let put = |fields: &[&str], host: &str| api.ask("PUT", path, fields, &keys(host));
+    assert_eq!(put(&["If-Match: *"], "a.test").status, 404);
+    assert_eq!(put(&["If-None-Match: *"], "a.test").status, 200);
+    assert_eq!(put(&["If-None-Match: *"], "a.test").status, 412);
+    let tag = api.get(path).field("etag").expect("an ETag").to_owned();
+    let fresh = format!("If-Match: {tag}");
+    assert_eq!(put(&[&fresh], "b.test").status, 200);
+    assert_eq!(put(&[&fresh], "c.test").status, 412);
+    assert_eq!(api.ask("DELETE", "/v1/apps/blog", &[&fresh], &Value::Null).status, 412);
+    assert_eq!(api.get(path).json()["keys"]["hosts"][0], "b.test");
+    assert_eq!(api.ask("DELETE", "/v1/apps/blog", &[], &Value::Null).status, 200);
+    assert_eq!(api.get(path).status, 404);
+}
+
+#[test]
+fn whatever_is_asked_is_answered_with_a_problem_and_never_with_a_failure() {
+    let d = Doorbell::with(&node("main", ""));
+    let api = d.api("admin");
+    let hostile = [
+        "'; DROP TABLE app; --",
+        "../../etc/passwd",
+        "a\u{0}b",
+        "\u{1b}[2J",
+        "ä\u{202e}b",
+        "$(reboot)",
+        &"x".repeat(70_000),
+    ];
+    for name in hostile {
+        for (method, path, body) in [
+            ("POST", "/v1/apps", json!({"id": name})),
+            ("POST", "/v1/apps", json!({"id": "x", "hosts": [name], "command": [name]})),
+            ("POST", "/v1/apps", json!({"id": "x", (name): name, "kind": name})),
+            ("POST", "/v1/tokens", json!({"name": name, "scope": name})),
+            ("POST", "/v1/apply", json!({"put": {(name): {"hosts": [name]}}, "delete": [name]})),
+            ("PUT", "/v1/apps/main/id", json!({"to": name})),
+        ] {
+            let answer = api.ask(method, path, &[], &body);
+            assert!((400..500).contains(&answer.status), "{path} {name:.20}: {}", answer.status);
+            assert_eq!(answer.field("content-type"), Some("application/problem+json"), "{path}");
+        }
+    }
+    for (method, path) in [
+        ("GET", "/v1/nothing"),
+        ("PUT", "/v1/apps"),
+        ("GET", "/v1/apps/%00/definition"),
+        ("GET", "/v1/apps/%ff/definition"),
+        ("GET", "/v1/apps/main/logs?lines=many"),
+        ("POST", "/v1/apps/main/explode"),
+    ] {
+        let answer = api.ask(method, path, &[], &Value::Null);
+        assert!((400..500).contains(&answer.status), "{method} {path}: {}", answer.status);
+        assert_eq!(answer.field("content-type"), Some("application/problem+json"), "{path}");
+    }
+    assert_eq!(d.get("main.test", "/").status, 200);
+}
+
+#[test]
+fn whatever_the_document_of_the_api_allows_is_answered_as_it_says() {
+    let d = Doorbell::with(&node("main", ""));
+    let token = d.ok(&["token", "add", "fuzz", "--scope", "admin"]);
+    let document = d.dir.path().join("openapi.json");
+    std::fs::write(&document, d.api_of_stranger().get("/v1/openapi.json").body).expect("a file");
+    let program = crate::real_apps::installed("venv/bin/schemathesis");
+    let mut fuzz = std::process::Command::new(program);
+    fuzz.arg("run").arg(&document).current_dir(d.dir.path());
+    fuzz.args(["--url", &format!("http://127.0.0.1:{}", d.metrics_port)]);
+    fuzz.args(["--header", &format!("Authorization: Bearer {}", token.trim())]);
+    // What goes on for ever, and what would replace the binary.
+    fuzz.args([
+        "--exclude-path-regex",
+        "upgrade|events|logs",
+        "--max-examples",
+        "10",
+        "--seed",
+        "1",
+    ]);
+    fuzz.args([
+        "--checks",
+        "not_a_server_error,content_type_conformance,response_schema_conformance,status_code_conformance",
+    ]);
+    let output = fuzz.output().expect("schemathesis");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}\n{}", d.log());
+    assert_eq!(d.get("main.test", "/").status, 200);
+}
