@@ -116,7 +116,7 @@ fn print_load(load: Load, kinds: &[Kind], bases: &[Kind], measured: &[Measured])
         let kind = *kind;
         let errors: f64 = all(kind, |row| row.seen.errors as f64).iter().sum();
         if errors > 0.0 {
-            let mut void = vec!["void".to_owned(); 4 + bases.len()];
+            let mut void = vec!["void".to_owned(); 5 + bases.len()];
             void.insert(0, format!("{} ({errors} failed)", kind.name()));
             return void;
         }
@@ -126,12 +126,14 @@ fn print_load(load: Load, kinds: &[Kind], bases: &[Kind], measured: &[Measured])
             short(median(&all(kind, |row| row.seen.p50_micros / 1e3))),
             short(median(&all(kind, |row| row.seen.p99_micros / 1e3))),
             short(median(&all(kind, |row| row.micros))),
+            // What the machine's other work disturbed least.
+            short(all(kind, |row| row.micros).into_iter().fold(f64::INFINITY, f64::min)),
         ];
         row.extend(bases.iter().map(|base| ratio(kind, *base)));
         row
     };
     let over: Vec<_> = bases.iter().map(|base| format!("× {}", base.name())).collect();
-    let mut title = vec![load.name(), "requests/s", "p50 ms", "p99 ms", "CPU µs"];
+    let mut title = vec![load.name(), "requests/s", "p50 ms", "p99 ms", "CPU µs", "least"];
     title.extend(over.iter().map(String::as_str));
     println!("{}", table(&title, &kinds.iter().map(row).collect::<Vec<_>>()));
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::name::AppId;
 use crate::spec::{
-    AppLimits, AppPages, AppTimeouts, AwakeSpec, BackOffSpec, EnclosureSpec, OutputSpec,
+    AppLimits, AppPages, AppTimeouts, AwakeSpec, BackOffSpec, EnclosureSpec, GivenSpec, OutputSpec,
     ProcessSpec, ReadySpec, ResourceSpec, SharedSpec, StopSpec, TcpSpec, Template, UserSpec,
     WakeSpec,
 };
@@ -91,6 +91,7 @@ internable!(
     AwakeSpec,
     BackOffSpec,
     EnclosureSpec,
+    GivenSpec,
     OutputSpec,
     ProcessSpec,
     ReadySpec,

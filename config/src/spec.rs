@@ -21,6 +21,7 @@ use crate::{
 mod default;
 mod display;
 mod enclosure;
+mod given;
 mod hours;
 mod pages;
 mod resources;
@@ -30,6 +31,7 @@ mod template;
 mod wake;
 
 pub use enclosure::EnclosureSpec;
+pub use given::{Given, GivenSpec, Secret};
 pub(crate) use hours::nearest_zone;
 pub use hours::{Awake, AwakeSpec, HoursNow, Window};
 pub use pages::{AppPages, OwnPages};
@@ -306,6 +308,9 @@ pub struct ProcessSpec {
     pub resources: Interned<ResourceSpec>,
     /// Whom it runs as; `None` is who runs Doorbell.
     pub user: Option<Interned<UserSpec>>,
+    /// What it is given that nobody else may see; `None` is nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<Interned<GivenSpec>>,
 }
 
 fn one() -> u8 {

@@ -47,6 +47,7 @@ mod events;
 mod logs;
 mod observers;
 mod operators;
+pub mod secrets;
 pub mod status;
 pub mod tokens;
 mod wrapped;

@@ -15,12 +15,14 @@ mod documents;
 mod keys;
 mod live;
 mod screen;
+mod secrets;
 mod table;
 
 use access::TokenVerb;
 use apps::{AppVerb, ApplyArg};
 use doorbell_config::name::DurationText;
 use doorbell_supervisor::{hub::SPEAKS, protocol::Role};
+use secrets::SecretVerb;
 
 use crate::{
     control::Place,
@@ -189,6 +191,9 @@ enum Verb {
     /// Make, list and remove tokens for the admin API over TCP
     #[command(subcommand)]
     Token(TokenVerb),
+    /// Store what apps are given and nobody else may see
+    #[command(subcommand)]
+    Secret(SecretVerb),
     /// Show who changed what
     Audit {
         /// Only what was done to this app
@@ -317,6 +322,7 @@ pub fn run() -> anyhow::Result<u8> {
         Verb::App(verb) => verb.run(),
         Verb::Apply(apply) => apply.run(),
         Verb::Token(verb) => verb.run(),
+        Verb::Secret(verb) => verb.run(),
         Verb::Audit { app, entries, json, socket } => {
             access::audit(&socket, app.as_deref(), entries, json)
         }

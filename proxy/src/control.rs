@@ -20,6 +20,7 @@ use doorbell_config::{
     spec::{ListenAddr, ServerSpec},
 };
 use doorbell_supervisor::{
+    message::Generation,
     protocol::{FromControl, Hello, Role, TRUSTED_LIMITS, ToControl, VERSION},
     wire::{self, Frame, Receiver},
 };
@@ -88,6 +89,7 @@ struct ProxyLine {
 pub async fn run(connection: UnixStream, place: Place, household: Household) -> anyhow::Result<()> {
     let house = Arc::new(House::new(place.config_path));
     house.keeps_history_in(place.folder.join(HISTORY));
+    house.opens_vault_in(&place.folder);
     let mut receiver = introduce(&house, connection, None)?;
     let beginning = hear_out(&mut receiver, &house).await?;
     let beginning = beginning.context("the supervisor left before it had begun")?;
@@ -119,6 +121,9 @@ pub async fn run(connection: UnixStream, place: Place, household: Household) -> 
     admin::serve(&admin, beginning.sockets)?;
     let mut opening = tokio::spawn(open(Arc::clone(&house), location));
     let registry = timeout(FIRST_OPENING, &mut opening).await.ok().transpose()?;
+    if let Some(registry) = &registry {
+        house.has_registry(registry);
+    }
     let mut ledger = first_list(registry.as_ref(), &place.folder).await;
     ledger.archive = archive;
     let (loaded, ledger) = house.read_with(loaded, ledger).await;
@@ -358,6 +363,7 @@ async fn listen(
                 // The outcome is logged and counted where it happens.
                 tokio::spawn(async move { drop(house.reload().await) });
             }
+            ToControl::Prepare { app, generation } => prepare(Arc::clone(house), app, generation),
             ToControl::Closing => admin.ready.store(false, Ordering::Relaxed),
             ToControl::Hold { app, generation } => house.custody.hold(app, generation, with),
             ToControl::Release { app, generation } => house.custody.release(&app, generation),
@@ -366,6 +372,15 @@ async fn listen(
         }
     }
     Ok(End::Orphaned)
+}
+
+/// Tells a start what it is given.
+fn prepare(house: Arc<House>, app: AppId, generation: Generation) {
+    tokio::spawn(async move {
+        let given = house.given(&app).await;
+        // Without a supervisor nobody waits for it; the next one asks again.
+        let _ = house.link.say(&FromControl::Prepared { app, generation, given });
+    });
 }
 
 /// What a proxy counted is kept, also for a control process that comes after this one.

@@ -38,11 +38,14 @@ use crate::{
     metrics::{export::Reloads, figures::Figures},
     pass::office::Office,
     scrape::Scraper,
+    vault::Vault,
 };
 
 mod editing;
+mod giving;
 
 pub use editing::{EditError, Edited, Trial};
+pub use giving::SecretError;
 
 /// How long a new version of the supervisor may take to come back.
 const NEXT_SUPERVISOR: Duration = Duration::from_secs(30);
@@ -133,10 +136,16 @@ pub struct House {
     /// What the ledger lists, for those who only look.
     list: watch::Sender<Arc<List>>,
     refused: ArcSwap<Vec<Refused>>,
+    /// Seals and opens secrets; `None` where there are no keys.
+    vault: ArcSwapOption<Vault>,
+    /// Secrets that were read.
+    sealed: StdMutex<giving::Sealed>,
     /// Where the history of apps is.
     history_dir: ArcSwap<PathBuf>,
     /// `None` while there is none.
     registry: ArcSwapOption<Registry>,
+    /// Whether it is known if there is one.
+    is_registry_known: watch::Sender<bool>,
     /// Why there is none, or why it does not answer.
     registry_problem: ArcSwapOption<String>,
     inner: Mutex<Inner>,
@@ -164,6 +173,8 @@ impl House {
             custody: Custody::default(),
             chronicle: Arc::default(),
             passes: Office::default(),
+            vault: ArcSwapOption::empty(),
+            sealed: StdMutex::default(),
             history_dir: ArcSwap::default(),
             number: AtomicU32::new(0),
             supervisors: watch::Sender::default(),
@@ -179,6 +190,7 @@ impl House {
             list: watch::Sender::default(),
             refused: ArcSwap::default(),
             registry: ArcSwapOption::empty(),
+            is_registry_known: watch::Sender::default(),
             registry_problem: ArcSwapOption::empty(),
             inner: Mutex::default(),
         }
@@ -269,6 +281,14 @@ impl House {
         if self.is_behind.swap(false, Ordering::Relaxed) {
             // The outcome is logged and counted where it happens.
             drop(self.reload().await);
+        }
+    }
+
+    /// Opens the keys of secrets in this folder.
+    pub fn opens_vault_in(&self, folder: &Path) {
+        match Vault::open(folder) {
+            Ok(vault) => self.vault.store(Some(Arc::new(vault))),
+            Err(error) => tracing::error!("{error}; apps with secrets cannot start"),
         }
     }
 

@@ -200,7 +200,7 @@ fn apply(list: &mut List, edit: &Edit, now: u64) -> Result<(), Misfit> {
             (listed.created, listed.created_at) = (before.created, before.created_at);
             list.insert(to.clone(), listed);
         }
-        What::PutSecret { .. } | What::RemoveSecret { .. } => {}
+        What::PutSecret { .. } | What::KeepSecret { .. } | What::RemoveSecret { .. } => {}
     }
     Ok(())
 }

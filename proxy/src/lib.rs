@@ -55,6 +55,7 @@ pub mod sharing;
 pub mod transport;
 pub mod tunnel;
 pub mod upstreams;
+pub mod vault;
 pub mod verdict;
 pub mod watch;
 pub mod worker;

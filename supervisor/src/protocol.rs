@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use doorbell_config::{
     name::AppId,
-    spec::{AccessLogSpec, AppSpec, ListenAddr, ServerSpec},
+    spec::{AccessLogSpec, AppSpec, Given, ListenAddr, ServerSpec},
 };
 use serde::{Deserialize, Serialize};
 
@@ -254,6 +254,13 @@ pub enum ToControl {
         /// The instance.
         generation: Generation,
     },
+    /// Say what the program of this app is given that nobody else may see: it is about to start.
+    Prepare {
+        /// The app, or one of its replicas.
+        app: AppId,
+        /// The instance.
+        generation: Generation,
+    },
     /// Let go of them.
     Release {
         /// The app.
@@ -289,6 +296,15 @@ pub enum FromControl {
         number: u64,
         /// What.
         wish: Box<Wish>,
+    },
+    /// What the program of an app is given, or why it cannot start.
+    Prepared {
+        /// The app.
+        app: AppId,
+        /// The instance.
+        generation: Generation,
+        /// What.
+        given: Result<Given, String>,
     },
     /// Keep these figures for a control process that comes after this one.
     Keep(String),

@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
     desk::{Channels, Desk, forget_carried},
-    driver::{Custody, Driver, Meter},
+    driver::{Custody, Driver, Errand, Meter},
     machine::Ability,
     mailbox::Mailbox,
     message::{GateOrder, GateReport, Generation, Instruction, Snapshot, Usage, Verb},
@@ -28,6 +28,8 @@ const ORDERS: usize = 1024;
 /// Requests of operators that may wait for the desk.
 const REQUESTS: usize = 64;
 
+/// Starts that may wait to ask for what they are given.
+const ERRANDS: usize = 1024;
 /// Instances that may wait to be taken into custody.
 const CUSTODY: usize = 4096;
 
@@ -194,6 +196,7 @@ pub struct Supervisor {
     meter: Arc<Meter>,
     driver: Arc<Driver>,
     custody: Arc<Mutex<Option<mpsc::Receiver<Custody>>>>,
+    errands: Arc<Mutex<Option<mpsc::Receiver<Errand>>>>,
     has_adoptees: bool,
 }
 
@@ -213,19 +216,24 @@ impl Supervisor {
         let (orders, gates) = mpsc::channel(ORDERS);
         let (mailbox, snapshots) = (Arc::<Mailbox>::default(), Snapshots::new());
         let (custodian, custody) = mpsc::channel(CUSTODY);
+        let (errands, asked) = mpsc::channel(ERRANDS);
         let channels = Channels {
             requests: inbox,
             orders,
             mailbox: mailbox.clone(),
             snapshots: snapshots.clone(),
             custodian,
+            errands,
         };
         let desk = Desk::new(options, channels)?;
         let (meter, driver, has_adoptees) = (desk.meter(), desk.driver(), desk.has_adoptees());
         // The desk ends with its shutdown, which the last handle's end brings about at the latest.
         tokio::spawn(desk.run());
         let custody = Arc::new(Mutex::new(Some(custody)));
-        Ok((Self { requests, mailbox, snapshots, meter, driver, custody, has_adoptees }, gates))
+        let errands = Arc::new(Mutex::new(Some(asked)));
+        let supervisor =
+            Self { requests, mailbox, snapshots, meter, driver, custody, errands, has_adoptees };
+        Ok((supervisor, gates))
     }
 
     /// Applies an instruction; returns when it is applied, which is not when every app it starts is
@@ -290,6 +298,11 @@ impl Supervisor {
         self.driver.put_advances(socket);
     }
 
+    pub(crate) fn errands(&self) -> Option<mpsc::Receiver<Errand>> {
+        self.errands.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What is to be taken into custody, once.
     pub(crate) fn custody(&self) -> Option<mpsc::Receiver<Custody>> {
         self.custody.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

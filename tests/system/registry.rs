@@ -9,6 +9,7 @@ use crate::{node, python};
 
 mod access;
 mod loss;
+mod secrets;
 
 /// The keys of an app that answers.
 pub(crate) fn keys(host: &str) -> Value {
@@ -84,13 +85,16 @@ fn an_app_is_added_served_changed_renamed_and_deleted() {
 fn apps_of_the_registry_outlive_every_end_of_doorbell() {
     let mut d = Doorbell::with(&node("main", ""));
     add(&d, "blog", "blog.test");
-    let pid = d.get("blog.test", "/pid").text();
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    let pid = d.app_pid("blog");
     d.kill_role(Role::Control);
     eventually("another control process", || d.cli(&["app", "show", "blog"]).status == 0);
-    assert_eq!(d.get("blog.test", "/pid").text(), pid, "the same instance");
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    assert_eq!(d.app_pid("blog"), pid, "the same instance");
     d.kill_supervisor();
     d.start_again();
-    assert_eq!(d.get("blog.test", "/pid").text(), pid, "the same instance");
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    assert_eq!(d.app_pid("blog"), pid, "the same instance");
     d.stop_and_start_again();
     assert_eq!(d.get("blog.test", "/").status, 200);
     assert_eq!(d.status("blog")["source"], "registry");

@@ -95,7 +95,7 @@ pub struct UserName(pub String);
 
 /// The name of an environment variable.
 #[derive(Clone, Debug)]
-pub(super) struct EnvName(String);
+pub struct EnvName(pub String);
 
 /// A filter for the own log.
 #[derive(Clone, Debug)]

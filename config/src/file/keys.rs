@@ -24,7 +24,7 @@ pub use one_or_many::OneOrMany;
 pub use pages::{AppPageKeys, ServerPageKeys, WaitingPageKeys};
 pub use process::{
     BackOffKeys, IdleKeys, ListenChoice, OutputKeys, ReadyChoice, ReadyKeys, ReadyWord,
-    SignalChoice, StartChoice, StopKeys,
+    SecretChoice, SignalChoice, StartChoice, StopKeys,
 };
 pub use server::{
     AccessLogChoice, AccessLogKeys, LogChoice, LogKeys, ServerKeys, ServerLimitKeys,

@@ -56,6 +56,13 @@ pub enum What {
         /// What nobody here can open.
         sealed: Vec<u8>,
     },
+    /// It has this secret, sealed, unless it has one of that name.
+    KeepSecret {
+        /// The secret's name among those of the app.
+        name: String,
+        /// What nobody here can open.
+        sealed: Vec<u8>,
+    },
     /// It has no such secret.
     RemoveSecret {
         /// The secret's name.
@@ -123,6 +130,7 @@ impl Edit {
             What::Delete => ("delete app", None),
             What::Rename(to) => ("rename app", Some(to.to_string())),
             What::PutSecret { name, .. } => ("put secret", Some(name.clone())),
+            What::KeepSecret { name, .. } => ("generate secret", Some(name.clone())),
             What::RemoveSecret { name } => ("remove secret", Some(name.clone())),
         };
         Act { what: what.into(), app: Some(self.app.clone()), subject }
@@ -137,7 +145,9 @@ impl<'e> Ready<'e> {
         match &edit.what {
             What::Put(definition) => text = Some(definition_text(&edit.app, definition)?),
             What::Rename(to) => whole_app(to)?,
-            What::PutSecret { name, sealed } => secret::check(name, Some(sealed))?,
+            What::PutSecret { name, sealed } | What::KeepSecret { name, sealed } => {
+                secret::check(name, Some(sealed))?;
+            }
             What::RemoveSecret { name } => secret::check(name, None)?,
             What::Delete => {}
         }
@@ -153,7 +163,8 @@ impl<'e> Ready<'e> {
     ) -> Result<bool, WriteError> {
         let app = &self.edit.app;
         let found = self.edit.expect.check(transaction, app).await?;
-        let must_exist = !matches!(self.edit.what, What::Put(_) | What::Delete);
+        // An app of a file has secrets too, and is not here.
+        let must_exist = matches!(self.edit.what, What::Rename(_));
         if found.is_none() && must_exist {
             return Err(WriteError::Conflict { app: app.clone(), found });
         }
@@ -165,6 +176,12 @@ impl<'e> Ready<'e> {
             What::Rename(to) => change.rename(transaction, to).await?,
             What::PutSecret { name, sealed } => {
                 secret::put(transaction, app, name, sealed, at).await?;
+                change.touch(transaction).await?;
+            }
+            What::KeepSecret { name, sealed } => {
+                if !secret::keep(transaction, app, name, sealed, at).await? {
+                    return Ok(false);
+                }
                 change.touch(transaction).await?;
             }
             What::RemoveSecret { name } => {

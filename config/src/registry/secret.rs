@@ -80,6 +80,22 @@ pub(super) async fn put(
     transaction.rows(PUT, &values).await.map(drop)
 }
 
+/// Puts a secret where there is none; says whether it was put.
+pub(super) async fn keep(
+    transaction: &mut Transaction,
+    app: &AppId,
+    name: &str,
+    sealed: &[u8],
+    at: u64,
+) -> Result<bool, RegistryError> {
+    const KEEP: &str = "
+        INSERT INTO secret (app, name, sealed, changed_at) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (app, name) DO NOTHING RETURNING name";
+    let key = [Value::Text(app.as_str()), Value::Text(name)];
+    let values = [key[0], key[1], Value::Bytes(sealed), Value::Number(stored(at))];
+    Ok(!transaction.rows(KEEP, &values).await?.is_empty())
+}
+
 /// Whether there was such a secret.
 pub(super) async fn remove(
     transaction: &mut Transaction,

@@ -31,6 +31,8 @@ pub enum Placeholder {
     /// `{base_path}`: the prefix under which clients reach the app, `/` when it has a host of its
     /// own.
     BasePath,
+    /// `{secret}`: what was generated for the app and nobody else knows.
+    Secret,
 }
 
 /// What is filled in.
@@ -44,11 +46,13 @@ pub struct PlaceholderValues<'a> {
     pub id: &'a AppId,
     /// For `{base_path}`: [`AppSpec::base_path`](super::AppSpec::base_path).
     pub base_path: &'a str,
+    /// For `{secret}`; an app without one has none.
+    pub secret: Option<&'a str>,
 }
 
 impl Placeholder {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Port, Self::Socket, Self::Id, Self::BasePath];
+    pub const ALL: [Self; 5] = [Self::Port, Self::Socket, Self::Id, Self::BasePath, Self::Secret];
 
     /// What stands between the braces.
     #[must_use]
@@ -58,6 +62,7 @@ impl Placeholder {
             Self::Socket => "socket",
             Self::Id => "id",
             Self::BasePath => "base_path",
+            Self::Secret => "secret",
         }
     }
 }
@@ -130,6 +135,9 @@ impl Template {
                 }
                 TemplatePart::Placeholder(Placeholder::Id) => out.push_str(values.id.app_str()),
                 TemplatePart::Placeholder(Placeholder::BasePath) => out.push_str(values.base_path),
+                TemplatePart::Placeholder(Placeholder::Secret) => {
+                    out.push_str(values.secret.unwrap_or_default());
+                }
             }
         }
         out
@@ -178,7 +186,7 @@ mod tests {
     fn render(text: &str, port: Option<u16>, socket: Option<&str>) -> String {
         let id = AppId::parse("blog").unwrap();
         let socket = socket.map(Path::new);
-        let values = PlaceholderValues { port, socket, id: &id, base_path: "/blog" };
+        let values = PlaceholderValues { port, socket, id: &id, base_path: "/blog", secret: None };
         Template::parse(text).unwrap().render(&values)
     }
 

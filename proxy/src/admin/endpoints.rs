@@ -11,6 +11,7 @@ use super::{
     definitions::{self, Apply, Changed, Definition, How, Keys, NewApp, Rename},
     endpoint::Endpoint,
     events, logs, machine, reload,
+    secrets::{self, NewValue, Rotated, Stored},
     status::{AppStatus, Status},
     tokens::{self, Known, Made, Wanted},
     upgrade,
@@ -25,6 +26,7 @@ const LAST_EVENT_ID: (&str, &str) = ("Last-Event-ID", "The id of the last event 
 pub(super) fn all() -> Vec<Endpoint> {
     let mut all = of_apps();
     all.extend(of_definitions());
+    all.extend(of_secrets());
     all.extend(of_the_whole());
     all
 }
@@ -127,6 +129,34 @@ fn of_definitions() -> Vec<Endpoint> {
         .takes::<Rename>()
         .hears(&[IF_MATCH])
         .gives::<Changed>(),
+    ]
+}
+
+fn of_secrets() -> Vec<Endpoint> {
+    use Scope::Admin;
+    let secret = "/v1/apps/{id}/secrets/{name}";
+    vec![
+        Endpoint::new(
+            Method::GET,
+            "/v1/apps/{id}/secrets",
+            Admin,
+            "The secrets of an app, by name",
+            secrets::list,
+        )
+        .gives::<Vec<Stored>>(),
+        Endpoint::new(Method::PUT, secret, Admin, "Store a secret of an app", secrets::put)
+            .takes::<NewValue>()
+            .answers_with(204),
+        Endpoint::new(Method::DELETE, secret, Admin, "Remove a secret of an app", secrets::remove)
+            .answers_with(204),
+        Endpoint::new(
+            Method::POST,
+            "/v1/rotate",
+            Admin,
+            "Seal all secrets with a new key",
+            secrets::rotate,
+        )
+        .gives::<Rotated>(),
     ]
 }
 

@@ -72,9 +72,26 @@ fn words(refused: &[Refused]) -> String {
 type Held = OwnedMutexGuard<Ledger>;
 
 impl House {
-    /// Opens a registry and takes in what is in it, as it changes, until the task is dropped.
-    pub async fn follow_registry(self: Arc<Self>, registry: Registry) {
+    /// There is a registry.
+    pub fn has_registry(&self, registry: &Registry) {
         self.registry.store(Some(Arc::new(registry.clone())));
+        self.is_registry_known.send_replace(true);
+    }
+
+    /// The registry, or why there is none; at the beginning, as soon as that is known.
+    ///
+    /// # Errors
+    /// In words for operators.
+    pub async fn registry_soon(&self) -> Result<Arc<Registry>, EditError> {
+        let mut known = self.is_registry_known.subscribe();
+        // It is not gone while we are here.
+        let _ = known.wait_for(|is_known| *is_known).await;
+        self.registry()
+    }
+
+    /// Takes in what is in a registry, as it changes, until the task is dropped.
+    pub async fn follow_registry(self: Arc<Self>, registry: Registry) {
+        self.has_registry(&registry);
         let mut watch = registry.watch(self.ledger.lock().await.known);
         loop {
             let outcome = match watch.problem() {
@@ -118,6 +135,7 @@ impl House {
     pub fn registry_fails(&self, error: &dyn std::fmt::Display) {
         let words = error.to_string();
         let before = self.registry_problem.swap(Some(Arc::new(words.clone())));
+        self.is_registry_known.send_replace(true);
         if before.is_none_or(|before| *before != words) {
             tracing::error!("{words}; apps go on as they were");
         }
@@ -306,6 +324,6 @@ fn undoing(edit: &Edit, before: &List) -> Vec<Edit> {
             let what = What::Rename(edit.app.clone());
             vec![Edit { app: to.clone(), expect: Expect::Anything, what }]
         }
-        What::PutSecret { .. } | What::RemoveSecret { .. } => Vec::new(),
+        What::PutSecret { .. } | What::KeepSecret { .. } | What::RemoveSecret { .. } => Vec::new(),
     }
 }

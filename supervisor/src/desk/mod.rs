@@ -62,7 +62,7 @@ use self::{
 };
 pub(crate) use self::{carry::forget as forget_carried, state_dir::replace};
 use crate::{
-    driver::{self, Adoptee, Custody, Driver, Leftovers, Meter, Note, Report},
+    driver::{self, Adoptee, Custody, Driver, Errand, Leftovers, Meter, Note, Report},
     lifecycle::{Event, Off},
     mailbox::Mailbox,
     memory::{Shortage, Warden},
@@ -81,6 +81,7 @@ pub(crate) struct Channels {
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) snapshots: Snapshots,
     pub(crate) custodian: mpsc::Sender<Custody>,
+    pub(crate) errands: mpsc::Sender<Errand>,
 }
 
 pub(crate) struct Desk {
@@ -177,6 +178,7 @@ impl Desk {
             options.open_files,
             options.group,
             (custodian, options.has_custodian),
+            channels.errands.clone(),
         ));
         let timetable = Timetable::new()
             .map_err(|source| SupervisorError::System { what: "set an alarm", source })?;

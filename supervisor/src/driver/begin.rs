@@ -2,7 +2,7 @@
 
 use std::{io, os::unix::fs::chown, sync::PoisonError};
 
-use doorbell_config::spec::{ListenNotice, Probe, ProcessSpec};
+use doorbell_config::spec::{Given, ListenNotice, Probe, ProcessSpec};
 
 use crate::{
     driver::{
@@ -37,6 +37,10 @@ pub(super) enum SpawnError {
     Group(io::Error),
     #[error("{program} {source}")]
     Execute { program: String, source: io::Error },
+    #[error("{0}")]
+    Given(String),
+    #[error("it is not wanted any more")]
+    NotWanted,
     #[error("cannot prepare the start: {0}")]
     Prepare(#[from] io::Error),
 }
@@ -62,6 +66,7 @@ pub(super) fn spawn_blocking(
     job: &Job,
     process: &ProcessSpec,
     notify_socket: Option<&std::path::Path>,
+    given: &Given,
 ) -> Result<Prepared, SpawnError> {
     let _starting = STARTING.read().unwrap_or_else(PoisonError::into_inner);
     let account = process.user.as_deref().map(Account::find).transpose()?.flatten();
@@ -87,6 +92,7 @@ pub(super) fn spawn_blocking(
         tmpdir: enclosure.tmpdir.as_deref(),
         state_dir,
         account: account.as_ref(),
+        given,
     };
     let launch = Launch::of(&job.app, process, job.generation, &around)?;
     if let (Some(_), Some(path)) = (owner, notify_socket) {

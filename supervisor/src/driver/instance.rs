@@ -152,6 +152,12 @@ async fn live_and_go(
 impl Instance {
     async fn spawn(driver: Arc<Driver>, job: Job, wires: Wires) -> Result<Self, SpawnError> {
         let process = job.process()?.clone();
+        let mut inbox = wires.inbox.clone();
+        let given = tokio::select! {
+            given = driver.given(&job, &process) => given.map_err(SpawnError::Given)?,
+            // Who is to end need not be told anything.
+            _ = ordered(&mut inbox) => return Err(SpawnError::NotWanted),
+        };
         let started = driver.pace.start();
         let notify = match process.ready.probe {
             Probe::Notify => Some(listen_for_notes(&driver, &job)?),
@@ -160,7 +166,7 @@ impl Instance {
         let path = notify.as_ref().map(|socket| socket.path().to_owned());
         let (shared, ours) = (driver.clone(), job.clone());
         let spawning = tokio::task::spawn_blocking(move || {
-            spawn_blocking(&shared, &ours, &process, path.as_deref())
+            spawn_blocking(&shared, &ours, &process, path.as_deref(), &given)
         });
         let Prepared { place, spawned, record, group, vigils } =
             spawning.await.map_err(io::Error::from)??;

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use doorbell_config::spec::{AppSpec, PlaceholderValues, ProcessSpec};
+use doorbell_config::spec::{AppSpec, Given, PlaceholderValues, ProcessSpec, Secret};
 
 use super::{
     account::Account,
@@ -63,6 +63,8 @@ pub(crate) struct Surroundings<'a> {
     /// What it is to use for files that nobody needs for long.
     pub(crate) tmpdir: Option<&'a Path>,
     pub(crate) state_dir: &'a Path,
+    /// What nobody else may see.
+    pub(crate) given: &'a Given,
 }
 
 impl Launch {
@@ -79,6 +81,7 @@ impl Launch {
             socket: around.place.socket_path(),
             id: &app.id,
             base_path: &base_path,
+            secret: around.given.secret.as_ref().map(Secret::reveal),
         };
         let mut environment: BTreeMap<OsString, OsString> = INHERITED
             .iter()
@@ -99,6 +102,9 @@ impl Launch {
         }
         for (name, value) in process.env.iter() {
             environment.insert(name.into(), value.render(&values).into());
+        }
+        for (name, value) in &around.given.env {
+            environment.insert(name.into(), value.reveal().into());
         }
         environment.insert(APP.into(), app.id.app_str().into());
         if process.instances > 1 {

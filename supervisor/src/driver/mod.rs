@@ -15,6 +15,7 @@ mod doctor;
 mod ear;
 mod enclosure;
 mod endpoint;
+mod errand;
 mod freezer;
 mod instance;
 mod launch;
@@ -64,6 +65,7 @@ pub(crate) use self::{
     doctor::look,
     ear::Heard,
     endpoint::{create_for, create_private, share_folder, share_socket},
+    errand::Errand,
     leftover::Leftovers,
     procfs::{Process, Scanner, has_threads},
     reclaim::has_swap,
@@ -112,6 +114,8 @@ pub(crate) struct Driver {
     custodian: mpsc::Sender<Custody>,
     /// Whether that is another process, which outlives us.
     has_custodian: bool,
+    /// Whoever knows what programs are given.
+    errands: mpsc::Sender<Errand>,
     /// Where it gets what must not wait until it is told.
     advances: Mutex<Option<Arc<OwnedFd>>>,
 }
@@ -202,6 +206,7 @@ impl Driver {
         open_files: Option<u64>,
         group: Option<u32>,
         (custodian, has_custodian): (mpsc::Sender<Custody>, bool),
+        errands: mpsc::Sender<Errand>,
     ) -> Self {
         let cgroups = Cgroups::find(&cgroup::name_of(&state_dir), Purpose::Use);
         cgroups.sweep();
@@ -221,6 +226,7 @@ impl Driver {
             dead: Mutex::default(),
             custodian,
             has_custodian,
+            errands,
             advances: Mutex::default(),
         }
     }

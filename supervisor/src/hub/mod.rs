@@ -54,7 +54,7 @@ pub use self::{
 };
 pub use crate::driver::keep_descriptors;
 use crate::{
-    driver::Custody,
+    driver::{Custody, Errand},
     message::GateOrder,
     protocol::{Answer, ConfigureError, Role, Seed, ToControl},
     reception::{KnownListener, Reception},
@@ -136,6 +136,7 @@ struct Hub {
     desk: Supervisor,
     orders: mpsc::Receiver<GateOrder>,
     custody: mpsc::Receiver<Custody>,
+    errands: mpsc::Receiver<Errand>,
     changes: broadcast::Receiver<Change>,
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     board: Switchboard,
@@ -197,8 +198,9 @@ impl Hub {
     fn new(options: HubOptions) -> Result<Self, HubError> {
         let (desk, orders) = Supervisor::start(options.supervisor.clone())?;
         let changes = desk.changes();
-        let custody =
-            desk.custody().ok_or(HubError::System("start twice", io::ErrorKind::Other.into()))?;
+        let twice = || HubError::System("start twice", io::ErrorKind::Other.into());
+        let custody = desk.custody().ok_or_else(twice)?;
+        let errands = desk.errands().ok_or_else(twice)?;
         let has_survivors = desk.has_adoptees();
         let reception = Reception::of(&options.launcher, &desk.run_dir());
         let seed = seed::seed(&options.supervisor.state_dir)
@@ -208,6 +210,7 @@ impl Hub {
             desk,
             orders,
             custody,
+            errands,
             changes,
             events: mpsc::channel(EVENTS),
             board: Switchboard::default(),
@@ -244,6 +247,7 @@ impl Hub {
                 Some(event) = self.events.1.recv() => self.take(event).await,
                 Some(order) = self.orders.recv() => self.order(&order),
                 Some(custody) = self.custody.recv() => self.office.take_into_custody(custody),
+                Some(errand) = self.errands.recv() => self.office.ask(errand),
                 change = self.changes.recv() => self.tell_change(change),
                 () = until(deadline) => self.deadline_passed(),
                 () = until(returning) => self.give_up_waiting(),

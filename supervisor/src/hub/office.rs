@@ -9,9 +9,9 @@ use std::{
 
 use doorbell_config::{
     name::AppId,
-    spec::{AppSpec, ListenAddr},
+    spec::{AppSpec, Given, ListenAddr},
 };
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Event, Hub, HubError,
@@ -26,7 +26,7 @@ use crate::protocol::{
     Answer, FromControl, Role, TRUSTED_LIMITS, ToControl, VERSION, Wish, portions,
 };
 use crate::{
-    driver::{Custody, advance, create_for},
+    driver::{Custody, Errand, advance, create_for},
     message::Generation,
 };
 
@@ -44,6 +44,8 @@ pub(super) struct Office {
     put: Vec<Arc<AppSpec>>,
     /// Figures that one asked to keep for the next.
     kept: String,
+    /// Starts that wait to be told what they are given.
+    asked: HashMap<(AppId, Generation), oneshot::Sender<Result<Given, String>>>,
     /// What is kept open there for instances.
     custody: HashMap<(AppId, Generation), Vec<Arc<OwnedFd>>>,
 }
@@ -75,6 +77,30 @@ impl Office {
     pub(super) async fn flush(&self) {
         if let Some(peer) = &self.peer {
             peer.flush().await;
+        }
+    }
+
+    /// Asks what an app is given. Without anybody there, the next one is asked.
+    pub(super) fn ask(&mut self, errand: Errand) {
+        // Those who left are not asked for.
+        self.asked.retain(|_, done| !done.is_closed());
+        let Errand { app, generation, done } = errand;
+        self.tell(&ToControl::Prepare { app: app.clone(), generation });
+        self.asked.insert((app, generation), done);
+    }
+
+    /// Asks what nobody has answered.
+    fn ask_again(&mut self) {
+        self.asked.retain(|_, done| !done.is_closed());
+        for (app, generation) in self.asked.keys() {
+            self.tell(&ToControl::Prepare { app: app.clone(), generation: *generation });
+        }
+    }
+
+    fn answered(&mut self, app: AppId, generation: Generation, given: Result<Given, String>) {
+        if let Some(done) = self.asked.remove(&(app, generation)) {
+            // Whoever asked may have left.
+            let _ = done.send(given);
         }
     }
 
@@ -207,6 +233,9 @@ impl Hub {
                 self.wish(number, wish, *what).await;
             }
             FromControl::Keep(figures) => self.office.kept = figures,
+            FromControl::Prepared { app, generation, given } => {
+                self.office.answered(app, generation, given);
+            }
         }
     }
 
@@ -256,6 +285,7 @@ impl Hub {
             }
         }
         self.office.hand_over_custody();
+        self.office.ask_again();
     }
 
     async fn wish(&mut self, control: Number, wish: u64, what: Wish) {

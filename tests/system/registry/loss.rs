@@ -11,10 +11,12 @@ fn while_the_registry_is_down_apps_go_on_and_writers_are_told() {
     let d = on(&postgres.database());
     add(&d, "blog", "blog.test");
     add(&d, "asleep", "asleep.test");
-    let pid = d.get("blog.test", "/pid").text();
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    let pid = d.app_pid("blog");
     postgres.stop();
     eventually("it is told", || d.ok(&["status"]).contains("cannot be reached"));
-    assert_eq!(d.get("blog.test", "/pid").text(), pid);
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    assert_eq!(d.app_pid("blog"), pid);
     assert_eq!(d.get("asleep.test", "/").status, 200);
     let refused = d.cli(&["app", "set", "blog", "name=x"]);
     assert!(refused.stderr.contains("registry cannot be reached"), "{refused:?}");
@@ -22,12 +24,13 @@ fn while_the_registry_is_down_apps_go_on_and_writers_are_told() {
     d.ok(&["reload"]);
     d.kill_role(Role::Control);
     eventually("another control process", || d.cli(&["status", "blog"]).status == 0);
-    assert_eq!(d.get("blog.test", "/pid").text(), pid);
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    assert_eq!(d.app_pid("blog"), pid);
     assert!(d.ok(&["app", "show", "blog"]).contains("[app.blog]"));
     postgres.resume();
     eventually("it is written again", || d.cli(&["app", "set", "blog", "name=x"]).status == 0);
     eventually("all is well", || !d.ok(&["status"]).contains("cannot be reached"));
-    assert_eq!(d.get("blog.test", "/pid").status, 200);
+    assert_eq!(d.get("blog.test", "/").status, 200);
 }
 
 #[test]

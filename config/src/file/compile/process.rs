@@ -14,9 +14,9 @@ use crate::{
     },
     name::{AppId, ByteSize},
     spec::{
-        AwakeSpec, BackOffSpec, EnclosureSpec, EndpointSpec, HttpProbe, MilliCores, OutputSpec,
-        Placeholder, Probe, ProcessSpec, ReadySpec, ResourceSpec, StopSpec, Template, TemplatePart,
-        UserSpec, Window,
+        AwakeSpec, BackOffSpec, EnclosureSpec, EndpointSpec, GivenSpec, HttpProbe, MilliCores,
+        OutputSpec, Placeholder, Probe, ProcessSpec, ReadySpec, ResourceSpec, StopSpec, Template,
+        TemplatePart, UserSpec, Window,
     },
 };
 
@@ -56,6 +56,7 @@ pub(super) fn compile(
     spec.enclosure = enclosure(section, keys).into();
     spec.resources = resources(section, &keys.limits).into();
     spec.user = user(section, keys).map(Into::into);
+    spec.given = given(section, keys, command).map(Into::into);
     spec.set_port_by_convention();
     is_runnable.then_some(spec)
 }
@@ -86,6 +87,34 @@ fn program(section: &mut Section<'_>, command: &Command) -> bool {
 fn env(keys: &AppKeys) -> BTreeMap<String, Template> {
     let written = keys.env.iter().flat_map(|env| &env.value);
     written.map(|(name, value)| (name.clone(), value.value.0.clone())).collect()
+}
+
+/// What nobody else may see. Everybody sees a command line (ps(1)).
+fn given(section: &mut Section<'_>, keys: &AppKeys, command: &Command) -> Option<GivenSpec> {
+    let asks = |text: &&At<Text<Template>>| text.value.0.asks_for(Placeholder::Secret);
+    if let Some(argument) = command.value.iter().find(asks) {
+        let help = "write it into `env`: `env = { APP_KEY = \"{secret}\" }`";
+        section.wrong(&argument.span, "everybody on the machine can read a command line", help);
+    }
+    let env = || keys.env.iter().flat_map(|env| &env.value);
+    if let Some(text) = env().map(|(_, text)| text).find(asks).filter(|_| keys.secret.is_none()) {
+        let help = "add `secret = \"auto\"`";
+        section.wrong(&text.span, "there is no secret to fill in", help);
+    }
+    let mut secrets: Vec<String> = Vec::new();
+    for name in keys.secrets.iter().flat_map(|names| &names.value) {
+        let text = &name.value.0.0;
+        if let Some((_, value)) = env().find(|(other, _)| *other == text) {
+            let pair = [("secrets", &name.span), ("env", &value.span)];
+            section.exclude(pair, "a variable has one value: remove it from one of the two");
+        } else if secrets.contains(text) {
+            section.wrong(&name.span, "it stands here twice", "remove one of them");
+        } else {
+            secrets.push(text.clone());
+        }
+    }
+    let given = GivenSpec { secret: keys.secret.is_some(), secrets };
+    (given != GivenSpec::default()).then_some(given)
 }
 
 /// The first text of command and environment that asks for this.

@@ -6,12 +6,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AppPageKeys, BackOffKeys, IdleKeys, OneOrMany, OutputKeys, ReadyChoice, StartChoice, StopKeys,
-    UpstreamChoice, WaitingPageKeys, WakeKeys,
+    AppPageKeys, BackOffKeys, IdleKeys, OneOrMany, OutputKeys, ReadyChoice, SecretChoice,
+    StartChoice, StopKeys, UpstreamChoice, WaitingPageKeys, WakeKeys,
 };
 use crate::{
     file::{
-        format::{FilePath, LineText, OrNever, OrUnlimited, Positive, UserName},
+        format::{EnvName, FilePath, LineText, OrNever, OrUnlimited, Positive, UserName},
         text::{At, Text},
     },
     name::{AppId, ByteSize, HostPattern, PathPrefix},
@@ -58,6 +58,14 @@ pub struct AppKeys {
     /// to the address to listen on unless they are here, or the app listens on a `{socket}`.
     #[schemars(extend("x-default" = "none", "propertyNames" = {"format": "env-name"}, "x-secret" = true))]
     pub env: Option<At<BTreeMap<String, At<Text<Template>>>>>,
+    /// Gives the program a secret of its own as `{secret}` in `env`: 64 random digits, stored sealed, shown to
+    /// nobody, the same at each start.
+    #[schemars(extend("x-default" = "none"))]
+    pub secret: Option<At<SecretChoice>>,
+    /// Names of environment variables whose values are stored sealed, by `doorbell secret set`, and stand in no
+    /// file. Without one of them the app does not start.
+    #[schemars(extend("x-default" = "none"))]
+    pub secrets: Option<At<Vec<At<Text<EnvName>>>>>,
     /// The loopback port that the program listens on, when it cannot be told one. When such an app is
     /// changed or restarted, requests are held from the old instance's end until the new one is
     /// ready: two cannot have the same port.

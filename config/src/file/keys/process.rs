@@ -17,6 +17,14 @@ use crate::{
     spec::{BackOffSpec, ListenNotice, OutputSpec, ProcessSpec, ReadySpec, StartMode, StopSpec},
 };
 
+/// Where an app's secret comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecretChoice {
+    /// It is generated at the first start, once and for all.
+    Auto,
+}
+
 /// When the program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

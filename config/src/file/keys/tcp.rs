@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AppKeys, AppLimitKeys, AppTimeoutKeys, BackOffKeys, IdleKeys, OneOrMany, OutputKeys,
-    ReadyChoice, StartChoice, StopKeys,
+    ReadyChoice, SecretChoice, StartChoice, StopKeys,
 };
 use crate::{
     file::{
-        format::{FilePath, LineText, OrNever, Positive, UserName},
+        format::{EnvName, FilePath, LineText, OrNever, Positive, UserName},
         text::{At, Text},
     },
     name::ByteSize,
@@ -57,6 +57,16 @@ pub struct TcpKeys {
     #[serde(default)]
     #[schemars(extend("x-default" = "none", "propertyNames" = {"format": "env-name"}, "x-secret" = true))]
     pub env: Option<At<BTreeMap<String, At<Text<Template>>>>>,
+    /// Gives the program a secret of its own as `{secret}` in `env`: 64 random digits, stored sealed, shown to
+    /// nobody, the same at each start.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "none"))]
+    pub secret: Option<At<SecretChoice>>,
+    /// Names of environment variables whose values are stored sealed, by `doorbell secret set`, and stand in no
+    /// file. Without one of them the app does not start.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "none"))]
+    pub secrets: Option<At<Vec<At<Text<EnvName>>>>>,
     /// The loopback port that the program listens on, when it cannot be told one; not one of `listen`.
     #[serde(default)]
     #[schemars(range(min = 1), extend("x-default" = "a free one, given as `{port}` and `PORT`"))]
@@ -172,6 +182,8 @@ impl TcpKeys {
             command: Some(self.command),
             directory: self.directory,
             env: self.env,
+            secret: self.secret,
+            secrets: self.secrets,
             port: self.port,
             ready: self.ready,
             no_new_privs: self.no_new_privs,

@@ -19,7 +19,7 @@ CREATE INDEX app_revision ON app (revision);
 
 -- Sealed by others: nothing here can open it.
 CREATE TABLE secret (
-    app TEXT NOT NULL REFERENCES app (id),
+    app TEXT NOT NULL,
     name TEXT NOT NULL,
     sealed BYTEA NOT NULL,
     changed_at BIGINT NOT NULL,

@@ -1,0 +1,48 @@
+//! What a program is given that nobody else may see: asked for at each start, and kept in no definition.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What a program is to be given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct GivenSpec {
+    /// Whether `{secret}` is a text that was generated for the app, once.
+    pub secret: bool,
+    /// Environment variables whose values operators have stored, sealed.
+    pub secrets: Vec<String>,
+}
+
+/// What a program is given at a start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// For `{secret}`.
+    pub secret: Option<Secret>,
+    /// Environment variables.
+    pub env: Vec<(String, Secret)>,
+}
+
+/// A text that is not printed. It is serialised, for the way between Doorbell's own processes.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps a text from being printed.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}

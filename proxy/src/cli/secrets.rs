@@ -1,0 +1,145 @@
+//! `doorbell secret`: what apps are given that nobody else may see.
+
+use std::io::{self, IsTerminal, Read, Write};
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use hyper::Method;
+
+use super::{
+    SocketArg,
+    access::{rows_under, time},
+    client::{Call, call_json},
+    control::{block_on, encode},
+    screen,
+};
+use crate::admin::secrets::{NewValue, Rotated, Stored};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SecretVerb {
+    /// Store a secret of an app: its value is read from standard input
+    ///
+    /// The app's definition names it in `secrets`, and the program finds it in that environment variable from
+    /// its next start on.
+    #[command(after_help = "Examples:
+  doorbell secret set blog API_KEY < key.txt
+  doorbell app set blog secrets=API_KEY && doorbell restart blog")]
+    Set {
+        /// The app's id
+        app: String,
+        /// The environment variable
+        name: String,
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+    /// List the secrets of an app, by name
+    List {
+        /// The app's id
+        app: String,
+        /// For machines
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+    /// Remove a secret of an app
+    Remove {
+        /// The app's id
+        app: String,
+        /// The environment variable
+        name: String,
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+    /// Seal all secrets with a new key
+    ///
+    /// The key is added to `secret.keys`; older ones may be taken out of it when no backup needs them.
+    Rotate {
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+}
+
+impl SecretVerb {
+    pub(super) fn run(self) -> anyhow::Result<u8> {
+        let mut out = io::stdout().lock();
+        match self {
+            Self::Set { app, name, socket } => {
+                let value = value(&app, &name)?;
+                let call = Call::new(Method::PUT, path(&app, &name)).json(&NewValue { value })?;
+                block_on(call.answer(&socket.find()?))?;
+                writeln!(out, "{app}: {name} is stored, and given to its next start")?;
+            }
+            Self::List { app, json, socket } => {
+                let path = format!("/v1/apps/{}/secrets", encode(&app));
+                let secrets: Vec<Stored> =
+                    block_on(call_json(&socket.find()?, Method::GET, &path))?;
+                if json {
+                    writeln!(out, "{}", screen::json(&secrets)?)?;
+                    return Ok(0);
+                }
+                let rows = secrets.iter().map(|secret| {
+                    vec![screen::line(&secret.name), time(secret.changed_at_unix_ms)]
+                });
+                write!(out, "{}", rows_under(&["SECRET", "STORED"], rows))?;
+            }
+            Self::Remove { app, name, socket } => {
+                let call = Call::new(Method::DELETE, path(&app, &name));
+                block_on(call.answer(&socket.find()?))?;
+                writeln!(out, "{app}: {name} is removed")?;
+            }
+            Self::Rotate { socket } => {
+                let call = Call::new(Method::POST, "/v1/rotate");
+                let rotated: Rotated = block_on(call.make(&socket.find()?))?;
+                writeln!(out, "{} secrets are sealed with a new key", rotated.secrets)?;
+            }
+        }
+        Ok(0)
+    }
+}
+
+fn path(app: &str, name: &str) -> String {
+    format!("/v1/apps/{}/secrets/{}", encode(app), encode(name))
+}
+
+/// What is typed, unseen, or comes through a pipe; without the line's end.
+fn value(app: &str, name: &str) -> anyhow::Result<String> {
+    let mut value = String::new();
+    if io::stdin().is_terminal() {
+        write!(io::stderr(), "{name} of {app}: ")?;
+        io::stderr().flush()?;
+        let unseen = Unseen::begin()?;
+        io::stdin().read_line(&mut value)?;
+        drop(unseen);
+        writeln!(io::stderr())?;
+    } else {
+        io::stdin().read_to_string(&mut value).context("a secret is text, in UTF-8")?;
+    }
+    let value = value.strip_suffix('\n').unwrap_or(&value);
+    let value = value.strip_suffix('\r').unwrap_or(value);
+    if value.is_empty() {
+        bail!("nothing was given");
+    }
+    Ok(value.to_owned())
+}
+
+/// While it lives, the terminal shows nothing of what is typed: termios(3).
+struct Unseen(rustix::termios::Termios);
+
+impl Unseen {
+    fn begin() -> io::Result<Self> {
+        let before = rustix::termios::tcgetattr(io::stdin())?;
+        let mut now = before.clone();
+        now.local_modes.remove(rustix::termios::LocalModes::ECHO);
+        rustix::termios::tcsetattr(io::stdin(), rustix::termios::OptionalActions::Now, &now)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Unseen {
+    fn drop(&mut self) {
+        // There is nobody to tell, and nothing else to do.
+        let _ =
+            rustix::termios::tcsetattr(io::stdin(), rustix::termios::OptionalActions::Now, &self.0);
+    }
+}

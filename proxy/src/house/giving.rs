@@ -1,0 +1,193 @@
+//! What programs are given that nobody else may see: secrets of the registry, opened for one start.
+//!
+//! What was read once is remembered as it is sealed, so that an app is started again while the registry is
+//! down.
+
+use std::{collections::HashMap, sync::Arc};
+
+use doorbell_config::{
+    name::AppId,
+    registry::{Actor, Edit, Expect, Revision, SealedSecret, What},
+    spec::{Backend, Given, GivenSpec, Secret},
+};
+
+use super::{EditError, House};
+use crate::vault::{Vault, VaultError};
+
+/// The name under which `{secret}` is kept: no environment variable is called so.
+const OWN: &str = "=secret";
+
+/// Sealed secrets by app, as they were read last.
+pub(super) type Sealed = HashMap<AppId, Arc<Vec<SealedSecret>>>;
+
+/// Why a secret could not be stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The registry is to blame.
+    #[error(transparent)]
+    Edit(#[from] EditError),
+    /// The keys are.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// There are no keys: why is told in the log.
+    #[error("there are no keys to seal secrets with: see doorbell's log")]
+    NoVault,
+}
+
+impl House {
+    /// What the program of an app is given at a start.
+    ///
+    /// # Errors
+    /// Why it cannot start, for operators.
+    pub async fn given(&self, app: &AppId) -> Result<Given, String> {
+        let app = app.first();
+        let routes = self.routes.load_full();
+        let spec = routes.app(app.as_str()).and_then(|spec| match &spec.backend {
+            Backend::Process(process) => process.given.clone(),
+            Backend::Upstream(_) | Backend::Shared(_) => None,
+        });
+        let Some(spec) = spec else { return Ok(Given::default()) };
+        let vault = self.vault.load_full().ok_or_else(|| SecretError::NoVault.to_string())?;
+        let mut sealed = self.sealed(&app).await?;
+        if spec.secret && sealed.iter().all(|secret| secret.name != OWN) {
+            self.generate(&app, &vault).await.map_err(|error| error.to_string())?;
+            sealed = self.sealed(&app).await?;
+        }
+        open(&app, &spec, &vault, &sealed)
+    }
+
+    /// The sealed secrets of an app, as they are or were known to be.
+    async fn sealed(&self, app: &AppId) -> Result<Arc<Vec<SealedSecret>>, String> {
+        let read = match self.registry_soon().await {
+            Ok(registry) => registry.secrets(app).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let mut known = self.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match read {
+            Ok(sealed) => {
+                let sealed = Arc::new(sealed);
+                known.insert(app.clone(), Arc::clone(&sealed));
+                Ok(sealed)
+            }
+            Err(error) => known
+                .get(app)
+                .cloned()
+                .ok_or_else(|| format!("its secrets cannot be read: {error}")),
+        }
+    }
+
+    /// Stores a new secret of the app's own, unless somebody else has.
+    async fn generate(&self, app: &AppId, vault: &Vault) -> Result<(), SecretError> {
+        let sealed = vault.seal(OWN, &vault.random_text()?)?;
+        let what = What::KeepSecret { name: OWN.into(), sealed };
+        let by = Actor { name: "doorbell".into(), from: "start".into() };
+        self.write_secret(app, what, &by).await
+    }
+
+    async fn write_secret(&self, app: &AppId, what: What, by: &Actor) -> Result<(), SecretError> {
+        let edit = Edit { app: app.clone(), expect: Expect::Anything, what };
+        let registry = self.registry()?;
+        registry.write(&[edit], by).await.map_err(EditError::from)?;
+        Ok(())
+    }
+
+    /// Stores a secret of an app; one of that name is replaced.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn put_secret(
+        &self,
+        app: &AppId,
+        name: &str,
+        value: &Secret,
+        by: &Actor,
+    ) -> Result<(), SecretError> {
+        let vault = self.vault.load_full().ok_or(SecretError::NoVault)?;
+        let what = What::PutSecret { name: name.into(), sealed: vault.seal(name, value)? };
+        self.write_secret(app, what, by).await
+    }
+
+    /// Removes a secret; tells whether there was one.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn remove_secret(
+        &self,
+        app: &AppId,
+        name: &str,
+        by: &Actor,
+    ) -> Result<bool, SecretError> {
+        let there = self.secrets(app).await?.iter().any(|secret| secret.name == name);
+        if there {
+            self.write_secret(app, What::RemoveSecret { name: name.into() }, by).await?;
+        }
+        Ok(there)
+    }
+
+    /// The secrets of an app that operators stored, by name.
+    ///
+    /// # Errors
+    /// If the registry cannot be read.
+    pub async fn secrets(&self, app: &AppId) -> Result<Vec<SealedSecret>, SecretError> {
+        let read = self.registry()?.secrets(app).await;
+        let mut secrets = read.map_err(|error| EditError::Write(error.into()))?;
+        secrets.retain(|secret| secret.name != OWN);
+        Ok(secrets)
+    }
+
+    /// Seals all secrets of all apps with a new key; tells how many they were. The old key is not needed any
+    /// more, and stays in its file until somebody takes it out: backups may have been made.
+    ///
+    /// # Errors
+    /// Why not. What was sealed anew until then, both keys can open.
+    pub async fn rotate_keys(&self, by: &Actor) -> Result<usize, SecretError> {
+        let registry = self.registry()?;
+        let old = self.vault.load_full().ok_or(SecretError::NoVault)?;
+        let new = tokio::task::spawn_blocking(move || old.with_new_key()).await;
+        let new = new.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let new = Arc::new(new);
+        self.vault.store(Some(Arc::clone(&new)));
+        let changes = registry.changes_since(Revision::ZERO).await;
+        let in_registry = changes.map_err(|error| EditError::Write(error.into()))?.put;
+        let of_files = self.routes.load_full();
+        let mut apps: Vec<AppId> = in_registry.into_iter().map(|row| row.id).collect();
+        apps.extend(of_files.targets().map(|app| app.id.clone()));
+        apps.sort();
+        apps.dedup();
+        let mut count = 0;
+        for app in apps {
+            let read = registry.secrets(&app).await;
+            for secret in read.map_err(|error| EditError::Write(error.into()))? {
+                if new.is_newest(&secret.sealed) {
+                    continue;
+                }
+                let text = new.open_sealed(&secret.name, &secret.sealed)?;
+                let sealed = new.seal(&secret.name, &text)?;
+                let what = What::PutSecret { name: secret.name, sealed };
+                self.write_secret(&app, what, by).await?;
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+}
+
+fn open(
+    app: &AppId,
+    spec: &GivenSpec,
+    vault: &Vault,
+    sealed: &[SealedSecret],
+) -> Result<Given, String> {
+    let one = |name: &str| {
+        let found = sealed
+            .iter()
+            .find(|secret| secret.name == name)
+            .ok_or_else(|| format!("secret {name} is not set: doorbell secret set {app} {name}"))?;
+        let opened = vault.open_sealed(name, &found.sealed);
+        opened.map_err(|error| format!("secret {name} cannot be opened: {error}"))
+    };
+    let env = spec.secrets.iter().map(|name| Ok((name.clone(), one(name)?)));
+    let env = env.collect::<Result<_, String>>()?;
+    let secret = spec.secret.then(|| one(OWN)).transpose()?;
+    Ok(Given { secret, env })
+}

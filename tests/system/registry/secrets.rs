@@ -1,0 +1,147 @@
+//! What apps are given that nobody else may see.
+
+use std::{fs, io::Write, process::Stdio};
+
+use doorbell_tests::{Doorbell, Postgres, Role, app_dir, eventually};
+
+use super::on;
+use crate::{node, python};
+
+/// Stores a secret by the command line, its value through a pipe.
+#[track_caller]
+fn store(d: &Doorbell, app: &str, name: &str, value: &str) {
+    let mut command = std::process::Command::new(doorbell_tests::binary());
+    command.args(["secret", "set", app, name, "--config"]).arg(d.config_path());
+    let mut child = command.stdin(Stdio::piped()).spawn().expect("the binary");
+    child.stdin.take().expect("its input").write_all(value.as_bytes()).expect("to write");
+    assert!(child.wait().expect("its end").success());
+}
+
+/// A variable of an app's environment.
+fn variable(d: &Doorbell, app: &str, name: &str) -> String {
+    of(&d.get(&format!("{app}.test"), "/env"), name)
+}
+
+fn of(answer: &doorbell_tests::Response, name: &str) -> String {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let text = answer.text();
+    let mut values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    values.next().unwrap_or_default().to_owned()
+}
+
+/// Every file below a folder that has a text in it.
+fn files_with(folder: &std::path::Path, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files_with(&path, text));
+        } else if path.is_file()
+            && fs::read(&path)
+                .is_ok_and(|bytes| bytes.windows(text.len()).any(|part| part == text.as_bytes()))
+        {
+            found.push(path.display().to_string());
+        }
+    }
+    found
+}
+
+#[test]
+fn a_secret_reaches_its_app_and_stands_nowhere() {
+    let more = "secret = \"auto\"\nsecrets = [\"API_KEY\"]\nenv = { APP_KEY = \"{secret}\" }\n";
+    let mut d = Doorbell::with(&(python("blog", "", more) + &node("main", "")));
+    let refused = d.cli(&["start", "blog"]);
+    assert!(refused.stderr.contains("doorbell secret set blog API_KEY"), "{refused:?}");
+    assert!(d.status("blog").to_string().contains("secret API_KEY is not set"));
+    store(&d, "blog", "API_KEY", "hunter2 and more\n");
+    d.ok(&["start", "blog"]);
+    assert_eq!(variable(&d, "blog", "API_KEY"), "hunter2 and more");
+    let own = variable(&d, "blog", "APP_KEY");
+    assert_eq!(own.len(), 64);
+    d.ok(&["restart", "blog"]);
+    assert_eq!(variable(&d, "blog", "APP_KEY"), own, "once and for all");
+
+    let listed = d.ok(&["secret", "list", "blog"]);
+    assert!(listed.contains("API_KEY") && !listed.contains("hunter2"), "{listed}");
+    let folder = d.dir.path().to_owned();
+    for text in ["hunter2", &own] {
+        assert_eq!(files_with(&folder, text), [""; 0], "in the clear");
+        for pid in [d.pid(), d.proxy_pid(), d.role_pid(Role::Control)] {
+            for file in ["cmdline", "environ"] {
+                let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+                assert!(!String::from_utf8_lossy(&bytes).contains(text), "{file} of {pid}");
+            }
+        }
+    }
+    let rotated = d.ok(&["secret", "rotate"]);
+    assert!(rotated.starts_with("2 secrets"), "{rotated}");
+    d.stop_and_start_again();
+    assert_eq!(variable(&d, "blog", "APP_KEY"), own);
+    assert_eq!(variable(&d, "blog", "API_KEY"), "hunter2 and more");
+    d.ok(&["secret", "remove", "blog", "API_KEY"]);
+    assert_ne!(d.cli(&["secret", "remove", "blog", "API_KEY"]).status, 0);
+    assert_ne!(d.cli(&["restart", "blog"]).status, 0);
+    assert_eq!(variable(&d, "blog", "APP_KEY"), own, "the old instance serves on");
+}
+
+#[test]
+fn an_app_of_the_registry_has_secrets_of_its_own_that_go_with_it() {
+    let d = Doorbell::with(&node("main", ""));
+    let server = format!("command=[\"python3\", \"{}/server.py\"]", app_dir().display());
+    let directory = format!("directory={}", app_dir().display());
+    let add = |id: &str| {
+        let host = format!("hosts={id}.test");
+        let line = ["app", "add", id, &host, &server, &directory, "secret=auto", "env.K={secret}"];
+        d.ok(&line);
+        variable(&d, id, "K")
+    };
+    let (a, b) = (add("a"), add("b"));
+    assert!(a.len() == 64 && a != b);
+    d.ok(&["app", "rename", "a", "c"]);
+    assert_eq!(of(&d.get("a.test", "/env"), "K"), a, "it keeps its host, and its secret");
+    d.ok(&["app", "delete", "c", "--yes"]);
+    assert_ne!(add("c"), a, "another app of that id");
+}
+
+#[test]
+fn an_app_with_secrets_starts_again_while_the_registry_is_down_or_nobody_can_be_asked() {
+    let postgres = Postgres::start();
+    let d = on(&postgres.database());
+    let server = format!("command=[\"python3\", \"{}/server.py\"]", app_dir().display());
+    let directory = format!("directory={}", app_dir().display());
+    d.ok(&[
+        "app",
+        "add",
+        "a",
+        "hosts=a.test",
+        &server,
+        &directory,
+        "secret=auto",
+        "env.K={secret}",
+    ]);
+    let own = variable(&d, "a", "K");
+    postgres.stop();
+    eventually("it is told", || d.ok(&["status"]).contains("cannot be reached"));
+    d.ok(&["stop", "a"]);
+    assert_eq!(variable(&d, "a", "K"), own);
+    postgres.resume();
+    d.ok(&["stop", "a"]);
+    // Who starts while nobody can be asked waits for the next control process.
+    doorbell_tests::kill(d.role_pid(Role::Control));
+    assert_eq!(variable(&d, "a", "K"), own);
+}
+
+#[test]
+fn what_would_show_a_secret_is_refused() {
+    for (more, words) in [
+        ("secret = \"auto\"\ncommand = [\"x\", \"{secret}\"]\n", "can read a command line"),
+        ("command = [\"x\"]\nenv = { A = \"{secret}\" }\n", "there is no secret to fill in"),
+        ("command = [\"x\"]\nsecrets = [\"A\"]\nenv = { A = \"1\" }\n", "exclude each other"),
+        ("command = [\"x\"]\nsecrets = [\"A\", \"A\"]\n", "stands here twice"),
+    ] {
+        let (_dir, path) =
+            doorbell_tests::Setup::new(&format!("[app.a]\nhosts = [\"a.test\"]\n{more}")).write();
+        let output = doorbell_tests::tool(&["check", "--config", &path.to_string_lossy()]);
+        assert!(output.status == 1 && output.stderr.contains(words), "{more}: {}", output.stderr);
+    }
+}
