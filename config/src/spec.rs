@@ -249,7 +249,7 @@ pub enum Backend {
     /// A program that Doorbell starts and stops.
     Process(Interned<ProcessSpec>),
     /// Servers that somebody else runs.
-    Upstream(UpstreamSpec),
+    Upstream(Interned<UpstreamSpec>),
     /// The instance of another app, which serves several.
     Shared(Interned<SharedSpec>),
 }
@@ -423,7 +423,7 @@ pub struct OutputSpec {
 }
 
 /// Servers that somebody else runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct UpstreamSpec {
     /// At least one; requests go round robin.
     pub servers: Vec<UpstreamServer>,
@@ -457,7 +457,7 @@ pub enum UpstreamServer {
 }
 
 /// Active health check of upstream servers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HealthSpec {
     /// What is asked.
     pub probe: HttpProbe,
