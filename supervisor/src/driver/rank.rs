@@ -8,7 +8,7 @@
 
 use std::fs;
 
-use super::{cgroup::Cgroups, cgroup::Controller, cgroup::Version};
+use super::cgroup::{Cgroups, Controller, Version};
 
 /// How much nicer apps are than we are: a tenth of our weight, sched(7).
 pub(super) const NICER: u8 = 10;
