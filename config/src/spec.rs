@@ -256,7 +256,7 @@ pub enum Backend {
     /// A program that Doorbell starts and stops.
     Process(Interned<ProcessSpec>),
     /// Servers that somebody else runs.
-    Upstream(UpstreamSpec),
+    Upstream(Interned<UpstreamSpec>),
     /// The instance of another app, which serves several.
     Shared(Interned<SharedSpec>),
 }
@@ -433,7 +433,7 @@ pub struct OutputSpec {
 }
 
 /// Servers that somebody else runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct UpstreamSpec {
     /// At least one; requests go round robin.
     pub servers: Vec<UpstreamServer>,
@@ -467,7 +467,7 @@ pub enum UpstreamServer {
 }
 
 /// Active health check of upstream servers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HealthSpec {
     /// What is asked.
     pub probe: HttpProbe,

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     fn app(id: &str, http2: bool) -> Arc<AppSpec> {
-        let backend = Backend::Upstream(UpstreamSpec::new(Vec::new()));
+        let backend = Backend::Upstream(UpstreamSpec::new(Vec::new()).into());
         let routes = RouteSpec::new(Vec::new(), Vec::new());
         let mut spec = AppSpec::new(AppId::parse(id).unwrap(), routes, backend);
         spec.http2 = http2;

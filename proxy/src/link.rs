@@ -147,7 +147,7 @@ impl Link {
             starts: StartCounts::default(),
             last_start: None,
             yields: 0,
-            warnings: Vec::new(),
+            warnings: Box::default(),
             ..host
         })
     }

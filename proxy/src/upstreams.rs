@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use doorbell_config::spec::{UpstreamServer, UpstreamSpec};
+use doorbell_config::{
+    interned::Interned,
+    spec::{UpstreamServer, UpstreamSpec},
+};
 
 /// How long a resolved name is used before it is looked up again.
 const NAME_LIFE: Duration = Duration::from_secs(10);
@@ -21,7 +24,7 @@ const NAME_LIFE: Duration = Duration::from_secs(10);
 /// The servers of one app.
 #[derive(Debug)]
 pub struct Upstreams {
-    spec: UpstreamSpec,
+    spec: Interned<UpstreamSpec>,
     servers: Vec<Server>,
     turn: AtomicUsize,
     epoch: Instant,
@@ -54,7 +57,7 @@ struct Resolved {
 impl Upstreams {
     /// Servers of which nothing is known yet: all are taken to be well.
     #[must_use]
-    pub fn new(spec: &UpstreamSpec) -> Self {
+    pub fn new(spec: &Interned<UpstreamSpec>) -> Self {
         let servers = spec.servers.iter().map(|address| Server {
             address: address.clone(),
             fixed: fixed(address),
@@ -73,7 +76,7 @@ impl Upstreams {
 
     /// The definition these were made from.
     #[must_use]
-    pub fn spec(&self) -> &UpstreamSpec {
+    pub fn spec(&self) -> &Interned<UpstreamSpec> {
         &self.spec
     }
 
@@ -238,7 +241,7 @@ mod tests {
         let servers = (0..count)
             .map(|port| UpstreamServer::Http { host: "127.0.0.1".into(), port: port + 1 })
             .collect();
-        Upstreams::new(&UpstreamSpec { servers, max_fails, fail_timeout, health: None })
+        Upstreams::new(&UpstreamSpec { servers, max_fails, fail_timeout, health: None }.into())
     }
 
     #[test]

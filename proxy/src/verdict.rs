@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     fn spec(wake: Option<WakeSpec>) -> AppSpec {
-        let backend = Backend::Upstream(UpstreamSpec::new(Vec::new()));
+        let backend = Backend::Upstream(UpstreamSpec::new(Vec::new()).into());
         let routes = RouteSpec::new(Vec::new(), Vec::new());
         let id = AppId::parse("app").unwrap();
         AppSpec { wake: wake.map(Into::into), ..AppSpec::new(id, routes, backend) }

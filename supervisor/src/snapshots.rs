@@ -63,10 +63,13 @@ impl Snapshots {
 
     pub(crate) fn publish(&self, snapshot: Snapshot) {
         let snapshot = Arc::new(snapshot);
-        self.apps
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(snapshot.app.clone(), snapshot.clone());
+        let mut apps = self.apps.write().unwrap_or_else(PoisonError::into_inner);
+        // Nobody is woken for what he knows: somebody may be waiting for the processor.
+        if apps.get(&snapshot.app) == Some(&snapshot) {
+            return;
+        }
+        apps.insert(snapshot.app.clone(), snapshot.clone());
+        drop(apps);
         self.tell(Change::Updated(snapshot));
     }
 

@@ -38,7 +38,9 @@ fn later_keys_are_refused_like_any_unknown_key() {
 fn the_doctor_tells_what_holds_with_and_without_a_server() {
     let d = Doorbell::with(&node("app", ""));
     let told = d.ok(&["doctor"]);
-    for what in ["limits.memory", "idle.freeze_after", "memory of frozen apps", "user"] {
+    for what in
+        ["limits.memory", "a noisy neighbour", "idle.freeze_after", "memory of frozen apps", "user"]
+    {
         assert!(told.contains(what), "{told}");
     }
     let abilities = d.ok(&["doctor", "--json"]);

@@ -111,7 +111,8 @@ fn a_frozen_app_can_be_started_stopped_restarted_and_killed() {
 
 #[test]
 fn an_app_that_is_frozen_for_long_is_stopped() {
-    let more = "idle = { freeze_after = \"100ms\", stop_after = \"1s\" }";
+    // Long enough to be seen, on slow machines too.
+    let more = "idle = { freeze_after = \"100ms\", stop_after = \"5s\" }";
     let d = Doorbell::with(&node("app", more));
     let pid = frozen(&d);
     d.wait_for_state("app", "stopped");

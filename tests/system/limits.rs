@@ -101,6 +101,45 @@ fn an_app_has_no_more_processor_time_than_it_may() {
     assert!((0.02..0.35).contains(&share), "{share}");
 }
 
+/// A file of the control group of version 2 that a process is in, or of the one around it.
+fn in_group(pid: u32, above: &str, file: &str) -> String {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("its groups");
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::")).expect("version 2");
+    let read = fs::read_to_string(format!("/sys/fs/cgroup{path}{above}/{file}"));
+    read.expect("the file").trim().to_owned()
+}
+
+/// Fields of `/proc/[pid]/stat` behind the name, proc(5).
+fn niceness(pid: u32) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("its figures");
+    let fields = stat.rsplit_once(')').expect("a name").1;
+    fields.split_ascii_whitespace().nth(16).expect("19").parse().expect("a number")
+}
+
+#[test]
+fn apps_come_behind_doorbell_where_the_processor_is_short() {
+    let d = Doorbell::with(&greedy("app", ""));
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let (pid, told) = (d.app_pid("app").expect("a process"), d.ok(&["doctor"]));
+    let how = told.lines().find(|line| line.starts_with("a noisy neighbour")).expect("a line");
+    if how.contains("control groups") {
+        assert_eq!(in_group(pid, "", "cpu.weight"), "100");
+        let own = fs::read_to_string(format!("/proc/{}/cgroup", d.pid())).expect("its groups");
+        if own.contains("/roles") {
+            assert_eq!(in_group(d.pid(), "", "cpu.weight"), "1000");
+        } else {
+            assert_eq!(in_group(pid, "/..", "cpu.weight"), "20");
+        }
+    } else if how.contains("autogroup") {
+        let session = fs::read_to_string(format!("/proc/{pid}/autogroup")).expect("its session");
+        // From others the kernel takes ten a second, whoever they are.
+        assert!(session.trim().ends_with("nice 10") || !is_root(), "{session}");
+        assert_eq!(niceness(pid), niceness(d.pid()));
+    } else {
+        assert_eq!(niceness(pid), (niceness(d.pid()) + 10).min(19), "{how}");
+    }
+}
+
 #[test]
 fn an_app_has_no_more_files_open_than_it_may() {
     let d = Doorbell::with(&greedy("app", "limits = { files = 64 }"));

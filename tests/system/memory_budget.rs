@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use doorbell_tests::{Doorbell, Setup, WebSocket, eventually};
+use doorbell_tests::{Doorbell, Setup, WebSocket, eventually, eventually_within};
 
 use crate::node;
 
@@ -151,7 +151,10 @@ fn a_machine_that_is_short_of_memory_puts_idle_apps_to_sleep() {
                \x20   for at in range(0, size, 4096): memory[at] = at & 255\n";
     let mut hog = std::process::Command::new("python3").args(["-c", hog]).spawn().expect("python3");
     let asleep = |app: &str| yields(&d, app) > 0 && d.state(app) != "ready";
-    eventually("those that nobody uses yield", || asleep("app1") || asleep("app2"));
+    // An emulated processor takes its time to fill that much.
+    let patience = Duration::from_secs(240);
+    let yields_one = || asleep("app1") || asleep("app2");
+    eventually_within(patience, "those that nobody uses yield", yields_one);
     hog.kill().expect("it runs");
     hog.wait().expect("it ran");
     assert_eq!((yields(&d, "app0"), d.state("app0")), (0, "ready".to_owned()), "it is in use");

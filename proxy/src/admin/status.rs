@@ -93,7 +93,7 @@ impl AppStatus {
     ) -> Self {
         let snapshot = house.link.lifecycle(app, id);
         let figures = figures.apps.get(id);
-        let last = snapshot.as_ref().and_then(|snapshot| snapshot.last_start);
+        let last = snapshot.as_ref().and_then(|snapshot| snapshot.last_start.as_deref().copied());
         Self {
             id: id.to_string(),
             replica: id.is_further_replica().then(|| id.replica_number()),

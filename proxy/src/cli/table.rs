@@ -222,7 +222,7 @@ fn put_instance(text: &mut String, snapshot: &Snapshot) {
     if snapshot.yields > 0 {
         put(text, "yielded", &format!("{} times, as memory was short", snapshot.yields));
     }
-    if let Some(usual) = snapshot.usual_start {
+    if let Some(usual) = &snapshot.usual_start {
         let (median, most) = (usual.median.as_secs_f64(), usual.most.as_secs_f64());
         put(text, "usual start", &format!("{}, at most {}", seconds(median), seconds(most)));
     }

@@ -82,8 +82,8 @@ impl Failure {
         let step = snapshot.failed_step.map(|step| step.words().to_owned());
         Self {
             step: step.unwrap_or_default(),
-            reason: snapshot.reason.clone().unwrap_or_default(),
-            output: snapshot.last_output.clone(),
+            reason: snapshot.reason.as_deref().unwrap_or_default().to_owned(),
+            output: snapshot.last_output.to_vec(),
         }
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct App {
     /// Whether a request waits for the next start, which is a cold one then.
     pub(super) is_visited: bool,
     /// The start under way, to be told to visitors.
-    pub(super) start: Option<Start>,
+    pub(super) start: Option<Box<Start>>,
     /// What it is to yield its memory by.
     pub(super) demotion: Option<Demotion>,
     /// What most apps never have.
@@ -300,18 +300,20 @@ impl App {
             app: self.id().clone(),
             goal: self.goal.name(),
             state: self.state_name(),
-            reason: past.and_then(|past| past.reason.clone()),
+            reason: past.and_then(|past| past.reason.as_deref().map(Box::from)),
             since_unix_seconds: self.since_unix_seconds,
             start: self.start_mode(),
             generation,
             pid: instance.and_then(|instance| instance.pid),
-            endpoint,
+            endpoint: endpoint.map(Box::new),
             starts: self.starts,
-            last_start: past.and_then(|past| past.last_start),
-            warnings: instance.map(|instance| instance.warnings.clone()).unwrap_or_default(),
-            last_output: past.map(|past| past.last_output.clone()).unwrap_or_default(),
+            last_start: past.and_then(|past| past.last_start).map(Box::new),
+            warnings: instance
+                .map(|instance| instance.warnings.as_slice().into())
+                .unwrap_or_default(),
+            last_output: past.map(|past| past.last_output.as_slice().into()).unwrap_or_default(),
             failed_step: past.and_then(|past| past.failed_step),
-            usual_start: past.and_then(|past| UsualStart::of(&past.start_times)),
+            usual_start: past.and_then(|past| UsualStart::of(&past.start_times)).map(Box::new),
             yields: past.map(|past| past.yields).unwrap_or_default(),
             vigils: instance.map(Instance::vigils_now).unwrap_or_default(),
             hours: self.hours_snapshot(),

@@ -167,7 +167,8 @@ impl Desk {
         let job = Job { app: spec, generation, fingerprint, queued, admitted };
         let (handle, task) = self.driver.instance(job, self.reports.0.clone());
         let (phase, waits_for) = (StartPhase::Spawn, WaitsFor::Turn);
-        app.start = Some(Start { phase, waits_for, since: admitted, generation: Some(generation) });
+        let start = Start { phase, waits_for, since: admitted, generation: Some(generation) };
+        app.start = Some(Box::new(start));
         app.instances.push(Instance::new(generation, handle));
         let task = self.tasks.spawn(task);
         self.instances.insert(task.id(), (id.clone(), generation));

@@ -256,7 +256,7 @@ impl Desk {
         let Some(app) = self.apps.get_mut(id) else { return };
         let since = *app.queued_since.get_or_insert_with(Instant::now);
         let (phase, waits_for) = (StartPhase::Queued, WaitsFor::Needs);
-        app.start = Some(Start { phase, waits_for, since, generation: None });
+        app.start = Some(Box::new(Start { phase, waits_for, since, generation: None }));
         self.tell_progress(id);
     }
 

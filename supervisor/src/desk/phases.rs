@@ -33,7 +33,8 @@ impl Desk {
     pub(super) fn start_queued(&mut self, id: &AppId) {
         let Some(app) = self.apps.get_mut(id) else { return };
         let (phase, waits_for) = (StartPhase::Queued, WaitsFor::Turn);
-        app.start = Some(Start { phase, waits_for, since: Instant::now(), generation: None });
+        let start = Start { phase, waits_for, since: Instant::now(), generation: None };
+        app.start = Some(Box::new(start));
         if self.line.is_busy() {
             self.tell_progress(id);
         }
@@ -52,7 +53,7 @@ impl Desk {
     /// Tells whoever waits how far the start is, if one is under way.
     pub(super) fn tell_progress(&mut self, id: &AppId) {
         let Some(app) = self.apps.get(id).filter(|app| app.is_visited) else { return };
-        let Some(start) = app.start else { return };
+        let Some(start) = app.start.as_deref() else { return };
         let progress = StartProgress {
             phase: start.phase,
             waits_for: start.waits_for,

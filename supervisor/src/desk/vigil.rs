@@ -59,7 +59,7 @@ impl Desk {
 
 impl Instance {
     /// What keeps it awake, for outsiders.
-    pub(super) fn vigils_now(&self) -> Vec<VigilSnapshot> {
+    pub(super) fn vigils_now(&self) -> Box<[VigilSnapshot]> {
         let running = self.vigils.iter().filter(|vigil| !vigil.left().is_zero());
         let seen = |vigil: &Vigil| VigilSnapshot {
             name: vigil.name.clone(),

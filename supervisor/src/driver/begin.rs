@@ -105,6 +105,7 @@ pub(super) fn spawn_blocking(
         listener: place.listener.take(),
         limits: driver.limits(process),
         groups: group.entrance().map_err(SpawnError::Group)?,
+        rank: driver.rank,
         mounts: enclosure.mounts,
         user: account.map(|account| account.who),
         no_new_privs: process.no_new_privs,

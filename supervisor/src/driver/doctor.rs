@@ -5,6 +5,7 @@ use std::fs;
 use super::{
     cgroup::{Cgroups, Controller, Purpose, Version},
     enclosure::may_mount,
+    rank::Rank,
     reclaim,
 };
 use crate::{
@@ -34,6 +35,7 @@ pub(super) fn abilities(cgroups: &Cgroups) -> Vec<Ability> {
             "all processes of an app's user together (RLIMIT_NPROC), not without `user`",
         ),
         ability("limits.files", Level::Good, "each process (RLIMIT_NOFILE)", None),
+        going_first(Rank::here(cgroups)),
         ending(cgroups),
         freezing(cgroups),
         giving_back(cgroups),
@@ -68,6 +70,20 @@ fn in_group(version: Version) -> String {
         Version::Two => 2,
     };
     format!("all processes of an app together (control groups, version {number})")
+}
+
+/// Who waits where the processor is short.
+fn going_first(rank: Rank) -> Ability {
+    let what = "a noisy neighbour";
+    let partly = |how| ability(what, Level::Partly, how, Some(DELEGATE));
+    match rank {
+        Rank::Group => {
+            let how = "Doorbell goes first, and apps share alike (control groups, version 2)";
+            ability(what, Level::Good, how, None)
+        }
+        Rank::Session => partly("apps go behind Doorbell, each session by itself (autogroup)"),
+        Rank::Process => partly("apps go behind Doorbell, each process by itself (nice)"),
+    }
 }
 
 fn ending(cgroups: &Cgroups) -> Ability {

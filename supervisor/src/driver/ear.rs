@@ -394,7 +394,7 @@ mod tests {
 
     use super::*;
     use crate::driver::{
-        advance::Advance, cgroup::Entrance, launch::Launch, outfit::Outfit, spawn,
+        advance::Advance, cgroup::Entrance, launch::Launch, outfit::Outfit, rank::Rank, spawn,
     };
     use crate::output::OutputPipe;
 
@@ -412,6 +412,7 @@ mod tests {
             listener: None,
             limits: Vec::new(),
             groups: Entrance::default(),
+            rank: Rank::Group,
             user: None,
             mounts: Vec::new(),
             no_new_privs: true,

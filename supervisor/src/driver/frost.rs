@@ -1,6 +1,8 @@
 //! How a ready instance stands still and goes on, as it is told.
 
-use tokio::sync::watch as channel;
+use std::time::Duration;
+
+use tokio::{sync::watch as channel, time::sleep};
 
 use super::{End, Instance, Note};
 use crate::{
@@ -12,18 +14,33 @@ use crate::{
     probe,
 };
 
+/// Until what follows a thaw, and no visitor waits for.
+const VISITORS_FIRST: Duration = Duration::from_millis(1);
+
 impl Instance {
-    /// Lets it stand still and go on as it is told, until it does not survive that.
+    /// Lets it stand still and go on as it is told, until it does not survive that. The next word ends what
+    /// the last one began: a visitor does not wait until all stand still who are to go on.
     pub(super) async fn follow_frost(&self, endpoint: &Endpoint) -> End {
         let mut frost = self.wires.frost.clone();
         let mut still = None;
+        let mut is_to_stand_still = told(&mut frost).await;
         loop {
-            let is_to_stand_still = told(&mut frost).await;
-            if is_to_stand_still {
-                still = self.stand_still().await;
-            } else if let Err(end) = self.go_on(still.take(), endpoint).await {
-                return end;
-            }
+            let followed = async {
+                if is_to_stand_still {
+                    still = self.stand_still().await;
+                } else if let Err(end) = self.go_on(still.take(), endpoint).await {
+                    return end;
+                }
+                std::future::pending().await
+            };
+            // Dropping loses nothing: a group, or each process, is told anew, and the record is written as
+            // it is then. Invariant: whoever is to go on is told nothing else before it has said that it
+            // does (`lifecycle/frost`).
+            is_to_stand_still = tokio::select! {
+                biased;
+                end = followed => return end,
+                word = told(&mut frost) => word,
+            };
         }
     }
 
@@ -43,16 +60,16 @@ impl Instance {
     async fn go_on(&self, still: Option<Still>, endpoint: &Endpoint) -> Result<(), End> {
         let gone_on = freezer::go_on(still, &self.wires.witness, &self.driver.scanner).await;
         gone_on.map_err(|error| End::unwatched(&error))?;
-        let accepting = async {
-            let accepts = probe::accepts(endpoint).await;
-            if accepts {
-                self.tell(Note::Thawed).await;
-            }
-            accepts
-        };
-        let (accepts, ()) = tokio::join!(accepting, self.note(Phase::Ready));
-        let failed = || End::crashed("did not accept connections after it was frozen");
-        accepts.then_some(()).ok_or_else(failed)
+        // Its socket has accepted connections all the time, and a visitor's own shows whether it still does.
+        self.tell(Note::Thawed).await;
+        // The rest is nothing that he should wait for. Of one that goes on while its record has it stand
+        // still, the next supervisor thinks so too, until somebody wants it.
+        sleep(VISITORS_FIRST).await;
+        self.note(Phase::Ready).await;
+        if probe::refuses(endpoint).await {
+            return Err(End::crashed("did not accept connections after it was frozen"));
+        }
+        Ok(())
     }
 }
 

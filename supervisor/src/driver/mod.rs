@@ -25,6 +25,7 @@ mod mark;
 mod notify;
 mod outfit;
 mod procfs;
+mod rank;
 mod reclaim;
 mod record;
 mod root;
@@ -80,6 +81,7 @@ pub use self::{advance::Advances, ear::Deputy, sys::keep_descriptors};
 use self::{
     cgroup::{Cgroups, Group, Purpose},
     endpoint::Ports,
+    rank::Rank,
     tree::Tree,
 };
 use crate::{
@@ -104,6 +106,8 @@ pub(crate) struct Driver {
     /// Soft limit on open files that instances get, if not ours.
     open_files: Option<u64>,
     cgroups: Cgroups,
+    /// What puts apps behind us where the processor is short.
+    rank: Rank,
     /// The group of the other roles, where they are another user.
     group: Option<u32>,
     /// What another process kept open for instances of an earlier supervisor.
@@ -220,6 +224,7 @@ impl Driver {
             pace: Pace::default(),
             logs: Logs::new(log_dir),
             open_files,
+            rank: Rank::here(&cgroups),
             cgroups,
             group,
             held: Mutex::default(),

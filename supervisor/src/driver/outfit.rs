@@ -13,6 +13,7 @@ use super::{
     advance::Advance,
     cgroup::{Controller, Entrance},
     enclosure::may_mount,
+    rank::Rank,
     sys::{Limit, Mount, User},
 };
 
@@ -23,6 +24,8 @@ pub(super) struct Outfit {
     pub(super) listener: Option<OwnedFd>,
     pub(super) limits: Vec<Limit>,
     pub(super) groups: Entrance,
+    /// What puts it behind us where the processor is short.
+    pub(super) rank: Rank,
     pub(super) mounts: Vec<Mount>,
     /// Whom it becomes, if not who we are.
     pub(super) user: Option<User>,

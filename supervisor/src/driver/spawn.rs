@@ -49,7 +49,7 @@ pub(super) fn spawn(
 fn start(
     launch: &Launch,
     output: OwnedFd,
-    Outfit { listener, limits, groups, mounts, user, no_new_privs, heard }: Outfit,
+    Outfit { listener, limits, groups, rank, mounts, user, no_new_privs, heard }: Outfit,
 ) -> io::Result<(Pid, OwnedFd, Option<Parts>)> {
     if let Some(user) = &user {
         // It may want to open its own output again, as `/dev/stdout`.
@@ -62,8 +62,9 @@ fn start(
         theirs = Some(sys::Ear { socket, letter: letter.try_clone()?, advance });
         ours = Some((near, letter));
     }
+    let ear = theirs;
     let legacy =
-        sys::Legacy { output, listener, limits, groups, mounts, user, no_new_privs, ear: theirs };
+        sys::Legacy { output, listener, limits, groups, rank, mounts, user, no_new_privs, ear };
     let mut deaf = None;
     let (pid, pidfd) = children::spawn_registered(|| {
         let started = sys::spawn(launch, legacy)?;

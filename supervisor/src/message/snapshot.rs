@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::{Endpoint, Generation, StartPhase, StartTimes, UsualStart};
 
 /// What outsiders may see of an app.
+///
+/// Two processes keep one for each app, most of which sleep and have nothing to tell: so what only a few have
+/// is behind a pointer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Snapshot {
     /// The app.
@@ -16,7 +19,7 @@ pub struct Snapshot {
     /// What is.
     pub state: StateName,
     /// Why, in words for operators: `exited with status 3 after 0.2 s`.
-    pub reason: Option<String>,
+    pub reason: Option<Box<str>>,
     /// When this state began, seconds since the Unix epoch.
     pub since_unix_seconds: u64,
     /// Start mode; `None` for static upstreams.
@@ -26,28 +29,28 @@ pub struct Snapshot {
     /// Its first process.
     pub pid: Option<u32>,
     /// Where it listens.
-    pub endpoint: Option<Endpoint>,
+    pub endpoint: Option<Box<Endpoint>>,
     /// Starts so far that became ready, and that failed.
     pub starts: StartCounts,
     /// The last start that became ready.
-    pub last_start: Option<StartTimes>,
+    pub last_start: Option<Box<StartTimes>>,
     /// Things an operator should know, such as an app that listens beyond loopback.
-    pub warnings: Vec<String>,
+    pub warnings: Box<[String]>,
     /// Last lines of output of the last failed instance, for operators only.
-    pub last_output: Vec<String>,
+    pub last_output: Box<[String]>,
     /// How far the last start was when it failed; `None` if the last one did not, or failed for an app
     /// that it needs.
     #[serde(default)]
     pub failed_step: Option<StartPhase>,
     /// How long its starts take.
     #[serde(default)]
-    pub usual_start: Option<UsualStart>,
+    pub usual_start: Option<Box<UsualStart>>,
     /// How often it was put to sleep before its time, because memory was short.
     #[serde(default)]
     pub yields: u64,
     /// What of its own work keeps it awake.
     #[serde(default)]
-    pub vigils: Vec<VigilSnapshot>,
+    pub vigils: Box<[VigilSnapshot]>,
     /// Its hours (`keep_awake`), if it has some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hours: Option<Box<HoursSnapshot>>,

@@ -136,7 +136,7 @@ impl House {
 pub(crate) fn upstream(name: &str, port: u16) -> AppSpec {
     let servers = vec![UpstreamServer::Http { host: "127.0.0.1".into(), port }];
     let routes = RouteSpec::new(Vec::new(), Vec::new());
-    AppSpec::new(id(name), routes, Backend::Upstream(UpstreamSpec::new(servers)))
+    AppSpec::new(id(name), routes, Backend::Upstream(UpstreamSpec::new(servers).into()))
 }
 
 pub(crate) fn id(text: &str) -> AppId {

@@ -109,7 +109,7 @@ async fn a_bad_replacement_leaves_the_old_instance_and_shows() {
     let seen = house.until(&app, |s| s.starts.failed == 1).await;
     assert_eq!((seen.state, seen.generation), (StateName::Ready, Some(lease.generation)));
     assert!(seen.reason.as_deref().unwrap().starts_with("exited with status 1"));
-    assert_eq!(seen.last_output, ["broken"]);
+    assert_eq!(*seen.last_output, ["broken"]);
     assert!(lease.get("/").await.contains("pid "));
 }
 
@@ -202,7 +202,7 @@ async fn an_app_may_turn_from_program_to_upstream_and_back() {
     let app = house.define(server("blog")).await;
     let lease = house.gate.visit(&app).await;
     house.define(upstream("blog", 1)).await;
-    house.until(&app, |s| s.endpoint == Some(Endpoint::Upstream)).await;
+    house.until(&app, |s| s.endpoint.as_deref() == Some(&Endpoint::Upstream)).await;
     assert!(lease.get("/").await.contains("pid "));
     drop(lease);
     crate::house::eventually("the program is gone", || survivors(&house).is_empty()).await;

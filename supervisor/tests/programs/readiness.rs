@@ -25,7 +25,7 @@ async fn an_app_that_exits_at_once_fails_at_once_with_its_last_words() {
     let reason = seen.reason.clone().unwrap();
     assert!(reason.starts_with("exited with status 3 after "), "{reason}");
     assert!(reason.ends_with(" s before it was ready"), "{reason}");
-    assert_eq!(seen.last_output, ["no database"]);
+    assert_eq!(*seen.last_output, ["no database"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,7 +46,7 @@ async fn an_app_that_never_listens_meets_its_deadline() {
     let seen = house.until(&app, |s| s.reason.is_some()).await;
     let reason = seen.reason.clone().unwrap();
     assert!(reason.starts_with("not ready within 300ms: port "), "{reason}");
-    assert_eq!(seen.last_output, ["thinking"]);
+    assert_eq!(*seen.last_output, ["thinking"]);
     house.shutdown().await;
     assert!(survivors(&house).is_empty());
 }
@@ -95,7 +95,7 @@ async fn what_an_app_answers_until_its_deadline_is_told_and_asked_no_more() {
     house.supervisor.report(GateReport::NotAnswered { app: app.clone(), generation, words });
     assert_eq!(visit.await.unwrap(), Some(RefusalReason::StartDeadline));
     let reason = house.until(&app, |s| s.reason.is_some()).await.reason.clone().unwrap();
-    assert_eq!(reason, "not ready within 2s: GET /up: status 503");
+    assert_eq!(&*reason, "not ready within 2s: GET /up: status 503");
     house.gate.until_ordered(&app, |order| matches!(order, GateOrder::EndProbe { .. })).await;
 }
 

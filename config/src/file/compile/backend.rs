@@ -33,7 +33,7 @@ pub(super) fn compile(section: &mut Section<'_>, raw: &RawApp) -> Option<Backend
                 let message = format!("`{key}` has no meaning for an app with `upstream`");
                 section.wrong(span, message, "remove it: Doorbell does not start this app");
             });
-            upstream::compile(section, upstream).map(Backend::Upstream)
+            upstream::compile(section, upstream).map(|spec| Backend::Upstream(spec.into()))
         }
         (None, None) => {
             if !section.is_broken() {

@@ -11,10 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Cgroups, Controller, Folder, Version, make_folder, write};
+use super::{Cgroups, Controller, Folder, Version, make_folder, weights::write_weights, write};
 
 /// Where we are ourselves, beside the apps, if we had to make room.
-const ROLES: &str = "roles";
+pub(super) const ROLES: &str = "roles";
 
 /// What groups are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Cgroups {
             found.add_unified(mount, &own, name, purpose);
         }
         for mount in mounts.iter().filter(|mount| mount.version == Version::One) {
-            found.add_legacy(mount, &own, name);
+            found.add_legacy(mount, &own, name, purpose);
         }
         found
     }
@@ -88,10 +88,10 @@ impl Cgroups {
                 Err(problem) => self.problems.push(problem),
             }
         }
-        self.folders.push(Folder { path, version: Version::Two, controllers });
+        self.add(Folder { path, version: Version::Two, controllers }, purpose);
     }
 
-    fn add_legacy(&mut self, mount: &Mount, own: &str, name: &str) {
+    fn add_legacy(&mut self, mount: &Mount, own: &str, name: &str, purpose: Purpose) {
         let missing = |controller: &Controller| {
             self.version(*controller).is_none() && mount.has(controller.name())
         };
@@ -100,9 +100,19 @@ impl Cgroups {
         let Some(base) = mount.own_folder(own, Some(first.name())) else { return };
         let path = base.join(name);
         match make_folder(&path) {
-            Ok(()) => self.folders.push(Folder { path, version: Version::One, controllers }),
+            Ok(()) => self.add(Folder { path, version: Version::One, controllers }, purpose),
             Err(error) => self.problems.push(format!("{}: {error}", path.display())),
         }
+    }
+
+    fn add(&mut self, folder: Folder, purpose: Purpose) {
+        if folder.controllers.contains(&Controller::Cpu)
+            && purpose == Purpose::Use
+            && let Err(error) = write_weights(&folder)
+        {
+            self.problems.push(format!("apps may keep requests waiting: {error}"));
+        }
+        self.folders.push(folder);
     }
 }
 

@@ -6,11 +6,12 @@
 //! started in: nobody else's are touched. Where there are none to be had, signals and rlimits do what
 //! they can.
 //!
-//! Read [`find`] for where the folders are, [`limits`] for what is written there.
+//! Read [`find`] for where the folders are, [`limits`] for what is written there, [`weights`] for who goes first.
 
 mod find;
 mod group;
 mod limits;
+mod weights;
 
 use std::{
     fs,

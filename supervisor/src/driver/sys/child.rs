@@ -17,7 +17,13 @@ use super::{
     LISTEN_FDS_START, c_string, clone_into, filter, keep_descriptors,
     mounts::{self, Mount},
 };
-use crate::driver::{advance::Advance, cgroup::Entrance, launch::Launch, procfs::Pid};
+use crate::driver::{
+    advance::Advance,
+    cgroup::Entrance,
+    launch::Launch,
+    procfs::Pid,
+    rank::{NICER, Rank},
+};
 
 /// Room for any pid.
 const LISTEN_PID: &[u8] = b"LISTEN_PID=0000000000";
@@ -39,6 +45,8 @@ pub(in crate::driver) struct Legacy {
     pub(in crate::driver) mounts: Vec<Mount>,
     /// Control groups that it is to be in.
     pub(in crate::driver) groups: Entrance,
+    /// What puts it behind us where the processor is short.
+    pub(in crate::driver) rank: Rank,
     /// Whom it becomes, if not who we are.
     pub(in crate::driver) user: Option<User>,
     /// Whether it can gain no privileges.
@@ -257,6 +265,7 @@ impl Image {
             keep_descriptors();
             // A session of its own, and so a group: no app shares one with another, or with us.
             if libc::setsid() >= 0
+                && self.step_back()
                 && self.enter_groups()
                 && self.at(Step::Mounts)
                 && mounts::enter(&self.legacy.mounts)
@@ -336,6 +345,31 @@ impl Image {
                 true
             }
         }
+    }
+
+    /// Goes behind us, where no group sees to it. Where the kernel refuses (it takes ten sessions a second
+    /// from those who are not root), the app is one among others.
+    ///
+    /// # Safety
+    /// Changes the niceness of the calling process, or of its session.
+    unsafe fn step_back(&self) -> bool {
+        // SAFETY: a path that ends with NUL, a descriptor that is open and a buffer on the stack.
+        unsafe {
+            match self.legacy.rank {
+                Rank::Group => {}
+                Rank::Session => {
+                    let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+                    let file = libc::open(c"/proc/self/autogroup".as_ptr(), flags);
+                    let digits = [b'0' + NICER / 10, b'0' + NICER % 10];
+                    if file >= 0 {
+                        libc::write(file, digits.as_ptr().cast(), digits.len());
+                        libc::close(file);
+                    }
+                }
+                Rank::Process => _ = libc::nice(NICER.into()),
+            }
+        }
+        true
     }
 
     /// # Safety
