@@ -23,6 +23,7 @@ mod environment;
 mod format;
 mod include;
 pub mod keys;
+mod literal;
 mod read;
 mod seen;
 mod shape;
@@ -34,6 +35,7 @@ pub use archive::Archive;
 pub use entry::{Entry, EntryError, KIND, as_file};
 pub use environment::Environment;
 pub(crate) use format::FORMATS;
+pub use literal::{literal, literal_template};
 pub use seen::{Seen, Stamp};
 pub use text::{At, FromText, Text};
 

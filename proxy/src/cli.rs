@@ -12,6 +12,7 @@ mod client;
 mod control;
 mod doctor;
 mod documents;
+mod import;
 mod keys;
 mod live;
 mod screen;
@@ -188,6 +189,11 @@ enum Verb {
   doorbell apply -f apps.toml --dry-run      what would change, and whether it could
   doorbell apply -f apps.toml --prune        these apps, and no others")]
     Apply(ApplyArg),
+    /// Add the apps that another program runs: NocoBase, pm2, or a Procfile
+    ///
+    /// Tells what was taken, what was left and why. Apps that are there already are left as they are.
+    #[command(subcommand)]
+    Import(import::ImportVerb),
     /// Make, list and remove tokens for the admin API over TCP
     #[command(subcommand)]
     Token(TokenVerb),
@@ -321,6 +327,7 @@ pub fn run() -> anyhow::Result<u8> {
         }
         Verb::App(verb) => verb.run(),
         Verb::Apply(apply) => apply.run(),
+        Verb::Import(verb) => verb.run(),
         Verb::Token(verb) => verb.run(),
         Verb::Secret(verb) => verb.run(),
         Verb::Audit { app, entries, json, socket } => {

@@ -19,6 +19,7 @@ mod hardship;
 mod hours;
 mod house;
 mod http2;
+mod imports;
 mod limits;
 mod listening;
 mod memory_budget;

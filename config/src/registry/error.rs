@@ -145,7 +145,7 @@ fn by_postgres(error: &PgDatabaseError) -> RegistryError {
 }
 
 /// A text that does nothing to a terminal or a log.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, char| {
         if char.is_control() {
             out.extend(char.escape_default());

@@ -92,7 +92,7 @@ impl PostgresUrl {
     }
 
     /// How to connect.
-    pub(super) fn options(&self) -> Result<PgConnectOptions, LocationError> {
+    pub(crate) fn options(&self) -> Result<PgConnectOptions, LocationError> {
         options(&self.url)
     }
 }

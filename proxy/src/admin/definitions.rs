@@ -104,6 +104,9 @@ pub struct Apply {
     /// Apps that should be so, by id.
     #[serde(default)]
     pub put: BTreeMap<String, Keys>,
+    /// Apps that should be so, by id, and must not be there yet.
+    #[serde(default)]
+    pub add: BTreeMap<String, Keys>,
     /// Apps that should not be.
     #[serde(default)]
     pub delete: Vec<String>,
@@ -241,12 +244,14 @@ pub(super) async fn apply(
     Query(how): Query<How>,
     body: Body,
 ) -> Result<Json<Vec<Changed>>, Problem> {
-    let Apply { put, delete } = serde_json::from_value(Value::Object(object(body).await?))
+    let Apply { put, add, delete } = serde_json::from_value(Value::Object(object(body).await?))
         .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, &error))?;
     let gone = delete.into_iter().map(|id| (id, Expect::Anything, What::Delete));
     let put = put.into_iter().map(|(id, keys)| (id, Expect::Anything, What::Put(keys.0)));
+    let add = add.into_iter().map(|(id, keys)| (id, Expect::Absent, What::Put(keys.0)));
     let edits = gone
         .chain(put)
+        .chain(add)
         .map(|(id, expect, what)| Ok(Edit { app: of_registry(&admin, &id)?, expect, what }));
     let edits: Vec<_> = edits.collect::<Result<_, Problem>>()?;
     let apps: Vec<_> = edits.iter().map(|edit| edit.app.to_string()).collect();

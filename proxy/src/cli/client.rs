@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    Method, Request, Response,
+    Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
     client::conn::http1,
 };
@@ -17,6 +17,16 @@ use crate::admin::Problem;
 
 /// What is said when nobody answers who was there.
 pub(super) const CLOSED: &str = "doorbell closed the connection";
+
+/// An answer that is no success, in its words.
+#[derive(Debug, thiserror::Error)]
+#[error("{detail}")]
+pub(super) struct Refusal {
+    /// Its status.
+    pub(super) status: StatusCode,
+    /// What it says.
+    pub(super) detail: String,
+}
 
 /// A request of the admin API.
 #[derive(Clone, Debug)]
@@ -86,7 +96,7 @@ async fn send(socket: &Path, call: Call) -> anyhow::Result<Response<Incoming>> {
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();
     match serde_json::from_slice::<Problem>(&body) {
-        Ok(problem) => bail!("{}", screen::lines(&problem.detail)),
+        Ok(problem) => bail!(Refusal { status, detail: screen::lines(&problem.detail) }),
         Err(_) => bail!("doorbell answered {status}"),
     }
 }

@@ -1,0 +1,448 @@
+//! The apps of a NocoBase: rows of the table `applications`, as its plugin for several apps writes them.
+//!
+//! There, one program serves them all, or each has one of its own. Here too: an app shares the main app's program
+//! (`shared_with`), which tells apps apart by `X-App`; or it has its own, with the database and the secret that the
+//! table says. Databases are there already, and stay as they are.
+
+use std::path::{PathBuf, absolute};
+
+use anyhow::{Context, ensure};
+use clap::{Args, builder::NonEmptyStringValueParser};
+use doorbell_config::{
+    file::literal,
+    name::{AppId, Hostname},
+    nocobase::{Application, MOST_CHARACTERS, Place},
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Intake, OutArg, environment,
+    intake::{Taken, shown},
+};
+use crate::cli::{SocketArg, control::block_on};
+
+mod database;
+
+use database::Databases;
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("program").required(true).args(["directory", "shared_with"]))]
+pub(in crate::cli) struct NocobaseArg {
+    /// The main app's database, `postgres://user:password@host/database`; from the environment it shows in no
+    /// list of processes
+    #[arg(long, value_name = "URL", env = "DOORBELL_IMPORT_DATABASE", hide_env_values = true)]
+    database: String,
+    /// The schema that the main app's tables are in (`DB_SCHEMA`); the user's own unless given
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    schema: Option<String>,
+    /// What the names of its tables begin with (`DB_TABLE_PREFIX`)
+    #[arg(long, value_name = "PREFIX", default_value = "")]
+    table_prefix: String,
+    /// The domain of apps without one: each gets `<id>.DOMAIN`
+    #[arg(long)]
+    domain: Option<String>,
+    /// Let the program of this app of Doorbell serve them all
+    #[arg(long, value_name = "APP", conflicts_with_all = ["env", "schema_per_app", "command"])]
+    shared_with: Option<String>,
+    /// Run a program for each app, in this folder
+    #[arg(long, value_name = "FOLDER", requires = "command")]
+    directory: Option<PathBuf>,
+    /// A variable for each app's program; placeholders such as `{id}` are filled in
+    #[arg(long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Apps have schemas in the main app's database (`USE_DB_SCHEMA_IN_SUBAPP`), and none of their own
+    #[arg(long)]
+    schema_per_app: bool,
+    #[command(flatten)]
+    out: OutArg,
+    #[command(flatten)]
+    socket: SocketArg,
+    /// The program, as `command`
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// What rows become apps by.
+struct Source {
+    program: Program,
+    /// Of apps without a domain of their own.
+    domain: Option<String>,
+}
+
+/// What serves an app.
+enum Program {
+    /// That of this app.
+    Shared(AppId),
+    /// One of its own.
+    Own {
+        /// An absolute path.
+        directory: String,
+        /// With placeholders.
+        command: Vec<String>,
+        /// With placeholders.
+        env: Vec<(String, String)>,
+        databases: Databases,
+    },
+}
+
+impl NocobaseArg {
+    pub(super) fn run(self) -> anyhow::Result<u8> {
+        let place = Place::parse(&self.database, self.schema.as_deref(), &self.table_prefix)?;
+        let source = self.source(&place)?;
+        let rows = block_on(async { Ok(place.applications().await?) })?;
+        self.out.deliver(source.intake(&rows), &self.socket)
+    }
+
+    fn source(&self, place: &Place) -> anyhow::Result<Source> {
+        if let Some(domain) = &self.domain {
+            Hostname::parse(domain).context("--domain")?;
+        }
+        let program = match &self.shared_with {
+            Some(app) => Program::Shared(AppId::parse(app)?),
+            None => {
+                let directory = absolute(self.directory.as_deref().context("--directory")?)?;
+                Program::Own {
+                    directory: directory.to_str().context("--directory is no text")?.to_owned(),
+                    command: self.command.clone(),
+                    env: self.env.iter().map(|pair| pair_of(pair)).collect::<Result<_, _>>()?,
+                    databases: Databases {
+                        main: place.server()?,
+                        password: place.password().map(str::to_owned),
+                        are_schemas: self.schema_per_app,
+                    },
+                }
+            }
+        };
+        Ok(Source { program, domain: self.domain.clone() })
+    }
+}
+
+fn pair_of(text: &str) -> anyhow::Result<(String, String)> {
+    let (name, value) = text.split_once('=').context("--env: write NAME=VALUE")?;
+    ensure!(!name.is_empty(), "--env: write NAME=VALUE");
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl Source {
+    fn intake(&self, rows: &[Application]) -> Intake {
+        let mut intake = Intake::default();
+        for row in rows {
+            self.take(&mut intake, row);
+        }
+        if matches!(self.program, Program::Own { .. }) && !intake.apps.is_empty() {
+            intake.leave(
+                "databases",
+                "Doorbell makes none: each app has the one that NocoBase made for it",
+            );
+        }
+        intake.leave_shared_hosts();
+        intake
+    }
+
+    fn take(&self, intake: &mut Intake, row: &Application) {
+        let from = format!("app {}", shown(&row.name));
+        let options = match options(row) {
+            Ok(options) => options,
+            Err(why) => return intake.leave(from, why),
+        };
+        let mut keys = Map::new();
+        let display_name = row.display_name.trim();
+        if display_name.chars().any(char::is_control) {
+            intake.leave(format!("{from}: its display name"), "it is more than one line");
+        } else if !display_name.is_empty() {
+            keys.insert("name".into(), literal(display_name).into());
+        }
+        let Some(id) = intake.id(&from, &row.name, &mut keys) else { return };
+        match (self.host(intake, &from, row, &id), &self.program) {
+            (Some(host), _) => _ = keys.insert("hosts".into(), json!([host])),
+            (None, Program::Own { .. }) => {
+                let why = "it has no domain, and a program of its own takes /apps/<id>/ for another app's: \
+                           say --domain DOMAIN, or --shared-with";
+                return intake.leave(from, why);
+            }
+            (None, Program::Shared(_)) => {
+                let why = format!("it has none: it is at /apps/{id}/; or say --domain DOMAIN");
+                intake.leave(format!("{from}: its domain"), why);
+            }
+        }
+        let is_taken = match &self.program {
+            Program::Shared(with) => shared(intake, &from, (row, &id), with, &mut keys),
+            Program::Own { .. } => self.own(intake, &from, row, &options, &mut keys),
+        };
+        if !is_taken {
+            return;
+        }
+        if start(intake, &from, &options, &self.program) {
+            keys.insert("start".into(), "with-server".into());
+        }
+        if ["t", "true", "1"].contains(&row.pinned.as_str()) {
+            intake.leave(format!("{from}: pinned"), "Doorbell has no menu to pin it to");
+        }
+        rest(intake, &from, &options, &self.program);
+        intake.apps.push(Taken { id, from, keys });
+    }
+
+    fn host(
+        &self,
+        intake: &mut Intake,
+        from: &str,
+        row: &Application,
+        id: &AppId,
+    ) -> Option<String> {
+        let cname = row.cname.trim();
+        if !cname.is_empty() {
+            match Hostname::parse(cname) {
+                Ok(host) => return Some(host.as_str().to_owned()),
+                Err(_) => intake
+                    .leave(format!("{from}: its domain {}", shown(cname)), "it is no host name"),
+            }
+        }
+        let host = format!("{id}.{}", self.domain.as_ref()?);
+        match Hostname::parse(&host) {
+            Ok(host) => Some(host.as_str().to_owned()),
+            Err(_) => {
+                intake.leave(format!("{from}: {}", shown(&host)), "it is no host name");
+                None
+            }
+        }
+    }
+
+    /// An app with a program of its own.
+    fn own(
+        &self,
+        intake: &mut Intake,
+        from: &str,
+        row: &Application,
+        options: &Map<String, Value>,
+        keys: &mut Map<String, Value>,
+    ) -> bool {
+        let Program::Own { directory, command, env: given, databases } = &self.program else {
+            return false;
+        };
+        let known = databases.variables(intake, from, &row.name, options);
+        let mut env = environment::take(intake, from, known);
+        let placed = [
+            ("APP_PORT", "{port}".to_owned()),
+            // Its default listens for everybody.
+            ("APP_HOST", "127.0.0.1".to_owned()),
+            ("APP_PUBLIC_PATH", "{base_path}".to_owned()),
+            // What two apps keep in one browser must not be one.
+            ("API_CLIENT_STORAGE_PREFIX", "NOCOBASE_{id}_".to_owned()),
+        ];
+        let given = given.iter().cloned();
+        let placed = placed.map(|(name, value)| (name.to_owned(), value));
+        env.extend(placed.into_iter().chain(given).map(|(name, value)| (name, value.into())));
+        let secret = options.get("authManager").and_then(|auth| auth["jwt"]["secret"].as_str());
+        if secret.is_none() && !env.contains_key("APP_KEY") {
+            let why = "it has the main app's, which Doorbell does not know and cannot make: \
+                       say --env APP_KEY=...";
+            intake.leave(format!("{from}: its secret"), why);
+        }
+        if !env.contains_key("DB_PASSWORD") && !env.contains_key("DB_STORAGE") {
+            let why = "neither the table nor the address has it: say --env DB_PASSWORD=...";
+            intake.leave(format!("{from}: the password of its database"), why);
+        }
+        // `/` answers as soon as the port is open, even with the database down.
+        let ready = json!({"http": "/api/__health_check", "status": 200, "body": "ok"});
+        keys.insert("ready".into(), ready);
+        keys.insert("directory".into(), literal(directory).into());
+        keys.insert("command".into(), json!(command));
+        keys.insert("env".into(), Value::Object(env));
+        true
+    }
+}
+
+/// An app that the main app's program serves, told apart by its id.
+fn shared(
+    intake: &mut Intake,
+    from: &str,
+    (row, id): (&Application, &AppId),
+    with: &AppId,
+    keys: &mut Map<String, Value>,
+) -> bool {
+    if id.as_str() != row.name {
+        let why = "the program would not know it by its new id: rename it in NocoBase first";
+        intake.leave(from, why);
+        return false;
+    }
+    if id == with {
+        intake.leave(from, "it is the app whose program is to be shared");
+        return false;
+    }
+    keys.insert("shared_with".into(), with.as_str().into());
+    let path = format!("/api/__app/{id}/__health_check");
+    keys.insert("ready".into(), json!({ "http": path, "status": 200 }));
+    true
+}
+
+fn options(row: &Application) -> Result<Map<String, Value>, &'static str> {
+    if row.options.chars().count() > MOST_CHARACTERS {
+        return Err("its options are longer than any that NocoBase writes");
+    }
+    match serde_json::from_str(row.options.trim()) {
+        Ok(Value::Object(options)) => Ok(options),
+        Ok(Value::Null) => Ok(Map::new()),
+        Err(_) if row.options.trim().is_empty() => Ok(Map::new()),
+        _ => Err("its options are no object of JSON"),
+    }
+}
+
+/// Whether it starts with Doorbell.
+fn start(intake: &mut Intake, from: &str, options: &Map<String, Value>, by: &Program) -> bool {
+    match (options.get("autoStart"), by) {
+        (Some(Value::Bool(true)), Program::Own { .. }) => true,
+        (Some(Value::Bool(true)), Program::Shared(with)) => {
+            let why = format!("it starts when the app `{with}` does: see `start` there");
+            intake.leave(format!("{from}: autoStart"), why);
+            false
+        }
+        (None | Some(Value::Bool(false) | Value::Null), _) => false,
+        (Some(_), _) => {
+            intake.leave(format!("{from}: autoStart"), "it is neither true nor false");
+            false
+        }
+    }
+}
+
+/// Tells options that nothing else reads.
+fn rest(intake: &mut Intake, from: &str, options: &Map<String, Value>, by: &Program) {
+    for (key, value) in options {
+        let why = match key.as_str() {
+            "autoStart" => continue,
+            "database" | "authManager" if matches!(by, Program::Own { .. }) => continue,
+            // The main app reads it itself.
+            _ if matches!(by, Program::Shared(_)) => continue,
+            _ if value.is_null() || value == &Value::Bool(false) => continue,
+            "standaloneDeployment" => "here each app runs by itself",
+            _ => "Doorbell knows nothing like it; the program may have a variable for it (--env)",
+        };
+        intake.leave(format!("{from}: option {}", shown(key)), why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use doorbell_config::nocobase::Server;
+
+    use super::*;
+
+    fn own(are_schemas: bool) -> Source {
+        let main = Server {
+            host: "db.test".into(),
+            port: 5432,
+            user: "nb".into(),
+            database: "nocobase".into(),
+        };
+        let databases = Databases { main, password: Some("s{c}ret".into()), are_schemas };
+        let program = Program::Own {
+            directory: "/srv/nocobase".into(),
+            command: vec!["node".into(), "index.js".into(), "start".into()],
+            env: vec![("LOGGER_LEVEL".into(), "{id}".into())],
+            databases,
+        };
+        Source { program, domain: None }
+    }
+
+    fn row(name: &str, cname: &str, options: &str) -> Application {
+        Application {
+            name: name.into(),
+            display_name: format!("The {name}"),
+            cname: cname.into(),
+            options: options.into(),
+            ..Application::default()
+        }
+    }
+
+    fn whats(intake: &Intake) -> Vec<&str> {
+        intake.left.iter().map(|left| left.what.as_str()).collect()
+    }
+
+    #[test]
+    fn an_app_gets_a_program_with_its_database_and_secret() {
+        let options = r#"{"autoStart": true, "authManager": {"jwt": {"secret": "k$${y}"}},
+            "database": {"database": "crm_db", "password": "own", "logging": true}}"#;
+        let intake = own(false).intake(&[row("crm", "CRM.test", options)]);
+        assert_eq!(
+            Value::Object(intake.apps[0].keys.clone()),
+            json!({
+                "name": "The crm", "hosts": ["crm.test"], "start": "with-server",
+                "directory": "/srv/nocobase", "command": ["node", "index.js", "start"],
+                "ready": {"http": "/api/__health_check", "status": 200, "body": "ok"},
+                "env": {
+                    "APP_PORT": "{port}", "APP_HOST": "127.0.0.1", "APP_PUBLIC_PATH": "{base_path}",
+                    "API_CLIENT_STORAGE_PREFIX": "NOCOBASE_{id}_", "LOGGER_LEVEL": "{id}",
+                    "APP_KEY": "k$$${y}", "DB_DIALECT": "postgres", "DB_HOST": "db.test",
+                    "DB_PORT": "5432", "DB_USER": "nb", "DB_PASSWORD": "own",
+                    "DB_DATABASE": "crm_db",
+                },
+            })
+        );
+        assert_eq!(whats(&intake), ["app \"crm\": database option \"logging\"", "databases"]);
+    }
+
+    #[test]
+    fn an_app_shares_the_main_apps_program() {
+        let source = Source {
+            program: Program::Shared(AppId::parse("main").unwrap()),
+            domain: Some("example.com".into()),
+        };
+        let rows = [
+            row("crm", "", r#"{"autoStart": true, "database": {}}"#),
+            row("a_B", "", ""),
+            row("main", "", ""),
+        ];
+        let intake = source.intake(&rows);
+        assert_eq!(
+            Value::Object(intake.apps[0].keys.clone()),
+            json!({
+                "name": "The crm", "hosts": ["crm.example.com"], "shared_with": "main",
+                "ready": {"http": "/api/__app/crm/__health_check", "status": 200},
+            })
+        );
+        assert_eq!(intake.apps.len(), 1);
+        assert_eq!(
+            whats(&intake),
+            [
+                "app \"crm\": autoStart",
+                "app \"a_B\": its name as id",
+                "app \"a_B\"",
+                "app \"main\""
+            ]
+        );
+    }
+
+    #[test]
+    fn rows_that_mean_nothing_are_left_one_by_one() {
+        let long = format!("\"{}\"", "x".repeat(MOST_CHARACTERS));
+        let rows = [
+            row("a", "a.test", "[1]"),
+            row("b", "b.test", "{"),
+            row("c", "c.test", &long),
+            row("", "d.test", "{}"),
+            row("e", "*", "null"),
+            row("f", "f.test", r#"{"autoStart": "yes", "database": [], "x": {}}"#),
+            row("F", "g.test", "{}"),
+            row("h", "f.test", "{}"),
+        ];
+        let intake = own(true).intake(&rows);
+        let ids: Vec<_> = intake.apps.iter().map(|app| app.id.as_str()).collect();
+        assert_eq!(ids, ["f"]);
+        assert_eq!(intake.apps[0].keys["env"]["DB_SCHEMA"], "f");
+        for left in [
+            "app \"a\"",
+            "app \"b\"",
+            "app \"c\"",
+            "app \"\"",
+            "app \"e\"",
+            "app \"e\": its domain \"*\"",
+            "app \"F\"",
+            "app \"f\": autoStart",
+            "app \"f\": database",
+            "app \"f\": option \"x\"",
+            "app \"f\": its secret",
+            "app \"h\"",
+        ] {
+            assert!(whats(&intake).contains(&left), "{left}: {:?}", whats(&intake));
+        }
+    }
+}
