@@ -18,6 +18,7 @@ use crate::{
     registry::Location,
 };
 
+mod database;
 mod default;
 mod display;
 mod enclosure;
@@ -29,6 +30,7 @@ mod tcp;
 mod template;
 mod wake;
 
+pub use database::{DatabasePlace, DatabaseSpec, DatabaseUrl, Dialect};
 pub use enclosure::EnclosureSpec;
 pub(crate) use hours::nearest_zone;
 pub use hours::{Awake, AwakeSpec, HoursNow, Window};
@@ -306,6 +308,10 @@ pub struct ProcessSpec {
     pub resources: Interned<ResourceSpec>,
     /// Whom it runs as; `None` is who runs Doorbell.
     pub user: Option<Interned<UserSpec>>,
+    /// Its database, if it has one that is ours to make or to tell. It may hold a password for a whole
+    /// server: where it was read it stays, and no other process is told.
+    #[serde(skip)]
+    pub database: Option<Arc<DatabaseSpec>>,
 }
 
 fn one() -> u8 {

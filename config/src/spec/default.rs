@@ -113,6 +113,7 @@ impl ProcessSpec {
             enclosure: Interned::default(),
             resources: Interned::default(),
             user: None,
+            database: None,
         }
     }
 
