@@ -46,7 +46,7 @@ pub(super) fn compile(
     let spec = spec(url.value.0.clone());
     if let Err(error) = spec.check() {
         let (message, help) = error.parts();
-        section.wrong(&url.span, message, help.unwrap_or("see docs/databases.md"));
+        section.wrong(&url.span, message, help.unwrap_or_default());
         return None;
     }
     Some(Arc::new(spec))
