@@ -99,7 +99,11 @@ fn sorted(error: &sqlx::Error) -> (Kind, String) {
         }
         Error::Io(inner) => (Kind::Unreachable, printable(&inner.to_string())),
         Error::Tls(inner) => (Kind::Unreachable, printable(&format!("TLS: {inner}"))),
-        other => (Kind::Unreachable, printable(&other.to_string())),
+        // It ended the connection, or is no such server.
+        Error::Protocol(_) | Error::WorkerCrashed => {
+            (Kind::Unreachable, printable(&error.to_string()))
+        }
+        other => (Kind::Other, printable(&other.to_string())),
     }
 }
 

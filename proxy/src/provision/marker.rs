@@ -34,9 +34,11 @@ impl Marker {
         let Some(found) = found.and_then(|text| text.parse::<Self>().ok()) else {
             return Err("it is not Doorbell's, which leaves it alone".into());
         };
+        // Replicas share what their app has.
+        let own = Self { app: self.app.first(), ..self.clone() };
         let whose = match () {
-            () if found == *self => return Ok(Claim::Ours),
-            () if found.app != self.app => {
+            () if found == own => return Ok(Claim::Ours),
+            () if found.app != own.app => {
                 // Never to be had: two apps would have one.
                 return Err(format!("it is of app \"{}\"", found.app));
             }
@@ -107,6 +109,8 @@ mod tests {
         assert_eq!(claim(Some(own.clone()), Adopt::No), Ok(Claim::Ours));
         assert!(claim(Some(marker("blog", 6)), Adopt::No).is_err());
         assert_eq!(claim(Some(marker("blog", 6)), Adopt::Yes), Ok(Claim::ToAdopt));
+        let replica = Marker { app: own.app.replica(2), ..own.clone() };
+        assert_eq!(replica.claim(Some(&own.to_string()), Adopt::No), Ok(Claim::Ours));
         let elsewhere = Marker { installation: Uuid::from_u128(2), ..own.clone() };
         assert!(claim(Some(elsewhere.clone()), Adopt::No).is_err());
         assert_eq!(claim(Some(elsewhere), Adopt::Yes), Ok(Claim::ToAdopt));
