@@ -74,7 +74,7 @@ pub struct Definition {
     pub created_at_unix_ms: u64,
     /// When it was changed last, in milliseconds since the Unix epoch.
     pub changed_at_unix_ms: u64,
-    /// Its keys. Values of `env` are shown to who has scope `admin`.
+    /// Its keys. Values of `env` and `database` are shown to who has scope `admin`.
     pub keys: Keys,
 }
 
@@ -129,10 +129,13 @@ pub(super) async fn show(
     let list = admin.house.list();
     let listed = list.get(&id).ok_or_else(|| not_there(&id))?;
     let mut keys = listed.entry.keys();
-    if who.scope < Scope::Admin
-        && let Some(Value::Object(env)) = keys.get_mut("env")
-    {
-        env.values_mut().for_each(|value| *value = HIDDEN.into());
+    if who.scope < Scope::Admin {
+        // Addresses of databases have passwords in them.
+        for key in ["env", "database"] {
+            if let Some(Value::Object(secrets)) = keys.get_mut(key) {
+                secrets.values_mut().for_each(|value| *value = HIDDEN.into());
+            }
+        }
     }
     let revision = listed.revision;
     let shown = Definition {

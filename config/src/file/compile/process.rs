@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range, path::PathBuf, time::Duration};
 
-use super::Section;
+use super::{Section, database};
 use crate::{
     file::{
         format::{FilePath, ProbePath},
@@ -56,6 +56,7 @@ pub(super) fn compile(
     spec.enclosure = enclosure(section, keys).into();
     spec.resources = resources(section, &keys.limits).into();
     spec.user = user(section, keys).map(Into::into);
+    spec.database = keys.database.as_ref().and_then(|keys| database::compile(section, keys));
     spec.given = given(section, keys, command).map(Into::into);
     spec.set_port_by_convention();
     is_runnable.then_some(spec)
