@@ -40,7 +40,7 @@ pub use pages::{AppPages, OwnPages};
 pub use resources::{MilliCores, ResourceSpec, UserSpec};
 pub use shared::{SharedReadySpec, SharedSpec};
 pub use tcp::{AppKind, ProxyProtocol, TcpSpec};
-pub use template::{Placeholder, PlaceholderValues, Template, TemplatePart};
+pub use template::{DatabasePart, Placeholder, PlaceholderValues, Template, TemplatePart};
 pub use wake::{AgentPattern, AsleepSpec, KeepsAwake, MethodName, Visitor, WakeSpec};
 
 /// One complete, valid configuration: the server's own settings and every app.

@@ -162,7 +162,7 @@ impl Chronicle {
             at_unix_ms: clock::unix_millis(),
             state: now.state,
             goal: now.goal,
-            reason: now.reason.clone(),
+            reason: now.reason.as_deref().map(str::to_owned),
             generation: now.generation,
         };
         self.write(Entry::Add(transition.clone()));

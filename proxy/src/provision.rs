@@ -18,7 +18,6 @@ mod mysql;
 mod name;
 mod password;
 mod postgres;
-mod secret;
 mod session;
 mod sqlite;
 mod step;
@@ -27,9 +26,9 @@ use async_trait::async_trait;
 use doorbell_config::spec::{DatabasePlace, DatabaseSpec, Dialect};
 
 pub use connection::Connection;
+pub use doorbell_config::spec::Secret;
 pub use error::ProvisionError;
 pub use marker::Marker;
-pub use secret::Secret;
 pub use step::{Step, Told};
 
 use self::{

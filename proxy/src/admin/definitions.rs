@@ -25,6 +25,7 @@ use serde_json::{Map, Value};
 use super::{
     Admin, Problem,
     caller::{Identity, Scope},
+    databases,
     wrapped::{Path, Query, object},
 };
 use crate::house::{EditError, Edited, ReloadError, Trial};
@@ -217,10 +218,27 @@ pub(super) async fn delete(
     Extension(who): Extension<Identity>,
     Path(id): Path<String>,
     Query(how): Query<How>,
+    Query(with): Query<With>,
     headers: HeaderMap,
 ) -> Result<Json<Changed>, Problem> {
     let (id, expect) = (of_registry(&admin, &id)?, expected(&headers, Expect::Present)?);
-    Change { id, expect, what: What::Delete }.make(&admin, &who, how).await.map(Json)
+    let delete =
+        |how| Change { id: id.clone(), expect, what: What::Delete }.make(&admin, &who, how);
+    let mut _ending = None;
+    if with.with_database && !how.dry_run {
+        // Whether it may go is known before anything of it does.
+        delete(How { dry_run: true }).await?;
+        _ending = databases::end(&admin, &who, &id).await?;
+    }
+    delete(how).await.map(Json)
+}
+
+/// What goes with an app.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+pub struct With {
+    /// Its database too, with all that is in it, if Doorbell made it.
+    #[serde(default)]
+    pub with_database: bool,
 }
 
 pub(super) async fn rename(
@@ -236,6 +254,7 @@ pub(super) async fn rename(
         Some(Value::String(to)) => parse(&to)?,
         _ => return Err(bad("`to` is missing: the new id, a text")),
     };
+    databases::stays_with(&admin, &id)?;
     let change = Change { id, expect, what: What::Rename(to.clone()) };
     let changed = change.make(&admin, &who, how).await?;
     Ok(with_tag(Changed { id: to.to_string(), ..changed }))

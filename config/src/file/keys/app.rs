@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AppPageKeys, BackOffKeys, DatabaseKeys, IdleKeys, OneOrMany, OutputKeys, ReadyChoice, SecretChoice,
-    StartChoice, StopKeys, UpstreamChoice, WaitingPageKeys, WakeKeys,
+    AppPageKeys, BackOffKeys, DatabaseKeys, IdleKeys, OneOrMany, OutputKeys, ReadyChoice,
+    SecretChoice, StartChoice, StopKeys, UpstreamChoice, WaitingPageKeys, WakeKeys,
 };
 use crate::{
     file::{
