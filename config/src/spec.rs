@@ -18,6 +18,7 @@ use crate::{
     registry::Location,
 };
 
+mod database;
 mod default;
 mod display;
 mod enclosure;
@@ -30,6 +31,7 @@ mod tcp;
 mod template;
 mod wake;
 
+pub use database::{DatabasePlace, DatabaseSpec, DatabaseUrl, Dialect};
 pub use enclosure::EnclosureSpec;
 pub use given::{Given, GivenSpec, Secret};
 pub(crate) use hours::nearest_zone;
@@ -38,7 +40,7 @@ pub use pages::{AppPages, OwnPages};
 pub use resources::{MilliCores, ResourceSpec, UserSpec};
 pub use shared::{SharedReadySpec, SharedSpec};
 pub use tcp::{AppKind, ProxyProtocol, TcpSpec};
-pub use template::{Placeholder, PlaceholderValues, Template, TemplatePart};
+pub use template::{DatabasePart, Placeholder, PlaceholderValues, Template, TemplatePart};
 pub use wake::{AgentPattern, AsleepSpec, KeepsAwake, MethodName, Visitor, WakeSpec};
 
 /// One complete, valid configuration: the server's own settings and every app.
@@ -311,6 +313,10 @@ pub struct ProcessSpec {
     /// What it is given that nobody else may see; `None` is nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given: Option<Interned<GivenSpec>>,
+    /// Its database, if it has one that is ours to make or to tell. It may hold a password for a whole
+    /// server: where it was read it stays, and no other process is told.
+    #[serde(skip)]
+    pub database: Option<Arc<DatabaseSpec>>,
 }
 
 fn one() -> u8 {

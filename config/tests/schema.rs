@@ -69,6 +69,7 @@ fn mistakes_of_form_are_not_valid() {
     let of_form = [
         "app_is_no_table",
         "app_without_id",
+        "database",
         "hours",
         "ids",
         "instances",

@@ -54,6 +54,7 @@ fn rendered(process: &ProcessSpec, app: &AppSpec) -> (Vec<String>, BTreeMap<Stri
         id: &app.id,
         base_path: &base_path,
         secret: None,
+        database: &[],
     };
     let command = process.command.iter().map(|part| part.render(&values)).collect();
     let env = process.env.iter().map(|(name, value)| (name.clone(), value.render(&values)));

@@ -40,6 +40,7 @@ use crate::{
 pub mod apps;
 pub mod audit;
 mod caller;
+mod databases;
 pub mod definitions;
 mod endpoint;
 mod endpoints;

@@ -5,6 +5,7 @@
 //! may still refuse (an address in use). Until it agrees, nothing has changed.
 
 use std::{
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex as StdMutex, PoisonError,
@@ -27,6 +28,7 @@ use doorbell_supervisor::{
     protocol::{Answer, ConfigureError, Rejected, Wish},
 };
 use tokio::sync::{Mutex, watch};
+use uuid::Uuid;
 
 use crate::{
     chronicle::{Chronicle, Happening},
@@ -41,9 +43,11 @@ use crate::{
     vault::Vault,
 };
 
+mod databases;
 mod editing;
 mod giving;
 
+pub use databases::{DatabaseError, Ending};
 pub use editing::{EditError, Edited, Trial};
 pub use giving::SecretError;
 
@@ -138,6 +142,12 @@ pub struct House {
     refused: ArcSwap<Vec<Refused>>,
     /// Seals and opens secrets; `None` where there are no keys.
     vault: ArcSwapOption<Vault>,
+    /// Databases that were made or seen.
+    databases: StdMutex<HashMap<AppId, databases::Seen>>,
+    /// Apps that are about to be deleted.
+    ending: StdMutex<HashSet<AppId>>,
+    /// Which registry it is, once that is known.
+    installation: StdMutex<Option<Uuid>>,
     /// Secrets that were read.
     sealed: StdMutex<giving::Sealed>,
     /// Where the history of apps is.
@@ -174,6 +184,9 @@ impl House {
             chronicle: Arc::default(),
             passes: Office::default(),
             vault: ArcSwapOption::empty(),
+            databases: StdMutex::default(),
+            ending: StdMutex::default(),
+            installation: StdMutex::default(),
             sealed: StdMutex::default(),
             history_dir: ArcSwap::default(),
             number: AtomicU32::new(0),

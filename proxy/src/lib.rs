@@ -43,6 +43,7 @@ pub mod page;
 pub mod pass;
 pub mod patience;
 pub mod peer;
+pub mod provision;
 pub mod readiness;
 pub mod relay;
 pub mod rewrite;

@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     fn sealed(vault: &Vault, name: &str) -> Vec<u8> {
-        vault.seal(name, &Secret::new("hunter2".into())).unwrap()
+        vault.seal(name, &Secret::new("hunter2")).unwrap()
     }
 
     #[test]

@@ -172,7 +172,7 @@ fn programs() -> PathBuf {
 }
 
 /// The number and group of a user who is not root.
-fn unprivileged() -> (u32, u32) {
+pub(crate) fn unprivileged() -> (u32, u32) {
     let users = fs::read_to_string("/etc/passwd").expect("users");
     let number_of = |name: &str| {
         let line = users.lines().find(|line| line.split(':').next() == Some(name))?;
@@ -182,7 +182,7 @@ fn unprivileged() -> (u32, u32) {
     number_of("postgres").or_else(|| number_of("nobody")).expect("a user beside root")
 }
 
-fn told(output: &Output) -> String {
+pub(crate) fn told(output: &Output) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {said}", output.status);
     String::from_utf8_lossy(&output.stdout).trim().to_owned()

@@ -58,6 +58,9 @@ impl Check<'_> {
         for (key, value) in table.iter_mut() {
             let Some(shape) = shape.keys.get(key.get_ref().as_ref()) else {
                 self.unknown_key(key, shape);
+                if shape.is_secret {
+                    self.findings.hide(Place { file: self.file, span: value.span() });
+                }
                 bad.push(key.get_ref().to_string());
                 continue;
             };
@@ -244,7 +247,12 @@ impl Check<'_> {
         let help = self.example(shape, value);
         self.found(span, format!("expected {expected}, found {actual}"), help);
         // Nothing in it is looked at, so nothing else would say that it is secret.
-        if self.is_secret || matches!(shape, Shape::Map(map) if map.is_secret) {
+        let is_secret = match shape {
+            Shape::Map(map) => map.is_secret,
+            Shape::Table(table) => table.is_secret,
+            _ => false,
+        };
+        if self.is_secret || is_secret {
             self.findings.hide(Place { file: self.file, span: span.clone() });
         }
         Verdict::Bad

@@ -3,6 +3,7 @@
 mod app;
 mod backend;
 mod claims;
+mod database;
 pub(super) mod needs;
 mod pages;
 mod process;

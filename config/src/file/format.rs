@@ -9,7 +9,10 @@ use crate::{
     name::{AppId, ByteSize, DurationText, HostPattern, Hostname, NameError, PathPrefix},
     path,
     registry::{Location, LocationError},
-    spec::{AgentPattern, ListenAddr, MethodName, Template, UpstreamServer, Window, nearest_zone},
+    spec::{
+        AgentPattern, DatabaseUrl, ListenAddr, MethodName, Template, UpstreamServer, Window,
+        nearest_zone,
+    },
 };
 
 /// One format, by name.
@@ -42,6 +45,7 @@ pub(crate) const FORMATS: &[Format] = &[
     Format::of::<AgentPattern>(),
     Format::of::<AppId>(),
     Format::of::<ByteSize>(),
+    Format::of::<DatabaseUrl>(),
     Format::of::<Duration>(),
     Format::of::<EnvName>(),
     Format::of::<FilePath>(),
@@ -233,6 +237,19 @@ impl FromText for Location {
     const IS_SECRET: bool = true;
     fn from_text(text: &str) -> Result<Self, NameError> {
         text.parse().map_err(|error: LocationError| NameError(error.to_string()))
+    }
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl FromText for DatabaseUrl {
+    const FORMAT: &'static str = "database";
+    const MEANING: &'static str = "`postgres://user:password@host/database`, `mysql://…`, `mariadb://…`, or \
+                                   `sqlite:/path`; `%XX` for what has a meaning in an address";
+    const IS_SECRET: bool = true;
+    fn from_text(text: &str) -> Result<Self, NameError> {
+        text.parse()
     }
     fn to_text(&self) -> String {
         self.to_string()

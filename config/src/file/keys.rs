@@ -6,6 +6,7 @@
 //! writing them makes a difference.
 
 mod app;
+mod database;
 mod one_or_many;
 mod pages;
 mod process;
@@ -20,6 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use app::{AppKeys, AppLimitKeys, AppTimeoutKeys, PrefixChoice};
+pub use database::DatabaseKeys;
 pub use one_or_many::OneOrMany;
 pub use pages::{AppPageKeys, ServerPageKeys, WaitingPageKeys};
 pub use process::{

@@ -41,6 +41,8 @@ pub(super) enum Shape {
 pub(super) struct Table {
     pub(super) keys: BTreeMap<String, Shape>,
     pub(super) required: Vec<String>,
+    /// Whether what is written in the place of a key or of it all may be secret too.
+    pub(super) is_secret: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -93,6 +95,7 @@ impl Shape {
         Self::Table(Table {
             keys: keys.map(|(key, value)| (key.clone(), Self::of(value, root))).collect(),
             required: required.filter_map(|key| key.as_str().map(str::to_owned)).collect(),
+            is_secret: schema["x-secret"] == true,
         })
     }
 

@@ -40,7 +40,8 @@ pub enum Expect {
     Anything,
 }
 
-/// What becomes of an app. Each of these gives it a new revision.
+/// What becomes of an app. A new revision has the app whose definition or id changes; secrets leave it as it is,
+/// whatever somebody has read of it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
     /// It has this definition.
@@ -176,19 +177,16 @@ impl<'e> Ready<'e> {
             What::Rename(to) => change.rename(transaction, to).await?,
             What::PutSecret { name, sealed } => {
                 secret::put(transaction, app, name, sealed, at).await?;
-                change.touch(transaction).await?;
             }
             What::KeepSecret { name, sealed } => {
                 if !secret::keep(transaction, app, name, sealed, at).await? {
                     return Ok(false);
                 }
-                change.touch(transaction).await?;
             }
             What::RemoveSecret { name } => {
                 if !secret::remove(transaction, app, name).await? {
                     return Ok(false);
                 }
-                change.touch(transaction).await?;
             }
         }
         Ok(true)
@@ -276,13 +274,6 @@ impl Change<'_> {
         transaction.rows(COPY, &[app, revision, at, Value::Text(to.as_str())]).await?;
         secret::move_all(transaction, self.app, to).await?;
         self.bury(transaction).await
-    }
-
-    /// What belongs to the app has changed.
-    async fn touch(&self, transaction: &mut Transaction) -> Result<(), WriteError> {
-        const TOUCH: &str = "UPDATE app SET revision = $2, changed_at = $3 WHERE id = $1";
-        transaction.rows(TOUCH, &self.values()).await?;
-        Ok(())
     }
 
     fn values(&self) -> [Value<'_>; 3] {

@@ -13,10 +13,16 @@ struct Migration {
 }
 
 /// In their order; a registry's version is how many of them it has seen. None of these texts is ever changed.
-const MIGRATIONS: &[Migration] = &[Migration {
-    sqlite: include_str!("migration/1.sqlite.sql"),
-    postgres: include_str!("migration/1.postgres.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        sqlite: include_str!("migration/1.sqlite.sql"),
+        postgres: include_str!("migration/1.postgres.sql"),
+    },
+    Migration {
+        sqlite: include_str!("migration/2.sqlite.sql"),
+        postgres: include_str!("migration/2.postgres.sql"),
+    },
+];
 
 const HAS_TABLES: (&str, &str) = (
     "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'registry'",

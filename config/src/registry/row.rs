@@ -114,6 +114,16 @@ const ONE: &str = "
 const NOW: &str = "SELECT revision, version FROM registry";
 
 impl Registry {
+    /// Which registry this is among all there are: the digits of a UUID, the same as long as it lives.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn installation(&self) -> Result<String, RegistryError> {
+        const WHICH: &str = "SELECT installation FROM registry";
+        let rows = self.store.rows(WHICH, &[]).await?;
+        rows.first().map_or_else(|| Err(no_revision()), |row| row.column(0))
+    }
+
     /// What changed since a revision; since [`Revision::ZERO`], all apps.
     ///
     /// # Errors

@@ -114,6 +114,7 @@ impl ProcessSpec {
             resources: Interned::default(),
             user: None,
             given: None,
+            database: None,
         }
     }
 

@@ -11,6 +11,9 @@ pub struct GivenSpec {
     pub secret: bool,
     /// Environment variables whose values operators have stored, sealed.
     pub secrets: Vec<String>,
+    /// Whether it has a database: how to get there is in `{database_url}` and the like.
+    #[serde(default)]
+    pub database: bool,
 }
 
 /// What a program is given at a start.
@@ -20,6 +23,9 @@ pub struct Given {
     pub secret: Option<Secret>,
     /// Environment variables.
     pub env: Vec<(String, Secret)>,
+    /// For `{database_url}` and the like, by what stands between the braces.
+    #[serde(default)]
+    pub database: Vec<(String, Secret)>,
 }
 
 /// A text that is not printed. It is serialised, for the way between Doorbell's own processes.
@@ -30,14 +36,20 @@ pub struct Secret(String);
 impl Secret {
     /// Keeps a text from being printed.
     #[must_use]
-    pub fn new(text: String) -> Self {
-        Self(text)
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
     }
 
     /// The text.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
+    }
+
+    /// Words of somebody else, without this.
+    #[must_use]
+    pub fn hidden_in(&self, words: &str) -> String {
+        if self.0.is_empty() { words.to_owned() } else { words.replace(&self.0, "********") }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{fmt, path::Path};
 
 use serde::{Deserialize, Serialize};
 
+use super::Secret;
 use crate::name::{AppId, NameError};
 
 /// Text with placeholders, split at load time.
@@ -33,6 +34,29 @@ pub enum Placeholder {
     BasePath,
     /// `{secret}`: what was generated for the app and nobody else knows.
     Secret,
+    /// `{database_url}` and the like: how the app gets to its database.
+    Database(DatabasePart),
+}
+
+/// A part of how an app gets to its database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DatabasePart {
+    /// `{database_url}`: all that it takes to connect.
+    Url,
+    /// `{database_host}`: name or address of the server, or the path of its socket.
+    Host,
+    /// `{database_port}`: its port.
+    Port,
+    /// `{database_name}`: the database's name, for SQLite its file.
+    Name,
+    /// `{database_user}`: who connects.
+    User,
+    /// `{database_password}`: what proves it.
+    Password,
+    /// `{database_schema}`: the schema, where the app has one of its own.
+    Schema,
+    /// `{database_dialect}`: `postgres`, `mysql`, `mariadb` or `sqlite`.
+    Dialect,
 }
 
 /// What is filled in.
@@ -48,6 +72,8 @@ pub struct PlaceholderValues<'a> {
     pub base_path: &'a str,
     /// For `{secret}`; an app without one has none.
     pub secret: Option<&'a str>,
+    /// For `{database_url}` and the like, by what stands between the braces; without a database, nothing.
+    pub database: &'a [(String, Secret)],
 }
 
 impl Placeholder {
@@ -63,6 +89,14 @@ impl Placeholder {
             Self::Id => "id",
             Self::BasePath => "base_path",
             Self::Secret => "secret",
+            Self::Database(DatabasePart::Url) => "database_url",
+            Self::Database(DatabasePart::Host) => "database_host",
+            Self::Database(DatabasePart::Port) => "database_port",
+            Self::Database(DatabasePart::Name) => "database_name",
+            Self::Database(DatabasePart::User) => "database_user",
+            Self::Database(DatabasePart::Password) => "database_password",
+            Self::Database(DatabasePart::Schema) => "database_schema",
+            Self::Database(DatabasePart::Dialect) => "database_dialect",
         }
     }
 }
@@ -119,6 +153,15 @@ impl Template {
         self.0.contains(&TemplatePart::Placeholder(placeholder))
     }
 
+    /// Whether it asks for something of a database.
+    #[must_use]
+    pub fn asks_for_database(&self) -> bool {
+        let is_part = |part: &TemplatePart| {
+            matches!(part, TemplatePart::Placeholder(Placeholder::Database(_)))
+        };
+        self.0.iter().any(is_part)
+    }
+
     /// The text with every placeholder filled in; one that has no value becomes nothing, which a
     /// config that was read from a file rules out.
     #[must_use]
@@ -137,6 +180,10 @@ impl Template {
                 TemplatePart::Placeholder(Placeholder::BasePath) => out.push_str(values.base_path),
                 TemplatePart::Placeholder(Placeholder::Secret) => {
                     out.push_str(values.secret.unwrap_or_default());
+                }
+                TemplatePart::Placeholder(part @ Placeholder::Database(_)) => {
+                    let known = values.database.iter().find(|(name, _)| name == part.name());
+                    out.push_str(known.map(|(_, value)| value.reveal()).unwrap_or_default());
                 }
             }
         }
@@ -186,7 +233,14 @@ mod tests {
     fn render(text: &str, port: Option<u16>, socket: Option<&str>) -> String {
         let id = AppId::parse("blog").unwrap();
         let socket = socket.map(Path::new);
-        let values = PlaceholderValues { port, socket, id: &id, base_path: "/blog", secret: None };
+        let values = PlaceholderValues {
+            port,
+            socket,
+            id: &id,
+            base_path: "/blog",
+            secret: None,
+            database: &[],
+        };
         Template::parse(text).unwrap().render(&values)
     }
 

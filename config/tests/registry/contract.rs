@@ -16,7 +16,7 @@ crate::on_both!(
     all_edits_are_made_or_none,
     a_deleted_app_leaves_its_id_and_nothing_else,
     a_renamed_app_keeps_its_place_and_its_secrets,
-    secrets_change_their_app,
+    secrets_leave_their_app_as_it_is,
     tokens_are_found_by_hash_until_they_end,
     every_change_is_in_the_audit_log,
     what_is_too_large_never_gets_there,
@@ -106,7 +106,7 @@ async fn all_edits_are_made_or_none(place: Place) {
     let last = registry.write(&edits[..3], &somebody()).await.unwrap();
     assert_eq!(ids(&registry).await, ["blog", "shop"]);
     let app = registry.app(&id("blog")).await.unwrap().unwrap();
-    assert_eq!(app.revision, last, "a secret is a change of its app");
+    assert_eq!(app.revision.number() + 2, last.number(), "a secret leaves its app as it is");
     assert_eq!(registry.write(&[], &somebody()).await.unwrap(), last);
 }
 
@@ -135,7 +135,7 @@ async fn a_deleted_app_leaves_its_id_and_nothing_else(place: Place) {
 
 async fn a_renamed_app_keeps_its_place_and_its_secrets(place: Place) {
     let registry = place.open().await;
-    write(&registry, "blog", "one").await;
+    let first = write(&registry, "blog", "one").await;
     write(&registry, "shop", "one").await;
     let secret = What::PutSecret { name: "key".into(), sealed: b"sealed".to_vec() };
     let before =
@@ -148,7 +148,7 @@ async fn a_renamed_app_keeps_its_place_and_its_secrets(place: Place) {
     let error = registry.write(&nobody, &somebody()).await.unwrap_err();
     assert_eq!(error, WriteError::Conflict { app: id("zoo"), found: None });
 
-    let rename = [edit("blog", Expect::Revision(before), What::Rename(id("journal")))];
+    let rename = [edit("blog", Expect::Revision(first), What::Rename(id("journal")))];
     let after = registry.write(&rename, &somebody()).await.unwrap();
     assert_eq!(ids(&registry).await, ["journal", "shop"]);
     let changes = registry.changes_since(before).await.unwrap();
@@ -164,24 +164,35 @@ async fn a_renamed_app_keeps_its_place_and_its_secrets(place: Place) {
     assert_eq!(registry.secrets(&id("blog")).await.unwrap().len(), 1);
 }
 
-async fn secrets_change_their_app(place: Place) {
+async fn secrets_leave_their_app_as_it_is(place: Place) {
     let registry = place.open().await;
     let put_secret = |sealed: &[u8]| What::PutSecret { name: "key".into(), sealed: sealed.into() };
-    let secret = [edit("blog", Expect::Anything, put_secret(b"1"))];
-    let error = registry.write(&secret, &somebody()).await.unwrap_err();
-    assert_eq!(error, WriteError::Conflict { app: id("blog"), found: None });
+    // An app of a file is not here, and has secrets too.
+    let of_file = [edit("file", Expect::Anything, put_secret(b"1"))];
+    registry.write(&of_file, &somebody()).await.unwrap();
+    assert_eq!(registry.secrets(&id("file")).await.unwrap().len(), 1);
+    assert!(registry.app(&id("file")).await.unwrap().is_none());
 
-    let mut last = write(&registry, "blog", "one").await;
+    let last = write(&registry, "blog", "one").await;
     for sealed in [&b"1"[..], b"", &[0, 255, 0]] {
         let edits = [edit("blog", Expect::Revision(last), put_secret(sealed))];
-        last = registry.write(&edits, &somebody()).await.unwrap();
+        registry.write(&edits, &somebody()).await.unwrap();
         let secrets = registry.secrets(&id("blog")).await.unwrap();
         assert_eq!((secrets.len(), &*secrets[0].sealed), (1, sealed));
         assert!(!format!("{secrets:?}").contains("255"));
     }
+    let keep = |name: &str| {
+        let what = What::KeepSecret { name: name.into(), sealed: b"kept".to_vec() };
+        [edit("blog", Expect::Revision(last), what)]
+    };
+    registry.write(&keep("key"), &somebody()).await.unwrap();
+    registry.write(&keep("other"), &somebody()).await.unwrap();
+    let secrets = registry.secrets(&id("blog")).await.unwrap();
+    assert_eq!((&*secrets[0].sealed, &*secrets[1].sealed), (&[0, 255, 0][..], &b"kept"[..]));
     let remove = [edit("blog", Expect::Revision(last), What::RemoveSecret { name: "key".into() })];
     registry.write(&remove, &somebody()).await.unwrap();
-    assert_eq!(registry.secrets(&id("blog")).await.unwrap(), []);
+    assert_eq!(registry.secrets(&id("blog")).await.unwrap().len(), 1);
+    assert_eq!(registry.app(&id("blog")).await.unwrap().unwrap().revision, last);
 }
 
 fn token(name: &str, number: u8) -> NewToken {

@@ -25,6 +25,7 @@ use serde_json::{Map, Value};
 use super::{
     Admin, Problem,
     caller::{Identity, Scope},
+    databases,
     wrapped::{Path, Query, object},
 };
 use crate::house::{EditError, Edited, ReloadError, Trial};
@@ -74,7 +75,7 @@ pub struct Definition {
     pub created_at_unix_ms: u64,
     /// When it was changed last, in milliseconds since the Unix epoch.
     pub changed_at_unix_ms: u64,
-    /// Its keys. Values of `env` are shown to who has scope `admin`.
+    /// Its keys. Values of `env` and `database` are shown to who has scope `admin`.
     pub keys: Keys,
 }
 
@@ -129,10 +130,13 @@ pub(super) async fn show(
     let list = admin.house.list();
     let listed = list.get(&id).ok_or_else(|| not_there(&id))?;
     let mut keys = listed.entry.keys();
-    if who.scope < Scope::Admin
-        && let Some(Value::Object(env)) = keys.get_mut("env")
-    {
-        env.values_mut().for_each(|value| *value = HIDDEN.into());
+    if who.scope < Scope::Admin {
+        // Addresses of databases have passwords in them.
+        for key in ["env", "database"] {
+            if let Some(Value::Object(secrets)) = keys.get_mut(key) {
+                secrets.values_mut().for_each(|value| *value = HIDDEN.into());
+            }
+        }
     }
     let revision = listed.revision;
     let shown = Definition {
@@ -214,10 +218,27 @@ pub(super) async fn delete(
     Extension(who): Extension<Identity>,
     Path(id): Path<String>,
     Query(how): Query<How>,
+    Query(with): Query<With>,
     headers: HeaderMap,
 ) -> Result<Json<Changed>, Problem> {
     let (id, expect) = (of_registry(&admin, &id)?, expected(&headers, Expect::Present)?);
-    Change { id, expect, what: What::Delete }.make(&admin, &who, how).await.map(Json)
+    let delete =
+        |how| Change { id: id.clone(), expect, what: What::Delete }.make(&admin, &who, how);
+    let mut _ending = None;
+    if with.with_database && !how.dry_run {
+        // Whether it may go is known before anything of it does.
+        delete(How { dry_run: true }).await?;
+        _ending = databases::end(&admin, &who, &id).await?;
+    }
+    delete(how).await.map(Json)
+}
+
+/// What goes with an app.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+pub struct With {
+    /// Its database too, with all that is in it, if Doorbell made it.
+    #[serde(default)]
+    pub with_database: bool,
 }
 
 pub(super) async fn rename(
@@ -233,6 +254,7 @@ pub(super) async fn rename(
         Some(Value::String(to)) => parse(&to)?,
         _ => return Err(bad("`to` is missing: the new id, a text")),
     };
+    databases::stays_with(&admin, &id)?;
     let change = Change { id, expect, what: What::Rename(to.clone()) };
     let changed = change.make(&admin, &who, how).await?;
     Ok(with_tag(Changed { id: to.to_string(), ..changed }))

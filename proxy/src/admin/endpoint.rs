@@ -40,7 +40,7 @@ pub(super) struct Endpoint {
     scope: Scope,
     summary: &'static str,
     /// What may stand behind the `?`.
-    query: Option<MakeSchema>,
+    query: Vec<MakeSchema>,
     takes: Option<(&'static str, MakeSchema)>,
     status: u16,
     gives: Body,
@@ -67,7 +67,7 @@ impl Endpoint {
             path,
             scope,
             summary,
-            query: None,
+            query: Vec::new(),
             takes: None,
             status: 200,
             gives: Body::None,
@@ -76,8 +76,9 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn asks<T: JsonSchema>(self) -> Self {
-        Self { query: Some(SchemaGenerator::subschema_for::<T>), ..self }
+    pub(super) fn asks<T: JsonSchema>(mut self) -> Self {
+        self.query.push(SchemaGenerator::subschema_for::<T>);
+        self
     }
 
     pub(super) fn takes<T: JsonSchema>(self) -> Self {
@@ -108,9 +109,7 @@ impl Endpoint {
         let mut parameters: Vec<Value> = names_in(self.path)
             .map(|name| parameter("path", name, true, &json!({"type": "string"})))
             .collect();
-        if let Some(query) = self.query {
-            parameters.extend(query_parameters(query));
-        }
+        parameters.extend(self.query.iter().flat_map(|query| query_parameters(*query)));
         parameters.extend(self.headers.iter().map(|(name, meaning)| {
             let mut field = parameter("header", name, false, &json!({"type": "string"}));
             field["description"] = (*meaning).into();

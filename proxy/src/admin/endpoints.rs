@@ -8,7 +8,8 @@ use super::{
     apps::{self, Link},
     audit,
     caller::Scope,
-    definitions::{self, Apply, Changed, Definition, How, Keys, NewApp, Rename},
+    databases,
+    definitions::{self, Apply, Changed, Definition, How, Keys, NewApp, Rename, With},
     endpoint::Endpoint,
     events, logs, machine, reload,
     secrets::{self, NewValue, Rotated, Stored},
@@ -116,8 +117,17 @@ fn of_definitions() -> Vec<Endpoint> {
         .gives::<Vec<Changed>>(),
         Endpoint::new(Method::DELETE, "/v1/apps/{id}", Admin, "Delete an app", definitions::delete)
             .asks::<How>()
+            .asks::<With>()
             .hears(&[IF_MATCH])
             .gives::<Changed>(),
+        Endpoint::new(
+            Method::POST,
+            "/v1/apps/{id}/database/adopt",
+            Admin,
+            "Let an app have the database of an earlier app of its id",
+            databases::adopt,
+        )
+        .answers_with(204),
         Endpoint::new(
             Method::PUT,
             "/v1/apps/{id}/id",

@@ -86,6 +86,9 @@ pub(super) enum AppVerb {
         /// Do not ask
         #[arg(long)]
         yes: bool,
+        /// Its database too, with all that is in it, if Doorbell made it
+        #[arg(long)]
+        with_database: bool,
         #[command(flatten)]
         how: HowArg,
         #[command(flatten)]
@@ -99,6 +102,13 @@ pub(super) enum AppVerb {
         to: String,
         #[command(flatten)]
         how: HowArg,
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+    /// Let an app have the database of an earlier app of its id
+    Adopt {
+        /// The app's id
+        app: String,
         #[command(flatten)]
         socket: SocketArg,
     },
@@ -148,7 +158,15 @@ impl AppVerb {
             }
             Self::Show { app, json, socket } => show(&socket.find()?, &app, json),
             Self::List { json, socket } => list(&socket.find()?, json),
-            Self::Delete { app, yes, how, socket } => delete(&socket.find()?, &app, yes, how),
+            Self::Delete { app, yes, with_database, how, socket } => {
+                delete(&socket.find()?, &app, yes, with_database, how)
+            }
+            Self::Adopt { app, socket } => {
+                let path = format!("/v1/apps/{}/database/adopt", encode(&app));
+                block_on(Call::new(Method::POST, path).answer(&socket.find()?))?;
+                writeln!(io::stdout(), "{app}: the database is its own now")?;
+                Ok(0)
+            }
             Self::Rename { app, to, how, socket } => {
                 let path = format!("/v1/apps/{}/id", encode(&app));
                 let call = Call::new(Method::PUT, how.path(&path)).json(&Rename { to })?;
@@ -230,24 +248,32 @@ fn list(socket: &Path, json: bool) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn delete(socket: &Path, app: &str, yes: bool, how: HowArg) -> anyhow::Result<u8> {
+fn delete(
+    socket: &Path,
+    app: &str,
+    yes: bool,
+    with_database: bool,
+    how: HowArg,
+) -> anyhow::Result<u8> {
     // Whoever is asked has seen this one.
     let path = definition(app);
     let shown: Definition = block_on(call_json(socket, Method::GET, &path))?;
-    if !yes && !how.dry_run && !confirm(&shown.id)? {
+    let what = if with_database { "its definition and its DATABASE" } else { "its definition" };
+    if !yes && !how.dry_run && !confirm(&shown.id, what)? {
         bail!("nothing was deleted");
     }
-    let path = how.path(&format!("/v1/apps/{}", encode(app)));
+    let path =
+        format!("/v1/apps/{}?with_database={with_database}&dry_run={}", encode(app), how.dry_run);
     let call = Call::new(Method::DELETE, path).if_at(shown.revision);
     how.told("deleted", &change(socket, call)?)
 }
 
 /// Asks on a terminal for the id of what is to be deleted.
-fn confirm(id: &str) -> anyhow::Result<bool> {
+fn confirm(id: &str, what: &str) -> anyhow::Result<bool> {
     if !io::stdin().is_terminal() {
         bail!("say --yes to delete \"{id}\" without being asked");
     }
-    write!(io::stderr(), "This stops \"{id}\" and deletes its definition. Type its id: ")?;
+    write!(io::stderr(), "This stops \"{id}\" and deletes {what}. Type its id: ")?;
     io::stderr().flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;

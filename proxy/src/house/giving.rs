@@ -12,10 +12,13 @@ use doorbell_config::{
 };
 
 use super::{EditError, House};
+use crate::provision::Adopt;
 use crate::vault::{Vault, VaultError};
 
 /// The name under which `{secret}` is kept: no environment variable is called so.
 const OWN: &str = "=secret";
+/// And this the password of its database's user.
+const PASSWORD: &str = "=database";
 
 /// Sealed secrets by app, as they were read last.
 pub(super) type Sealed = HashMap<AppId, Arc<Vec<SealedSecret>>>;
@@ -41,6 +44,9 @@ impl House {
     /// Why it cannot start, for operators.
     pub async fn given(&self, app: &AppId) -> Result<Given, String> {
         let app = app.first();
+        if self.is_ending(&app) {
+            return Err("it is being deleted".into());
+        }
         let routes = self.routes.load_full();
         let spec = routes.app(app.as_str()).and_then(|spec| match &spec.backend {
             Backend::Process(process) => process.given.clone(),
@@ -50,10 +56,14 @@ impl House {
         let vault = self.vault.load_full().ok_or_else(|| SecretError::NoVault.to_string())?;
         let mut sealed = self.sealed(&app).await?;
         if spec.secret && sealed.iter().all(|secret| secret.name != OWN) {
-            self.generate(&app, &vault).await.map_err(|error| error.to_string())?;
+            self.generate(&app, OWN, &vault).await.map_err(|error| error.to_string())?;
             sealed = self.sealed(&app).await?;
         }
-        open(&app, &spec, &vault, &sealed)
+        let mut given = open(&app, &spec, &vault, &sealed)?;
+        if spec.database {
+            given.database = self.database_of(&app, Adopt::No).await?;
+        }
+        Ok(given)
     }
 
     /// The sealed secrets of an app, as they are or were known to be.
@@ -76,10 +86,25 @@ impl House {
         }
     }
 
+    /// The password of the user of an app's database: generated once.
+    pub(super) async fn database_password(&self, app: &AppId) -> Result<Secret, String> {
+        let vault = self.vault.load_full().ok_or_else(|| SecretError::NoVault.to_string())?;
+        let find = |sealed: &[SealedSecret]| {
+            let found = sealed.iter().find(|secret| secret.name == PASSWORD)?;
+            Some(vault.open_sealed(PASSWORD, &found.sealed).map_err(|error| error.to_string()))
+        };
+        if let Some(known) = find(&self.sealed(app).await?) {
+            return known;
+        }
+        self.generate(app, PASSWORD, &vault).await.map_err(|error| error.to_string())?;
+        let sealed = self.sealed(app).await?;
+        find(&sealed).unwrap_or_else(|| Err("its password was removed meanwhile".into()))
+    }
+
     /// Stores a new secret of the app's own, unless somebody else has.
-    async fn generate(&self, app: &AppId, vault: &Vault) -> Result<(), SecretError> {
-        let sealed = vault.seal(OWN, &vault.random_text()?)?;
-        let what = What::KeepSecret { name: OWN.into(), sealed };
+    async fn generate(&self, app: &AppId, name: &str, vault: &Vault) -> Result<(), SecretError> {
+        let sealed = vault.seal(name, &vault.random_text()?)?;
+        let what = What::KeepSecret { name: name.into(), sealed };
         let by = Actor { name: "doorbell".into(), from: "start".into() };
         self.write_secret(app, what, &by).await
     }
@@ -131,7 +156,7 @@ impl House {
     pub async fn secrets(&self, app: &AppId) -> Result<Vec<SealedSecret>, SecretError> {
         let read = self.registry()?.secrets(app).await;
         let mut secrets = read.map_err(|error| EditError::Write(error.into()))?;
-        secrets.retain(|secret| secret.name != OWN);
+        secrets.retain(|secret| !secret.name.starts_with('='));
         Ok(secrets)
     }
 
@@ -189,5 +214,5 @@ fn open(
     let env = spec.secrets.iter().map(|name| Ok((name.clone(), one(name)?)));
     let env = env.collect::<Result<_, String>>()?;
     let secret = spec.secret.then(|| one(OWN)).transpose()?;
-    Ok(Given { secret, env })
+    Ok(Given { secret, env, database: Vec::new() })
 }

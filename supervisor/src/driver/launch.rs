@@ -82,6 +82,7 @@ impl Launch {
             id: &app.id,
             base_path: &base_path,
             secret: around.given.secret.as_ref().map(Secret::reveal),
+            database: &around.given.database,
         };
         let mut environment: BTreeMap<OsString, OsString> = INHERITED
             .iter()

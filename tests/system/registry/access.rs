@@ -27,6 +27,7 @@ fn a_token_lets_its_user_do_what_it_says_and_no_more() {
     let mut blog = keys("blog.test");
     blog["id"] = "blog".into();
     blog["env"] = json!({"PASSWORD": "hunter2"});
+    blog["database"] = json!({"new_connection": "postgres://a:hunter2@db.test/a"});
     assert_eq!(operate.ask("POST", "/v1/apps", &[], &blog).status, 403);
     assert_eq!(operate.get("/v1/tokens").status, 403);
     let added = admin.ask("POST", "/v1/apps", &[], &blog);

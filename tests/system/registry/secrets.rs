@@ -18,7 +18,7 @@ fn store(d: &Doorbell, app: &str, name: &str, value: &str) {
 }
 
 /// A variable of an app's environment.
-fn variable(d: &Doorbell, app: &str, name: &str) -> String {
+pub(super) fn variable(d: &Doorbell, app: &str, name: &str) -> String {
     of(&d.get(&format!("{app}.test"), "/env"), name)
 }
 

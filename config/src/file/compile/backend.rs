@@ -74,6 +74,7 @@ pub(super) fn process_keys(keys: &AppKeys) -> Vec<(&'static str, Range<usize>)> 
         ("logs", keys.logs.as_ref().map(|at| span(&at.span))),
         ("user", keys.user.as_ref().map(|at| span(&at.span))),
         ("group", keys.group.as_ref().map(|at| span(&at.span))),
+        ("database", keys.database.as_ref().map(|at| span(&at.span))),
         ("limits.memory", keys.limits.memory.as_ref().map(|at| span(&at.span))),
         ("limits.cpu", keys.limits.cpu.as_ref().map(|at| span(&at.span))),
         ("limits.processes", keys.limits.processes.as_ref().map(|at| span(&at.span))),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range, path::PathBuf, time::Duration};
 
-use super::Section;
+use super::{Section, database};
 use crate::{
     file::{
         format::{FilePath, ProbePath},
@@ -14,9 +14,9 @@ use crate::{
     },
     name::{AppId, ByteSize},
     spec::{
-        AwakeSpec, BackOffSpec, EnclosureSpec, EndpointSpec, GivenSpec, HttpProbe, MilliCores,
-        OutputSpec, Placeholder, Probe, ProcessSpec, ReadySpec, ResourceSpec, StopSpec, Template,
-        TemplatePart, UserSpec, Window,
+        AwakeSpec, BackOffSpec, DatabasePart, EnclosureSpec, EndpointSpec, GivenSpec, HttpProbe,
+        MilliCores, OutputSpec, Placeholder, Probe, ProcessSpec, ReadySpec, ResourceSpec, StopSpec,
+        Template, TemplatePart, UserSpec, Window,
     },
 };
 
@@ -56,6 +56,7 @@ pub(super) fn compile(
     spec.enclosure = enclosure(section, keys).into();
     spec.resources = resources(section, &keys.limits).into();
     spec.user = user(section, keys).map(Into::into);
+    spec.database = keys.database.as_ref().and_then(|keys| database::compile(section, keys));
     spec.given = given(section, keys, command).map(Into::into);
     spec.set_port_by_convention();
     is_runnable.then_some(spec)
@@ -86,13 +87,24 @@ fn program(section: &mut Section<'_>, command: &Command) -> bool {
 
 fn env(keys: &AppKeys) -> BTreeMap<String, Template> {
     let written = keys.env.iter().flat_map(|env| &env.value);
-    written.map(|(name, value)| (name.clone(), value.value.0.clone())).collect()
+    let mut env: BTreeMap<_, _> =
+        written.map(|(name, value)| (name.clone(), value.value.0.clone())).collect();
+    if keys.database.is_some() {
+        // By convention, as `PORT` is.
+        let url = TemplatePart::Placeholder(Placeholder::Database(DatabasePart::Url));
+        env.entry("DATABASE_URL".into()).or_insert_with(|| Template(vec![url]));
+    }
+    env
 }
 
 /// What nobody else may see. Everybody sees a command line (ps(1)).
 fn given(section: &mut Section<'_>, keys: &AppKeys, command: &Command) -> Option<GivenSpec> {
     let asks = |text: &&At<Text<Template>>| text.value.0.asks_for(Placeholder::Secret);
-    if let Some(argument) = command.value.iter().find(asks) {
+    let shows = |text: &&At<Text<Template>>| {
+        let hidden = [DatabasePart::Url, DatabasePart::Password].map(Placeholder::Database);
+        asks(text) || hidden.iter().any(|part| text.value.0.asks_for(*part))
+    };
+    if let Some(argument) = command.value.iter().find(shows) {
         let help = "write it into `env`: `env = { APP_KEY = \"{secret}\" }`";
         section.wrong(&argument.span, "everybody on the machine can read a command line", help);
     }
@@ -100,6 +112,12 @@ fn given(section: &mut Section<'_>, keys: &AppKeys, command: &Command) -> Option
     if let Some(text) = env().map(|(_, text)| text).find(asks).filter(|_| keys.secret.is_none()) {
         let help = "add `secret = \"auto\"`";
         section.wrong(&text.span, "there is no secret to fill in", help);
+    }
+    let texts = || command.value.iter().chain(env().map(|(_, text)| text));
+    let of_database = texts().find(|text| text.value.0.asks_for_database());
+    if let Some(text) = of_database.filter(|_| keys.database.is_none()) {
+        let help = "add `database = { new_database = \"postgres://...\" }`";
+        section.wrong(&text.span, "the app has no database", help);
     }
     let mut secrets: Vec<String> = Vec::new();
     for name in keys.secrets.iter().flat_map(|names| &names.value) {
@@ -113,7 +131,8 @@ fn given(section: &mut Section<'_>, keys: &AppKeys, command: &Command) -> Option
             secrets.push(text.clone());
         }
     }
-    let given = GivenSpec { secret: keys.secret.is_some(), secrets };
+    let (secret, database) = (keys.secret.is_some(), keys.database.is_some());
+    let given = GivenSpec { secret, secrets, database };
     (given != GivenSpec::default()).then_some(given)
 }
 

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AppPageKeys, BackOffKeys, IdleKeys, OneOrMany, OutputKeys, ReadyChoice, SecretChoice,
-    StartChoice, StopKeys, UpstreamChoice, WaitingPageKeys, WakeKeys,
+    AppPageKeys, BackOffKeys, DatabaseKeys, IdleKeys, OneOrMany, OutputKeys, ReadyChoice,
+    SecretChoice, StartChoice, StopKeys, UpstreamChoice, WaitingPageKeys, WakeKeys,
 };
 use crate::{
     file::{
@@ -139,6 +139,8 @@ pub struct AppKeys {
     /// The group that the program runs as.
     #[schemars(extend("x-default" = "the user's own, with all that the user is in"))]
     pub group: Option<At<Text<UserName>>>,
+    /// The program's database.
+    pub database: Option<At<DatabaseKeys>>,
     /// Caps on the app's requests, and on what the program takes of the machine.
     pub limits: AppLimitKeys,
     /// Deadlines of the app's requests.

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AppKeys, AppLimitKeys, AppTimeoutKeys, BackOffKeys, IdleKeys, OneOrMany, OutputKeys,
-    ReadyChoice, SecretChoice, StartChoice, StopKeys,
+    AppKeys, AppLimitKeys, AppTimeoutKeys, BackOffKeys, DatabaseKeys, IdleKeys, OneOrMany,
+    OutputKeys, ReadyChoice, SecretChoice, StartChoice, StopKeys,
 };
 use crate::{
     file::{
@@ -100,6 +100,9 @@ pub struct TcpKeys {
     #[serde(default)]
     #[schemars(extend("x-default" = "the user's own, with all that the user is in"))]
     pub group: Option<At<Text<UserName>>>,
+    /// The program's database.
+    #[serde(default)]
+    pub database: Option<At<DatabaseKeys>>,
     /// Caps on the app's connections, and on what the program takes of the machine.
     #[serde(default)]
     pub limits: TcpLimitKeys,
@@ -193,6 +196,7 @@ impl TcpKeys {
             logs: self.logs,
             user: self.user,
             group: self.group,
+            database: self.database,
             limits: AppLimitKeys {
                 held_requests: limits.held_requests,
                 memory: limits.memory,

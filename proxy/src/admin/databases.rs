@@ -1,0 +1,65 @@
+//! Databases of apps: adopted from an earlier app of the id, and removed with their app.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Extension, State},
+    http::StatusCode,
+};
+use doorbell_config::{name::AppId, spec::DatabaseSpec};
+use doorbell_supervisor::message::Verb;
+
+use super::{Admin, Problem, apps, audit, caller::Identity, wrapped::Path};
+use crate::house::{DatabaseError, Ending};
+
+/// Lets an app have what an earlier app of its id had.
+pub(super) async fn adopt(
+    State(admin): State<Arc<Admin>>,
+    Extension(who): Extension<Identity>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let id = apps::find(&admin, &id)?.id.clone();
+    audit::note(&admin, &who, "adopt database", Some(&id)).await;
+    let adopted = admin.house.adopt_database(&id).await;
+    adopted.map_err(|why| Problem::new(StatusCode::CONFLICT, &why))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Stops an app and removes its database; until what is returned is dropped, nobody starts it. Where it fails
+/// the app stays, so that it can be tried again.
+pub(super) async fn end(
+    admin: &Admin,
+    who: &Identity,
+    id: &AppId,
+) -> Result<Option<Ending>, Problem> {
+    if admin.house.database_spec(id).is_none() {
+        return Ok(None);
+    }
+    audit::note(admin, who, "remove database", Some(id)).await;
+    let ending = admin.house.ends(id);
+    let stopped = admin.house.link.operate(id.clone(), Verb::Stop).await;
+    let failed = |why: &dyn std::fmt::Display| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why);
+    stopped.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+    match admin.house.remove_database(id).await {
+        Ok(_) => Ok(Some(ending)),
+        Err(DatabaseError::Unknown(why)) => Err(failed(&why)),
+        Err(DatabaseError::Provision(error)) => {
+            let why = format!("{error}; the app is still there");
+            Err(Problem::new(StatusCode::BAD_GATEWAY, &why))
+        }
+    }
+}
+
+/// Refuses what would part an app from its database, which is named after it.
+pub(super) fn stays_with(admin: &Admin, id: &AppId) -> Result<(), Problem> {
+    match admin.house.database_spec(id).as_deref() {
+        Some(DatabaseSpec::NewDatabase(_) | DatabaseSpec::NewSchema(_)) => {
+            let why = format!(
+                "app \"{id}\" has a database that is named after it: give it `new_connection` to that one \
+                 first, or another `name` instead of another id"
+            );
+            Err(Problem::new(StatusCode::CONFLICT, &why))
+        }
+        Some(DatabaseSpec::NewConnection(_)) | None => Ok(()),
+    }
+}

@@ -1,0 +1,156 @@
+//! Databases of apps: made before their first start, removed when an operator says so.
+
+use std::sync::{Arc, PoisonError};
+
+use doorbell_config::{
+    name::AppId,
+    spec::{AppSpec, Backend, DatabaseSpec, Secret},
+};
+use uuid::Uuid;
+
+use super::House;
+use crate::provision::{Adopt, Connection, Marker, ProvisionError, Removed, provisioner};
+
+/// How an app got to its database when that was made or seen last, and what was asked for then.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    spec: Arc<DatabaseSpec>,
+    marker: Marker,
+    connection: Connection,
+}
+
+/// An app that is about to be deleted.
+pub struct Ending {
+    house: Arc<House>,
+    app: AppId,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.house.ending.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.app);
+    }
+}
+
+/// Why a database was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// In words for operators.
+    #[error("{0}")]
+    Unknown(String),
+    /// The server is to blame, or what is there.
+    #[error(transparent)]
+    Provision(#[from] ProvisionError),
+}
+
+impl House {
+    /// Makes what is missing of an app's database, and tells how to get there.
+    ///
+    /// # Errors
+    /// Why there is none, with the server's own words.
+    pub(super) async fn database_of(
+        &self,
+        app: &AppId,
+        adopt: Adopt,
+    ) -> Result<Vec<(String, Secret)>, String> {
+        let spec = self.database_spec(app).ok_or("its database is not known any more")?;
+        let marker = self.marker(app).await?;
+        if let Some(seen) = self.seen_database(app, &spec, &marker) {
+            return Ok(values(&seen.connection));
+        }
+        let password = self.database_password(app).await?;
+        let told = |step: crate::provision::Step| {
+            tracing::debug!(%app, step = step.what, "database");
+        };
+        let made = provisioner(&spec).provision(&marker, &password, adopt, &told).await;
+        let connection = made.map_err(|error| error.to_string())?;
+        tracing::info!(%app, dialect = connection.dialect.name(), "its database is there");
+        let shown = values(&connection);
+        let seen = Seen { spec, marker, connection };
+        let mut databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
+        databases.insert(app.clone(), seen);
+        Ok(shown)
+    }
+
+    /// Lets an app have what an earlier app of its id had.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub async fn adopt_database(&self, app: &AppId) -> Result<(), String> {
+        self.database_of(app, Adopt::Yes).await.map(drop)
+    }
+
+    /// Removes what was made for an app, and nothing else.
+    ///
+    /// # Errors
+    /// Why it is still there.
+    pub async fn remove_database(&self, app: &AppId) -> Result<Removed, DatabaseError> {
+        let none = || DatabaseError::Unknown(format!("app \"{app}\" has no database"));
+        let spec = self.database_spec(app).ok_or_else(none)?;
+        let marker = self.marker(app).await.map_err(DatabaseError::Unknown)?;
+        let told = |step: crate::provision::Step| {
+            tracing::debug!(%app, step = step.what, "database");
+        };
+        let removed = provisioner(&spec).remove(&marker, &told).await?;
+        self.databases.lock().unwrap_or_else(PoisonError::into_inner).remove(app);
+        tracing::info!(%app, ?removed, "its database is removed");
+        Ok(removed)
+    }
+
+    /// From here on an app is not started, until what is returned is dropped: it is about to be deleted.
+    #[must_use]
+    pub fn ends(self: &Arc<Self>, app: &AppId) -> Ending {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner).insert(app.clone());
+        Ending { house: Arc::clone(self), app: app.clone() }
+    }
+
+    /// Whether an app is about to be deleted.
+    pub(super) fn is_ending(&self, app: &AppId) -> bool {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner).contains(app)
+    }
+
+    /// What an app asks for.
+    #[must_use]
+    pub fn database_spec(&self, app: &AppId) -> Option<Arc<DatabaseSpec>> {
+        let of = |spec: &Arc<AppSpec>| match &spec.backend {
+            Backend::Process(process) => process.database.clone(),
+            Backend::Upstream(_) | Backend::Shared(_) => None,
+        };
+        self.routes.load().app(app.as_str()).and_then(of)
+    }
+
+    /// Whose the database is: this registry's, and that app's of all that have had the id. Apps of files
+    /// are not told apart.
+    async fn marker(&self, app: &AppId) -> Result<Marker, String> {
+        let known = *self.installation.lock().unwrap_or_else(PoisonError::into_inner);
+        let installation = match known {
+            Some(known) => known,
+            None => {
+                let registry = self.registry_soon().await.map_err(|error| error.to_string())?;
+                let digits = registry.installation().await.map_err(|error| error.to_string())?;
+                let read = Uuid::parse_str(&digits);
+                let read =
+                    read.map_err(|_| "the registry does not say which one it is".to_owned())?;
+                *self.installation.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
+                read
+            }
+        };
+        let list = self.list();
+        let incarnation = list.get(app).map_or(0, |listed| listed.created.number());
+        Ok(Marker { installation, app: app.clone(), incarnation })
+    }
+
+    fn seen_database(
+        &self,
+        app: &AppId,
+        spec: &Arc<DatabaseSpec>,
+        marker: &Marker,
+    ) -> Option<Seen> {
+        let databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
+        databases.get(app).filter(|seen| seen.spec == *spec && seen.marker == *marker).cloned()
+    }
+}
+
+fn values(connection: &Connection) -> Vec<(String, Secret)> {
+    let values = connection.values();
+    values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
