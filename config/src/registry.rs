@@ -32,8 +32,7 @@ use std::{
 
 pub use audit::{Act, Actor, Entry};
 pub use edit::{Edit, Expect, MOST_DEFINITION_BYTES, What};
-pub(crate) use error::printable;
-pub use error::{OpenError, RegistryError, WriteError};
+pub use error::{OpenError, RegistryError, WriteError, printable};
 pub use location::{Location, LocationError, PostgresUrl};
 pub use row::{AppRow, Changes, Revision, Unreadable};
 pub use secret::{MOST_SECRET_BYTES, SealedSecret};

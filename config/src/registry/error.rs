@@ -144,8 +144,9 @@ fn by_postgres(error: &PgDatabaseError) -> RegistryError {
     }
 }
 
-/// A text that does nothing to a terminal or a log.
-pub(crate) fn printable(text: &str) -> String {
+/// A text that does nothing to a terminal or a log: control characters become their escapes.
+#[must_use]
+pub fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, char| {
         if char.is_control() {
             out.extend(char.escape_default());

@@ -3,6 +3,7 @@
 //! The server's own words stand inside, without control characters: a name that somebody chose may be among
 //! them, and they end in terminals and logs.
 
+use doorbell_config::registry::printable;
 use sqlx::{mysql::MySqlDatabaseError, postgres::PgDatabaseError};
 
 use super::{Secret, Step};
@@ -137,16 +138,4 @@ fn by_mysql(number: u16) -> Kind {
         1040 | 1053 | 1129 | 1130 | 1203 => Kind::Unreachable,
         _ => Kind::Other,
     }
-}
-
-/// A text that does nothing to a terminal or a log.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut out, char| {
-        if char.is_control() {
-            out.extend(char.escape_default());
-        } else {
-            out.push(char);
-        }
-        out
-    })
 }

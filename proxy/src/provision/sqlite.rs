@@ -12,11 +12,11 @@ use std::{
 };
 
 use async_trait::async_trait;
+use doorbell_config::registry::printable;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::{
     Adopt, Connection, Marker, ProvisionError, Provisioner, Removed, Secret, Step, Told,
-    error::printable,
     marker::{Claim, taken},
     name,
 };
