@@ -113,6 +113,28 @@ impl<S: Read + Write> Connection<S> {
         self.answer()
     }
 
+    /// The same with a body of JSON.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn ask_with(
+        &mut self,
+        method: &str,
+        host: &str,
+        path: &str,
+        body: &str,
+    ) -> anyhow::Result<Answer> {
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n"
+        );
+        let stream = self.stream.get_mut();
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body.as_bytes())?;
+        self.answer()
+    }
+
     fn line(&mut self) -> anyhow::Result<String> {
         let mut line = String::new();
         anyhow::ensure!(self.stream.read_line(&mut line)? > 0, "closed within an answer");

@@ -140,6 +140,15 @@ impl Doorbell {
         Connection::open_unix(&socket)?.ask(method, "localhost", path)
     }
 
+    /// Asks its admin socket, with a body of JSON.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn ask_with(&self, method: &str, path: &str, body: &str) -> anyhow::Result<Answer> {
+        let socket = self.folder.path().join("admin.sock");
+        Connection::open_unix(&socket)?.ask_with(method, "localhost", path, body)
+    }
+
     /// Stops an app and waits until it is stopped.
     ///
     /// # Errors
