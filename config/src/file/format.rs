@@ -394,8 +394,8 @@ impl FromText for PathPrefix {
 
 impl FromText for Template {
     const FORMAT: &'static str = "template";
-    const MEANING: &'static str = "text in which `{port}`, `{socket}`, `{id}` and `{base_path}` are \
-                                   filled in; `{{` and `}}` are braces";
+    const MEANING: &'static str = "text in which placeholders such as `{port}` and `{id}` are filled \
+                                   in; `{{` and `}}` are braces";
     fn from_text(text: &str) -> Result<Self, NameError> {
         if text.contains('\0') {
             return wrong("a NUL character cannot be passed to a program");

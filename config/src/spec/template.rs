@@ -78,7 +78,21 @@ pub struct PlaceholderValues<'a> {
 
 impl Placeholder {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Port, Self::Socket, Self::Id, Self::BasePath, Self::Secret];
+    pub const ALL: [Self; 13] = [
+        Self::Port,
+        Self::Socket,
+        Self::Id,
+        Self::BasePath,
+        Self::Secret,
+        Self::Database(DatabasePart::Url),
+        Self::Database(DatabasePart::Host),
+        Self::Database(DatabasePart::Port),
+        Self::Database(DatabasePart::Name),
+        Self::Database(DatabasePart::User),
+        Self::Database(DatabasePart::Password),
+        Self::Database(DatabasePart::Schema),
+        Self::Database(DatabasePart::Dialect),
+    ];
 
     /// What stands between the braces.
     #[must_use]

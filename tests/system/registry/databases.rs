@@ -12,7 +12,8 @@ fn add(d: &Doorbell, app: &str, server: &str) -> doorbell_tests::Output {
     let directory = format!("directory={}", app_dir().display());
     let database = format!("database.new_database={server}");
     let back_off = "back_off={ initial = \"50ms\", max = \"50ms\" }";
-    d.cli(&["app", "add", app, &host, &command, &directory, &database, back_off])
+    let env = "env.DB=the {database_dialect} {database_name} of {database_user}";
+    d.cli(&["app", "add", app, &host, &command, &directory, &database, back_off, env])
 }
 
 fn databases(postgres: &Postgres, server: &str) -> String {
@@ -28,6 +29,7 @@ fn an_app_gets_a_database_that_outlives_it_unless_told_otherwise() {
     let url = variable(&d, "shop", "DATABASE_URL");
     assert!(url.starts_with("postgres://app_shop:"), "{url}");
     assert_eq!(databases(&postgres, &server), "app_shop");
+    assert_eq!(variable(&d, "shop", "DB"), "the postgres app_shop of app_shop");
     let password = url.split(':').nth(2).and_then(|rest| rest.split('@').next()).expect("one");
     assert!(password.len() >= 32 && !d.log().contains(password));
     let refused = d.cli(&["app", "rename", "shop", "store"]);
