@@ -276,7 +276,7 @@ fn cannot_encode(error: &dyn std::fmt::Display) -> Response {
 }
 
 async fn reload(State(admin): State<Arc<Admin>>, Extension(who): Extension<Identity>) -> Response {
-    audit::note(&admin, &who, "reload", None).await;
+    audit::note(&admin, &who, "reload", None);
     match admin.house.reload().await {
         Ok(report) => Json(report).into_response(),
         Err(ReloadError::Supervisor(error)) => {
@@ -296,7 +296,7 @@ pub struct Upgraded {
 }
 
 async fn upgrade(State(admin): State<Arc<Admin>>, Extension(who): Extension<Identity>) -> Response {
-    audit::note(&admin, &who, "upgrade", None).await;
+    audit::note(&admin, &who, "upgrade", None);
     let from = env!("CARGO_PKG_VERSION").to_owned();
     match admin.house.upgrade().await {
         Ok(to) => Json(Upgraded { from, to }).into_response(),

@@ -206,7 +206,8 @@ impl Chronicle {
         let receiver = self.tell.subscribe();
         let Some(heard) = heard else { return (Some(Vec::new()), receiver) };
         let first = recent.news.front().map_or(recent.next, |news| news.number);
-        let is_known = (first..=recent.next).contains(&(heard + 1));
+        let is_known =
+            heard.checked_add(1).is_some_and(|next| (first..=recent.next).contains(&next));
         let missed = || recent.news.iter().filter(|news| news.number > heard).cloned().collect();
         (is_known.then(missed), receiver)
     }

@@ -119,7 +119,7 @@ pub async fn run(connection: UnixStream, place: Place, household: Household) -> 
         Arc::clone(&admin),
     ));
     admin::serve(&admin, beginning.sockets)?;
-    let mut opening = tokio::spawn(open(Arc::clone(&house), location));
+    let mut opening = tokio::spawn(open(Arc::clone(&house), location, place.folder.join(COPY)));
     let registry = timeout(FIRST_OPENING, &mut opening).await.ok().transpose()?;
     if let Some(registry) = &registry {
         house.has_registry(registry);
@@ -127,7 +127,9 @@ pub async fn run(connection: UnixStream, place: Place, household: Household) -> 
     let mut ledger = first_list(registry.as_ref(), &place.folder).await;
     ledger.archive = archive;
     let (loaded, ledger) = house.read_with(loaded, ledger).await;
-    match house.take_over_first(loaded, ledger).await {
+    let outcome = house.take_over_first(loaded, ledger).await;
+    house.begins();
+    match outcome {
         Err(error) if is_first => return Err(error.into()),
         // What held before holds on; the outcome is logged where it happens.
         Ok(_) | Err(_) => {}
@@ -149,9 +151,19 @@ pub async fn run(connection: UnixStream, place: Place, household: Household) -> 
 }
 
 /// Opens the registry, however long that takes. What cannot be waited for is told and tried again.
-async fn open(house: Arc<House>, location: Location) -> Registry {
+async fn open(house: Arc<House>, location: Location, copy: PathBuf) -> Registry {
     let mut pause = FIRST_PAUSE;
     loop {
+        if is_lost(&location, &copy) {
+            // A new one in its place would be taken for the word that there are no apps any more.
+            let why = format!(
+                "{location} is gone: restore it; or, to begin anew without its apps, delete {}",
+                copy.display()
+            );
+            house.registry_fails(&why);
+            tokio::time::sleep(LONGEST_PAUSE).await;
+            continue;
+        }
         match Registry::open(&location).await {
             Ok(registry) => return registry,
             Err(error) => house.registry_fails(&error),
@@ -159,6 +171,12 @@ async fn open(house: Arc<House>, location: Location) -> Registry {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Whether a file is not there of which there is a copy.
+fn is_lost(location: &Location, copy: &Path) -> bool {
+    let Location::Sqlite(path) = location else { return false };
+    !path.exists() && std::fs::read_dir(copy).is_ok_and(|mut files| files.next().is_some())
 }
 
 /// What is known of the registry's apps at first: what it says, or if it does not answer soon, the copy.
@@ -352,7 +370,10 @@ async fn listen(
     while let Some((message, with)) = next(receiver).await? {
         match message {
             ToControl::Snapshot(snapshot) => house.learns(&snapshot),
-            ToControl::Forgotten(app) => house.link.forget(&app),
+            ToControl::Forgotten(app) => {
+                house.link.forget(&app);
+                house.chronicle.forget(&app);
+            }
             ToControl::Answer { wish, answer } => house.link.answered(wish, *answer),
             ToControl::Proxy { number, pid } => {
                 meet(ProxyLine::of(number, pid, with)?, house, admin)?;

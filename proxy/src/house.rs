@@ -96,6 +96,10 @@ pub struct House {
     refused: ArcSwap<Vec<Refused>>,
     /// Seals and opens secrets; `None` where there are no keys.
     vault: ArcSwapOption<Vault>,
+    /// Held while secrets are sealed anew.
+    rotation: Mutex<()>,
+    /// Whether what there is was taken over, or refused, once.
+    has_begun: watch::Sender<bool>,
     /// Databases that were made or seen.
     databases: StdMutex<HashMap<AppId, databases::Seen>>,
     /// Apps that are about to be deleted.
@@ -138,6 +142,8 @@ impl House {
             chronicle: Arc::default(),
             passes: Office::default(),
             vault: ArcSwapOption::empty(),
+            rotation: Mutex::default(),
+            has_begun: watch::Sender::default(),
             databases: StdMutex::default(),
             ending: StdMutex::default(),
             installation: StdMutex::default(),
@@ -206,6 +212,18 @@ impl House {
     #[must_use]
     pub fn log_dir(&self) -> PathBuf {
         self.started_with.load().as_ref().map(|server| server.log_dir.clone()).unwrap_or_default()
+    }
+
+    /// What there is was taken over, or refused.
+    pub fn begins(&self) {
+        self.has_begun.send_replace(true);
+    }
+
+    /// Waits until it was.
+    async fn has_begun(&self) {
+        let mut begun = self.has_begun.subscribe();
+        // It is not gone while we are here.
+        let _ = begun.wait_for(|has_begun| *has_begun).await;
     }
 
     /// Shows what the ledger has to those who only look.

@@ -164,7 +164,11 @@ impl Vault {
         let text = format!("{}\n{}", text.trim_end(), line(last + 1, &self.random)?);
         let new = self.path.with_extension("new");
         let _ = fs::remove_file(&new);
-        create(&new, &text).and_then(|()| fs::rename(&new, &self.path)).map_err(failed)?;
+        let moved = || {
+            fs::rename(&new, &self.path)?;
+            self.path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+        };
+        create(&new, &text).and_then(|()| moved()).map_err(failed)?;
         let path = self.path.clone();
         let keys = read(&text).map_err(|line| VaultError::Line { path: path.clone(), line })?;
         Ok(Self { path, keys, random: SystemRandom::new() })
@@ -202,7 +206,12 @@ fn create(path: &Path, text: &str) -> io::Result<()> {
 fn read(text: &str) -> Result<Vec<(u32, LessSafeKey)>, usize> {
     let lines = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
     let keys: Vec<_> = lines.map(|(line, at)| key(line).ok_or(at)).collect::<Result<_, usize>>()?;
-    if keys.is_empty() { Err(1) } else { Ok(keys) }
+    let is_double = |at: usize| keys[..at].iter().any(|(number, _)| *number == keys[at].0);
+    match (0..keys.len()).find(|at| is_double(*at)) {
+        Some(at) => Err(at + 1),
+        None if keys.is_empty() => Err(1),
+        None => Ok(keys),
+    }
 }
 
 fn key(line: &str) -> Option<(u32, LessSafeKey)> {

@@ -370,3 +370,14 @@ pub enum ConfigureError {
     #[error("doorbell shuts down")]
     Closing,
 }
+
+impl ConfigureError {
+    /// Whether the same would be refused again.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Listen(..) | Self::AccessLog(_) => true,
+            Self::Anew | Self::Closing => false,
+        }
+    }
+}

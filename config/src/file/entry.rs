@@ -28,6 +28,9 @@ pub enum EntryError {
     /// A kind that there is not.
     #[error("`{KIND}` is \"http\" or \"tcp\"")]
     Kind,
+    /// Tables or lists in each other that nobody could read back.
+    #[error("its keys are nested too deeply")]
+    Depth,
     /// `null` in a list.
     #[error("`{0}` has a null in a list: leave it out")]
     Null(String),
@@ -40,7 +43,7 @@ impl Entry {
     /// What no app could have. Everything else is told when it is loaded.
     pub fn new(id: AppId, keys: &Map<String, Value>) -> Result<Self, EntryError> {
         let text = as_file(&id, keys)?;
-        Ok(Self { id, text })
+        Self::of_file(id, text).ok_or(EntryError::Depth)
     }
 
     /// An app as [`Entry::as_file`] told it; `None` if that is not it.
@@ -174,6 +177,14 @@ mod tests {
             assert_eq!(read.keys().collect::<Vec<_>>(), ["app"], "{key:?}");
             assert_eq!(read["app"]["blog"][key].as_integer(), Some(1), "{key:?}");
         }
+    }
+
+    #[test]
+    fn what_could_not_be_read_back_is_refused() {
+        let deep = (0..100).fold(json!(1), |inner, _| json!([inner]));
+        let keys = json!({"hosts": deep});
+        let id = AppId::parse("blog").unwrap();
+        assert_eq!(Entry::new(id, keys.as_object().unwrap()), Err(EntryError::Depth));
     }
 
     #[test]

@@ -171,6 +171,11 @@ impl<'e> Ready<'e> {
         }
         let change = Change { app, revision, at };
         match &self.edit.what {
+            // What an earlier app of this id was given is not for this one.
+            What::Put(_) if found.is_none() => {
+                secret::remove_all(transaction, app).await?;
+                change.put(transaction, self.text.as_deref().unwrap_or("{}")).await?;
+            }
             What::Put(_) => change.put(transaction, self.text.as_deref().unwrap_or("{}")).await?,
             What::Delete if found.is_none() => return Ok(false),
             What::Delete => change.delete(transaction).await?,
@@ -272,6 +277,7 @@ impl Change<'_> {
         Expect::Absent.check(transaction, to).await?;
         let [app, revision, at] = self.values();
         transaction.rows(COPY, &[app, revision, at, Value::Text(to.as_str())]).await?;
+        secret::remove_all(transaction, to).await?;
         secret::move_all(transaction, self.app, to).await?;
         self.bury(transaction).await
     }

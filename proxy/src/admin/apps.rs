@@ -67,7 +67,7 @@ pub(super) async fn operate(
             return Err(Problem::new(StatusCode::NOT_FOUND, &detail));
         }
     };
-    audit::note(&admin, &who, &word, Some(&replica)).await;
+    audit::note(&admin, &who, &word, Some(&replica));
     match admin.house.link.operate(replica.clone(), verb).await {
         Ok(Ok(())) => Ok(Json(status(&admin, &app, &replica).await)),
         Ok(Err(error)) => Err(Problem::new(status_of(&error), &error)),
@@ -100,7 +100,7 @@ pub(super) async fn pass(
     let none =
         || Problem::new(StatusCode::SERVICE_UNAVAILABLE, &"there are no passes: see the log");
     let path = format!("{FOLDER}{}", house.passes.link(&app.id).ok_or_else(none)?);
-    audit::note(&admin, &who, "pass", Some(&app.id)).await;
+    audit::note(&admin, &who, "pass", Some(&app.id));
     let port = house.listening().iter().find_map(|address| match address {
         ListenAddr::Tcp(address) => Some(address.port()),
         ListenAddr::Unix(_) => None,

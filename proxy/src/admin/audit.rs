@@ -65,18 +65,22 @@ pub(super) async fn read(
 
 /// Notes an act that is no change of the registry. It was done: that it cannot be noted there is told in
 /// the log, where it stands anyway.
-pub(super) async fn note(admin: &Admin, who: &Identity, what: &str, app: Option<&AppId>) {
+pub(super) fn note(admin: &Admin, who: &Identity, what: &str, app: Option<&AppId>) {
     let (by, from) = (&who.actor.name, &who.actor.from);
     let id = app.map(AppId::as_str).unwrap_or_default();
     tracing::info!(%by, %from, app = id, "asked by an operator: {what}");
     let act = Act { what: what.into(), app: app.cloned(), subject: None };
-    let noted = match admin.house.registry() {
-        Ok(registry) => registry.note(&act, &who.actor).await.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    if let Err(error) = noted {
-        tracing::warn!(%error, %by, app = id, act = what, "not in the audit log");
-    }
+    let (house, actor) = (Arc::clone(&admin.house), who.actor.clone());
+    // A registry that does not answer holds nobody up.
+    tokio::spawn(async move {
+        let noted = match house.registry() {
+            Ok(registry) => registry.note(&act, &actor).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = noted {
+            tracing::warn!(%error, by = %actor.name, act = act.what, "not in the audit log");
+        }
+    });
 }
 
 impl From<Entry> for Noted {

@@ -184,6 +184,10 @@ async fn identify(
                             `doorbell token add` makes one",
         ));
     };
+    // What cannot be one is not looked for.
+    if !is_token(token) {
+        return Err(wrong(admin, address));
+    }
     let registry = admin
         .house
         .registry()
@@ -194,17 +198,29 @@ async fn identify(
         .map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, &error).into_response())?;
     let known = found.and_then(|token| Some((Scope::named(&token.scope)?, token)));
     let Some((scope, token)) = known else {
-        tracing::warn!(%address, "a token that there is not, or that is expired");
-        return Err(match admin.failures.count(address, Instant::now()) {
-            None => unknown("there is no such token, or it is expired"),
-            Some(wait) => too_many(wait),
-        });
+        return Err(wrong(admin, address));
     };
     caller.is_trusted.store(true, Ordering::Relaxed);
     if let Err(error) = registry.note_use(&token).await {
         tracing::debug!(%error, "when a token was used is not known");
     }
     Ok(Identity { actor: Actor { name: token.name, from: address.to_string() }, scope })
+}
+
+fn wrong(admin: &Admin, address: IpAddr) -> Response {
+    match admin.failures.count(address, Instant::now()) {
+        None => {
+            tracing::warn!(%address, "a token that there is not, or that is expired");
+            unknown("there is no such token, or it is expired")
+        }
+        Some(wait) => too_many(wait),
+    }
+}
+
+fn is_token(text: &str) -> bool {
+    text.strip_prefix(PREFIX).is_some_and(|digits| {
+        digits.len() == 2 * LENGTH && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
 }
 
 /// RFC 6750, section 2.1.
@@ -236,6 +252,7 @@ mod tests {
         assert_ne!(a, b);
         assert_eq!(a.len(), PREFIX.len() + 2 * LENGTH);
         assert_ne!(hash(&a), hash(&b));
+        assert!(is_token(&a) && !is_token(&a[1..]) && !is_token(&format!("{a}0")));
     }
 
     #[test]

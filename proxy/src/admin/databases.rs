@@ -19,7 +19,7 @@ pub(super) async fn adopt(
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let id = apps::find(&admin, &id)?.id.clone();
-    audit::note(&admin, &who, "adopt database", Some(&id)).await;
+    audit::note(&admin, &who, "adopt database", Some(&id));
     let adopted = admin.house.adopt_database(&id).await;
     adopted.map_err(|why| Problem::new(StatusCode::CONFLICT, &why))?;
     Ok(StatusCode::NO_CONTENT)
@@ -33,9 +33,9 @@ pub(super) async fn end(
     id: &AppId,
 ) -> Result<Option<Ending>, Problem> {
     if admin.house.database_spec(id).is_none() {
-        return Ok(None);
+        return if is_named(admin, id) { Err(not_in_force(id)) } else { Ok(None) };
     }
-    audit::note(admin, who, "remove database", Some(id)).await;
+    audit::note(admin, who, "remove database", Some(id));
     let ending = admin.house.ends(id);
     let stopped = admin.house.link.operate(id.clone(), Verb::Stop).await;
     let failed = |why: &dyn std::fmt::Display| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why);
@@ -50,6 +50,18 @@ pub(super) async fn end(
     }
 }
 
+/// Whether an app's definition names a database, whether it is in force or not.
+fn is_named(admin: &Admin, id: &AppId) -> bool {
+    admin.house.list().get(id).is_some_and(|listed| listed.entry.keys().contains_key("database"))
+}
+
+fn not_in_force(id: &AppId) -> Problem {
+    let why = format!(
+        "the definition of app \"{id}\" is not in force, nor is its database known: mend it first"
+    );
+    Problem::new(StatusCode::CONFLICT, &why)
+}
+
 /// Refuses what would part an app from its database, which is named after it.
 pub(super) fn stays_with(admin: &Admin, id: &AppId) -> Result<(), Problem> {
     match admin.house.database_spec(id).as_deref() {
@@ -60,6 +72,7 @@ pub(super) fn stays_with(admin: &Admin, id: &AppId) -> Result<(), Problem> {
             );
             Err(Problem::new(StatusCode::CONFLICT, &why))
         }
+        None if is_named(admin, id) => Err(not_in_force(id)),
         Some(DatabaseSpec::NewConnection(_)) | None => Ok(()),
     }
 }

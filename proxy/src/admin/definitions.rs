@@ -161,7 +161,12 @@ pub(super) async fn add(
         _ => return Err(bad("`id` is missing: the app's id, a text")),
     };
     let change = Change { id, expect: Expect::Absent, what: What::Put(keys) };
-    let changed = change.make(&admin, &who, how).await?;
+    let taken = |problem: Problem| match problem.status {
+        // Nobody made a condition.
+        CONFLICT => Problem::new(StatusCode::CONFLICT, &"there is an app of this id already"),
+        _ => problem,
+    };
+    let changed = change.make(&admin, &who, how).await.map_err(taken)?;
     let place = [(header::LOCATION, format!("/v1/apps/{}", changed.id))];
     let status = if how.dry_run { StatusCode::OK } else { StatusCode::CREATED };
     Ok((status, place, with_tag(changed)).into_response())

@@ -99,7 +99,7 @@ pub(super) async fn rotate(
     State(admin): State<Arc<Admin>>,
     Extension(who): Extension<Identity>,
 ) -> Result<Json<Rotated>, Problem> {
-    audit::note(&admin, &who, "rotate keys", None).await;
+    audit::note(&admin, &who, "rotate keys", None);
     let secrets = admin.house.rotate_keys(&who.actor).await.map_err(|error| explain(&error))?;
     Ok(Json(Rotated { secrets }))
 }

@@ -12,8 +12,8 @@ use serde_json::{Map, Value};
 
 use super::Problem;
 
-/// Bytes of a body, with room for how it is written.
-const MOST_BYTES: usize = 2 * MOST_DEFINITION_BYTES;
+/// Bytes of a body: of thousands of apps at once.
+const MOST_BYTES: usize = 64 * MOST_DEFINITION_BYTES;
 
 /// The variable parts of a path.
 pub(super) struct Path<T>(pub(super) T);

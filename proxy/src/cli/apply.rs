@@ -148,7 +148,11 @@ impl Changes {
                 }
                 _ => {
                     let shown = |value: &Value| {
-                        let is_secret = name == "env" || name.starts_with("env.");
+                        let hidden = ["env", "database"];
+                        let is_secret = hidden.iter().any(|key| {
+                            name.strip_prefix(key)
+                                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                        });
                         if is_secret { "********".to_owned() } else { value.to_string() }
                     };
                     if let Some(old) = old {

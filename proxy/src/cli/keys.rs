@@ -45,9 +45,9 @@ fn value(path: &[&str], text: &str) -> Value {
     let parsed = format!("value = {text}").parse::<toml::Table>().ok();
     let parsed = parsed.and_then(|mut table| serde_json::to_value(table.remove("value")?).ok());
     match parsed {
-        // `name=5` is a name.
-        Some(Value::Number(_) | Value::Bool(_)) if wants == Wants::Text => text.into(),
-        Some(value) if wants != Wants::List || value.is_array() || !value.is_string() => value,
+        // `name=5` is a name, and `env.A=nan` a text.
+        Some(value) if wants == Wants::Text && !value.is_string() => text.into(),
+        Some(value) if wants != Wants::List || value.is_array() || value.is_object() => value,
         Some(Value::String(text)) => listed(&text),
         _ if wants == Wants::List => listed(text),
         _ => text.into(),
@@ -122,18 +122,20 @@ mod tests {
                 "hosts=a.test,b.test",
                 "command=[\"node\", \"server.js\"]",
                 "name=5",
+                "env.N=nan",
                 "port=3000",
                 "env.A=x=y",
                 "env.PORT={port}",
                 "limits.cpu=1.5",
                 "idle={ stop_after = \"1m\" }",
                 "maintenance=true",
+                "secrets=true",
                 "kind=tcp",
             ]),
             json!({
                 "hosts": ["a.test", "b.test"], "command": ["node", "server.js"], "name": "5",
-                "port": 3000, "env": {"A": "x=y", "PORT": "{port}"}, "limits": {"cpu": 1.5},
-                "idle": {"stop_after": "1m"}, "maintenance": true, "kind": "tcp",
+                "port": 3000, "env": {"N": "nan", "A": "x=y", "PORT": "{port}"}, "limits": {"cpu": 1.5},
+                "idle": {"stop_after": "1m"}, "maintenance": true, "kind": "tcp", "secrets": ["true"],
             })
         );
     }

@@ -90,8 +90,9 @@ impl House {
         let told = |step: crate::provision::Step| {
             tracing::debug!(%app, step = step.what, "database");
         };
-        let removed = provisioner(&spec).remove(&marker, &told).await?;
+        // Whatever is left when this fails is not what it was.
         self.databases.lock().unwrap_or_else(PoisonError::into_inner).remove(app);
+        let removed = provisioner(&spec).remove(&marker, &told).await?;
         tracing::info!(%app, ?removed, "its database is removed");
         Ok(removed)
     }

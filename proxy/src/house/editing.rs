@@ -190,7 +190,7 @@ impl House {
         self.publish(&ledger);
         match self.told(self.take_over(loaded).await) {
             Ok(report) => Ok(Edited { revision: last, report }),
-            Err(ReloadError::Configure(error)) => {
+            Err(ReloadError::Configure(error)) if error.is_final() => {
                 self.undo(&registry, edits, &before, by).await;
                 (ledger.list, ledger.refused) = (before, refused);
                 self.publish(&ledger);

@@ -47,12 +47,16 @@ impl House {
         if self.is_ending(&app) {
             return Err("it is being deleted".into());
         }
+        self.has_begun().await;
+        // A supervisor starts what a change brings before the change is done here: then it is waited for.
+        drop(self.inner.lock().await);
         let routes = self.routes.load_full();
         let spec = routes.app(app.as_str()).and_then(|spec| match &spec.backend {
             Backend::Process(process) => process.given.clone(),
             Backend::Upstream(_) | Backend::Shared(_) => None,
         });
-        let Some(spec) = spec else { return Ok(Given::default()) };
+        // Nobody asks for an app that is given nothing.
+        let spec = spec.ok_or("its definition has changed meanwhile: it is started anew")?;
         let vault = self.vault.load_full().ok_or_else(|| SecretError::NoVault.to_string())?;
         let mut sealed = self.sealed(&app).await?;
         if spec.secret && sealed.iter().all(|secret| secret.name != OWN) {
@@ -68,6 +72,12 @@ impl House {
 
     /// The sealed secrets of an app, as they are or were known to be.
     async fn sealed(&self, app: &AppId) -> Result<Arc<Vec<SealedSecret>>, String> {
+        // Who is known not to answer is not waited for.
+        if self.registry_problem().is_some()
+            && let Some(known) = self.known_sealed(app)
+        {
+            return Ok(known);
+        }
         let read = match self.registry_soon().await {
             Ok(registry) => registry.secrets(app).await.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
@@ -84,6 +94,10 @@ impl House {
                 .cloned()
                 .ok_or_else(|| format!("its secrets cannot be read: {error}")),
         }
+    }
+
+    fn known_sealed(&self, app: &AppId) -> Option<Arc<Vec<SealedSecret>>> {
+        self.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(app).cloned()
     }
 
     /// The password of the user of an app's database: generated once.
@@ -167,6 +181,8 @@ impl House {
     /// Why not. What was sealed anew until then, both keys can open.
     pub async fn rotate_keys(&self, by: &Actor) -> Result<usize, SecretError> {
         let registry = self.registry()?;
+        // One after the other: two would make the same key twice.
+        let _turn = self.rotation.lock().await;
         let old = self.vault.load_full().ok_or(SecretError::NoVault)?;
         let new = tokio::task::spawn_blocking(move || old.with_new_key()).await;
         let new = new.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;

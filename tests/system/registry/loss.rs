@@ -51,6 +51,28 @@ fn a_doorbell_that_is_started_without_its_registry_serves_what_it_knew() {
 }
 
 #[test]
+fn a_registry_file_that_is_gone_is_not_taken_for_an_empty_one() {
+    let mut d = Setup::new(&node("main", "")).start();
+    add(&d, "blog", "blog.test");
+    let folder = d.state_path().join("registry");
+    eventually("it is copied", || folder.join("copy/blog.json").exists());
+    d.signal(rustix::process::Signal::TERM);
+    eventually("it ends", || d.has_ended());
+    for file in ["registry.db", "registry.db-wal", "registry.db-shm"] {
+        drop(std::fs::remove_file(folder.join(file)));
+    }
+    d.start_again();
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    let refused = d.cli(&["app", "set", "blog", "name=x"]);
+    assert!(refused.stderr.contains("is gone: restore it"), "{refused:?}");
+    assert!(folder.join("copy/blog.json").exists());
+    std::fs::remove_dir_all(folder.join("copy")).expect("to begin anew");
+    eventually("it begins anew", || {
+        d.cli(&["app", "add", "new", "hosts=n.test", "command=true"]).status == 0
+    });
+}
+
+#[test]
 fn a_registry_file_that_is_none_is_told_and_left_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::create_dir(folder.path().join("registry")).expect("a folder");

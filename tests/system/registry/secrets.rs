@@ -132,6 +132,19 @@ fn an_app_with_secrets_starts_again_while_the_registry_is_down_or_nobody_can_be_
 }
 
 #[test]
+fn an_app_that_starts_with_doorbell_has_its_secret_from_the_first_time_on() {
+    let more = "start = \"always\"\nsecret = \"auto\"\nenv = { K = \"{secret}\" }\n";
+    let mut d = Doorbell::with(&python("blog", "", more));
+    let own = variable(&d, "blog", "K");
+    assert_eq!(own.len(), 64, "{own:?}");
+    d.rewrite(&python("blog", "", &more.replace("K =", "L = \"1\", K =")));
+    eventually("the change is in force", || variable(&d, "blog", "L") == "1");
+    assert_eq!(variable(&d, "blog", "K"), own);
+    d.stop_and_start_again();
+    assert_eq!(variable(&d, "blog", "K"), own);
+}
+
+#[test]
 fn what_would_show_a_secret_is_refused() {
     for (more, words) in [
         ("secret = \"auto\"\ncommand = [\"x\", \"{secret}\"]\n", "can read a command line"),
