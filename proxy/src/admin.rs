@@ -40,8 +40,11 @@ use crate::{
 pub mod apps;
 pub mod audit;
 mod caller;
+mod check;
+mod conditions;
 mod databases;
 pub mod definitions;
+pub mod edits;
 mod endpoint;
 mod endpoints;
 mod events;
@@ -138,6 +141,13 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.to_string(),
         }
+    }
+}
+
+impl Problem {
+    /// What was sent is understood, and cannot be.
+    fn unfit(detail: &dyn std::fmt::Display) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
     }
 }
 

@@ -1,10 +1,10 @@
 //! The configuration as the control process sees it: what holds, and the ways to those who make it hold.
 //!
-//! It changes by a `reload` of the files, or by `editing` the registry; `succession` is what becomes of it
-//! when the supervisor is another. `giving` and `databases` know what programs are given.
+//! It changes by a `reload` of the files, or by `editing` the registry, and `hold` makes it hold; `succession`
+//! is what becomes of it when the supervisor is another. `giving` and `databases` know what programs are given.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex as StdMutex, PoisonError,
@@ -39,13 +39,14 @@ use crate::{
 mod databases;
 mod editing;
 mod giving;
+mod hold;
 mod reload;
 mod succession;
 
 pub use databases::{DatabaseError, Ending};
 pub use editing::{EditError, Edited, Trial};
 pub use giving::SecretError;
-pub use reload::{ReloadError, ReloadReport};
+pub use hold::{ReloadError, ReloadReport};
 
 /// Apps by their routes. Each request finds its own in a proxy; here they are laid side by side.
 pub type Routes = RouteTable<Arc<AppSpec>>;
@@ -103,7 +104,9 @@ pub struct House {
     /// Databases that were made or seen.
     databases: StdMutex<HashMap<AppId, databases::Seen>>,
     /// Apps that are about to be deleted.
-    ending: StdMutex<HashSet<AppId>>,
+    ending: StdMutex<HashMap<AppId, usize>>,
+    /// Whose database is being made or removed.
+    turns: StdMutex<HashMap<AppId, Arc<Mutex<()>>>>,
     /// Which registry it is, once that is known.
     installation: StdMutex<Option<Uuid>>,
     /// Secrets that were read.
@@ -146,6 +149,7 @@ impl House {
             has_begun: watch::Sender::default(),
             databases: StdMutex::default(),
             ending: StdMutex::default(),
+            turns: StdMutex::default(),
             installation: StdMutex::default(),
             sealed: StdMutex::default(),
             history_dir: ArcSwap::default(),
@@ -174,6 +178,22 @@ impl House {
         match Vault::open(folder) {
             Ok(vault) => self.vault.store(Some(Arc::new(vault))),
             Err(error) => tracing::error!("{error}; apps with secrets cannot start"),
+        }
+    }
+
+    /// Reads the keys again; nothing if there are none.
+    async fn reopen_vault(&self) -> Option<Arc<Vault>> {
+        let vault = self.vault.load_full()?;
+        match finished(tokio::task::spawn_blocking(move || vault.read_again())).await {
+            Ok(again) => {
+                let again = Arc::new(again);
+                self.vault.store(Some(Arc::clone(&again)));
+                Some(again)
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                None
+            }
         }
     }
 
@@ -284,6 +304,14 @@ impl House {
             good: self.reload_good.load(Ordering::Relaxed),
             at: self.reload_at.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// What a task came to; it is never aborted.
+async fn finished<T>(task: tokio::task::JoinHandle<T>) -> T {
+    match task.await {
+        Ok(outcome) => outcome,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }
 

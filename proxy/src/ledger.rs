@@ -4,7 +4,10 @@
 //! The ledger asks nobody. Whoever holds it decides what is read next, and is the only one who does: see
 //! [`crate::house`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use doorbell_config::{
     file::{Archive, Entry, EntryError, Loaded, Refused},
@@ -45,6 +48,8 @@ pub struct Ledger {
     pub refused: Vec<Refused>,
     /// What the registry is known up to.
     pub known: Revision,
+    /// Apps of the registry as they are in force.
+    in_force: BTreeMap<AppId, Arc<Entry>>,
 }
 
 /// Why an edit makes no sense.
@@ -90,10 +95,40 @@ impl Ledger {
         self.refused.iter().any(|refused| refused.app == *app)
     }
 
+    /// Whether an app is in force as it is written.
+    #[must_use]
+    pub fn is_in_force(&self, app: &AppId) -> bool {
+        let written = self.list.get(app).map(|listed| &listed.entry);
+        let in_force = self.in_force.get(app);
+        in_force.zip(written).is_some_and(|(in_force, written)| Arc::ptr_eq(in_force, written))
+    }
+
+    /// The list is in force, but for what is refused and was not kept.
+    pub fn holds(&mut self, kept: &[AppId]) {
+        let refused: HashSet<_> = self.refused.iter().map(|refused| &refused.app).collect();
+        let is_in = |id: &&AppId| !refused.contains(*id) || kept.contains(*id);
+        let in_force = self.list.iter().filter(|(id, _)| is_in(id));
+        self.in_force =
+            in_force.map(|(id, listed)| (id.clone(), Arc::clone(&listed.entry))).collect();
+    }
+
+    /// Apps that cannot be loaded any more, whatever has become of the files: something that they name is
+    /// gone.
+    pub fn own_fault(&mut self, entries: &[Arc<Entry>]) -> HashSet<AppId> {
+        if entries.is_empty() {
+            return HashSet::new();
+        }
+        let loaded = self.archive.load_entries(&|name| std::env::var(name).ok(), entries);
+        loaded.into_iter().flat_map(|loaded| loaded.refused).map(|refused| refused.app).collect()
+    }
+
     /// An app that holds is no less good because a file that comes later wants what it has: then the file
     /// is wrong.
-    pub fn keeps_all(&self, loaded: &mut Loaded) {
-        let lost = loaded.refused.iter().filter(|refused| !self.was_refused(&refused.app));
+    pub fn keeps_all(&self, loaded: &mut Loaded, own_fault: &HashSet<AppId>) {
+        let is_lost = |refused: &&Refused| {
+            !self.was_refused(&refused.app) && !own_fault.contains(&refused.app)
+        };
+        let lost = loaded.refused.iter().filter(is_lost);
         let problems: Vec<_> =
             lost.flat_map(|refused| refused.problems.0.iter().cloned()).collect();
         if loaded.outcome.is_ok() && !problems.is_empty() {
@@ -131,10 +166,10 @@ impl Ledger {
         let mut list = List::clone(&self.list);
         let mut misfits = Vec::new();
         if changes.whole {
-            let stays = |id: &AppId| changes.put.iter().any(|row| row.id == *id);
-            list.retain(|id, _| {
-                stays(id) || changes.unreadable.iter().any(|u| u.id == id.as_str())
-            });
+            let there = changes.put.iter().map(|row| row.id.as_str());
+            let there: HashSet<_> =
+                there.chain(changes.unreadable.iter().map(|row| row.id.as_str())).collect();
+            list.retain(|id, _| there.contains(id.as_str()));
         }
         for id in &changes.gone {
             list.remove(id);
@@ -200,7 +235,10 @@ fn apply(list: &mut List, edit: &Edit, now: u64) -> Result<(), Misfit> {
             (listed.created, listed.created_at) = (before.created, before.created_at);
             list.insert(to.clone(), listed);
         }
-        What::PutSecret { .. } | What::KeepSecret { .. } | What::RemoveSecret { .. } => {}
+        What::PutSecret { .. }
+        | What::KeepSecret { .. }
+        | What::Reseal { .. }
+        | What::RemoveSecret { .. } => {}
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 //!
 //! The keys stand in a file of their own (0600), or in a credential of systemd
 //! (`LoadCredential=doorbell.keys:...`, systemd.exec(5)), a line each: a number and 32 bytes in
-//! hexadecimal digits. The last line seals; all of them open, so that a key is replaced by adding a line and
+//! hexadecimal digits. Numbers are random, so that a key that is missing is told from one that is another. The
+//! last line seals; all of them open, so that a key is replaced by adding a line and
 //! sealing anew. What is sealed with them is bound to its name: AEAD with ChaCha20-Poly1305 (RFC 8439),
 //! and a nonce of its own each time. Several Doorbells that share a registry need the same keys.
 
@@ -83,25 +84,39 @@ impl Vault {
     pub fn open(folder: &Path) -> Result<Self, VaultError> {
         let credentials = std::env::var_os(CREDENTIALS).map(PathBuf::from);
         let credential = credentials.map(|folder| folder.join(CREDENTIAL));
-        let path = match credential.filter(|path| path.exists()) {
-            Some(credential) => credential,
-            None => folder.join(FILE),
-        };
-        let random = SystemRandom::new();
-        let failed = |error| VaultError::Keys { path: path.clone(), error };
-        let text = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let text = line(1, &random)?;
-                create(&path, &text).map_err(failed)?;
-                text
+        // One that is there and cannot be read must not be passed over: what it sealed would be lost.
+        let is_there = |path: &PathBuf| !matches!(fs::symlink_metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound);
+        match credential.filter(is_there) {
+            // Who may read it is systemd's to say.
+            Some(credential) => Self::read(credential, 0),
+            None => {
+                let path = folder.join(FILE);
+                let failed = |error| VaultError::Keys { path: path.clone(), error };
+                if !path.exists() {
+                    create(&path, &new_line(&SystemRandom::new(), &[])?).map_err(failed)?;
+                }
+                Self::read(path, 0o077)
             }
-            other => other.map_err(failed)?,
-        };
-        if fs::metadata(&path).map_err(failed)?.mode() & 0o077 != 0 {
+        }
+    }
+
+    /// The keys as they are in the file now.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    pub fn read_again(&self) -> Result<Self, VaultError> {
+        Self::read(self.path.clone(), 0)
+    }
+
+    /// The keys in a file, which must have none of these bits in its mode.
+    fn read(path: PathBuf, others: u32) -> Result<Self, VaultError> {
+        let failed = |error| VaultError::Keys { path: path.clone(), error };
+        let text = fs::read_to_string(&path).map_err(failed)?;
+        if fs::metadata(&path).map_err(failed)?.mode() & others != 0 {
             return Err(VaultError::Open(path));
         }
         let keys = read(&text).map_err(|line| VaultError::Line { path: path.clone(), line })?;
-        Ok(Self { path, keys, random })
+        Ok(Self { path, keys, random: SystemRandom::new() })
     }
 
     /// Seals a text under a name.
@@ -159,9 +174,10 @@ impl Vault {
     /// If it cannot be written: the vault stays as it was.
     pub fn with_new_key(&self) -> Result<Self, VaultError> {
         let failed = |error| VaultError::Keys { path: self.path.clone(), error };
-        let last = self.keys.iter().map(|(number, _)| *number).max().unwrap_or(0);
         let text = fs::read_to_string(&self.path).map_err(failed)?;
-        let text = format!("{}\n{}", text.trim_end(), line(last + 1, &self.random)?);
+        let known =
+            read(&text).map_err(|line| VaultError::Line { path: self.path.clone(), line })?;
+        let text = format!("{}\n{}", text.trim_end(), new_line(&self.random, &known)?);
         let new = self.path.with_extension("new");
         let _ = fs::remove_file(&new);
         let moved = || {
@@ -183,8 +199,16 @@ impl Vault {
     }
 }
 
-fn line(number: u32, random: &SystemRandom) -> Result<String, VaultError> {
-    Ok(format!("{number} {}\n", digits(random)?))
+/// A new key, with a number that none of these has.
+fn new_line(random: &SystemRandom, known: &[(u32, LessSafeKey)]) -> Result<String, VaultError> {
+    loop {
+        let mut number = [0; NUMBER];
+        random.fill(&mut number).map_err(|_| VaultError::Random)?;
+        let number = u32::from_be_bytes(number);
+        if known.iter().all(|(other, _)| *other != number) {
+            return Ok(format!("{number} {}\n", digits(random)?));
+        }
+    }
 }
 
 fn digits(random: &SystemRandom) -> Result<String, VaultError> {
@@ -269,7 +293,12 @@ mod tests {
         let stranger = Vault::open(other.path()).unwrap();
         assert!(stranger.open_sealed("KEY", &before).is_err());
         let missing = stranger.open_sealed("KEY", &sealed(&new, "KEY"));
-        assert!(matches!(missing, Err(VaultError::NoKey { number: 2, .. })));
+        assert!(matches!(missing, Err(VaultError::NoKey { .. })));
+        assert!(matches!(stranger.open_sealed("KEY", &before), Err(VaultError::NoKey { .. })));
+        let copied = fs::read(folder.path().join(FILE)).unwrap();
+        fs::write(other.path().join(FILE), copied).unwrap();
+        let stranger = stranger.read_again().unwrap();
+        assert_eq!(stranger.open_sealed("KEY", &before).unwrap().reveal(), "hunter2");
     }
 
     #[test]

@@ -323,6 +323,8 @@ pub enum Wish {
         rejected: Vec<Rejected>,
         /// Whether the apps that were sent are all there are, and not what differs from before.
         is_whole: bool,
+        /// Whether it is only asked if it could hold.
+        is_trial: bool,
     },
     /// Something for one app; answered when it had its effect.
     Operate(AppId, Verb),
@@ -369,15 +371,4 @@ pub enum ConfigureError {
     /// Doorbell shuts down.
     #[error("doorbell shuts down")]
     Closing,
-}
-
-impl ConfigureError {
-    /// Whether the same would be refused again.
-    #[must_use]
-    pub fn is_final(&self) -> bool {
-        match self {
-            Self::Listen(..) | Self::AccessLog(_) => true,
-            Self::Anew | Self::Closing => false,
-        }
-    }
 }

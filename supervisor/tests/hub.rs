@@ -61,7 +61,8 @@ async fn control(connection: UnixStream) {
                 sender.send(&FromControl::Apps(vec![app("blog")])).unwrap();
                 let (gone, rejected) = (Vec::new(), Vec::new());
                 let server = Box::new(server.clone());
-                let wish = Wish::Configure { server, gone, rejected, is_whole: true };
+                let wish =
+                    Wish::Configure { server, gone, rejected, is_whole: true, is_trial: false };
                 let wish = FromControl::Wish { number: 1, wish: Box::new(wish) };
                 sender.send(&wish).unwrap();
             }

@@ -13,6 +13,7 @@ mod postgres;
 mod setup;
 mod survivors;
 mod wait;
+mod watched;
 mod websocket;
 
 pub use api::Api;

@@ -1,19 +1,14 @@
-//! MariaDB for tests: a server of its own, in a folder of its own, on a Unix socket there.
-//!
-//! Its life hangs on a pipe that this process holds, as that of [`Postgres`](crate::Postgres) does.
+//! MariaDB for tests: a server of its own, on a Unix socket in its folder.
 
 use std::{
-    fs,
-    io::Write,
-    os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{Mutex, OnceLock},
+    process::Command,
+    sync::OnceLock,
 };
 
 use crate::{
     eventually,
-    postgres::{told, unprivileged},
+    watched::{Watched, told},
 };
 
 /// Runs the server until its input ends; "keep" before that keeps the folder.
@@ -32,10 +27,7 @@ const WATCHED: &str = r#"
 
 /// A server.
 pub struct MariaDb {
-    folder: PathBuf,
-    /// Whose it is, if not ours: it refuses to be run by root.
-    user: Option<(u32, u32)>,
-    running: Mutex<Option<Child>>,
+    server: Watched,
 }
 
 impl MariaDb {
@@ -48,17 +40,11 @@ impl MariaDb {
     /// A server for a test that does something to it.
     #[must_use]
     pub fn start() -> Self {
-        let folder = tempfile::Builder::new().prefix("doorbell-my-").tempdir().expect("a folder");
-        let folder = folder.keep();
-        let user = rustix::process::geteuid().is_root().then(unprivileged);
-        if let Some((user, group)) = user {
-            chown(&folder, Some(user), Some(group)).expect("to give it away");
-        }
-        let server = Self { folder, user, running: Mutex::new(None) };
+        let server = Self { server: Watched::in_folder(Watched::folder("doorbell-my-")) };
         let mut install = server.command("mariadb-install-db");
         install.args(["--no-defaults", "--auth-root-authentication-method=normal"]);
         install.args(["--skip-test-db", "--skip-name-resolve"]);
-        install.arg(format!("--datadir={}", server.folder.join("data").display()));
+        install.arg(format!("--datadir={}", server.server.folder.join("data").display()));
         told(&install.output().expect("mariadb-install-db"));
         server.resume();
         // Everybody who is nobody; they would come before users from anywhere.
@@ -69,38 +55,32 @@ impl MariaDb {
     /// The address of the server, for this user of it without a password.
     #[must_use]
     pub fn address(&self, user: &str) -> String {
-        format!("mariadb://{user}@localhost/?socket={}", self.folder.join("socket").display())
+        format!(
+            "mariadb://{user}@localhost/?socket={}",
+            self.server.folder.join("socket").display()
+        )
     }
 
     /// Runs statements as root, and returns what the client prints.
     pub fn sql(&self, statements: &str) -> String {
         let mut client = self.command("mariadb");
         client.args(["--no-defaults", "--batch", "--skip-column-names", "--user=root"]);
-        client.arg(format!("--socket={}", self.folder.join("socket").display()));
+        client.arg(format!("--socket={}", self.server.folder.join("socket").display()));
         told(&client.args(["-e", statements]).output().expect("mariadb"))
     }
 
     /// Ends the server at once, without a goodbye.
     pub fn stop(&self) {
-        let mut running = self.running.lock().expect("the server");
-        if let Some(mut child) = running.take() {
-            let mut input = child.stdin.take().expect("its input");
-            input.write_all(b"keep\n").expect("to tell it");
-            drop(input);
-            child.wait().expect("its end");
-        }
+        self.server.stop();
     }
 
     /// Starts it again.
     pub fn resume(&self) {
-        let mut watched = Command::new("sh");
-        watched.arg("-c").arg(WATCHED).arg(program("mariadbd")).arg(&self.folder);
-        let child = self.as_user(&mut watched).stdin(Stdio::piped()).spawn().expect("sh");
-        *self.running.lock().expect("the server") = Some(child);
+        self.server.run(WATCHED, &program("mariadbd"));
         eventually("MariaDB answers", || {
             let mut ready = self.command("mariadb-admin");
             ready.args(["--no-defaults", "--user=root", "ping"]);
-            ready.arg(format!("--socket={}", self.folder.join("socket").display()));
+            ready.arg(format!("--socket={}", self.server.folder.join("socket").display()));
             ready.output().is_ok_and(|output| output.status.success())
         });
     }
@@ -108,33 +88,11 @@ impl MariaDb {
     /// Its folder.
     #[must_use]
     pub fn folder(&self) -> &Path {
-        &self.folder
+        &self.server.folder
     }
 
     fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(program(name));
-        self.as_user(&mut command);
-        command
-    }
-
-    fn as_user<'c>(&self, command: &'c mut Command) -> &'c mut Command {
-        if let Some((user, group)) = self.user {
-            command.uid(user).gid(group);
-        }
-        command.current_dir(&self.folder)
-    }
-}
-
-impl Drop for MariaDb {
-    fn drop(&mut self) {
-        let running = self.running.get_mut().map(Option::take);
-        match running {
-            Ok(Some(mut child)) => {
-                drop(child.stdin.take());
-                let _ = child.wait();
-            }
-            _ => drop(fs::remove_dir_all(&self.folder)),
-        }
+        self.server.command(&program(name))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{node, python};
 mod access;
 mod databases;
 mod loss;
+mod obstacles;
 mod secrets;
 
 /// The keys of an app that answers.

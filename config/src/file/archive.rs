@@ -8,6 +8,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    convert::Infallible,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -91,27 +92,24 @@ impl Archive {
         environment: &Environment<'_>,
         entries: &[Arc<Entry>],
     ) -> Loaded {
-        let mut entries = entries.to_vec();
-        let mut refused: Vec<Refused> = Vec::new();
-        loop {
-            let mut loaded = self.load_all(path, environment, &entries);
-            let more = loaded.outcome.as_ref().err().map(|wrong| blamed(wrong, &entries));
-            match more.filter(|more| !more.is_empty()) {
-                Some(more) => {
-                    entries.retain(|entry| more.iter().all(|refused| refused.app != *entry.id()));
-                    refused.extend(more);
-                }
-                None => {
-                    loaded.refused = refused;
-                    return loaded;
-                }
-            }
-        }
+        let load = |entries: &[_]| Ok::<_, Infallible>(self.load_all(path, environment, entries));
+        let Ok(loaded) = without_wrong(entries, load);
+        loaded
     }
 
     /// As [`Archive::load`], with the files as they were when they were last good: whoever changes an app
-    /// of the registry is not to wait for a file that is being mended. `None` if that is not enough.
+    /// of the registry is not to wait for a file that is being mended, and what is wrong now is the fault of
+    /// no file. `None` if that is not enough to tell.
     pub fn load_entries(
+        &mut self,
+        environment: &Environment<'_>,
+        entries: &[Arc<Entry>],
+    ) -> Option<Loaded> {
+        without_wrong(entries, |entries| self.load_beside_known(environment, entries).ok_or(()))
+            .ok()
+    }
+
+    fn load_beside_known(
         &mut self,
         environment: &Environment<'_>,
         entries: &[Arc<Entry>],
@@ -125,7 +123,12 @@ impl Archive {
         let known = included.into_iter().map(Part::Known);
         let mut parts: Vec<_> = [Part::Fresh(0)].into_iter().chain(known).collect();
         parts.extend(raw.read_entries(entries, Some(self)));
-        self.finish(raw, &parts, entries).ok()
+        match self.finish(raw, &parts, entries) {
+            Ok(loaded) => Some(loaded),
+            // What is in doubt has no problem yet.
+            Err(wrong) if wrong.problems.0.is_empty() => None,
+            Err(wrong) => Some(wrong.into()),
+        }
     }
 
     fn load_all(
@@ -306,6 +309,29 @@ impl Archive {
             }
         }
         self.files = files;
+    }
+}
+
+/// Loads again and again without the entries that are wrong, until none is.
+fn without_wrong<E>(
+    entries: &[Arc<Entry>],
+    mut load: impl FnMut(&[Arc<Entry>]) -> Result<Loaded, E>,
+) -> Result<Loaded, E> {
+    let mut entries = entries.to_vec();
+    let mut refused: Vec<Refused> = Vec::new();
+    loop {
+        let mut loaded = load(&entries)?;
+        let more = loaded.outcome.as_ref().err().map(|wrong| blamed(wrong, &entries));
+        match more.filter(|more| !more.is_empty()) {
+            Some(more) => {
+                entries.retain(|entry| more.iter().all(|refused| refused.app != *entry.id()));
+                refused.extend(more);
+            }
+            None => {
+                loaded.refused = refused;
+                return Ok(loaded);
+            }
+        }
     }
 }
 

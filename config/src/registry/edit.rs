@@ -64,6 +64,15 @@ pub enum What {
         /// What nobody here can open.
         sealed: Vec<u8>,
     },
+    /// This secret is sealed otherwise, if it still is as it was.
+    Reseal {
+        /// The secret's name among those of the app.
+        name: String,
+        /// As it was.
+        was: Vec<u8>,
+        /// As it is to be.
+        sealed: Vec<u8>,
+    },
     /// It has no such secret.
     RemoveSecret {
         /// The secret's name.
@@ -132,6 +141,7 @@ impl Edit {
             What::Rename(to) => ("rename app", Some(to.to_string())),
             What::PutSecret { name, .. } => ("put secret", Some(name.clone())),
             What::KeepSecret { name, .. } => ("generate secret", Some(name.clone())),
+            What::Reseal { name, .. } => ("reseal secret", Some(name.clone())),
             What::RemoveSecret { name } => ("remove secret", Some(name.clone())),
         };
         Act { what: what.into(), app: Some(self.app.clone()), subject }
@@ -146,7 +156,9 @@ impl<'e> Ready<'e> {
         match &edit.what {
             What::Put(definition) => text = Some(definition_text(&edit.app, definition)?),
             What::Rename(to) => whole_app(to)?,
-            What::PutSecret { name, sealed } | What::KeepSecret { name, sealed } => {
+            What::PutSecret { name, sealed }
+            | What::KeepSecret { name, sealed }
+            | What::Reseal { name, sealed, .. } => {
                 secret::check(name, Some(sealed))?;
             }
             What::RemoveSecret { name } => secret::check(name, None)?,
@@ -185,6 +197,11 @@ impl<'e> Ready<'e> {
             }
             What::KeepSecret { name, sealed } => {
                 if !secret::keep(transaction, app, name, sealed, at).await? {
+                    return Ok(false);
+                }
+            }
+            What::Reseal { name, was, sealed } => {
+                if !secret::reseal(transaction, app, name, was, sealed).await? {
                     return Ok(false);
                 }
             }

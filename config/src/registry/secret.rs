@@ -32,6 +32,17 @@ impl fmt::Debug for SealedSecret {
 }
 
 impl Registry {
+    /// All apps that have secrets, those of files and those that are gone from them too.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn apps_with_secrets(&self) -> Result<Vec<AppId>, RegistryError> {
+        let rows = self.store.rows("SELECT DISTINCT app FROM secret", &[]).await?;
+        let ids = rows.iter().map(|row| row.column::<String>(0));
+        // What is no id was not written here, and is no app's.
+        ids.filter_map(|id| id.map(|id| AppId::parse(&id).ok()).transpose()).collect()
+    }
+
     /// The secrets of an app, by name. An app that is gone has none.
     ///
     /// # Errors
@@ -94,6 +105,21 @@ pub(super) async fn keep(
     let key = [Value::Text(app.as_str()), Value::Text(name)];
     let values = [key[0], key[1], Value::Bytes(sealed), Value::Number(stored(at))];
     Ok(!transaction.rows(KEEP, &values).await?.is_empty())
+}
+
+/// Puts one sealed text in the place of another; says whether that was there.
+pub(super) async fn reseal(
+    transaction: &mut Transaction,
+    app: &AppId,
+    name: &str,
+    was: &[u8],
+    sealed: &[u8],
+) -> Result<bool, RegistryError> {
+    const RESEAL: &str = "
+        UPDATE secret SET sealed = $4 WHERE app = $1 AND name = $2 AND sealed = $3 RETURNING name";
+    let key = [Value::Text(app.as_str()), Value::Text(name)];
+    let values = [key[0], key[1], Value::Bytes(was), Value::Bytes(sealed)];
+    Ok(!transaction.rows(RESEAL, &values).await?.is_empty())
 }
 
 /// Whether there was such a secret.

@@ -17,6 +17,7 @@ crate::on_both!(
     a_deleted_app_leaves_its_id_and_nothing_else,
     a_renamed_app_keeps_its_place_and_its_secrets,
     secrets_leave_their_app_as_it_is,
+    a_secret_is_resealed_only_as_it_was_read,
     tokens_are_found_by_hash_until_they_end,
     every_change_is_in_the_audit_log,
     what_is_too_large_never_gets_there,
@@ -193,6 +194,31 @@ async fn secrets_leave_their_app_as_it_is(place: Place) {
     registry.write(&remove, &somebody()).await.unwrap();
     assert_eq!(registry.secrets(&id("blog")).await.unwrap().len(), 1);
     assert_eq!(registry.app(&id("blog")).await.unwrap().unwrap().revision, last);
+}
+
+async fn a_secret_is_resealed_only_as_it_was_read(place: Place) {
+    let registry = place.open().await;
+    let put_secret = |app: &str, sealed: &[u8]| {
+        let what = What::PutSecret { name: "key".into(), sealed: sealed.into() };
+        edit(app, Expect::Anything, what)
+    };
+    let secrets = [put_secret("blog", b"old"), put_secret("shop", b"old")];
+    registry.write(&secrets, &somebody()).await.unwrap();
+    let mut apps = registry.apps_with_secrets().await.unwrap();
+    apps.sort();
+    assert_eq!(apps, [id("blog"), id("shop")]);
+    let before = registry.secrets(&id("blog")).await.unwrap().remove(0);
+    // Somebody stores another value between the reading and the writing.
+    registry.write(&[put_secret("shop", b"newer")], &somebody()).await.unwrap();
+    let reseal = |app: &str| {
+        let (was, sealed) = (b"old".to_vec(), b"resealed".to_vec());
+        edit(app, Expect::Anything, What::Reseal { name: "key".into(), was, sealed })
+    };
+    registry.write(&[reseal("blog"), reseal("shop")], &somebody()).await.unwrap();
+    let blog = registry.secrets(&id("blog")).await.unwrap().remove(0);
+    assert_eq!((&*blog.sealed, blog.changed_at), (&b"resealed"[..], before.changed_at));
+    let shop = registry.secrets(&id("shop")).await.unwrap().remove(0);
+    assert_eq!(&*shop.sealed, b"newer");
 }
 
 fn token(name: &str, number: u8) -> NewToken {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Json, extract::State};
 use doorbell_config::{
     name::AppId,
     registry::{Act, Entry},
@@ -56,7 +56,7 @@ pub(super) async fn read(
     Query(wish): Query<Wish>,
 ) -> Result<Json<Vec<Noted>>, Problem> {
     let app = wish.app.as_deref().map(AppId::parse).transpose();
-    let app = app.map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, &error))?;
+    let app = app.map_err(|error| Problem::unfit(&error))?;
     let limit = wish.limit.unwrap_or(ENTRIES).min(MOST_ENTRIES);
     let registry = admin.house.registry().map_err(unavailable)?;
     let entries = registry.audit(app.as_ref(), wish.before, limit).await.map_err(unavailable)?;

@@ -10,7 +10,10 @@ use doorbell_config::{name::AppId, spec::DatabaseSpec};
 use doorbell_supervisor::message::Verb;
 
 use super::{Admin, Problem, apps, audit, caller::Identity, wrapped::Path};
-use crate::house::{DatabaseError, Ending};
+use crate::{
+    house::{DatabaseError, Ending},
+    provision::Removed,
+};
 
 /// Lets an app have what an earlier app of its id had.
 pub(super) async fn adopt(
@@ -19,10 +22,21 @@ pub(super) async fn adopt(
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let id = apps::find(&admin, &id)?.id.clone();
+    if admin.house.database_spec(&id).is_none() {
+        let why = format!("app \"{id}\" asks for no database: give it `database` first");
+        return Err(Problem::new(StatusCode::CONFLICT, &why));
+    }
     audit::note(&admin, &who, "adopt database", Some(&id));
     let adopted = admin.house.adopt_database(&id).await;
-    adopted.map_err(|why| Problem::new(StatusCode::CONFLICT, &why))?;
+    adopted.map_err(|why| Problem::new(StatusCode::BAD_GATEWAY, &why))?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// An app whose database is removed, and which is not started as long as this lives.
+pub(super) struct Ended {
+    _ending: Ending,
+    /// What an operator should know.
+    pub(super) warning: Option<String>,
 }
 
 /// Stops an app and removes its database; until what is returned is dropped, nobody starts it. Where it fails
@@ -31,7 +45,7 @@ pub(super) async fn end(
     admin: &Admin,
     who: &Identity,
     id: &AppId,
-) -> Result<Option<Ending>, Problem> {
+) -> Result<Option<Ended>, Problem> {
     if admin.house.database_spec(id).is_none() {
         return if is_named(admin, id) { Err(not_in_force(id)) } else { Ok(None) };
     }
@@ -41,7 +55,15 @@ pub(super) async fn end(
     let failed = |why: &dyn std::fmt::Display| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why);
     stopped.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
     match admin.house.remove_database(id).await {
-        Ok(_) => Ok(Some(ending)),
+        Ok(removed) => {
+            let warning = match removed {
+                Removed::ButUser(words) => Some(format!(
+                    "its user is kept, locked out, since it has something else: {words}"
+                )),
+                Removed::All | Removed::Nothing => None,
+            };
+            Ok(Some(Ended { _ending: ending, warning }))
+        }
         Err(DatabaseError::Unknown(why)) => Err(failed(&why)),
         Err(DatabaseError::Provision(error)) => {
             let why = format!("{error}; the app is still there");

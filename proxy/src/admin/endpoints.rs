@@ -8,8 +8,10 @@ use super::{
     apps::{self, Link},
     audit,
     caller::Scope,
+    check::{self, Checked},
     databases,
-    definitions::{self, Apply, Changed, Definition, How, Keys, NewApp, Rename, With},
+    definitions::{self, Definition, Keys},
+    edits::{self, Apply, Changed, How, NewApp, Rename, With},
     endpoint::Endpoint,
     events, logs, machine, reload,
     secrets::{self, NewValue, Rotated, Stored},
@@ -82,11 +84,19 @@ fn of_definitions() -> Vec<Endpoint> {
     use Scope::{Admin, Read};
     let definition = "/v1/apps/{id}/definition";
     vec![
-        Endpoint::new(Method::POST, "/v1/apps", Admin, "Add an app", definitions::add)
+        Endpoint::new(Method::POST, "/v1/apps", Admin, "Add an app", edits::add)
             .asks::<How>()
             .takes::<NewApp>()
             .gives::<Changed>()
             .answers_with(201),
+        Endpoint::new(
+            Method::GET,
+            "/v1/definitions",
+            Read,
+            "Every app of the registry as it was written",
+            definitions::list,
+        )
+        .gives::<Vec<Definition>>(),
         Endpoint::new(
             Method::GET,
             definition,
@@ -95,12 +105,12 @@ fn of_definitions() -> Vec<Endpoint> {
             definitions::show,
         )
         .gives::<Definition>(),
-        Endpoint::new(Method::PUT, definition, Admin, "Make an app be this", definitions::put)
+        Endpoint::new(Method::PUT, definition, Admin, "Make an app be this", edits::put)
             .asks::<How>()
             .takes::<Keys>()
             .hears(&[IF_MATCH, IF_NONE_MATCH])
             .gives::<Changed>(),
-        Endpoint::new(Method::PATCH, definition, Admin, "Change some keys", definitions::patch)
+        Endpoint::new(Method::PATCH, definition, Admin, "Change some keys", edits::patch)
             .asks::<How>()
             .takes_as::<Keys>("application/merge-patch+json")
             .hears(&[IF_MATCH])
@@ -110,12 +120,12 @@ fn of_definitions() -> Vec<Endpoint> {
             "/v1/apply",
             Admin,
             "Change several apps: all of them, or none",
-            definitions::apply,
+            edits::apply,
         )
         .asks::<How>()
         .takes::<Apply>()
         .gives::<Vec<Changed>>(),
-        Endpoint::new(Method::DELETE, "/v1/apps/{id}", Admin, "Delete an app", definitions::delete)
+        Endpoint::new(Method::DELETE, "/v1/apps/{id}", Admin, "Delete an app", edits::delete)
             .asks::<How>()
             .asks::<With>()
             .hears(&[IF_MATCH])
@@ -133,7 +143,7 @@ fn of_definitions() -> Vec<Endpoint> {
             "/v1/apps/{id}/id",
             Admin,
             "Give an app another id",
-            definitions::rename,
+            edits::rename,
         )
         .asks::<How>()
         .takes::<Rename>()
@@ -185,6 +195,14 @@ fn of_the_whole() -> Vec<Endpoint> {
         .gives_other("text/event-stream"),
         Endpoint::new(Method::GET, "/v1/machine", Read, "What this machine allows", machine)
             .gives::<Vec<Ability>>(),
+        Endpoint::new(
+            Method::POST,
+            "/v1/check",
+            Read,
+            "Whether the configuration could be loaded as it is on the disk now",
+            check::check,
+        )
+        .gives::<Checked>(),
         Endpoint::new(Method::POST, "/v1/reload", Operate, "Read the configuration again", reload)
             .gives::<ReloadReport>(),
         Endpoint::new(Method::POST, "/v1/upgrade", Admin, "Let a new binary take over", upgrade)

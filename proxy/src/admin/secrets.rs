@@ -67,13 +67,13 @@ pub(super) async fn put(
     let app = known(&admin, &id)?;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.is_empty() || name.len() > 255 || !name.chars().all(is_plain) {
-        return Err(bad("the name of a secret has letters, digits and `_`"));
+        return Err(Problem::unfit(&"the name of a secret has letters, digits and `_`"));
     }
     let read = serde_json::from_value(Value::Object(object(body).await?));
     // Nothing of what was sent is repeated.
-    let NewValue { value } = read.map_err(|_| bad("write `{\"value\": \"...\"}`"))?;
+    let NewValue { value } = read.map_err(|_| Problem::unfit(&"write `{\"value\": \"...\"}`"))?;
     if value.contains('\0') || value.len() > MOST_BYTES {
-        return Err(bad("a value has no NUL, and 32 KiB at most"));
+        return Err(Problem::unfit(&"a value has no NUL, and 32 KiB at most"));
     }
     let stored = admin.house.put_secret(&app, &name, &Secret::new(value), &who.actor).await;
     stored.map_err(|error| explain(&error))?;
@@ -115,11 +115,7 @@ fn known(admin: &Admin, id: &str) -> Result<AppId, Problem> {
 }
 
 fn parse(id: &str) -> Result<AppId, Problem> {
-    AppId::parse(id).map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, &error))
-}
-
-fn bad(why: &str) -> Problem {
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, &why)
+    AppId::parse(id).map_err(|error| Problem::unfit(&error))
 }
 
 fn explain(error: &SecretError) -> Problem {

@@ -75,16 +75,16 @@ pub(super) async fn add(
     body: Body,
 ) -> Result<Response, Problem> {
     let wanted: Wanted = serde_json::from_value(Value::Object(object(body).await?))
-        .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, &error))?;
+        .map_err(|error| Problem::unfit(&error))?;
     let lasts = wanted.expires_in.as_deref().map(DurationText::parse).transpose();
-    let lasts = lasts.map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, &error))?;
+    let lasts = lasts.map_err(|error| Problem::unfit(&error))?;
     let ends = |lasts: DurationText| {
         let lasts = u64::try_from(lasts.0.as_millis()).unwrap_or(u64::MAX);
         clock::unix_millis().saturating_add(lasts)
     };
     if wanted.name.trim() != wanted.name || wanted.name.chars().any(char::is_control) {
         let why = "the name has blanks around it, or control characters";
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, &why));
+        return Err(Problem::unfit(&why));
     }
     let token = new_token().map_err(|_| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, &"the system gives no random bytes")

@@ -14,22 +14,24 @@ use serde_json::{Map, Value};
 use super::{
     apps::HowArg,
     client::{Call, call_json},
-    control::{block_on, encode},
+    control::block_on,
     screen,
 };
 use crate::admin::{
-    definitions::{Apply, Changed, Definition, Keys},
-    status::{Source, Status},
+    definitions::{Definition, Keys},
+    edits::{Apply, Changed},
 };
 
 type Apps = BTreeMap<String, Map<String, Value>>;
+/// With the revisions that they are at.
+type Known = BTreeMap<String, (u64, Map<String, Value>)>;
 
 pub(super) fn apply(socket: &Path, file: &Path, prune: bool, how: HowArg) -> anyhow::Result<u8> {
     let wanted = read(file)?;
     let now = block_on(known(socket))?;
     let changes = Changes::between(&now, &wanted, prune);
     let mut out = io::stdout().lock();
-    if changes.apply.put.is_empty() && changes.apply.delete.is_empty() {
+    if changes.told.is_empty() {
         if !how.is_json() {
             writeln!(out, "nothing to change: {} apps are as in the file", wanted.len())?;
         } else {
@@ -92,19 +94,9 @@ fn read(file: &Path) -> anyhow::Result<Apps> {
 }
 
 /// The apps of the registry as they are.
-async fn known(socket: &Path) -> anyhow::Result<Apps> {
-    let status: Status = call_json(socket, Method::GET, "/v1/apps").await?;
-    let in_force = status.apps.iter().filter(|app| app.replica.is_none());
-    let in_force = in_force.filter(|app| app.source == Source::Registry).map(|app| &app.id);
-    let ids: BTreeSet<_> =
-        in_force.chain(status.refused.iter().map(|refused| &refused.id)).collect();
-    let mut apps = Apps::new();
-    for id in ids {
-        let path = format!("/v1/apps/{}/definition", encode(id));
-        let shown: Definition = call_json(socket, Method::GET, &path).await?;
-        apps.insert(shown.id, shown.keys.0);
-    }
-    Ok(apps)
+async fn known(socket: &Path) -> anyhow::Result<Known> {
+    let shown: Vec<Definition> = call_json(socket, Method::GET, "/v1/definitions").await?;
+    Ok(shown.into_iter().map(|app| (app.id, (app.revision, app.keys.0))).collect())
 }
 
 /// What is to be done, and how it looks.
@@ -114,21 +106,29 @@ struct Changes {
 }
 
 impl Changes {
-    fn between(now: &Apps, wanted: &Apps, prune: bool) -> Self {
+    fn between(now: &Known, wanted: &Apps, prune: bool) -> Self {
         let mut changes = Self { apply: Apply::default(), told: String::new() };
         for (id, keys) in wanted {
-            let old = now.get(id);
-            if old == Some(keys) {
-                continue;
+            let keys_now = Keys(keys.clone());
+            match now.get(id) {
+                Some((_, old)) if old == keys => {}
+                Some((seen, old)) => {
+                    changes.told += &format!("~ {id}\n");
+                    changes.compare("", old, keys);
+                    changes.apply.put.insert(id.clone(), keys_now);
+                    changes.apply.seen.insert(id.clone(), *seen);
+                }
+                None => {
+                    changes.told += &format!("+ {id}\n");
+                    changes.compare("", &Map::new(), keys);
+                    changes.apply.add.insert(id.clone(), keys_now);
+                }
             }
-            let sign = if old.is_some() { '~' } else { '+' };
-            changes.told += &format!("{sign} {id}\n");
-            changes.compare("", old.unwrap_or(&Map::new()), keys);
-            changes.apply.put.insert(id.clone(), Keys(keys.clone()));
         }
-        for id in now.keys().filter(|id| prune && !wanted.contains_key(*id)) {
+        for (id, (seen, _)) in now.iter().filter(|(id, _)| prune && !wanted.contains_key(*id)) {
             changes.told += &format!("- {id}\n");
             changes.apply.delete.push(id.clone());
+            changes.apply.seen.insert(id.clone(), *seen);
         }
         changes
     }
@@ -184,18 +184,21 @@ mod tests {
             "b": {"hosts": ["b.test"]},
             "c": {"hosts": ["c.test"]},
         }));
+        let now = now.into_iter().zip(7..).map(|((id, keys), seen)| (id, (seen, keys))).collect();
         let wanted = apps(json!({
             "a": {"hosts": ["a.test"], "env": {"KEY": "new"}, "idle": {"stop_after": "1m"}},
             "b": {"hosts": ["b.test"]},
-            "d": {"port": 80},
+            "d": {"port": 80, "database": {"new_database": "postgres://x:secret@h/"}},
         }));
         let changes = Changes::between(&now, &wanted, true);
         assert_eq!(
             changes.told,
             "~ a\n    - env.KEY = ********\n    + env.KEY = ********\n    + idle = {\"stop_after\":\"1m\"}\n\
-             + d\n    + port = 80\n- c\n"
+             + d\n    + database = ********\n    + port = 80\n- c\n"
         );
-        assert_eq!(changes.apply.put.keys().collect::<Vec<_>>(), ["a", "d"]);
+        assert_eq!(changes.apply.put.keys().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(changes.apply.add.keys().collect::<Vec<_>>(), ["d"]);
+        assert_eq!(changes.apply.seen, [("a".to_owned(), 7), ("c".to_owned(), 9)].into());
         assert_eq!(changes.apply.delete, ["c"]);
         assert!(Changes::between(&now, &wanted, false).apply.delete.is_empty());
     }

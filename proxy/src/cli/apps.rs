@@ -18,7 +18,8 @@ use super::{
     keys, screen, table,
 };
 use crate::admin::{
-    definitions::{Changed, Definition, Rename},
+    definitions::Definition,
+    edits::{Changed, Rename},
     status::{AppStatus, Status},
 };
 

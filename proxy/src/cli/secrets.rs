@@ -1,10 +1,14 @@
 //! `doorbell secret`: what apps are given that nobody else may see.
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Write};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
 use hyper::Method;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 
 use super::{
     SocketArg,
@@ -104,23 +108,39 @@ fn path(app: &str, name: &str) -> String {
 
 /// What is typed, unseen, or comes through a pipe; without the line's end.
 fn value(app: &str, name: &str) -> anyhow::Result<String> {
-    let mut value = String::new();
-    if io::stdin().is_terminal() {
+    let value = if io::stdin().is_terminal() {
         write!(io::stderr(), "{name} of {app}: ")?;
-        io::stderr().flush()?;
-        let unseen = Unseen::begin()?;
-        io::stdin().read_line(&mut value)?;
-        drop(unseen);
+        let typed = block_on(typed_unseen());
         writeln!(io::stderr())?;
+        typed?
     } else {
-        io::stdin().read_to_string(&mut value).context("a secret is text, in UTF-8")?;
-    }
+        io::read_to_string(io::stdin()).context("a secret is text, in UTF-8")?
+    };
     let value = value.strip_suffix('\n').unwrap_or(&value);
     let value = value.strip_suffix('\r').unwrap_or(value);
     if value.is_empty() {
         bail!("nothing was given");
     }
     Ok(value.to_owned())
+}
+
+/// A line of the terminal. Ctrl-C leaves the terminal as it was.
+async fn typed_unseen() -> anyhow::Result<String> {
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let unseen = Unseen::begin()?;
+    let (typed, line) = oneshot::channel();
+    // A thread of its own: nothing ends the reading but a line, and nobody waits for it after Ctrl-C.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        // Whoever asked may be gone.
+        let _ = typed.send(io::stdin().read_line(&mut line).map(|_| line));
+    });
+    let line = tokio::select! {
+        line = line => Ok(line??),
+        _ = interrupted.recv() => Err(anyhow!("interrupted: nothing is stored")),
+    };
+    drop(unseen);
+    line
 }
 
 /// While it lives, the terminal shows nothing of what is typed: termios(3).

@@ -6,6 +6,7 @@ use doorbell_config::{
     name::AppId,
     spec::{AppSpec, Backend, DatabaseSpec, Secret},
 };
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::House;
@@ -27,7 +28,14 @@ pub struct Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.house.ending.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.app);
+        let mut ending = self.house.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        // Two may delete one app.
+        if let Some(count) = ending.get_mut(&self.app) {
+            *count -= 1;
+            if *count == 0 {
+                ending.remove(&self.app);
+            }
+        }
     }
 }
 
@@ -52,6 +60,12 @@ impl House {
         app: &AppId,
         adopt: Adopt,
     ) -> Result<Vec<(String, Secret)>, String> {
+        let turn = self.turn_of(app);
+        let _turn = turn.lock().await;
+        // Who was made way for may have begun meanwhile.
+        if self.is_ending(app) {
+            return Err("it is being deleted".into());
+        }
         let spec = self.database_spec(app).ok_or("its database is not known any more")?;
         let marker = self.marker(app).await?;
         if let Some(seen) = self.seen_database(app, &spec, &marker) {
@@ -84,6 +98,8 @@ impl House {
     /// # Errors
     /// Why it is still there.
     pub async fn remove_database(&self, app: &AppId) -> Result<Removed, DatabaseError> {
+        let turn = self.turn_of(app);
+        let _turn = turn.lock().await;
         let none = || DatabaseError::Unknown(format!("app \"{app}\" has no database"));
         let spec = self.database_spec(app).ok_or_else(none)?;
         let marker = self.marker(app).await.map_err(DatabaseError::Unknown)?;
@@ -100,13 +116,21 @@ impl House {
     /// From here on an app is not started, until what is returned is dropped: it is about to be deleted.
     #[must_use]
     pub fn ends(self: &Arc<Self>, app: &AppId) -> Ending {
-        self.ending.lock().unwrap_or_else(PoisonError::into_inner).insert(app.clone());
+        let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        *ending.entry(app.clone()).or_default() += 1;
         Ending { house: Arc::clone(self), app: app.clone() }
     }
 
     /// Whether an app is about to be deleted.
     pub(super) fn is_ending(&self, app: &AppId) -> bool {
-        self.ending.lock().unwrap_or_else(PoisonError::into_inner).contains(app)
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner).contains_key(app)
+    }
+
+    /// Databases of one app are made and removed one after the other.
+    fn turn_of(&self, app: &AppId) -> Arc<Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(app.clone()).or_default())
     }
 
     /// What an app asks for.

@@ -10,18 +10,24 @@ use doorbell_config::{
     file::{Loaded, Refused},
     name::AppId,
     problem::Problems,
-    registry::{Actor, Edit, Expect, Registry, RegistryError, Revision, What, WriteError},
+    registry::{Actor, Edit, Registry, RegistryError, Revision, What, WriteError},
 };
-use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Instant, timeout_at};
 
-use super::{House, ReloadError, ReloadReport};
+use super::{House, ReloadError, ReloadReport, finished, hold::Held};
 use crate::{
     clock,
-    ledger::{Ledger, List, Listed, Misfit},
+    ledger::{List, Listed, Misfit},
 };
 
 /// Pause before a registry that cannot be opened, or read, is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often apps that cannot be are tried again.
+const RETRY: Duration = Duration::from_secs(5 * 60);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Entries of the audit log that are kept.
+const MOST_AUDITED: u32 = 100_000;
 
 /// Whether an edit is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +36,15 @@ pub enum Trial {
     No,
     /// It is only told what would come of it.
     Yes,
+}
+
+/// What is read of the registry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sync {
+    /// What has changed since it was read last.
+    Changes,
+    /// All that is there, to try again what could not be.
+    All,
 }
 
 /// What came of an edit.
@@ -69,8 +84,6 @@ fn words(refused: &[Refused]) -> String {
     words.join("\n")
 }
 
-type Held = OwnedMutexGuard<Ledger>;
-
 impl House {
     /// There is a registry.
     pub fn has_registry(&self, registry: &Registry) {
@@ -93,20 +106,36 @@ impl House {
     pub async fn follow_registry(self: Arc<Self>, registry: Registry) {
         self.has_registry(&registry);
         let mut watch = registry.watch(self.ledger.lock().await.known);
+        let (mut retry, mut trim) = (Instant::now() + RETRY, Instant::now() + RETRY);
         loop {
             let outcome = match watch.problem() {
                 Some(problem) => Err(problem),
                 None => self.sync().await,
             };
-            match outcome {
+            let look_again = match outcome {
                 Ok(()) => {
                     self.registry_answers();
-                    watch.stirred().await;
+                    retry
                 }
                 Err(error) => {
                     self.registry_fails(&error);
-                    // Passing it is no error: then it is tried again.
-                    let _ = tokio::time::timeout(PAUSE, watch.stirred()).await;
+                    Instant::now() + PAUSE
+                }
+            };
+            // Passing it is no error.
+            let _ = timeout_at(look_again, watch.stirred()).await;
+            if Instant::now() >= retry {
+                retry = Instant::now() + RETRY;
+                if !self.refused().is_empty()
+                    && let Err(error) = self.sync_all().await
+                {
+                    self.registry_fails(&error);
+                }
+            }
+            if Instant::now() >= trim {
+                trim = Instant::now() + DAY;
+                if let Err(error) = registry.trim_audit(MOST_AUDITED).await {
+                    tracing::warn!(%error, "the audit log grows");
                 }
             }
         }
@@ -170,47 +199,57 @@ impl House {
         let registry = self.registry()?;
         let ledger = Arc::clone(&self.ledger).lock_owned().await;
         let list = ledger.edited(edits, clock::unix_millis())?;
-        let (loaded, mut ledger) = self.load(ledger, list.clone()).await;
+        let (loaded, ledger) = self.load(ledger, list.clone()).await;
         if let Err(problems) = &loaded.outcome {
             return Err(EditError::Files(problems.clone()));
         }
-        let is_edited = |app: &AppId| edits.iter().any(|edit| edit.app == *app);
-        let is_bad =
-            |refused: &&Refused| is_edited(&refused.app) || !ledger.was_refused(&refused.app);
-        let bad: Vec<_> = loaded.refused.iter().filter(is_bad).cloned().collect();
+        let (bad, loaded, mut ledger) = self.faults(edits, loaded, ledger, &list).await;
         if !bad.is_empty() {
             return Err(EditError::Refused(bad));
+        }
+        if let Ok(config) = &loaded.outcome {
+            // What could not be before is no fault of these edits.
+            let is_tried = |app: &AppId| is_edited(edits, app) || !ledger.was_refused(app);
+            self.try_out(config, is_tried).await?;
         }
         if trial == Trial::Yes {
             return Ok(Edited { revision: Revision::ZERO, report: ReloadReport::default() });
         }
         let last = registry.write(edits, by).await?;
-        let before = std::mem::replace(&mut ledger.list, Arc::new(numbered(list, edits, last)));
-        let refused = std::mem::replace(&mut ledger.refused, loaded.refused.clone());
+        ledger.list = Arc::new(numbered(list, edits, last));
         self.publish(&ledger);
-        match self.told(self.take_over(loaded).await) {
-            Ok(report) => Ok(Edited { revision: last, report }),
-            Err(ReloadError::Configure(error)) if error.is_final() => {
-                self.undo(&registry, edits, &before, by).await;
-                (ledger.list, ledger.refused) = (before, refused);
-                self.publish(&ledger);
-                Err(ReloadError::Configure(error).into())
-            }
+        let report = match self.hold(loaded, ledger).await.0 {
+            Ok(report) => report,
             // It is stored, and holds as soon as somebody is there to make it.
-            Err(error) => {
-                let report =
-                    ReloadReport { warnings: vec![error.to_string()], ..Default::default() };
-                Ok(Edited { revision: last, report })
-            }
-        }
+            Err(error) => ReloadReport { warnings: vec![error.to_string()], ..Default::default() },
+        };
+        Ok(Edited { revision: last, report })
     }
 
-    /// Stores again what was there before edits that cannot be made to hold.
-    async fn undo(&self, registry: &Registry, edits: &[Edit], before: &List, by: &Actor) {
-        let undo: Vec<_> = edits.iter().rev().flat_map(|edit| undoing(edit, before)).collect();
-        if let Err(error) = registry.write(&undo, by).await {
-            tracing::error!(%error, "what was stored and cannot hold could not be taken back");
+    /// What is wrong because of edits. An app that is left alone and has become wrong by itself, since
+    /// something that it names is gone, is in nobody's way.
+    async fn faults(
+        &self,
+        edits: &[Edit],
+        loaded: Loaded,
+        ledger: Held,
+        list: &List,
+    ) -> (Vec<Refused>, Loaded, Held) {
+        let is_edited = |app: &AppId| is_edited(edits, app);
+        let is_bad =
+            |refused: &&Refused| is_edited(&refused.app) || !ledger.was_refused(&refused.app);
+        let bad: Vec<_> = loaded.refused.iter().filter(is_bad).cloned().collect();
+        if bad.iter().all(|refused| is_edited(&refused.app)) {
+            return (bad, loaded, ledger);
         }
+        let now = List::clone(&ledger.list);
+        let (without, ledger) = self.load(ledger, now).await;
+        let by_itself =
+            |refused: &Refused| without.refused.iter().any(|other| other.app == refused.app);
+        let is_due = |refused: &Refused| is_edited(&refused.app) || !by_itself(refused);
+        let bad = bad.into_iter().filter(is_due).collect();
+        let (loaded, ledger) = self.load(ledger, list.clone()).await;
+        (bad, loaded, ledger)
     }
 
     /// Takes in what others changed in the registry.
@@ -219,19 +258,29 @@ impl House {
     /// If it cannot be read: then all is as it was.
     pub async fn sync(self: &Arc<Self>) -> Result<(), RegistryError> {
         let house = Arc::clone(self);
-        finished(tokio::spawn(async move { house.sync_now().await })).await
+        finished(tokio::spawn(async move { house.sync_now(Sync::Changes).await })).await
     }
 
-    async fn sync_now(&self) -> Result<(), RegistryError> {
+    /// Reads all of the registry, and tries again what could not be.
+    async fn sync_all(self: &Arc<Self>) -> Result<(), RegistryError> {
+        let house = Arc::clone(self);
+        finished(tokio::spawn(async move { house.sync_now(Sync::All).await })).await
+    }
+
+    async fn sync_now(&self, what: Sync) -> Result<(), RegistryError> {
         let Some(registry) = self.registry.load_full() else { return Ok(()) };
         let mut ledger = Arc::clone(&self.ledger).lock_owned().await;
-        let changes = registry.changes_since(ledger.known).await?;
+        let since = if what == Sync::All { Revision::ZERO } else { ledger.known };
+        let changes = registry.changes_since(since).await?;
         let before = Arc::clone(&ledger.list);
         ledger.take(&changes);
         let is_same = |(a, b): ((&AppId, &Listed), (&AppId, &Listed))| {
             a.0 == b.0 && Arc::ptr_eq(&a.1.entry, &b.1.entry)
         };
-        if ledger.list.len() == before.len() && ledger.list.iter().zip(&*before).all(is_same) {
+        if what == Sync::Changes
+            && ledger.list.len() == before.len()
+            && ledger.list.iter().zip(&*before).all(is_same)
+        {
             self.publish(&ledger);
             return Ok(());
         }
@@ -248,29 +297,19 @@ impl House {
             let list = List::clone(&ledger.list);
             (loaded, ledger) = self.load(ledger, list).await;
         }
-        let is_in = |kept: &Refused| loaded.refused.iter().all(|refused| refused.app != kept.app);
-        let kept = kept.into_iter().filter(is_in);
-        let refused = loaded.refused.iter().cloned().chain(kept).collect();
-        // The outcome is logged and counted where it happens.
-        if self.told(self.take_over(loaded).await).is_ok() {
-            ledger.refused = refused;
+        let (outcome, mut ledger) = self.hold(loaded, ledger).await;
+        // The outcome is logged and counted where it happens; what is kept is told with it.
+        if outcome.is_ok() {
+            let is_new = |kept: &Refused| ledger.refused.iter().all(|other| other.app != kept.app);
+            let kept: Vec<_> = kept.into_iter().filter(is_new).collect();
+            ledger.refused.extend(kept);
         }
         self.publish(&ledger);
     }
+}
 
-    /// Reads a list of apps beside the files.
-    async fn load(&self, mut ledger: Held, list: List) -> (Loaded, Held) {
-        let path = self.config_path.clone();
-        finished(tokio::task::spawn_blocking(move || {
-            let entries = Ledger::entries(&list);
-            let archive = &mut ledger.archive;
-            let loaded = archive
-                .load_entries(&|name| std::env::var(name).ok(), &entries)
-                .unwrap_or_else(|| Self::read(&path, archive, &entries));
-            (loaded, ledger)
-        }))
-        .await
-    }
+fn is_edited(edits: &[Edit], app: &AppId) -> bool {
+    edits.iter().any(|edit| edit.app == *app || matches!(&edit.what, What::Rename(to) if to == app))
 }
 
 /// Puts apps that were refused back to what they were, if that was another thing; tells which.
@@ -288,18 +327,11 @@ fn keep_old(list: &mut List, refused: &[Refused], before: &List) -> Vec<Refused>
     kept
 }
 
-/// What a task came to; it is never aborted.
-async fn finished<T>(task: tokio::task::JoinHandle<T>) -> T {
-    match task.await {
-        Ok(outcome) => outcome,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
-}
-
 /// The list with the revisions that the registry gave: a rising one to each edit.
 fn numbered(mut list: List, edits: &[Edit], last: Revision) -> List {
     let count = edits.len() as u64;
-    for (before_last, edit) in (0..count).rev().zip(edits) {
+    let edits = (0..count).rev().zip(edits);
+    for (before_last, edit) in edits.filter(|(_, edit)| edit.what != What::Delete) {
         let revision = Revision::new(last.number().saturating_sub(before_last));
         let app = if let What::Rename(to) = &edit.what { to } else { &edit.app };
         if let Some(listed) = list.get_mut(app) {
@@ -310,20 +342,4 @@ fn numbered(mut list: List, edits: &[Edit], last: Revision) -> List {
         }
     }
     list
-}
-
-/// Edits that take one back.
-fn undoing(edit: &Edit, before: &List) -> Vec<Edit> {
-    let put = |app: &AppId| {
-        let what = before.get(app).map_or(What::Delete, |old| What::Put(old.entry.keys()));
-        Edit { app: app.clone(), expect: Expect::Anything, what }
-    };
-    match &edit.what {
-        What::Put(_) | What::Delete => vec![put(&edit.app)],
-        What::Rename(to) => {
-            let what = What::Rename(edit.app.clone());
-            vec![Edit { app: to.clone(), expect: Expect::Anything, what }]
-        }
-        What::PutSecret { .. } | What::KeepSecret { .. } | What::RemoveSecret { .. } => Vec::new(),
-    }
 }

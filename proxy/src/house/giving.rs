@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use doorbell_config::{
     name::AppId,
-    registry::{Actor, Edit, Expect, Revision, SealedSecret, What},
+    registry::{Actor, Edit, Expect, RegistryError, SealedSecret, What},
     spec::{Backend, Given, GivenSpec, Secret},
 };
 
@@ -63,7 +63,15 @@ impl House {
             self.generate(&app, OWN, &vault).await.map_err(|error| error.to_string())?;
             sealed = self.sealed(&app).await?;
         }
-        let mut given = open(&app, &spec, &vault, &sealed)?;
+        let mut given = match open(&app, &spec, &vault, &sealed) {
+            // Another Doorbell may seal with a key that was copied here since.
+            Err(Unopened::Vault(_, VaultError::NoKey { .. })) => {
+                let vault = self.reopen_vault().await.unwrap_or(vault);
+                open(&app, &spec, &vault, &sealed)
+            }
+            other => other,
+        }
+        .map_err(|error| error.to_string())?;
         if spec.database {
             given.database = self.database_of(&app, Adopt::No).await?;
         }
@@ -188,23 +196,17 @@ impl House {
         let new = new.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         let new = Arc::new(new);
         self.vault.store(Some(Arc::clone(&new)));
-        let changes = registry.changes_since(Revision::ZERO).await;
-        let in_registry = changes.map_err(|error| EditError::Write(error.into()))?.put;
-        let of_files = self.routes.load_full();
-        let mut apps: Vec<AppId> = in_registry.into_iter().map(|row| row.id).collect();
-        apps.extend(of_files.targets().map(|app| app.id.clone()));
-        apps.sort();
-        apps.dedup();
+        let failed = |error: RegistryError| EditError::Write(error.into());
         let mut count = 0;
-        for app in apps {
-            let read = registry.secrets(&app).await;
-            for secret in read.map_err(|error| EditError::Write(error.into()))? {
+        for app in registry.apps_with_secrets().await.map_err(failed)? {
+            for secret in registry.secrets(&app).await.map_err(failed)? {
                 if new.is_newest(&secret.sealed) {
                     continue;
                 }
                 let text = new.open_sealed(&secret.name, &secret.sealed)?;
                 let sealed = new.seal(&secret.name, &text)?;
-                let what = What::PutSecret { name: secret.name, sealed };
+                // What an operator stores meanwhile is newer than this.
+                let what = What::Reseal { name: secret.name, was: secret.sealed, sealed };
                 self.write_secret(&app, what, by).await?;
                 count += 1;
             }
@@ -213,22 +215,29 @@ impl House {
     }
 }
 
+/// Why an app is not given a secret.
+#[derive(Debug, thiserror::Error)]
+enum Unopened {
+    #[error("secret {1} is not set: doorbell secret set {0} {1}")]
+    NotSet(AppId, String),
+    #[error("secret {0} cannot be opened: {1}")]
+    Vault(String, VaultError),
+}
+
 fn open(
     app: &AppId,
     spec: &GivenSpec,
     vault: &Vault,
     sealed: &[SealedSecret],
-) -> Result<Given, String> {
+) -> Result<Given, Unopened> {
     let one = |name: &str| {
-        let found = sealed
-            .iter()
-            .find(|secret| secret.name == name)
-            .ok_or_else(|| format!("secret {name} is not set: doorbell secret set {app} {name}"))?;
+        let found = sealed.iter().find(|secret| secret.name == name);
+        let found = found.ok_or_else(|| Unopened::NotSet(app.clone(), name.to_owned()))?;
         let opened = vault.open_sealed(name, &found.sealed);
-        opened.map_err(|error| format!("secret {name} cannot be opened: {error}"))
+        opened.map_err(|error| Unopened::Vault(name.to_owned(), error))
     };
     let env = spec.secrets.iter().map(|name| Ok((name.clone(), one(name)?)));
-    let env = env.collect::<Result<_, String>>()?;
+    let env = env.collect::<Result<_, Unopened>>()?;
     let secret = spec.secret.then(|| one(OWN)).transpose()?;
     Ok(Given { secret, env, database: Vec::new() })
 }

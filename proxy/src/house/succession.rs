@@ -58,7 +58,8 @@ impl House {
         // As they were served; their latest definitions come with the next change of the file.
         apps.extend(inner.rejected.iter().filter_map(|app| routes.app(app.id.as_str()).cloned()));
         let (gone, rejected, is_whole) = (Vec::new(), Vec::new(), true);
-        let wish = Wish::Configure { server: Box::new(server), gone, rejected, is_whole };
+        let (server, is_trial) = (Box::new(server), false);
+        let wish = Wish::Configure { server, gone, rejected, is_whole, is_trial };
         match self.link.wish(&apps, wish).await {
             Ok(Answer::Configured(Ok(listening))) => {
                 inner.is_untold = false;

@@ -106,6 +106,8 @@ fn write(folder: &Path, id: &AppId, listed: &Listed) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
     let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(&serde_json::to_vec(&copied)?)?;
+    // Or a machine that loses its power could be left with an empty file in the place of the old one.
+    file.sync_data()?;
     fs::rename(new, path)
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Wanted {
     pub(super) rejected: Vec<Rejected>,
     /// Whether that is all there is.
     pub(super) is_whole: bool,
+    /// Whether it is only asked if it could hold.
+    pub(super) is_trial: bool,
 }
 
 impl Wanted {

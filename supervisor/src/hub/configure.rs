@@ -82,6 +82,11 @@ fn open_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o640).open(path)
 }
 
+/// Whether it is the address of a TCP app.
+fn is_of_app(address: &ListenAddr, doors: &[Door]) -> bool {
+    doors.iter().any(|door| door.app.is_some() && door.address == *address)
+}
+
 impl Hub {
     /// Makes a configuration the one that holds. The wish is answered when every proxy has it.
     pub(super) async fn configure(&mut self, wish: (Number, u64), wanted: Wanted) {
@@ -95,8 +100,17 @@ impl Hub {
             return self.refuse_configuration(wish, ConfigureError::Anew);
         }
         let doors = self.catalog.doors(&wanted);
+        if wanted.is_trial {
+            let outcome = self.try_doors(&doors).map(|()| self.addresses());
+            return self.answer(wish.0, wish.1, Answer::Configured(outcome));
+        }
         let opened = match self.open_for(&wanted.server, &doors) {
             Ok(opened) => opened,
+            Err(ConfigureError::Listen(address, why)) if is_of_app(&address, &doors) => {
+                // What is to be done without that app is for the control process to say.
+                let error = ConfigureError::Listen(address, why);
+                return self.answer(wish.0, wish.1, Answer::Configured(Err(error)));
+            }
             Err(error) => return self.refuse_configuration(wish, error),
         };
         if self.instruct(&wanted, is_first).await.is_err() {
@@ -126,6 +140,23 @@ impl Hub {
             self.turns.push(Turn { number, waiting, wish });
         }
         self.end_turn(0, None);
+    }
+
+    /// Opens what is new, and closes it again.
+    fn try_doors(&mut self, doors: &[Door]) -> Result<(), ConfigureError> {
+        if self.closing.is_some() {
+            return Err(ConfigureError::Closing);
+        }
+        for door in doors {
+            if self.listeners.iter().any(|one| one.listening.configured == door.address) {
+                continue;
+            }
+            let opened = self
+                .open_listener(door, &[])
+                .map_err(|error| ConfigureError::Listen(door.address.clone(), error.to_string()))?;
+            opened.forget_file();
+        }
+        Ok(())
     }
 
     /// Opens what a configuration needs and we have not.

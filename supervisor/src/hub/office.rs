@@ -295,9 +295,9 @@ impl Hub {
             let _ = events.send(Event::Answered { control, wish, answer }).await;
         };
         match what {
-            Wish::Configure { server, gone, rejected, is_whole } => {
+            Wish::Configure { server, gone, rejected, is_whole, is_trial } => {
                 let put = std::mem::take(&mut self.office.put);
-                let wanted = Wanted { server: *server, put, gone, rejected, is_whole };
+                let wanted = Wanted { server: *server, put, gone, rejected, is_whole, is_trial };
                 self.configure((control, wish), wanted).await;
             }
             Wish::Operate(app, verb) => {

@@ -81,16 +81,37 @@ fn nobody_overwrites_what_they_have_not_seen() {
     let api = d.api("admin");
     let path = "/v1/apps/blog/definition";
     let put = |fields: &[&str], host: &str| api.ask("PUT", path, fields, &keys(host));
-    assert_eq!(put(&["If-Match: *"], "a.test").status, 404);
+    let none = &Value::Null;
+    assert_eq!(put(&["If-Match: *"], "a.test").status, 412);
+    assert_eq!(api.ask("PATCH", path, &[], &json!({"name": "x"})).status, 404);
+    assert_eq!(api.ask("DELETE", "/v1/apps/blog", &[], none).status, 404);
     assert_eq!(put(&["If-None-Match: *"], "a.test").status, 200);
     assert_eq!(put(&["If-None-Match: *"], "a.test").status, 412);
+    let mut again = keys("a.test");
+    again["id"] = "blog".into();
+    assert_eq!(api.ask("POST", "/v1/apps", &[], &again).status, 409);
     let tag = api.get(path).field("etag").expect("an ETag").to_owned();
     let fresh = format!("If-Match: {tag}");
     assert_eq!(put(&[&fresh], "b.test").status, 200);
     assert_eq!(put(&[&fresh], "c.test").status, 412);
-    assert_eq!(api.ask("DELETE", "/v1/apps/blog", &[&fresh], &Value::Null).status, 412);
-    assert_eq!(api.get(path).json()["keys"]["hosts"][0], "b.test");
-    assert_eq!(api.ask("DELETE", "/v1/apps/blog", &[], &Value::Null).status, 200);
+    assert_eq!(api.ask("DELETE", "/v1/apps/blog", &[&fresh], none).status, 412);
+    // The same for several at once.
+    let seen: u64 = tag.trim_matches('"').parse().expect("a number");
+    for apply in [
+        json!({"put": {"blog": keys("c.test")}, "seen": {"blog": seen}}),
+        json!({"delete": ["blog"], "seen": {"blog": seen}}),
+        json!({"add": {"blog": keys("c.test"), "other": keys("d.test")}}),
+    ] {
+        assert_eq!(api.ask("POST", "/v1/apply", &[], &apply).status, 412, "{apply}");
+    }
+    let all = api.get("/v1/definitions").json();
+    let all: Vec<_> = all.as_array().expect("a list").iter().collect();
+    assert!(matches!(&all[..], [blog] if blog["keys"]["hosts"][0] == "b.test"), "{all:?}");
+    let seen = all[0]["revision"].as_u64().expect("a number");
+    let apply = json!({"put": {"blog": keys("c.test")}, "seen": {"blog": seen}});
+    assert_eq!(api.ask("POST", "/v1/apply", &[], &apply).status, 200);
+    assert_eq!(api.get(path).json()["keys"]["hosts"][0], "c.test");
+    assert_eq!(api.ask("DELETE", "/v1/apps/blog", &[], none).status, 200);
     assert_eq!(api.get(path).status, 404);
 }
 

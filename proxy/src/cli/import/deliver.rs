@@ -20,7 +20,8 @@ use super::{
 };
 use crate::{
     admin::{
-        definitions::{Apply, Changed, Keys},
+        definitions::Keys,
+        edits::{Apply, Changed},
         status::Status,
     },
     cli::{
@@ -30,7 +31,8 @@ use crate::{
     },
 };
 
-/// Bytes of definitions that are sent at once; the server takes twice this.
+/// Bytes of definitions that are sent at once: far fewer than the server takes, so that it is never busy for
+/// long.
 const MOST_BYTES: usize = 1024 * 1024;
 const HIDDEN: &str = "********";
 
