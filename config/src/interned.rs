@@ -17,8 +17,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::name::AppId;
 use crate::spec::{
     AppLimits, AppPages, AppTimeouts, AwakeSpec, BackOffSpec, EnclosureSpec, GivenSpec, OutputSpec,
-    ProcessSpec, ReadySpec, ResourceSpec, SharedSpec, StopSpec, TcpSpec, Template, UpstreamSpec,
-    UserSpec, WakeSpec,
+    ProcessSpec, ReadySpec, ResourceSpec, SharedSpec, StopSpec, TcpSpec, Template, UpgradeSpec,
+    UpstreamSpec, UserSpec, WakeSpec,
 };
 
 /// Entries of a pool that are looked through at once for values that nobody has any more.
@@ -99,6 +99,7 @@ internable!(
     SharedSpec,
     StopSpec,
     TcpSpec,
+    UpgradeSpec,
     UpstreamSpec,
     UserSpec,
     WakeSpec,

@@ -9,6 +9,7 @@
 //! - [`Edit`]: a change of an app or its secrets; several in one transaction, each with what the writer
 //!   expected to find.
 //! - [`Changes`]: what a reader has missed since a [`Revision`]. [`Watch`] tells when to ask.
+//! - [`Turn`]: which Doorbell brings the data of an app up to date.
 //! - [`Token`], [`Entry`] of the audit log: beside the apps, in the same transactions.
 //!
 //! All statements are written once, for both databases: `store` says how. Two programs may use one registry
@@ -23,6 +24,7 @@ mod row;
 mod secret;
 mod store;
 mod token;
+mod upgrade;
 mod watch;
 
 use std::{
@@ -37,6 +39,7 @@ pub use location::{Location, LocationError, PostgresUrl};
 pub use row::{AppRow, Changes, Revision, Unreadable};
 pub use secret::{MOST_SECRET_BYTES, SealedSecret};
 pub use token::{MOST_SCOPE_BYTES, NewToken, Token, TokenHash};
+pub use upgrade::Turn;
 pub use watch::Watch;
 
 use store::{Store, Transaction, Value};

@@ -29,6 +29,7 @@ mod server;
 mod shared;
 mod tcp;
 mod template;
+mod upgrade;
 mod wake;
 
 pub use database::{DatabasePlace, DatabaseSpec, DatabaseUrl, Dialect};
@@ -45,6 +46,7 @@ pub use server::{
 pub use shared::{SharedReadySpec, SharedSpec};
 pub use tcp::{AppKind, ProxyProtocol, TcpSpec};
 pub use template::{DatabasePart, Placeholder, PlaceholderValues, Template, TemplatePart};
+pub use upgrade::UpgradeSpec;
 pub use wake::{AgentPattern, AsleepSpec, KeepsAwake, MethodName, Visitor, WakeSpec};
 
 /// One complete, valid configuration: the server's own settings and every app.
@@ -154,6 +156,12 @@ pub struct ProcessSpec {
     pub directory: PathBuf,
     /// Environment on top of a minimal one (`PATH`, `HOME`, `LANG`, ...), never all of ours.
     pub env: Interned<BTreeMap<String, Template>>,
+    /// Which version it is, if the operator says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Box<str>>,
+    /// What is run before the first start of a version. Invariant: then there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Interned<UpgradeSpec>>,
     /// Where it is to listen.
     pub endpoint: EndpointSpec,
     /// How we learn that it can answer.

@@ -53,6 +53,7 @@ fn rendered(process: &ProcessSpec, app: &AppSpec) -> (Vec<String>, BTreeMap<Stri
         socket: Some(Path::new("/run/a.sock")),
         id: &app.id,
         base_path: &base_path,
+        version: None,
         secret: None,
         database: &[],
     };

@@ -21,7 +21,7 @@ use doorbell_config::{
 };
 use doorbell_supervisor::{
     message::Generation,
-    protocol::{FromControl, Hello, Role, TRUSTED_LIMITS, ToControl, VERSION},
+    protocol::{FromControl, Hello, Role, TRUSTED_LIMITS, ToControl, Upgraded, VERSION},
     wire::{self, Frame, Receiver},
 };
 use tokio::{task::JoinHandle, time::timeout};
@@ -89,6 +89,7 @@ struct ProxyLine {
 pub async fn run(connection: UnixStream, place: Place, household: Household) -> anyhow::Result<()> {
     let house = Arc::new(House::new(place.config_path));
     house.keeps_history_in(place.folder.join(HISTORY));
+    house.is_called_as_in(&place.folder);
     house.opens_vault_in(&place.folder);
     let mut receiver = introduce(&house, connection, None)?;
     let beginning = hear_out(&mut receiver, &house).await?;
@@ -384,7 +385,9 @@ async fn listen(
                 // The outcome is logged and counted where it happens.
                 tokio::spawn(async move { drop(house.reload().await) });
             }
-            ToControl::Prepare { app, generation } => prepare(Arc::clone(house), app, generation),
+            ToControl::Prepare { app, generation, upgraded } => {
+                prepare(Arc::clone(house), app, generation, upgraded);
+            }
             ToControl::Closing => admin.ready.store(false, Ordering::Relaxed),
             ToControl::Hold { app, generation } => house.custody.hold(app, generation, with),
             ToControl::Release { app, generation } => house.custody.release(&app, generation),
@@ -396,9 +399,9 @@ async fn listen(
 }
 
 /// Tells a start what it is given.
-fn prepare(house: Arc<House>, app: AppId, generation: Generation) {
+fn prepare(house: Arc<House>, app: AppId, generation: Generation, upgraded: Option<Upgraded>) {
     tokio::spawn(async move {
-        let given = house.given(&app).await;
+        let given = house.given(&app, upgraded).await;
         // Without a supervisor nobody waits for it; the next one asks again.
         let _ = house.link.say(&FromControl::Prepared { app, generation, given });
     });

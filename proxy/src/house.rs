@@ -1,7 +1,8 @@
 //! The configuration as the control process sees it: what holds, and the ways to those who make it hold.
 //!
 //! It changes by a `reload` of the files, or by `editing` the registry, and `hold` makes it hold; `succession`
-//! is what becomes of it when the supervisor is another. `giving` and `databases` know what programs are given.
+//! is what becomes of it when the supervisor is another. `giving` and `databases` know what programs are given, `upgrades`
+//! what is run before them.
 
 use std::{
     collections::HashMap,
@@ -42,6 +43,7 @@ mod giving;
 mod hold;
 mod reload;
 mod succession;
+mod upgrades;
 
 pub use databases::{DatabaseError, Ending};
 pub use editing::{EditError, Edited, Trial};
@@ -111,6 +113,10 @@ pub struct House {
     installation: StdMutex<Option<Uuid>>,
     /// Secrets that were read.
     sealed: StdMutex<giving::Sealed>,
+    /// Which Doorbell this is; `None` if that cannot be known.
+    name: StdMutex<Option<Uuid>>,
+    /// With which versions the data of apps was seen to be up to date.
+    versions: StdMutex<HashMap<AppId, String>>,
     /// Where the history of apps is.
     history_dir: ArcSwap<PathBuf>,
     /// `None` while there is none.
@@ -152,6 +158,8 @@ impl House {
             turns: StdMutex::default(),
             installation: StdMutex::default(),
             sealed: StdMutex::default(),
+            name: StdMutex::default(),
+            versions: StdMutex::default(),
             history_dir: ArcSwap::default(),
             number: AtomicU32::new(0),
             supervisors: watch::Sender::default(),
@@ -276,7 +284,10 @@ impl House {
             self.chronicle.happened(Happening::Defined { apps });
         }
         if !difference.gone.is_empty() {
-            difference.gone.iter().for_each(|app| self.chronicle.forget(app));
+            for app in &difference.gone {
+                self.chronicle.forget(app);
+                self.forget_version(app);
+            }
             self.chronicle.happened(Happening::Removed { apps: difference.gone.clone() });
         }
     }

@@ -260,6 +260,9 @@ pub enum ToControl {
         app: AppId,
         /// The instance.
         generation: Generation,
+        /// What came of its upgrade, if it was run.
+        #[serde(default)]
+        upgraded: Option<Upgraded>,
     },
     /// Let go of them.
     Release {
@@ -270,6 +273,15 @@ pub enum ToControl {
     },
     /// A younger control process has taken over, or all is over: answer what is asked, and end.
     End,
+}
+
+/// What came of an app's upgrade.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgraded {
+    /// The version that it was to bring the app's data up to date with.
+    pub version: String,
+    /// Why it did not.
+    pub outcome: Result<(), String>,
 }
 
 /// From the control process to the supervisor.

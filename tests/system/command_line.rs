@@ -26,7 +26,7 @@ fn check_is_content_with_a_good_file() {
 
 #[test]
 fn later_keys_are_refused_like_any_unknown_key() {
-    for key in ["upgrade = [\"x\"]", "redirect = \"x\""] {
+    for key in ["cache = \"1h\"", "redirect = \"x\""] {
         let (_dir, path) = Setup::new(&node("app", key)).write();
         let output = tool(&["check", "--config", &path.to_string_lossy()]);
         assert_eq!(output.status, 1, "{key}");

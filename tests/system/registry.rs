@@ -12,6 +12,7 @@ mod databases;
 mod loss;
 mod obstacles;
 mod secrets;
+mod upgrades;
 
 /// The keys of an app that answers.
 pub(crate) fn keys(host: &str) -> Value {

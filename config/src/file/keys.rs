@@ -12,6 +12,7 @@ mod pages;
 mod process;
 mod server;
 mod tcp;
+mod upgrade;
 mod upstream;
 mod wake;
 
@@ -33,6 +34,7 @@ pub use server::{
     ServerTimeoutKeys,
 };
 pub use tcp::{TcpEntrance, TcpKeys, TcpLimitKeys, TcpTimeoutKeys};
+pub use upgrade::{UpgradeChoice, UpgradeKeys};
 pub use upstream::{HealthKeys, UpstreamChoice, UpstreamKeys};
 pub use wake::{AsleepKeys, KeepsAwakeChoice, WakeKeys};
 

@@ -10,6 +10,7 @@ use super::{
     row::Revision,
     secret,
     store::{Row, Transaction, Value, stored},
+    upgrade,
 };
 use crate::name::AppId;
 
@@ -183,9 +184,8 @@ impl<'e> Ready<'e> {
         }
         let change = Change { app, revision, at };
         match &self.edit.what {
-            // What an earlier app of this id was given is not for this one.
             What::Put(_) if found.is_none() => {
-                secret::remove_all(transaction, app).await?;
+                Change::forget_earlier(transaction, app).await?;
                 change.put(transaction, self.text.as_deref().unwrap_or("{}")).await?;
             }
             What::Put(_) => change.put(transaction, self.text.as_deref().unwrap_or("{}")).await?,
@@ -270,8 +270,14 @@ impl Change<'_> {
 
     /// Leaves a tombstone, of which other Doorbells learn.
     async fn delete(&self, transaction: &mut Transaction) -> Result<(), WriteError> {
-        secret::remove_all(transaction, self.app).await?;
+        Self::forget_earlier(transaction, self.app).await?;
         self.bury(transaction).await
+    }
+
+    /// What an app of this id had is nobody else's.
+    async fn forget_earlier(transaction: &mut Transaction, app: &AppId) -> Result<(), WriteError> {
+        secret::remove_all(transaction, app).await?;
+        Ok(upgrade::forget(transaction, app).await?)
     }
 
     async fn bury(&self, transaction: &mut Transaction) -> Result<(), WriteError> {
@@ -294,8 +300,9 @@ impl Change<'_> {
         Expect::Absent.check(transaction, to).await?;
         let [app, revision, at] = self.values();
         transaction.rows(COPY, &[app, revision, at, Value::Text(to.as_str())]).await?;
-        secret::remove_all(transaction, to).await?;
+        Self::forget_earlier(transaction, to).await?;
         secret::move_all(transaction, self.app, to).await?;
+        upgrade::rename(transaction, self.app, to).await?;
         self.bury(transaction).await
     }
 

@@ -22,6 +22,10 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("migration/2.sqlite.sql"),
         postgres: include_str!("migration/2.postgres.sql"),
     },
+    Migration {
+        sqlite: include_str!("migration/3.sqlite.sql"),
+        postgres: include_str!("migration/3.postgres.sql"),
+    },
 ];
 
 const HAS_TABLES: (&str, &str) = (

@@ -99,6 +99,8 @@ impl ProcessSpec {
             command: command.into(),
             directory,
             env: Interned::default(),
+            version: None,
+            upgrade: None,
             endpoint: EndpointSpec::AnyPort,
             ready: Interned::default(),
             no_new_privs: false,

@@ -26,6 +26,9 @@ pub struct Given {
     /// For `{database_url}` and the like, by what stands between the braces.
     #[serde(default)]
     pub database: Vec<(String, Secret)>,
+    /// The version that its upgrade is to be run for first: then whoever asked asks again when that has ended.
+    #[serde(default)]
+    pub needs_upgrade: Option<String>,
 }
 
 /// A text that is not printed. It is serialised, for the way between Doorbell's own processes.

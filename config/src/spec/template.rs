@@ -32,6 +32,8 @@ pub enum Placeholder {
     /// `{base_path}`: the prefix under which clients reach the app, `/` when it has a host of its
     /// own.
     BasePath,
+    /// `{version}`: which version of its program the app is.
+    Version,
     /// `{secret}`: what was generated for the app and nobody else knows.
     Secret,
     /// `{database_url}` and the like: how the app gets to its database.
@@ -70,6 +72,8 @@ pub struct PlaceholderValues<'a> {
     pub id: &'a AppId,
     /// For `{base_path}`: [`AppSpec::base_path`](super::AppSpec::base_path).
     pub base_path: &'a str,
+    /// For `{version}`; an app without one has none.
+    pub version: Option<&'a str>,
     /// For `{secret}`; an app without one has none.
     pub secret: Option<&'a str>,
     /// For `{database_url}` and the like, by what stands between the braces; without a database, nothing.
@@ -78,11 +82,12 @@ pub struct PlaceholderValues<'a> {
 
 impl Placeholder {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Port,
         Self::Socket,
         Self::Id,
         Self::BasePath,
+        Self::Version,
         Self::Secret,
         Self::Database(DatabasePart::Url),
         Self::Database(DatabasePart::Host),
@@ -102,6 +107,7 @@ impl Placeholder {
             Self::Socket => "socket",
             Self::Id => "id",
             Self::BasePath => "base_path",
+            Self::Version => "version",
             Self::Secret => "secret",
             Self::Database(DatabasePart::Url) => "database_url",
             Self::Database(DatabasePart::Host) => "database_host",
@@ -192,6 +198,9 @@ impl Template {
                 }
                 TemplatePart::Placeholder(Placeholder::Id) => out.push_str(values.id.app_str()),
                 TemplatePart::Placeholder(Placeholder::BasePath) => out.push_str(values.base_path),
+                TemplatePart::Placeholder(Placeholder::Version) => {
+                    out.push_str(values.version.unwrap_or_default());
+                }
                 TemplatePart::Placeholder(Placeholder::Secret) => {
                     out.push_str(values.secret.unwrap_or_default());
                 }
@@ -252,6 +261,7 @@ mod tests {
             socket,
             id: &id,
             base_path: "/blog",
+            version: Some("2.1"),
             secret: None,
             database: &[],
         };
@@ -263,6 +273,7 @@ mod tests {
         assert_eq!(render("--port={port}", Some(8080), None), "--port=8080");
         assert_eq!(render("{socket}", None, Some("/run/a.sock")), "/run/a.sock");
         assert_eq!(render("{id} at {base_path}!", None, None), "blog at /blog!");
+        assert_eq!(render("/srv/{version}/run", None, None), "/srv/2.1/run");
         assert_eq!(render("", None, None), "");
     }
 

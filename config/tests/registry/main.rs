@@ -9,3 +9,4 @@ mod location;
 mod place;
 mod schema;
 mod sharing;
+mod upgrade;

@@ -11,6 +11,8 @@ use doorbell_config::{
     spec::{Backend, Given, GivenSpec, Secret},
 };
 
+use doorbell_supervisor::protocol::Upgraded;
+
 use super::{EditError, House};
 use crate::provision::Adopt;
 use crate::vault::{Vault, VaultError};
@@ -38,11 +40,12 @@ pub enum SecretError {
 }
 
 impl House {
-    /// What the program of an app is given at a start.
+    /// What the program of an app is given at a start, and whether its upgrade is to be run before; `upgraded` is
+    /// what came of that.
     ///
     /// # Errors
     /// Why it cannot start, for operators.
-    pub async fn given(&self, app: &AppId) -> Result<Given, String> {
+    pub async fn given(&self, app: &AppId, upgraded: Option<Upgraded>) -> Result<Given, String> {
         let app = app.first();
         if self.is_ending(&app) {
             return Err("it is being deleted".into());
@@ -51,29 +54,42 @@ impl House {
         // A supervisor starts what a change brings before the change is done here: then it is waited for.
         drop(self.inner.lock().await);
         let routes = self.routes.load_full();
-        let spec = routes.app(app.as_str()).and_then(|spec| match &spec.backend {
-            Backend::Process(process) => process.given.clone(),
+        let process = routes.app(app.as_str()).and_then(|spec| match &spec.backend {
+            // Nobody asks for an app that is given nothing.
+            Backend::Process(process) if process.given.is_none() && process.upgrade.is_none() => {
+                None
+            }
+            Backend::Process(process) => Some(process.clone()),
             Backend::Upstream(_) | Backend::Shared(_) => None,
         });
-        // Nobody asks for an app that is given nothing.
-        let spec = spec.ok_or("its definition has changed meanwhile: it is started anew")?;
+        let process = process.ok_or("its definition has changed meanwhile: it is started anew")?;
+        let needs_upgrade = self.version_to_reach(&app, &process, upgraded).await?;
+        let mut given = match &process.given {
+            Some(spec) => self.given_of(&app, spec).await?,
+            None => Given::default(),
+        };
+        given.needs_upgrade = needs_upgrade;
+        Ok(given)
+    }
+
+    async fn given_of(&self, app: &AppId, spec: &GivenSpec) -> Result<Given, String> {
         let vault = self.vault.load_full().ok_or_else(|| SecretError::NoVault.to_string())?;
-        let mut sealed = self.sealed(&app).await?;
+        let mut sealed = self.sealed(app).await?;
         if spec.secret && sealed.iter().all(|secret| secret.name != OWN) {
-            self.generate(&app, OWN, &vault).await.map_err(|error| error.to_string())?;
-            sealed = self.sealed(&app).await?;
+            self.generate(app, OWN, &vault).await.map_err(|error| error.to_string())?;
+            sealed = self.sealed(app).await?;
         }
-        let mut given = match open(&app, &spec, &vault, &sealed) {
+        let mut given = match open(app, spec, &vault, &sealed) {
             // Another Doorbell may seal with a key that was copied here since.
             Err(Unopened::Vault(_, VaultError::NoKey { .. })) => {
                 let vault = self.reopen_vault().await.unwrap_or(vault);
-                open(&app, &spec, &vault, &sealed)
+                open(app, spec, &vault, &sealed)
             }
             other => other,
         }
         .map_err(|error| error.to_string())?;
         if spec.database {
-            given.database = self.database_of(&app, Adopt::No).await?;
+            given.database = self.database_of(app, Adopt::No).await?;
         }
         Ok(given)
     }
@@ -239,5 +255,5 @@ fn open(
     let env = spec.secrets.iter().map(|name| Ok((name.clone(), one(name)?)));
     let env = env.collect::<Result<_, Unopened>>()?;
     let secret = spec.secret.then(|| one(OWN)).transpose()?;
-    Ok(Given { secret, env, database: Vec::new() })
+    Ok(Given { secret, env, ..Given::default() })
 }

@@ -41,7 +41,7 @@ impl Waiting {
     fn usual(&self) -> Option<(UsualStart, Duration)> {
         let progress = self.progress?;
         let elapsed = match progress.phase {
-            StartPhase::Queued => Duration::ZERO,
+            StartPhase::Queued | StartPhase::Upgrade => Duration::ZERO,
             StartPhase::Spawn | StartPhase::Listen | StartPhase::Ready => progress.elapsed,
         };
         Some((progress.usual?, elapsed))
@@ -51,7 +51,7 @@ impl Waiting {
     fn step(&self) -> usize {
         match self.progress.map(|progress| progress.phase) {
             Some(StartPhase::Queued) => 0,
-            None | Some(StartPhase::Spawn | StartPhase::Listen) => 1,
+            None | Some(StartPhase::Upgrade | StartPhase::Spawn | StartPhase::Listen) => 1,
             Some(StartPhase::Ready) => 2,
         }
     }
@@ -68,6 +68,7 @@ impl Waiting {
                 WaitsFor::Turn => "Other applications are starting. It is in line behind them.",
                 WaitsFor::Needs => "What it needs is started first.",
             },
+            Some(StartPhase::Upgrade) => "It has a new version, and is brought up to date first.",
             None | Some(StartPhase::Spawn | StartPhase::Listen) => {
                 "It was asleep, and is being started."
             }

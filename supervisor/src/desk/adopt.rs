@@ -21,7 +21,7 @@ use super::{
     sweep,
 };
 use crate::{
-    driver::{Adoptee, Job, Phase},
+    driver::{Adoptee, Job, Phase, Work},
     lifecycle::{Adoption, Goal, adopt},
 };
 
@@ -54,6 +54,9 @@ pub(super) fn fingerprint(spec: &AppSpec) -> u64 {
     }
     if process.ready.listen == ListenNotice::Never {
         "unheard".hash(&mut hasher);
+    }
+    if let Some(version) = &process.version {
+        version.hash(&mut hasher);
     }
     let mut texts = process.command.iter().chain(process.env.values());
     if texts.any(|text| text.asks_for(Placeholder::BasePath)) {
@@ -97,7 +100,7 @@ impl Desk {
         for adoptee in adoptees {
             let (generation, pid) = (adoptee.generation(), adoptee.pid());
             let list = match adoptee.phase() {
-                Phase::Starting => &mut adoption.starting,
+                Phase::Upgrading | Phase::Starting => &mut adoption.starting,
                 Phase::Ready => &mut adoption.ready,
                 Phase::Frozen => &mut adoption.frozen,
                 Phase::Leaving => &mut adoption.leaving,
@@ -110,7 +113,9 @@ impl Desk {
             let now = Instant::now();
             let fingerprint = adoptee.fingerprint();
             let queued = std::time::Duration::ZERO;
-            let job = Job { app: spec.clone(), generation, fingerprint, queued, admitted: now };
+            let work = Work::Serve;
+            let app_spec = spec.clone();
+            let job = Job { app: app_spec, generation, fingerprint, queued, admitted: now, work };
             let (handle, task) = self.driver.adopted(job, adoptee, self.reports.0.clone());
             self.meter.watch(id, generation, handle.witness());
             let pid = Some(pid);

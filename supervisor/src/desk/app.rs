@@ -103,6 +103,8 @@ pub(super) struct Instance {
     pub(super) handle: Handle,
     pub(super) pid: Option<u32>,
     pub(super) ready: Option<(Endpoint, StartTimes)>,
+    /// Whether its upgrade has run, and its own start is yet to come.
+    pub(super) is_upgraded: bool,
     /// Whether it is served where it was not told to listen.
     pub(super) is_elsewhere: bool,
     pub(super) warnings: Vec<String>,
@@ -120,6 +122,7 @@ impl Instance {
             handle,
             pid: None,
             ready: None,
+            is_upgraded: false,
             is_elsewhere: false,
             warnings: Vec::new(),
             vigils: Vec::new(),

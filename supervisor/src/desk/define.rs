@@ -270,6 +270,7 @@ fn launch(old: &AppSpec, new: &AppSpec) -> Launch {
         return Launch::Changed;
     };
     let runs_alike = before.command == after.command
+        && before.version == after.version
         && before.directory == after.directory
         && before.env == after.env
         && before.endpoint == after.endpoint

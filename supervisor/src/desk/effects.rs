@@ -11,7 +11,7 @@ use super::{
     app::{Instance, Start, unix_seconds},
 };
 use crate::{
-    driver::Job,
+    driver::{Job, Work},
     lifecycle::{Effect, Event, StartOutcome, step},
     message::{GateOrder, Generation, StartPhase, WaitsFor},
 };
@@ -164,7 +164,8 @@ impl Desk {
         let admitted = Instant::now();
         let queued = app.queued_since.take().map(|since| admitted - since).unwrap_or_default();
         let fingerprint = fingerprint(&spec);
-        let job = Job { app: spec, generation, fingerprint, queued, admitted };
+        let work = Work::Serve;
+        let job = Job { app: spec, generation, fingerprint, queued, admitted, work };
         let (handle, task) = self.driver.instance(job, self.reports.0.clone());
         let (phase, waits_for) = (StartPhase::Spawn, WaitsFor::Turn);
         let start = Start { phase, waits_for, since: admitted, generation: Some(generation) };

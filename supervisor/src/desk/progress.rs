@@ -1,11 +1,14 @@
 //! What instances and gates report.
 
+use std::time::Duration;
+
 use doorbell_config::name::AppId;
+use tokio::time::Instant;
 
 use super::Desk;
 use crate::{
     driver::{Note, Report},
-    lifecycle::{Event, Failure, GateEvent, InstanceEvent, State, Successor},
+    lifecycle::{Event, Failure, GateEvent, InstanceEvent, State, Successor, Timer},
     message::{GateOrder, GateReport, Generation, StartPhase},
 };
 
@@ -17,6 +20,7 @@ impl Desk {
     pub(super) fn report(&mut self, report: Report) {
         let Report { app, generation, note } = report;
         match note {
+            Note::Upgrading { pid, limit } => self.upgrading(&app, generation, pid, limit),
             Note::Spawned(pid) => self.spawned(&app, generation, pid),
             Note::Ready { endpoint, times } => {
                 if let Some(instance) = self.instance_mut(&app, generation) {
@@ -60,12 +64,35 @@ impl Desk {
         self.apps.get_mut(app)?.instance_mut(generation)
     }
 
+    /// It has a new version: what a start may take begins behind its upgrade.
+    fn upgrading(&mut self, app: &AppId, generation: Generation, pid: u32, limit: Duration) {
+        tracing::info!(%app, generation = generation.0, pid, "its upgrade runs");
+        self.start_is_at(app, generation, StartPhase::Upgrade);
+        let Some(instance) = self.instance_mut(app, generation) else { return };
+        (instance.pid, instance.is_upgraded) = (Some(pid), true);
+        self.allow(app, generation, limit);
+        self.publish(app);
+    }
+
+    /// A start has this long, and what all starts have, from now on.
+    fn allow(&mut self, id: &AppId, generation: Generation, longer: Duration) {
+        let Some(app) = self.apps.get(id) else { return };
+        let (Some(terms), true) = (app.terms(), is_starting(&app.life.state, generation)) else {
+            return;
+        };
+        let until = Instant::now() + longer + terms.start_deadline;
+        self.timers.set(id, Timer::StartDeadline(generation), until.into_std());
+    }
+
     fn spawned(&mut self, app: &AppId, generation: Generation, pid: u32) {
         tracing::info!(%app, generation = generation.0, pid, "started");
         let Some(known) = self.apps.get_mut(app) else { return };
         let is_main = known.life.state.generation() == Some(generation);
         let Some(instance) = known.instance_mut(generation) else { return };
         instance.pid = Some(pid);
+        if std::mem::take(&mut instance.is_upgraded) {
+            self.allow(app, generation, Duration::ZERO);
+        }
         self.start_is_at(app, generation, StartPhase::Listen);
         let Some(known) = self.apps.get_mut(app) else { return };
         let Some(instance) = known.instance_mut(generation) else { return };
@@ -194,6 +221,12 @@ impl Desk {
         let app = id.clone();
         self.order(GateOrder::Open { app, generation, endpoint, started: None });
     }
+}
+
+/// Whether this instance is on its way to be ready.
+fn is_starting(state: &State, generation: Generation) -> bool {
+    matches!(state, State::Starting(starting) if starting.generation == generation)
+        || matches!(state, State::Ready(old) if old.successor == Successor::Starting(generation))
 }
 
 /// Whether the state is about this instance, or it is to take over.

@@ -84,6 +84,11 @@ impl Adoptee {
         self.record.phase
     }
 
+    /// Whether its first process still runs.
+    pub(super) fn is_itself(&self) -> bool {
+        self.first == First::Itself
+    }
+
     /// Where it serves, and how its start went.
     pub(crate) fn ready(&self) -> Option<(Endpoint, StartTimes)> {
         self.record.ready.clone()
@@ -155,7 +160,9 @@ impl Driver {
         reports: mpsc::Sender<Report>,
     ) -> (Handle, impl Future<Output = ()> + Send + 'static) {
         let (handle, wires) = Handle::new(reports);
-        (handle, instance::take_up(Arc::clone(self), job, wires, adoptee))
+        let is_upgrade = adoptee.phase() == Phase::Upgrading;
+        let turn = is_upgrade.then(|| self.turn_at_once(&job.app.id)).flatten();
+        (handle, instance::take_up(Arc::clone(self), job, wires, adoptee, turn))
     }
 
     /// Removes what instances had of their own that are not among these.

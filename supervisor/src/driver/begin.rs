@@ -6,7 +6,7 @@ use doorbell_config::spec::{Given, ListenNotice, Probe, ProcessSpec};
 
 use crate::{
     driver::{
-        Driver, Job, STARTING,
+        Driver, Job, STARTING, Work,
         account::{Account, AccountError},
         advance::Advance,
         cgroup::Group,
@@ -15,7 +15,7 @@ use crate::{
         launch::{Launch, LaunchError, Surroundings},
         notify::NotifySocket,
         outfit::Outfit,
-        record::Record,
+        record::{Phase, Record},
         spawn::{self, Spawned},
         vigil::VigilSocket,
     },
@@ -121,6 +121,9 @@ pub(super) fn spawn_blocking(
     let mut record =
         Record::new(app, generation, spawned.pid, place.endpoint.clone(), job.fingerprint)?;
     record.is_heard = spawned.ear.is_some();
+    if job.work == Work::Upgrade {
+        record.phase = Phase::Upgrading;
+    }
     driver.note(&record);
     Ok(Prepared { place, spawned, record, group, vigils })
 }

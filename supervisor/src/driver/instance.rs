@@ -5,14 +5,14 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use doorbell_config::spec::{Probe, ProcessSpec, StopSpec};
+use doorbell_config::spec::{Given, Probe, ProcessSpec, StopSpec};
 use tokio::{
     sync::{Notify, mpsc, watch as channel},
     time::{Instant, sleep},
 };
 
 use super::{
-    Adoptee, Driver, Job, Leftovers, Note, Order, Report, Witness, adopt,
+    Adoptee, Driver, Job, Leftovers, Note, Order, Report, Witness, Work, adopt,
     cgroup::Group,
     ear::Ear,
     endpoint::Place,
@@ -33,8 +33,14 @@ use crate::{
     probe::{self, Started},
 };
 
-pub(super) use self::begin::door;
-use self::begin::{Prepared, SpawnError, listen_for_notes, spawn_blocking};
+pub(super) use self::{
+    begin::door,
+    upgrade::{Turn, Turns},
+};
+use self::{
+    begin::{Prepared, SpawnError, listen_for_notes, spawn_blocking},
+    upgrade::Begun,
+};
 
 #[path = "awake.rs"]
 mod awake;
@@ -48,6 +54,8 @@ mod frost;
 mod inspect;
 #[path = "ready.rs"]
 mod ready;
+#[path = "upgrade.rs"]
+mod upgrade;
 
 /// Looks for what a first process that ended well may have left behind: the table of processes is no
 /// picture of one moment, and who forks twice may be between two parents while it is read.
@@ -57,6 +65,7 @@ const CHECKS: u32 = 3;
 const CHECK_PACE: Duration = Duration::from_millis(200);
 
 /// How an instance is connected to the desk.
+#[derive(Clone)]
 pub(super) struct Wires {
     pub(super) inbox: channel::Receiver<Order>,
     pub(super) check: Arc<Notify>,
@@ -109,25 +118,56 @@ pub(super) struct Instance {
 
 /// Runs one instance to its end.
 pub(super) async fn run(driver: Arc<Driver>, job: Job, wires: Wires) {
+    begin(driver, job, wires, None).await;
+}
+
+/// The same, perhaps behind an upgrade that an earlier supervisor began.
+async fn begin(driver: Arc<Driver>, mut job: Job, wires: Wires, begun: Option<Begun>) {
     let reports = wires.reports.clone();
-    let spawned = Instance::spawn(driver.clone(), job.clone(), wires).await;
+    let begins = Instant::now();
+    let spawned = match upgrade::prepare(&driver, &job, &wires, begun).await {
+        Ok(given) => {
+            // Of the starts that are usual an upgrade is no part.
+            if job.process().is_ok_and(|process| process.upgrade.is_some()) {
+                job.admitted += begins.elapsed();
+            }
+            Instance::spawn(driver.clone(), job.clone(), wires, &given).await
+        }
+        Err(error) => Err(error),
+    };
     let spawned = spawned.map_err(|error| error.to_string());
     live_and_go(&driver, &job, spawned, &reports).await;
 }
 
 /// Takes up one instance as it is, and runs it to its end.
-pub(super) async fn take_up(driver: Arc<Driver>, job: Job, wires: Wires, adoptee: Adoptee) {
+pub(super) async fn take_up(
+    driver: Arc<Driver>,
+    job: Job,
+    wires: Wires,
+    adoptee: Adoptee,
+    turn: Option<Turn>,
+) {
+    if adoptee.phase() == Phase::Upgrading {
+        return begin(driver, job, wires, Some(Begun { adoptee, turn })).await;
+    }
     let reports = wires.reports.clone();
     let adopted = Instance::adopt(driver.clone(), job.clone(), wires, adoptee);
     let adopted = adopted.map_err(|error| format!("cannot be taken up: {error}"));
     if adopted.is_err() {
         // Nobody else will: it was spared when others were ended.
-        let rest = Leftovers::of_one(&driver.state_dir, &job.app.id, job.generation);
-        if let Err(error) = rest.end(&driver.scanner).await {
+        driver.end_leftovers_of(&job).await;
+    }
+    live_and_go(&driver, &job, adopted, &reports).await;
+}
+
+impl Driver {
+    /// Ends what there is of an instance that nobody holds.
+    async fn end_leftovers_of(&self, job: &Job) {
+        let rest = Leftovers::of_one(&self.state_dir, &job.app.id, job.generation);
+        if let Err(error) = rest.end(&self.scanner).await {
             tracing::error!(app = %job.app.id, %error, "processes of an app cannot be found");
         }
     }
-    live_and_go(&driver, &job, adopted, &reports).await;
 }
 
 async fn live_and_go(
@@ -150,21 +190,20 @@ async fn live_and_go(
 }
 
 impl Instance {
-    async fn spawn(driver: Arc<Driver>, job: Job, wires: Wires) -> Result<Self, SpawnError> {
+    async fn spawn(
+        driver: Arc<Driver>,
+        job: Job,
+        wires: Wires,
+        given: &Given,
+    ) -> Result<Self, SpawnError> {
         let process = job.process()?.clone();
-        let mut inbox = wires.inbox.clone();
-        let given = tokio::select! {
-            given = driver.given(&job, &process) => given.map_err(SpawnError::Given)?,
-            // Who is to end need not be told anything.
-            _ = ordered(&mut inbox) => return Err(SpawnError::NotWanted),
-        };
         let started = driver.pace.start();
         let notify = match process.ready.probe {
             Probe::Notify => Some(listen_for_notes(&driver, &job)?),
             Probe::Connect | Probe::Http(_) | Probe::SocketActivation => None,
         };
         let path = notify.as_ref().map(|socket| socket.path().to_owned());
-        let (shared, ours) = (driver.clone(), job.clone());
+        let (shared, ours, given) = (driver.clone(), job.clone(), given.clone());
         let spawning = tokio::task::spawn_blocking(move || {
             spawn_blocking(&shared, &ours, &process, path.as_deref(), &given)
         });

@@ -81,6 +81,7 @@ impl Launch {
             socket: around.place.socket_path(),
             id: &app.id,
             base_path: &base_path,
+            version: process.version.as_deref(),
             secret: around.given.secret.as_ref().map(Secret::reveal),
             database: &around.given.database,
         };

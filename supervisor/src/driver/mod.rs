@@ -120,6 +120,7 @@ pub(crate) struct Driver {
     has_custodian: bool,
     /// Whoever knows what programs are given.
     errands: mpsc::Sender<Errand>,
+    upgrades: instance::Turns,
     /// Where it gets what must not wait until it is told.
     advances: Mutex<Option<Arc<OwnedFd>>>,
 }
@@ -134,6 +135,16 @@ pub(crate) struct Job {
     /// How long it stood in the line.
     pub(crate) queued: Duration,
     pub(crate) admitted: Instant,
+    pub(crate) work: Work,
+}
+
+/// What an instance is run for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// To serve.
+    Serve,
+    /// To bring the app's data up to date.
+    Upgrade,
 }
 
 /// What an instance is told.
@@ -149,6 +160,11 @@ pub(crate) enum Order {
 /// What an instance tells. `Gone` is always last.
 #[derive(Clone, Debug)]
 pub(crate) enum Note {
+    /// Its upgrade runs, and may take this long.
+    Upgrading {
+        pid: u32,
+        limit: Duration,
+    },
     Spawned(u32),
     Ready {
         endpoint: Endpoint,
@@ -232,6 +248,7 @@ impl Driver {
             custodian,
             has_custodian,
             errands,
+            upgrades: instance::Turns::default(),
             advances: Mutex::default(),
         }
     }

@@ -25,6 +25,8 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Phase {
+    /// Its upgrade runs, and it will after that.
+    Upgrading,
     /// Spawned.
     Starting,
     /// Serving, or draining.

@@ -11,7 +11,7 @@ use doorbell_config::{
     name::AppId,
     spec::{AppSpec, Given, ListenAddr},
 };
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     Event, Hub, HubError,
@@ -45,7 +45,7 @@ pub(super) struct Office {
     /// Figures that one asked to keep for the next.
     kept: String,
     /// Starts that wait to be told what they are given.
-    asked: HashMap<(AppId, Generation), oneshot::Sender<Result<Given, String>>>,
+    asked: HashMap<(AppId, Generation), Errand>,
     /// What is kept open there for instances.
     custody: HashMap<(AppId, Generation), Vec<Arc<OwnedFd>>>,
 }
@@ -83,24 +83,23 @@ impl Office {
     /// Asks what an app is given. Without anybody there, the next one is asked.
     pub(super) fn ask(&mut self, errand: Errand) {
         // Those who left are not asked for.
-        self.asked.retain(|_, done| !done.is_closed());
-        let Errand { app, generation, done } = errand;
-        self.tell(&ToControl::Prepare { app: app.clone(), generation });
-        self.asked.insert((app, generation), done);
+        self.asked.retain(|_, errand| !errand.done.is_closed());
+        self.tell(&errand.question());
+        self.asked.insert((errand.app.clone(), errand.generation), errand);
     }
 
     /// Asks what nobody has answered.
     fn ask_again(&mut self) {
-        self.asked.retain(|_, done| !done.is_closed());
-        for (app, generation) in self.asked.keys() {
-            self.tell(&ToControl::Prepare { app: app.clone(), generation: *generation });
+        self.asked.retain(|_, errand| !errand.done.is_closed());
+        for errand in self.asked.values() {
+            self.tell(&errand.question());
         }
     }
 
     fn answered(&mut self, app: AppId, generation: Generation, given: Result<Given, String>) {
-        if let Some(done) = self.asked.remove(&(app, generation)) {
+        if let Some(errand) = self.asked.remove(&(app, generation)) {
             // Whoever asked may have left.
-            let _ = done.send(given);
+            let _ = errand.done.send(given);
         }
     }
 
@@ -152,6 +151,13 @@ impl Office {
         if let Some(peer) = &self.peer {
             peer.runner.tell(fate);
         }
+    }
+}
+
+impl Errand {
+    fn question(&self) -> ToControl {
+        let (app, upgraded) = (self.app.clone(), self.upgraded.clone());
+        ToControl::Prepare { app, generation: self.generation, upgraded }
     }
 }
 

@@ -32,6 +32,8 @@ impl StartTimes {
 pub enum StartPhase {
     /// In the line for a start, or before it for apps that it needs.
     Queued,
+    /// Its upgrade runs: it has a new version.
+    Upgrade,
     /// Admitted; its program is being run.
     Spawn,
     /// Its process runs, and does not listen yet, or has not said that it is ready.
@@ -46,6 +48,7 @@ impl StartPhase {
     pub fn words(self) -> &'static str {
         match self {
             Self::Queued => "queued: it was in the line",
+            Self::Upgrade => "upgrade: its data was not brought up to date",
             Self::Spawn => "spawn: its program did not run",
             Self::Listen => "listen: it did not listen yet",
             Self::Ready => "ready: it did not answer as wanted yet",

@@ -58,6 +58,8 @@ pub(super) fn process_keys(keys: &AppKeys) -> Vec<(&'static str, Range<usize>)> 
         ("env", keys.env.as_ref().map(|at| span(&at.span))),
         ("secret", keys.secret.as_ref().map(|at| span(&at.span))),
         ("secrets", keys.secrets.as_ref().map(|at| span(&at.span))),
+        ("version", keys.version.as_ref().map(|at| span(&at.span))),
+        ("upgrade", keys.upgrade.as_ref().map(|at| span(&at.span))),
         ("port", keys.port.as_ref().map(|at| span(&at.span))),
         ("ready", keys.ready.as_ref().map(|at| span(&at.span))),
         ("no_new_privs", keys.no_new_privs.as_ref().map(|at| span(&at.span))),

@@ -16,7 +16,7 @@ use crate::{
     spec::{
         AwakeSpec, BackOffSpec, DatabasePart, EnclosureSpec, EndpointSpec, GivenSpec, HttpProbe,
         MilliCores, OutputSpec, Placeholder, Probe, ProcessSpec, ReadySpec, ResourceSpec, StopSpec,
-        Template, TemplatePart, UserSpec, Window,
+        Template, TemplatePart, UpgradeSpec, UserSpec, Window,
     },
 };
 
@@ -27,7 +27,7 @@ pub(super) fn compile(
     keys: &AppKeys,
     command: &Command,
 ) -> Option<ProcessSpec> {
-    let is_runnable = program(section, command);
+    let is_runnable = program(section, &command.value, &command.span);
     let mut spec = ProcessSpec::bare(
         command.value.iter().map(|argument| argument.value.0.clone()).collect(),
         match &keys.directory {
@@ -58,16 +58,18 @@ pub(super) fn compile(
     spec.user = user(section, keys).map(Into::into);
     spec.database = keys.database.as_ref().and_then(|keys| database::compile(section, keys));
     spec.given = given(section, keys, command).map(Into::into);
+    spec.version = version(section, keys, command);
+    spec.upgrade = upgrade(section, keys).map(Into::into);
     spec.set_port_by_convention();
     is_runnable.then_some(spec)
 }
 
 /// Whether there is a program to run.
-fn program(section: &mut Section<'_>, command: &Command) -> bool {
+fn program(section: &mut Section<'_>, command: &[At<Text<Template>>], span: &Range<usize>) -> bool {
     let example = "write the program and its arguments: `[\"node\", \"server.js\"]`";
-    let Some(program) = command.value.first() else {
+    let Some(program) = command.first() else {
         if !section.is_broken() {
-            section.wrong(&command.span, "the command is empty", example);
+            section.wrong(span, "the command is empty", example);
         }
         return false;
     };
@@ -104,7 +106,8 @@ fn given(section: &mut Section<'_>, keys: &AppKeys, command: &Command) -> Option
         let hidden = [DatabasePart::Url, DatabasePart::Password].map(Placeholder::Database);
         asks(text) || hidden.iter().any(|part| text.value.0.asks_for(*part))
     };
-    if let Some(argument) = command.value.iter().find(shows) {
+    let of_upgrade = || keys.upgrade.iter().flat_map(|at| at.value.command());
+    if let Some(argument) = command.value.iter().chain(of_upgrade()).find(shows) {
         let help = "write it into `env`: `env = { APP_KEY = \"{secret}\" }`";
         section.wrong(&argument.span, "everybody on the machine can read a command line", help);
     }
@@ -113,7 +116,7 @@ fn given(section: &mut Section<'_>, keys: &AppKeys, command: &Command) -> Option
         let help = "add `secret = \"auto\"`";
         section.wrong(&text.span, "there is no secret to fill in", help);
     }
-    let texts = || command.value.iter().chain(env().map(|(_, text)| text));
+    let texts = || command.value.iter().chain(of_upgrade()).chain(env().map(|(_, text)| text));
     let of_database = texts().find(|text| text.value.0.asks_for_database());
     if let Some(text) = of_database.filter(|_| keys.database.is_none()) {
         let help = "add `database = { new_database = \"postgres://...\" }`";
@@ -134,6 +137,28 @@ fn given(section: &mut Section<'_>, keys: &AppKeys, command: &Command) -> Option
     let (secret, database) = (keys.secret.is_some(), keys.database.is_some());
     let given = GivenSpec { secret, secrets, database };
     (given != GivenSpec::default()).then_some(given)
+}
+
+/// Which version it is; whoever asks for it has to be told.
+fn version(section: &mut Section<'_>, keys: &AppKeys, command: &Command) -> Option<Box<str>> {
+    if keys.version.is_none() {
+        let help = "add `version = \"1\"`";
+        if let Some(span) = asking(keys, command, Placeholder::Version) {
+            section.wrong(span, "there is no version to fill in", help);
+        }
+        if let Some(upgrade) = keys.upgrade.as_ref().filter(|_| !section.is_broken()) {
+            let message = "`upgrade` is run when the version changes, and there is none";
+            section.wrong(&upgrade.span, message, help);
+        }
+    }
+    keys.version.as_ref().map(|version| version.value.0.0.as_str().into())
+}
+
+fn upgrade(section: &mut Section<'_>, keys: &AppKeys) -> Option<UpgradeSpec> {
+    let At { value, span } = keys.upgrade.as_ref()?;
+    let is_runnable = program(section, value.command(), span);
+    let command = value.command().iter().map(|text| text.value.0.clone()).collect();
+    is_runnable.then_some(UpgradeSpec { command, deadline: value.deadline() })
 }
 
 /// The first text of command and environment that asks for this.

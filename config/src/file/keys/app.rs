@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AppPageKeys, BackOffKeys, DatabaseKeys, IdleKeys, OneOrMany, OutputKeys, ReadyChoice,
-    SecretChoice, StartChoice, StopKeys, UpstreamChoice, WaitingPageKeys, WakeKeys,
+    SecretChoice, StartChoice, StopKeys, UpgradeChoice, UpstreamChoice, WaitingPageKeys, WakeKeys,
 };
 use crate::{
     file::{
@@ -66,6 +66,15 @@ pub struct AppKeys {
     /// file. Without one of them the app does not start.
     #[schemars(extend("x-default" = "none"))]
     pub secrets: Option<At<Vec<At<Text<EnvName>>>>>,
+    /// Which version of its program the app is: any text, given as `{version}`. A change of it is a new start,
+    /// and runs `upgrade` first.
+    #[schemars(extend("x-default" = "none"))]
+    pub version: Option<At<Text<LineText>>>,
+    /// What brings the app's data up to date with `version`: a command, or a table. It is run to its end before
+    /// the first start of a version, once, and as the app is run; while it runs, and if it fails, what served
+    /// before goes on. The start fails with it, and is tried again as after a crash.
+    #[schemars(extend("x-default" = "none"))]
+    pub upgrade: Option<At<UpgradeChoice>>,
     /// The loopback port that the program listens on, when it cannot be told one. When such an app is
     /// changed or restarted, requests are held from the old instance's end until the new one is
     /// ready: two cannot have the same port.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AppKeys, AppLimitKeys, AppTimeoutKeys, BackOffKeys, DatabaseKeys, IdleKeys, OneOrMany,
-    OutputKeys, ReadyChoice, SecretChoice, StartChoice, StopKeys,
+    OutputKeys, ReadyChoice, SecretChoice, StartChoice, StopKeys, UpgradeChoice,
 };
 use crate::{
     file::{
@@ -67,6 +67,17 @@ pub struct TcpKeys {
     #[serde(default)]
     #[schemars(extend("x-default" = "none"))]
     pub secrets: Option<At<Vec<At<Text<EnvName>>>>>,
+    /// Which version of its program the app is: any text, given as `{version}`. A change of it is a new start,
+    /// and runs `upgrade` first.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "none"))]
+    pub version: Option<At<Text<LineText>>>,
+    /// What brings the app's data up to date with `version`: a command, or a table. It is run to its end before
+    /// the first start of a version, once, and as the app is run; while it runs, and if it fails, what served
+    /// before goes on. The start fails with it, and is tried again as after a crash.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "none"))]
+    pub upgrade: Option<At<UpgradeChoice>>,
     /// The loopback port that the program listens on, when it cannot be told one; not one of `listen`.
     #[serde(default)]
     #[schemars(range(min = 1), extend("x-default" = "a free one, given as `{port}` and `PORT`"))]
@@ -187,6 +198,8 @@ impl TcpKeys {
             env: self.env,
             secret: self.secret,
             secrets: self.secrets,
+            version: self.version,
+            upgrade: self.upgrade,
             port: self.port,
             ready: self.ready,
             no_new_privs: self.no_new_privs,

@@ -1,0 +1,94 @@
+//! Whose turn it is to bring the data of an app up to date.
+
+use std::time::Duration;
+
+use doorbell_config::registry::{Expect, Registry, Turn, What};
+
+use crate::place::{Place, edit, id, somebody, write};
+
+crate::on_both!(
+    a_version_is_upgraded_to_once,
+    a_turn_that_failed_is_anybodys,
+    a_turn_of_one_that_died_ends,
+    of_many_that_ask_at_once_one_has_the_turn,
+    what_an_app_was_up_to_goes_with_it,
+);
+
+const LONG: Duration = Duration::from_secs(600);
+
+async fn ask(registry: &Registry, version: &str, doorbell: &str) -> Turn {
+    registry.begin_upgrade(&id("blog"), version, doorbell, LONG).await.unwrap()
+}
+
+async fn end(registry: &Registry, version: Option<&str>, doorbell: &str) -> bool {
+    registry.end_upgrade(&id("blog"), version, doorbell, &somebody()).await.unwrap()
+}
+
+async fn a_version_is_upgraded_to_once(place: Place) {
+    let registry = place.open().await;
+    assert_eq!(ask(&registry, "1", "a").await, Turn::Yours);
+    assert!(matches!(ask(&registry, "1", "b").await, Turn::Others(_)));
+    assert_eq!(ask(&registry, "1", "a").await, Turn::Yours, "it has died, and come back");
+    assert!(end(&registry, Some("1"), "a").await);
+    assert!(!end(&registry, Some("1"), "a").await, "it has ended");
+    let again = place.open().await;
+    assert_eq!(ask(&again, "1", "b").await, Turn::Done);
+    assert_eq!(ask(&again, "2", "b").await, Turn::Yours);
+    let audit = registry.audit(None, None, 10).await.unwrap();
+    let noted: Vec<_> = audit.iter().map(|entry| &entry.act).collect();
+    assert_eq!((noted.len(), noted[0].what.as_str()), (1, "upgrade app"));
+    assert_eq!(noted[0].subject.as_deref(), Some("1"));
+}
+
+async fn a_turn_that_failed_is_anybodys(place: Place) {
+    let registry = place.open().await;
+    ask(&registry, "1", "a").await;
+    end(&registry, Some("1"), "a").await;
+    ask(&registry, "2", "a").await;
+    assert!(end(&registry, None, "a").await);
+    assert_eq!(ask(&registry, "2", "b").await, Turn::Yours);
+    assert!(!end(&registry, Some("2"), "a").await, "it is not its turn any more");
+    end(&registry, None, "b").await;
+    assert_eq!(ask(&registry, "1", "a").await, Turn::Done, "the last good one");
+}
+
+async fn a_turn_of_one_that_died_ends(place: Place) {
+    let registry = place.open().await;
+    ask(&registry, "1", "a").await;
+    place.sql("UPDATE upgrade SET until = 1000").await;
+    assert_eq!(ask(&registry, "1", "b").await, Turn::Yours);
+    assert!(!end(&registry, Some("1"), "a").await);
+}
+
+async fn of_many_that_ask_at_once_one_has_the_turn(place: Place) {
+    let asking: Vec<_> = (0..16)
+        .map(|number| {
+            let location = place.location.clone();
+            tokio::spawn(async move {
+                let registry = Registry::open(&location).await.expect("a registry");
+                ask(&registry, "1", &format!("doorbell {number}")).await
+            })
+        })
+        .collect();
+    let mut turns = Vec::new();
+    for asked in asking {
+        turns.push(asked.await.expect("it asks"));
+    }
+    assert_eq!(turns.iter().filter(|turn| **turn == Turn::Yours).count(), 1, "{turns:?}");
+}
+
+async fn what_an_app_was_up_to_goes_with_it(place: Place) {
+    let registry = place.open().await;
+    write(&registry, "blog", "one").await;
+    ask(&registry, "1", "a").await;
+    end(&registry, Some("1"), "a").await;
+    let rename = [edit("blog", Expect::Present, What::Rename(id("news")))];
+    registry.write(&rename, &somebody()).await.unwrap();
+    let news = registry.begin_upgrade(&id("news"), "1", "a", LONG).await.unwrap();
+    assert_eq!(news, Turn::Done);
+    let delete = [edit("news", Expect::Present, What::Delete)];
+    registry.write(&delete, &somebody()).await.unwrap();
+    write(&registry, "news", "another one").await;
+    let news = registry.begin_upgrade(&id("news"), "1", "a", LONG).await.unwrap();
+    assert_eq!(news, Turn::Yours);
+}
