@@ -1,6 +1,9 @@
 //! The command line: `doorbell` and its verbs.
 
-use std::path::PathBuf;
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -84,12 +87,16 @@ enum Verb {
     /// Exits with 0 if the file is good and 1 if not.
     Check {
         #[command(flatten)]
+        how: JsonArg,
+        #[command(flatten)]
         config: ConfigArg,
     },
     /// Make the running doorbell read its configuration again
     ///
     /// A wrong file changes nothing; its mistakes are told here.
     Reload {
+        #[command(flatten)]
+        how: JsonArg,
         #[command(flatten)]
         socket: SocketArg,
     },
@@ -98,6 +105,8 @@ enum Verb {
     /// Apps go on, new connections are the new version's, and the old one finishes what it has within
     /// `timeouts.upgrade`. If the new version does not come up, nothing changes. SIGUSR2 does the same.
     Upgrade {
+        #[command(flatten)]
+        how: JsonArg,
         #[command(flatten)]
         socket: SocketArg,
     },
@@ -165,6 +174,8 @@ enum Verb {
         #[arg(long, value_name = "URL")]
         origin: Option<String>,
         #[command(flatten)]
+        how: JsonArg,
+        #[command(flatten)]
         socket: SocketArg,
     },
     /// Tell what this machine lets doorbell do, how it is done, and what would do better
@@ -227,8 +238,10 @@ enum Verb {
     },
     /// Watch what apps use: CPU, memory and requests, the busiest first
     ///
-    /// Without a terminal, one picture is printed.
+    /// Without a terminal, and with `--json`, one picture is printed.
     Top {
+        #[command(flatten)]
+        how: JsonArg,
         #[command(flatten)]
         socket: SocketArg,
     },
@@ -272,10 +285,20 @@ struct SocketArg {
     config: ConfigArg,
 }
 
+/// How an answer is told.
+#[derive(Clone, Copy, Debug, Args)]
+struct JsonArg {
+    /// For machines
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Debug, Args)]
 struct AppArg {
     /// The app's id
     app: String,
+    #[command(flatten)]
+    how: JsonArg,
     #[command(flatten)]
     socket: SocketArg,
 }
@@ -301,10 +324,10 @@ pub fn run() -> anyhow::Result<u8> {
             serve::role(Role::Proxy, reception, None)?;
             Ok(0)
         }
-        Verb::Check { config } => documents::check(&config.config),
-        Verb::Upgrade { socket } => control::upgrade(&socket.find()?),
+        Verb::Check { how, config } => documents::check(&config.config, how),
+        Verb::Upgrade { how, socket } => control::upgrade(&socket.find()?, how),
         Verb::Speaks => documents::speaks(),
-        Verb::Reload { socket } => control::reload(&socket.find()?),
+        Verb::Reload { how, socket } => control::reload(&socket.find()?, how),
         Verb::Status { app, json, socket } => {
             control::status(&socket.find()?, app.as_deref(), json)
         }
@@ -319,8 +342,8 @@ pub fn run() -> anyhow::Result<u8> {
             awake::Awake { socket: &socket, name: &name, time, command: &command }.run()
         }
         Verb::Doctor { json, socket } => doctor::doctor(&socket.find()?, json),
-        Verb::Pass { app, origin, socket } => {
-            control::pass(&socket.find()?, &app, origin.as_deref())
+        Verb::Pass { app, origin, how, socket } => {
+            control::pass(&socket.find()?, &app, origin.as_deref(), how)
         }
         Verb::Logs { app, follow, lines, socket } => {
             control::logs(&socket.find()?, &app, follow, lines)
@@ -334,7 +357,7 @@ pub fn run() -> anyhow::Result<u8> {
             access::audit(&socket, app.as_deref(), entries, json)
         }
         Verb::Events { app, json, socket } => live::events(&socket.find()?, app.as_deref(), json),
-        Verb::Top { socket } => live::top(&socket.find()?),
+        Verb::Top { how, socket } => live::top(&socket.find()?, how),
         Verb::Schema => documents::schema(),
         Verb::Completions { shell } => documents::completions(shell, &mut Cli::command()),
         Verb::Man => documents::man(Cli::command()),
@@ -347,7 +370,20 @@ fn duration(text: &str) -> Result<DurationText, String> {
 
 impl AppArg {
     fn operate(&self, verb: &str) -> anyhow::Result<u8> {
-        control::operate(&self.socket.find()?, &self.app, verb)
+        control::operate(&self.socket.find()?, &self.app, verb, self.how)
+    }
+}
+
+impl JsonArg {
+    /// Tells an answer: to machines as it is, to people in these words.
+    fn tell(
+        self,
+        answer: &impl serde::Serialize,
+        words: impl FnOnce() -> String,
+    ) -> anyhow::Result<u8> {
+        let text = if self.json { screen::json(answer)? } else { words() };
+        writeln!(io::stdout(), "{}", text.trim_end())?;
+        Ok(0)
     }
 }
 

@@ -68,6 +68,10 @@ struct Beginning {
     number: u32,
     upgraded_to: Option<String>,
     server: Option<ServerSpec>,
+    /// The keys of secrets, where they are not ours to keep.
+    keys: Option<OwnedFd>,
+    /// Whether there are such keys, which nobody can read.
+    lacks_keys: bool,
     kept: String,
     before: Before,
     sockets: Vec<(ListenAddr, OwnedFd)>,
@@ -90,10 +94,12 @@ pub async fn run(connection: UnixStream, place: Place, household: Household) -> 
     let house = Arc::new(House::new(place.config_path));
     house.keeps_history_in(place.folder.join(HISTORY));
     house.is_called_as_in(&place.folder);
-    house.opens_vault_in(&place.folder);
     let mut receiver = introduce(&house, connection, None)?;
     let beginning = hear_out(&mut receiver, &house).await?;
     let beginning = beginning.context("the supervisor left before it had begun")?;
+    if !beginning.lacks_keys {
+        house.opens_vault(&place.folder, beginning.keys);
+    }
     let path = house.config_path.clone();
     let reading = tokio::task::spawn_blocking(move || {
         let mut archive = Archive::default();
@@ -319,7 +325,17 @@ async fn hear_out(
     let mut beginning = Beginning::default();
     while let Some((message, with)) = next(receiver).await? {
         match message {
-            ToControl::Welcome { number, server, kept, upgraded_to, abilities, seed } => {
+            ToControl::Welcome {
+                number,
+                server,
+                kept,
+                upgraded_to,
+                abilities,
+                seed,
+                lacks_keys,
+            } => {
+                beginning.keys = with.into_iter().next();
+                beginning.lacks_keys = lacks_keys;
                 house.link.learn_abilities(abilities);
                 seed.iter().for_each(|seed| house.passes.is_given(seed));
                 if upgraded_to.is_some() {

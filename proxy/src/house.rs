@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex as StdMutex, PoisonError,
@@ -181,9 +182,13 @@ impl House {
         }
     }
 
-    /// Opens the keys of secrets in this folder.
-    pub fn opens_vault_in(&self, folder: &Path) {
-        match Vault::open(folder) {
+    /// Opens the keys of secrets: a credential, or those in this folder.
+    pub fn opens_vault(&self, folder: &Path, credential: Option<OwnedFd>) {
+        let vault = match credential {
+            Some(keys) => Vault::of_credential(keys.into()),
+            None => Vault::open(folder),
+        };
+        match vault {
             Ok(vault) => self.vault.store(Some(Arc::new(vault))),
             Err(error) => tracing::error!("{error}; apps with secrets cannot start"),
         }

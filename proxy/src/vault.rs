@@ -1,7 +1,7 @@
 //! Seals what apps are given and nobody else may see, so that who reads the registry has nothing.
 //!
 //! The keys stand in a file of their own (0600), or in a credential of systemd
-//! (`LoadCredential=doorbell.keys:...`, systemd.exec(5)), a line each: a number and 32 bytes in
+//! (`LoadCredential=doorbell.keys:...`, systemd.exec(5)), which the supervisor opens for us; a line each: a number and 32 bytes in
 //! hexadecimal digits. Numbers are random, so that a key that is missing is told from one that is another. The
 //! last line seals; all of them open, so that a key is replaced by adding a line and
 //! sealing anew. What is sealed with them is bound to its name: AEAD with ChaCha20-Poly1305 (RFC 8439),
@@ -10,8 +10,9 @@
 use std::{
     fs, io,
     io::Write,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use doorbell_config::spec::Secret;
@@ -23,7 +24,8 @@ use ring::{
 /// The file in the control process's folder, and the credential's name.
 const FILE: &str = "secret.keys";
 const CREDENTIAL: &str = "doorbell.keys";
-const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+/// Most bytes of a credential: systemd allows no more.
+const MOST: usize = 1024 * 1024;
 
 /// Bytes of a key.
 const KEY: usize = 32;
@@ -36,6 +38,8 @@ pub struct Vault {
     path: PathBuf,
     keys: Vec<(u32, LessSafeKey)>,
     random: SystemRandom,
+    /// The file, where it is a credential, which is not ours to change.
+    credential: Option<Arc<fs::File>>,
 }
 
 /// Why nothing can be sealed or opened. Nothing of a key or a secret is in it.
@@ -77,35 +81,44 @@ pub enum VaultError {
 }
 
 impl Vault {
-    /// The keys of this folder, or of the credential; makes the first one where there is none.
+    /// The keys in this folder; makes the first one where there is none.
     ///
     /// # Errors
     /// Why there are none.
     pub fn open(folder: &Path) -> Result<Self, VaultError> {
-        let credentials = std::env::var_os(CREDENTIALS).map(PathBuf::from);
-        let credential = credentials.map(|folder| folder.join(CREDENTIAL));
-        // One that is there and cannot be read must not be passed over: what it sealed would be lost.
-        let is_there = |path: &PathBuf| !matches!(fs::symlink_metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound);
-        match credential.filter(is_there) {
-            // Who may read it is systemd's to say.
-            Some(credential) => Self::read(credential, 0),
-            None => {
-                let path = folder.join(FILE);
-                let failed = |error| VaultError::Keys { path: path.clone(), error };
-                if !path.exists() {
-                    create(&path, &new_line(&SystemRandom::new(), &[])?).map_err(failed)?;
-                }
-                Self::read(path, 0o077)
-            }
+        let path = folder.join(FILE);
+        let failed = |error| VaultError::Keys { path: path.clone(), error };
+        if !path.exists() {
+            create(&path, &new_line(&SystemRandom::new(), &[])?).map_err(failed)?;
         }
+        Self::read(path, 0o077)
     }
 
-    /// The keys as they are in the file now.
+    /// The keys of a credential.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    pub fn of_credential(file: fs::File) -> Result<Self, VaultError> {
+        let path = PathBuf::from(CREDENTIAL);
+        let failed = |error| VaultError::Keys { path: path.clone(), error };
+        let mut text = vec![0; MOST];
+        let length = file.read_at(&mut text, 0).map_err(failed)?;
+        text.truncate(length);
+        let text = String::from_utf8(text).map_err(io::Error::other).map_err(failed)?;
+        let keys = read(&text).map_err(|line| VaultError::Line { path: path.clone(), line })?;
+        Ok(Self { path, keys, random: SystemRandom::new(), credential: Some(Arc::new(file)) })
+    }
+
+    /// The keys as they are now.
     ///
     /// # Errors
     /// Why they cannot be read.
     pub fn read_again(&self) -> Result<Self, VaultError> {
-        Self::read(self.path.clone(), 0)
+        let failed = |error| VaultError::Keys { path: self.path.clone(), error };
+        match &self.credential {
+            Some(file) => Self::of_credential(file.try_clone().map_err(failed)?),
+            None => Self::read(self.path.clone(), 0),
+        }
     }
 
     /// The keys in a file, which must have none of these bits in its mode.
@@ -116,7 +129,7 @@ impl Vault {
             return Err(VaultError::Open(path));
         }
         let keys = read(&text).map_err(|line| VaultError::Line { path: path.clone(), line })?;
-        Ok(Self { path, keys, random: SystemRandom::new() })
+        Ok(Self { path, keys, random: SystemRandom::new(), credential: None })
     }
 
     /// Seals a text under a name.
@@ -168,11 +181,15 @@ impl Vault {
         newest.is_some_and(|number| sealed.get(1..=NUMBER) == Some(&number))
     }
 
-    /// A vault with one more key, which seals from here on. It is in the file when this returns.
+    /// A vault with one more key, which seals from here on. It is in the file when this returns. To a credential
+    /// its owner adds the key.
     ///
     /// # Errors
     /// If it cannot be written: the vault stays as it was.
     pub fn with_new_key(&self) -> Result<Self, VaultError> {
+        if self.credential.is_some() {
+            return self.read_again();
+        }
         let failed = |error| VaultError::Keys { path: self.path.clone(), error };
         let text = fs::read_to_string(&self.path).map_err(failed)?;
         let known =
@@ -187,7 +204,7 @@ impl Vault {
         create(&new, &text).and_then(|()| moved()).map_err(failed)?;
         let path = self.path.clone();
         let keys = read(&text).map_err(|line| VaultError::Line { path: path.clone(), line })?;
-        Ok(Self { path, keys, random: SystemRandom::new() })
+        Ok(Self { path, keys, random: SystemRandom::new(), credential: None })
     }
 
     /// A text that nobody knows: 64 random digits.
@@ -299,6 +316,24 @@ mod tests {
         fs::write(other.path().join(FILE), copied).unwrap();
         let stranger = stranger.read_again().unwrap();
         assert_eq!(stranger.open_sealed("KEY", &before).unwrap().reveal(), "hunter2");
+    }
+
+    #[test]
+    fn a_credential_is_its_owners_to_change() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(Vault::open(folder.path()).unwrap());
+        let path = folder.path().join(FILE);
+        let old = Vault::of_credential(fs::File::open(&path).unwrap()).unwrap();
+        let before = sealed(&old, "KEY");
+        assert!(old.with_new_key().unwrap().is_newest(&before));
+        let line = new_line(&SystemRandom::new(), &[]).unwrap();
+        let text = fs::read_to_string(&path).unwrap() + &line;
+        fs::write(&path, text).unwrap();
+        let new = old.with_new_key().unwrap();
+        assert!(!new.is_newest(&before));
+        assert_eq!(new.open_sealed("KEY", &before).unwrap().reveal(), "hunter2");
+        fs::write(&path, "").unwrap();
+        assert!(matches!(old.read_again(), Err(VaultError::Line { line: 1, .. })));
     }
 
     #[test]

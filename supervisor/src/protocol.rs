@@ -114,7 +114,7 @@ pub struct Listening {
 /// From the supervisor to a proxy.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ToProxy {
-    /// The beginning.
+    /// The beginning. With the keys of secrets, where they are a credential of systemd.
     Welcome {
         /// Its number; it says so when it comes back.
         number: u32,
@@ -209,6 +209,9 @@ pub enum ToControl {
         /// What passes of operators are signed with; `None` if it could not be kept.
         #[serde(default)]
         seed: Option<Seed>,
+        /// Whether there are keys of secrets that it could not open for it.
+        #[serde(default)]
+        lacks_keys: bool,
     },
     /// Apps of the configuration that holds.
     Apps(Vec<Arc<AppSpec>>),

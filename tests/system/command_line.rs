@@ -35,6 +35,37 @@ fn later_keys_are_refused_like_any_unknown_key() {
 }
 
 #[test]
+fn machines_are_told_in_json() {
+    let d = Doorbell::with(&node("app", "secret = \"auto\"\nenv = { KEY = \"{secret}\" }"));
+    let told = |args: &[&str]| -> serde_json::Value {
+        let args: Vec<_> = args.iter().copied().chain(["--json"]).collect();
+        let output = d.ok(&args);
+        serde_json::from_str(&output).unwrap_or_else(|error| panic!("{args:?} {error}: {output}"))
+    };
+    assert_eq!(told(&["start", "app"])["state"], "ready");
+    assert_eq!(told(&["restart", "app"])["state"], "ready");
+    assert_eq!(told(&["top"])[0]["app"], "app");
+    assert_eq!(told(&["stop", "app"])["id"], "app");
+    assert_eq!(told(&["reload"])["apps"], 1);
+    assert_eq!(told(&["secret", "rotate"])["secrets"], 1);
+    assert!(told(&["pass", "app"])["url"].as_str().is_some_and(|url| url.starts_with("http://")));
+    assert!(told(&["app", "open", "app"])["url"].to_string().contains("app.test"));
+    told(&["token", "add", "ci", "--scope", "read"]);
+    assert_eq!(told(&["token", "remove", "ci"])["removed"], "ci");
+    let path = d.config_path();
+    let path = path.to_string_lossy();
+    let checked = tool(&["check", "--json", "--config", &path]);
+    let good: serde_json::Value = serde_json::from_str(&checked.stdout).expect("JSON");
+    assert_eq!((checked.status, &good["good"], &good["apps"]), (0, &true.into(), &1.into()));
+    let (_dir, path) = Setup::new("[app.a]\ncomand = 1\n").write();
+    let checked = tool(&["check", "--json", "--config", &path.to_string_lossy()]);
+    let bad: serde_json::Value = serde_json::from_str(&checked.stdout).expect("JSON");
+    assert_eq!((checked.status, &bad["good"]), (1, &false.into()));
+    assert!(bad["problems"].to_string().contains("did you mean `command`"), "{bad}");
+    assert_eq!(checked.stderr, "");
+}
+
+#[test]
 fn the_doctor_tells_what_holds_with_and_without_a_server() {
     let d = Doorbell::with(&node("app", ""));
     let told = d.ok(&["doctor"]);

@@ -7,9 +7,10 @@ use comfy_table::{Table, presets};
 use doorbell_config::name::DurationText;
 use hyper::Method;
 use jiff::Timestamp;
+use serde_json::json;
 
 use super::{
-    SocketArg,
+    JsonArg, SocketArg,
     client::{Call, call_json},
     control::{block_on, encode},
     screen,
@@ -55,13 +56,14 @@ pub(super) enum TokenVerb {
         /// What it is called
         name: String,
         #[command(flatten)]
+        how: JsonArg,
+        #[command(flatten)]
         socket: SocketArg,
     },
 }
 
 impl TokenVerb {
     pub(super) fn run(self) -> anyhow::Result<u8> {
-        let mut out = io::stdout().lock();
         match self {
             Self::Add { name, scope, expires, json, socket } => {
                 let expires_in = expires.map(|lasts| lasts.to_string());
@@ -69,24 +71,25 @@ impl TokenVerb {
                 let call = Call::new(Method::POST, "/v1/tokens").json(&wanted)?;
                 let made: Made = block_on(call.make(&socket.find()?))?;
                 if json {
-                    writeln!(out, "{}", screen::json(&made)?)?;
+                    writeln!(io::stdout(), "{}", screen::json(&made)?)?;
                 } else {
-                    writeln!(out, "{}", made.token)?;
+                    writeln!(io::stdout(), "{}", made.token)?;
                 }
             }
             Self::List { json, socket } => {
                 let tokens: Vec<Known> =
                     block_on(call_json(&socket.find()?, Method::GET, "/v1/tokens"))?;
                 if json {
-                    writeln!(out, "{}", screen::json(&tokens)?)?;
+                    writeln!(io::stdout(), "{}", screen::json(&tokens)?)?;
                 } else {
-                    write!(out, "{}", listed(&tokens))?;
+                    write!(io::stdout(), "{}", listed(&tokens))?;
                 }
             }
-            Self::Remove { name, socket } => {
+            Self::Remove { name, how, socket } => {
                 let path = format!("/v1/tokens/{}", encode(&name));
                 block_on(Call::new(Method::DELETE, path).answer(&socket.find()?))?;
-                writeln!(out, "{}: removed", screen::line(&name))?;
+                let words = || format!("{}: removed", screen::line(&name));
+                how.tell(&json!({ "removed": name }), words)?;
             }
         }
         Ok(0)

@@ -9,10 +9,10 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use doorbell_config::{file::as_file, name::AppId};
 use hyper::Method;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{
-    SocketArg,
+    JsonArg, SocketArg,
     client::{Call, call_json},
     control::{block_on, encode},
     keys, screen, table,
@@ -111,12 +111,16 @@ pub(super) enum AppVerb {
         /// The app's id
         app: String,
         #[command(flatten)]
+        how: JsonArg,
+        #[command(flatten)]
         socket: SocketArg,
     },
     /// Print where an app's visitors find it
     Open {
         /// The app's id
         app: String,
+        #[command(flatten)]
+        how: JsonArg,
         #[command(flatten)]
         socket: SocketArg,
     },
@@ -162,18 +166,18 @@ impl AppVerb {
             Self::Delete { app, yes, with_database, how, socket } => {
                 delete(&socket.find()?, &app, yes, with_database, how)
             }
-            Self::Adopt { app, socket } => {
+            Self::Adopt { app, how, socket } => {
                 let path = format!("/v1/apps/{}/database/adopt", encode(&app));
                 block_on(Call::new(Method::POST, path).answer(&socket.find()?))?;
-                writeln!(io::stdout(), "{app}: the database is its own now")?;
-                Ok(0)
+                let words = || format!("{app}: the database is its own now");
+                how.tell(&json!({ "app": app, "adopted": true }), words)
             }
             Self::Rename { app, to, how, socket } => {
                 let path = format!("/v1/apps/{}/id", encode(&app));
                 let call = Call::new(Method::PUT, how.path(&path)).json(&Rename { to })?;
                 how.told("renamed", &change(&socket.find()?, call)?)
             }
-            Self::Open { app, socket } => open(&socket.find()?, &app),
+            Self::Open { app, how, socket } => open(&socket.find()?, &app, how),
         }
     }
 }
@@ -281,15 +285,15 @@ fn confirm(id: &str, what: &str) -> anyhow::Result<bool> {
     Ok(answer.trim() == id)
 }
 
-fn open(socket: &Path, app: &str) -> anyhow::Result<u8> {
+fn open(socket: &Path, app: &str, how: JsonArg) -> anyhow::Result<u8> {
     let path = format!("/v1/apps/{}", encode(app));
     let status: AppStatus = block_on(call_json(socket, Method::GET, &path))?;
-    match (status.url, status.listen.first()) {
-        (Some(url), _) => writeln!(io::stdout(), "{url}")?,
-        (None, Some(address)) => writeln!(io::stdout(), "{address}")?,
+    let place = match (status.url, status.listen.first()) {
+        (Some(url), _) => url,
+        (None, Some(address)) => address.clone(),
         (None, None) => bail!("doorbell listens on no TCP address"),
-    }
-    Ok(0)
+    };
+    how.tell(&json!({ "url": place }), || place.clone())
 }
 
 /// `doorbell apply`.

@@ -9,8 +9,10 @@ use std::{
 use doorbell_supervisor::protocol::IN_A_MOMENT;
 use http_body_util::BodyExt;
 use hyper::Method;
+use serde_json::json;
 
 use super::{
+    JsonArg,
     client::{CLOSED, call, call_json},
     screen, table,
 };
@@ -27,17 +29,20 @@ pub(super) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> an
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
 
-pub(super) fn reload(socket: &Path) -> anyhow::Result<u8> {
+pub(super) fn reload(socket: &Path, how: JsonArg) -> anyhow::Result<u8> {
     let report: ReloadReport = block_on(call_json(socket, Method::POST, "/v1/reload"))?;
-    let mut out = io::stdout().lock();
-    writeln!(out, "configuration loaded: {} apps", report.apps)?;
-    for warning in &report.warnings {
-        writeln!(out, "warning: {}", screen::lines(warning))?;
-    }
-    for setting in &report.needs_restart {
-        writeln!(out, "warning: `{setting}` takes effect with the next restart")?;
-    }
-    Ok(0)
+    how.tell(&report, || {
+        let loaded = format!("configuration loaded: {} apps", report.apps);
+        let warnings = report.warnings.iter().map(|warning| {
+            let warning = screen::lines(warning);
+            format!("warning: {warning}")
+        });
+        let late = report
+            .needs_restart
+            .iter()
+            .map(|setting| format!("warning: `{setting}` takes effect with the next restart"));
+        std::iter::once(loaded).chain(warnings).chain(late).collect::<Vec<_>>().join("\n")
+    })
 }
 
 /// How long an upgrade is asked for, where another has just been, and the time between two tries.
@@ -50,7 +55,7 @@ fn is_passing(error: &anyhow::Error) -> bool {
     words.contains(IN_A_MOMENT) || words.contains(CLOSED)
 }
 
-pub(super) fn upgrade(socket: &Path) -> anyhow::Result<u8> {
+pub(super) fn upgrade(socket: &Path, how: JsonArg) -> anyhow::Result<u8> {
     let upgraded = block_on(async {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -64,8 +69,7 @@ pub(super) fn upgrade(socket: &Path) -> anyhow::Result<u8> {
             }
         }
     })?;
-    writeln!(io::stdout(), "upgraded from {} to {}", upgraded.from, upgraded.to)?;
-    Ok(0)
+    how.tell(&upgraded, || format!("upgraded from {} to {}", upgraded.from, upgraded.to))
 }
 
 pub(super) fn status(socket: &Path, app: Option<&str>, json: bool) -> anyhow::Result<u8> {
@@ -92,14 +96,18 @@ pub(super) fn status(socket: &Path, app: Option<&str>, json: bool) -> anyhow::Re
     Ok(0)
 }
 
-pub(super) fn operate(socket: &Path, app: &str, verb: &str) -> anyhow::Result<u8> {
+pub(super) fn operate(socket: &Path, app: &str, verb: &str, how: JsonArg) -> anyhow::Result<u8> {
     let path = format!("/v1/apps/{}/{verb}", encode(app));
     let status: AppStatus = block_on(call_json(socket, Method::POST, &path))?;
-    writeln!(io::stdout(), "{}: {}", status.id, table::state(&status))?;
-    Ok(0)
+    how.tell(&status, || format!("{}: {}", status.id, table::state(&status)))
 }
 
-pub(super) fn pass(socket: &Path, app: &str, origin: Option<&str>) -> anyhow::Result<u8> {
+pub(super) fn pass(
+    socket: &Path,
+    app: &str,
+    origin: Option<&str>,
+    how: JsonArg,
+) -> anyhow::Result<u8> {
     let path = format!("/v1/apps/{}/pass", encode(app));
     let Link { host, path, port } = block_on(call_json(socket, Method::POST, &path))?;
     let port = port.filter(|port| *port != 80).map(|port| format!(":{port}")).unwrap_or_default();
@@ -107,8 +115,8 @@ pub(super) fn pass(socket: &Path, app: &str, origin: Option<&str>) -> anyhow::Re
         Some(origin) => origin.trim_end_matches('/').to_owned(),
         None => format!("http://{host}{port}"),
     };
-    writeln!(io::stdout(), "{origin}{path}")?;
-    Ok(0)
+    let url = format!("{origin}{path}");
+    how.tell(&json!({ "url": url }), || url.clone())
 }
 
 pub(super) fn logs(socket: &Path, app: &str, follow: bool, lines: usize) -> anyhow::Result<u8> {

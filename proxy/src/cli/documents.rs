@@ -10,19 +10,24 @@ use clap::Command;
 use clap_mangen::Man;
 use doorbell_config::{
     file::Archive,
-    problem::{Colour, Problems},
+    problem::{Colour, Problem, Problems, Severity},
     schema,
     spec::{AppSpec, Backend, Config, ListenAddr},
 };
 
 use doorbell_supervisor::protocol::TAKES_OVER_FROM;
+use serde_json::json;
 
+use super::JsonArg;
 use crate::house::House;
 
 /// Where a doorbell listens for its operators unless told.
 pub(super) const DEFAULT_SOCKET: &str = "/run/doorbell/admin.sock";
 
-pub(super) fn check(path: &Path) -> anyhow::Result<u8> {
+pub(super) fn check(path: &Path, how: JsonArg) -> anyhow::Result<u8> {
+    if how.json {
+        return check_for_machines(path, how);
+    }
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let colour = if colour { Colour::Always } else { Colour::Never };
     match read(path) {
@@ -43,6 +48,34 @@ pub(super) fn check(path: &Path) -> anyhow::Result<u8> {
             Ok(1)
         }
     }
+}
+
+fn check_for_machines(path: &Path, how: JsonArg) -> anyhow::Result<u8> {
+    let told = |problem: &Problem| {
+        let is_error = problem.severity == Severity::Error;
+        json!({
+            "severity": if is_error { "error" } else { "warning" },
+            "file": problem.file,
+            "line": problem.line,
+            "column": problem.column,
+            "message": problem.message,
+            "note": problem.note,
+            "help": problem.help,
+        })
+    };
+    let (apps, problems, missing) = match read(path) {
+        Ok(config) => {
+            let missing: Vec<_> = config.apps.iter().filter_map(|app| missing(app)).collect();
+            (Some(config.apps.len()), config.warnings, missing)
+        }
+        Err(problems) => (None, problems.0, Vec::new()),
+    };
+    let told: Vec<_> = problems.iter().map(told).collect();
+    let answer = json!({
+        "good": apps.is_some(), "apps": apps, "problems": told, "warnings": missing,
+    });
+    how.tell(&answer, String::new)?;
+    Ok(u8::from(apps.is_none()))
 }
 
 /// The admin socket that a configuration names. Only that is looked at: a mistake elsewhere in the

@@ -9,9 +9,11 @@ use std::{
 
 use http_body_util::BodyExt;
 use hyper::Method;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::{
+    JsonArg,
     access::{rows_under, time},
     client::{call, call_json},
     control::{block_on, encode},
@@ -66,21 +68,21 @@ fn shown(event: &str, json: bool) -> Option<String> {
     Some(format!("{at} {} {}{}", text("app"), text("state"), reason.unwrap_or_default()))
 }
 
-pub(super) fn top(socket: &Path) -> anyhow::Result<u8> {
-    let is_terminal = io::stdout().is_terminal();
+pub(super) fn top(socket: &Path, how: JsonArg) -> anyhow::Result<u8> {
+    let is_terminal = io::stdout().is_terminal() && !how.json;
     let mut before: Option<Picture> = None;
     loop {
         let status: Status = block_on(call_json(socket, Method::GET, "/v1/apps"))?;
         let now = Picture { at: Instant::now(), apps: figures(&status) };
         // Rates need two pictures.
         if let Some(before) = &before {
-            let page = page(&status, &now, before);
-            let mut out = io::stdout().lock();
-            write!(out, "{}{page}", if is_terminal { CLEAR } else { "" })?;
-            out.flush()?;
+            let lines = lines(&status, &now, before);
             if !is_terminal {
-                return Ok(0);
+                return how.tell(&lines, || page(&lines, &status));
             }
+            let mut out = io::stdout().lock();
+            write!(out, "{CLEAR}{}", page(&lines, &status))?;
+            out.flush()?;
         }
         before = Some(now);
         block_on(async {
@@ -105,35 +107,64 @@ fn figures(status: &Status) -> HashMap<String, (f64, u64)> {
     status.apps.iter().map(of).collect()
 }
 
-/// Those that do most come first; those that do nothing are counted.
-fn page(status: &Status, now: &Picture, before: &Picture) -> String {
+/// What an app does.
+#[derive(Debug, Serialize)]
+struct Line {
+    app: String,
+    state: String,
+    /// Of one processor.
+    cpu_percent: f64,
+    memory_bytes: Option<u64>,
+    processes: Option<u32>,
+    requests_per_second: f64,
+    in_flight: i64,
+    held: u64,
+}
+
+/// Those that do most come first; those that do nothing are left out.
+fn lines(status: &Status, now: &Picture, before: &Picture) -> Vec<Line> {
     let seconds = now.at.duration_since(before.at).as_secs_f64();
-    let rates = |app: &AppStatus| {
+    let line = |app: &AppStatus| {
         let (cpu, requests) = now.apps.get(&app.id).copied().unwrap_or_default();
         let (cpu_then, then) = before.apps.get(&app.id).copied().unwrap_or((cpu, requests));
-        // An instance that was replaced counts anew.
-        let cpu = (cpu - cpu_then).max(0.0) / seconds * 100.0;
         #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
-        let rate = requests.saturating_sub(then) as f64 / seconds;
-        (cpu, rate)
+        let requests_per_second = requests.saturating_sub(then) as f64 / seconds;
+        Line {
+            app: app.id.clone(),
+            state: table::state(app),
+            // An instance that was replaced counts anew.
+            cpu_percent: (cpu - cpu_then).max(0.0) / seconds * 100.0,
+            memory_bytes: app.usage.map(|usage| usage.memory_bytes),
+            processes: app.usage.map(|usage| usage.processes),
+            requests_per_second,
+            in_flight: app.in_flight,
+            held: app.held,
+        }
     };
-    let mut apps: Vec<_> = status.apps.iter().map(|app| (rates(app), app)).collect();
-    let asleep = apps.len();
-    apps.retain(|(_, app)| app.usage.is_some() || app.held > 0);
-    let asleep = asleep - apps.len();
-    apps.sort_by(|(a, _), (b, _)| b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1)));
-    let rows = apps.iter().map(|((cpu, rate), app)| {
+    let busy = status.apps.iter().filter(|app| app.usage.is_some() || app.held > 0);
+    let mut lines: Vec<_> = busy.map(line).collect();
+    lines.sort_by(|a, b| {
+        let by_cpu = b.cpu_percent.total_cmp(&a.cpu_percent);
+        by_cpu.then(b.requests_per_second.total_cmp(&a.requests_per_second))
+    });
+    lines
+}
+
+/// The same for people.
+fn page(lines: &[Line], status: &Status) -> String {
+    let rows = lines.iter().map(|line| {
         vec![
-            app.id.clone(),
-            table::state(app),
-            format!("{cpu:.1}"),
-            app.usage.map_or_else(|| "-".into(), |usage| table::memory(usage.memory_bytes)),
-            app.usage.map_or_else(|| "-".into(), |usage| usage.processes.to_string()),
-            format!("{rate:.1}"),
-            app.in_flight.to_string(),
-            app.held.to_string(),
+            line.app.clone(),
+            line.state.clone(),
+            format!("{:.1}", line.cpu_percent),
+            line.memory_bytes.map_or_else(|| "-".into(), table::memory),
+            line.processes.map_or_else(|| "-".into(), |processes| processes.to_string()),
+            format!("{:.1}", line.requests_per_second),
+            line.in_flight.to_string(),
+            line.held.to_string(),
         ]
     });
     let head = ["APP", "STATE", "CPU %", "MEMORY", "PROCESSES", "REQUESTS/S", "RUNNING", "HELD"];
+    let asleep = status.apps.len() - lines.len();
     format!("{}\n{asleep} more apps have no process\n", rows_under(&head, rows))
 }

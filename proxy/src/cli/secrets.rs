@@ -5,13 +5,14 @@ use std::io::{self, IsTerminal, Write};
 use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
 use hyper::Method;
+use serde_json::json;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
 };
 
 use super::{
-    SocketArg,
+    JsonArg, SocketArg,
     access::{rows_under, time},
     client::{Call, call_json},
     control::{block_on, encode},
@@ -34,6 +35,8 @@ pub(super) enum SecretVerb {
         /// The environment variable
         name: String,
         #[command(flatten)]
+        how: JsonArg,
+        #[command(flatten)]
         socket: SocketArg,
     },
     /// List the secrets of an app, by name
@@ -53,6 +56,8 @@ pub(super) enum SecretVerb {
         /// The environment variable
         name: String,
         #[command(flatten)]
+        how: JsonArg,
+        #[command(flatten)]
         socket: SocketArg,
     },
     /// Seal all secrets with a new key
@@ -60,42 +65,46 @@ pub(super) enum SecretVerb {
     /// The key is added to `secret.keys`; older ones may be taken out of it when no backup needs them.
     Rotate {
         #[command(flatten)]
+        how: JsonArg,
+        #[command(flatten)]
         socket: SocketArg,
     },
 }
 
 impl SecretVerb {
     pub(super) fn run(self) -> anyhow::Result<u8> {
-        let mut out = io::stdout().lock();
         match self {
-            Self::Set { app, name, socket } => {
+            Self::Set { app, name, how, socket } => {
                 let value = value(&app, &name)?;
                 let call = Call::new(Method::PUT, path(&app, &name)).json(&NewValue { value })?;
                 block_on(call.answer(&socket.find()?))?;
-                writeln!(out, "{app}: {name} is stored, and given to its next start")?;
+                let words = || format!("{app}: {name} is stored, and given to its next start");
+                how.tell(&json!({ "app": app, "stored": name }), words)?;
             }
             Self::List { app, json, socket } => {
                 let path = format!("/v1/apps/{}/secrets", encode(&app));
                 let secrets: Vec<Stored> =
                     block_on(call_json(&socket.find()?, Method::GET, &path))?;
                 if json {
-                    writeln!(out, "{}", screen::json(&secrets)?)?;
+                    writeln!(io::stdout(), "{}", screen::json(&secrets)?)?;
                     return Ok(0);
                 }
                 let rows = secrets.iter().map(|secret| {
                     vec![screen::line(&secret.name), time(secret.changed_at_unix_ms)]
                 });
-                write!(out, "{}", rows_under(&["SECRET", "STORED"], rows))?;
+                write!(io::stdout(), "{}", rows_under(&["SECRET", "STORED"], rows))?;
             }
-            Self::Remove { app, name, socket } => {
+            Self::Remove { app, name, how, socket } => {
                 let call = Call::new(Method::DELETE, path(&app, &name));
                 block_on(call.answer(&socket.find()?))?;
-                writeln!(out, "{app}: {name} is removed")?;
+                let words = || format!("{app}: {name} is removed");
+                how.tell(&json!({ "app": app, "removed": name }), words)?;
             }
-            Self::Rotate { socket } => {
+            Self::Rotate { how, socket } => {
                 let call = Call::new(Method::POST, "/v1/rotate");
                 let rotated: Rotated = block_on(call.make(&socket.find()?))?;
-                writeln!(out, "{} secrets are sealed with a new key", rotated.secrets)?;
+                let words = || format!("{} secrets are sealed with a new key", rotated.secrets);
+                how.tell(&rotated, words)?;
             }
         }
         Ok(0)

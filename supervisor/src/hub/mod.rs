@@ -11,6 +11,7 @@
 mod catalog;
 mod closing;
 mod configure;
+mod credential;
 mod launch;
 mod office;
 mod overdue;

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::{
     Event, Hub, HubError,
     catalog::Wanted,
+    credential,
     launch::{Fate, Image, Runner},
     overdue,
     peer::{Peer, Told},
@@ -260,7 +261,23 @@ impl Hub {
         let is_upgraded = self.options.is_upgraded;
         let upgraded_to = is_upgraded.then(|| env!("CARGO_PKG_VERSION").to_owned());
         let (abilities, seed) = (self.desk.abilities(), self.seed.clone());
-        peer.tell(&ToControl::Welcome { number, server, kept, upgraded_to, abilities, seed });
+        let (keys, has_keys) = match credential::keys() {
+            Ok(keys) => (keys.map(OwnedFd::from), true),
+            Err(error) => {
+                tracing::error!(%error, "systemd's credential cannot be read: no secret can be opened");
+                (None, false)
+            }
+        };
+        let welcome = ToControl::Welcome {
+            number,
+            server,
+            kept,
+            upgraded_to,
+            abilities,
+            seed,
+            lacks_keys: !has_keys,
+        };
+        peer.tell_with(&welcome, keys.map(Arc::new).into_iter().collect());
         let latest: Vec<_> = self.catalog.latest().cloned().collect();
         for apps in portions(&latest) {
             peer.tell(&ToControl::Apps(apps.to_vec()));

@@ -2,7 +2,7 @@
 
 use std::{fs, io::Write, process::Stdio};
 
-use doorbell_tests::{Doorbell, Postgres, Role, app_dir, eventually};
+use doorbell_tests::{Doorbell, Postgres, Role, Setup, app_dir, eventually};
 
 use super::on;
 use crate::{node, python};
@@ -152,9 +152,38 @@ fn what_would_show_a_secret_is_refused() {
         ("command = [\"x\"]\nsecrets = [\"A\"]\nenv = { A = \"1\" }\n", "exclude each other"),
         ("command = [\"x\"]\nsecrets = [\"A\", \"A\"]\n", "stands here twice"),
     ] {
-        let (_dir, path) =
-            doorbell_tests::Setup::new(&format!("[app.a]\nhosts = [\"a.test\"]\n{more}")).write();
+        let (_dir, path) = Setup::new(&format!("[app.a]\nhosts = [\"a.test\"]\n{more}")).write();
         let output = doorbell_tests::tool(&["check", "--config", &path.to_string_lossy()]);
         assert!(output.status == 1 && output.stderr.contains(words), "{more}: {}", output.stderr);
     }
+}
+
+#[test]
+fn keys_may_be_a_credential_that_only_root_can_read() {
+    let credentials = tempfile::tempdir().expect("a folder");
+    let keys = credentials.path().join("doorbell.keys");
+    let line = |number: u32, digit: &str| format!("{number} {}\n", digit.repeat(64));
+    fs::write(&keys, line(1, "a")).expect("a file");
+    let only_root = std::os::unix::fs::PermissionsExt::from_mode(0o400);
+    fs::set_permissions(&keys, only_root).expect("its mode");
+    let more = "secret = \"auto\"\nenv = { APP_KEY = \"{secret}\" }\n";
+    let folder = credentials.path().to_string_lossy().into_owned();
+    let setup = Setup::new(&python("blog", "", more)).env("CREDENTIALS_DIRECTORY", &folder);
+    let mut d = setup.server("user = \"nobody\"").open_to_all().start();
+    let own = variable(&d, "blog", "APP_KEY");
+    assert_eq!(own.len(), 64);
+    assert!(!d.state_path().join("registry/secret.keys").exists(), "there are two kinds of keys");
+    // Its owner adds a key; what was sealed with the old one is sealed anew.
+    fs::write(&keys, line(1, "a") + &line(2, "b")).expect("a file");
+    d.stop_and_start_again();
+    assert!(d.ok(&["secret", "rotate"]).starts_with("1 secret"));
+    fs::write(&keys, line(2, "b")).expect("a file");
+    d.stop_and_start_again();
+    assert_eq!(variable(&d, "blog", "APP_KEY"), own);
+    // One that cannot be read is not passed over.
+    fs::remove_file(&keys).expect("it is there");
+    fs::create_dir(&keys).expect("a folder");
+    d.stop_and_start_again();
+    assert_eq!(d.get("blog.test", "/env").status, 503);
+    assert!(!d.state_path().join("registry/secret.keys").exists(), "what was sealed would be lost");
 }
