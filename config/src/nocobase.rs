@@ -6,11 +6,15 @@
 
 use std::{fmt, future::Future, str::FromStr, time::Duration};
 
-use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, PgConnection, Postgres, Row, postgres::PgRow,
+use sqlx::{AssertSqlSafe, Connection, SqlSafeStr};
+
+use crate::{
+    registry::{Location, PostgresUrl, printable},
+    spec::{DatabasePlace, DatabaseUrl, Dialect},
 };
 
-use crate::registry::{Location, LocationError, PostgresUrl, printable};
+mod mysql;
+mod postgres;
 
 /// Apps that are read at most.
 pub const MOST_APPLICATIONS: usize = 10_000;
@@ -20,29 +24,30 @@ pub const MOST_CHARACTERS: usize = 64 * 1024;
 /// How long connecting, and each question, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-const READ_ONLY: &str = "
-    SET statement_timeout TO '10s';
-    SET lock_timeout TO '5s';
-    BEGIN READ ONLY;
-";
-/// Columns of the table, by schema.
-const COLUMNS: &str = "
-    SELECT CONCAT(table_schema, ''), CONCAT(column_name, '')
-    FROM information_schema.columns WHERE table_name = $1 ORDER BY 1, 2";
-const CURRENT_SCHEMA: &str = "SELECT CONCAT(current_schema(), '')";
+/// What is read of a row of the table, in this order.
+type Values = [String; 5];
 
 /// Where the table is.
 #[derive(Clone)]
 pub struct Place {
-    url: PostgresUrl,
-    password: Option<String>,
+    url: DatabaseUrl,
+    reached: Reached,
     schema: Option<String>,
     prefix: String,
+}
+
+/// How the server is reached.
+#[derive(Clone)]
+enum Reached {
+    Postgres(PostgresUrl),
+    MySql,
 }
 
 /// The server that the database is on, as its address says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
+    /// What NocoBase calls its kind.
+    pub dialect: &'static str,
     /// Host, or the folder of its socket.
     pub host: String,
     /// Port.
@@ -95,24 +100,20 @@ impl Place {
     /// # Errors
     /// When the address is none.
     pub fn parse(address: &str, schema: Option<&str>, prefix: &str) -> Result<Self, NocobaseError> {
-        let wrong = |why: &LocationError| NocobaseError::Address(why.to_string());
-        let is_postgres =
-            address.starts_with("postgres://") || address.starts_with("postgresql://");
-        if !is_postgres {
-            return Err(NocobaseError::Address(
-                "only PostgreSQL can be read: write `postgres://user:password@host/database`"
-                    .into(),
-            ));
-        }
-        match Location::from_str(address).map_err(|why| wrong(&why))? {
-            Location::Postgres(url) => Ok(Self {
-                password: password_of(address),
-                url,
-                schema: schema.map(str::to_owned),
-                prefix: prefix.into(),
-            }),
-            Location::Sqlite(_) => Err(NocobaseError::Address("this is no PostgreSQL".into())),
-        }
+        let wrong = |why: &dyn fmt::Display| NocobaseError::Address(why.to_string());
+        let url: DatabaseUrl = address.parse().map_err(|why| wrong(&why))?;
+        let reached = match url.dialect {
+            Dialect::Postgres => match Location::from_str(address).map_err(|why| wrong(&why))? {
+                Location::Postgres(url) => Reached::Postgres(url),
+                Location::Sqlite(_) => return Err(wrong(&NO_SERVER)),
+            },
+            Dialect::MySql | Dialect::MariaDb if url.database.is_none() => {
+                return Err(wrong(&"the name of the database is missing behind the host"));
+            }
+            Dialect::MySql | Dialect::MariaDb => Reached::MySql,
+            Dialect::Sqlite => return Err(wrong(&NO_SERVER)),
+        };
+        Ok(Self { url, reached, schema: schema.map(str::to_owned), prefix: prefix.into() })
     }
 
     /// The server, as the address says.
@@ -120,23 +121,24 @@ impl Place {
     /// # Errors
     /// When the address is none.
     pub fn server(&self) -> Result<Server, NocobaseError> {
-        let options = self.options()?;
-        let user = options.get_username().to_owned();
-        Ok(Server {
-            host: match options.get_socket() {
-                Some(folder) => folder.display().to_string(),
-                None => options.get_host().to_owned(),
-            },
-            port: options.get_port(),
-            database: options.get_database().unwrap_or(&user).to_owned(),
-            user,
-        })
+        let dialect = self.url.dialect.name();
+        if let Reached::Postgres(url) = &self.reached {
+            return postgres::server(url, dialect);
+        }
+        let (host, port) = match &self.url.place {
+            DatabasePlace::Host { host, port } => (host.clone(), *port),
+            DatabasePlace::Socket { port, .. } => ("localhost".to_owned(), *port),
+            DatabasePlace::File(_) => return Err(NocobaseError::Address(NO_SERVER.into())),
+        };
+        let user = self.url.user.clone().unwrap_or_else(|| "root".into());
+        let database = self.url.database.clone().unwrap_or_default();
+        Ok(Server { dialect, host, port, user, database })
     }
 
     /// The password in the address.
     #[must_use]
     pub fn password(&self) -> Option<&str> {
-        self.password.as_deref()
+        self.url.password().filter(|password| !password.is_empty())
     }
 
     /// Reads the table, in the order of names.
@@ -144,50 +146,43 @@ impl Place {
     /// # Errors
     /// When the database cannot be reached, or has no such table.
     pub async fn applications(&self) -> Result<Vec<Application>, NocobaseError> {
-        let options = self.options()?.application_name("doorbell import");
-        let options = options.disable_statement_logging();
-        let mut connection = in_time(options.connect()).await?;
-        in_time(sqlx::raw_sql(READ_ONLY).execute(&mut connection)).await?;
-        let (schema, columns) = self.table(&mut connection).await?;
-        let statement = statement(&schema, &self.name(), &columns);
-        let rows = sqlx::query::<Postgres>(AssertSqlSafe(statement)).fetch_all(&mut connection);
-        let rows = in_time(rows).await?;
+        let rows = match &self.reached {
+            Reached::Postgres(url) => {
+                let mut connection = postgres::connect(url).await?;
+                let place = postgres::columns(&mut connection, &self.name()).await?;
+                let statement = self.statement(place)?;
+                let rows = postgres::values(&mut connection, statement).await?;
+                // All is read; how it ends matters to nobody.
+                let _ = in_time(connection.close()).await;
+                rows
+            }
+            Reached::MySql => {
+                let mut connection = mysql::connect(&self.url).await?;
+                let place = mysql::columns(&mut connection, &self.name()).await?;
+                let statement = self.statement(place)?;
+                let rows = mysql::values(&mut connection, statement).await?;
+                let _ = in_time(connection.close()).await;
+                rows
+            }
+        };
         if rows.len() > MOST_APPLICATIONS {
             return Err(NocobaseError::TooMany);
         }
-        let read = rows.iter().map(application).collect();
-        // All is read; how it ends matters to nobody.
-        let _ = in_time(connection.close()).await;
-        read
-    }
-
-    fn options(&self) -> Result<sqlx::postgres::PgConnectOptions, NocobaseError> {
-        self.url.options().map_err(|why| NocobaseError::Address(why.to_string()))
+        Ok(rows.into_iter().map(Application::from).collect())
     }
 
     fn name(&self) -> String {
         format!("{}applications", self.prefix)
     }
 
-    /// The schema that the table is in, and its columns.
-    async fn table(
-        &self,
-        connection: &mut PgConnection,
-    ) -> Result<(String, Vec<String>), NocobaseError> {
-        let schema = match &self.schema {
-            Some(schema) => schema.clone(),
-            None => {
-                text(&in_time(sqlx::query(CURRENT_SCHEMA).fetch_one(&mut *connection)).await?, 0)?
-            }
-        };
-        let name = self.name();
-        let rows = in_time(sqlx::query(COLUMNS).bind(&name).fetch_all(connection)).await?;
+    /// The question for all apps, by what is known of tables of this name.
+    fn statement(&self, found: Found) -> Result<impl SqlSafeStr + use<>, NocobaseError> {
+        let (name, schema) = (self.name(), self.schema.clone().unwrap_or(found.usual_schema));
         let mut columns = Vec::new();
         let mut others: Vec<String> = Vec::new();
-        for row in &rows {
-            let of = text(row, 0)?;
+        for (of, column) in found.columns {
             if of == schema {
-                columns.push(text(row, 1)?);
+                columns.push(column);
             } else if !others.contains(&of) {
                 others.push(of);
             }
@@ -198,44 +193,26 @@ impl Place {
         if !columns.iter().any(|column| column == "name") {
             return Err(NocobaseError::OtherTable(printable(&name)));
         }
-        Ok((schema, columns))
+        Ok(AssertSqlSafe(statement(&schema, &name, &columns)))
     }
 }
+
+/// What is known of tables.
+struct Found {
+    /// Where they are unless somebody says.
+    usual_schema: String,
+    /// Schema and name of each column.
+    columns: Vec<(String, String)>,
+}
+
+const NO_SERVER: &str = "NocoBase's own database is read from PostgreSQL, MySQL or MariaDB: write \
+                         `postgres://user:password@host/database`, or `mysql://…`";
 
 impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // It shows itself without its password.
         self.url.fmt(f)
     }
-}
-
-/// The driver's options do not give it back.
-fn password_of(address: &str) -> Option<String> {
-    let (_, rest) = address.split_once("://")?;
-    let (user, _) = rest.split_once('/').unwrap_or((rest, "")).0.rsplit_once('@')?;
-    let (_, password) = user.split_once(':')?;
-    Some(decoded(password)).filter(|password| !password.is_empty())
-}
-
-/// RFC 3986, section 2.1; what is no escape stays as it is.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let hex = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        let hex = hex.filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) if first == b'%' => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            _ => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn no_table(schema: &str, name: &str, others: &[String]) -> NocobaseError {
@@ -279,19 +256,10 @@ fn statement(schema: &str, table: &str, columns: &[String]) -> String {
     )
 }
 
-fn application(row: &PgRow) -> Result<Application, NocobaseError> {
-    Ok(Application {
-        name: text(row, 0)?,
-        display_name: text(row, 1)?,
-        cname: text(row, 2)?,
-        options: text(row, 3)?,
-        pinned: text(row, 4)?,
-    })
-}
-
-fn text(row: &PgRow, column: usize) -> Result<String, NocobaseError> {
-    let value: Option<String> = row.try_get(column).map_err(|error| failed(&error))?;
-    Ok(value.unwrap_or_default())
+impl From<Values> for Application {
+    fn from([name, display_name, cname, options, pinned]: Values) -> Self {
+        Self { name, display_name, cname, options, pinned }
+    }
 }
 
 async fn in_time<T>(
@@ -337,11 +305,15 @@ mod tests {
         assert_eq!((&*server.user, &*server.database), ("nb", "nocobase"));
         assert_eq!(place.password(), Some("s@c/ret"));
         assert_eq!(Place::parse("postgres://nb@h/d", None, "").unwrap().password(), None);
+        let place = Place::parse("mysql://nb:x@db.test/nocobase", None, "").unwrap();
+        let server = place.server().unwrap();
+        assert_eq!((server.dialect, &*server.host, server.port), ("mysql", "db.test", 3306));
+        assert!(Place::parse("mariadb://nb@h/", None, "").is_err(), "which database?");
     }
 
     #[test]
     fn addresses_of_other_databases_are_refused_without_a_word_of_them() {
-        for address in ["mysql://u:hunter2@h/d", "hunter2", "sqlite:/hunter2"] {
+        for address in ["mssql://u:hunter2@h/d", "hunter2", "sqlite:/hunter2"] {
             let error = Place::parse(address, None, "").unwrap_err().to_string();
             assert!(error.contains("postgres://") && !error.contains("hunter2"), "{error}");
         }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use doorbell_tests::{Doorbell, Output, Postgres, Setup, tool};
+use doorbell_tests::{Doorbell, MariaDb, Output, Postgres, Setup, tool};
 use serde_json::{Value, json};
 
 use crate::node;
@@ -280,6 +280,45 @@ fn the_apps_of_a_nocobase_share_the_main_apps_program() {
 }
 
 #[test]
+fn a_nocobase_on_mariadb_is_read_too() {
+    let server = MariaDb::shared();
+    server.sql(
+        r#"CREATE DATABASE nocobase CHARACTER SET utf8mb4;
+        CREATE USER reader@localhost; GRANT SELECT ON nocobase.* TO reader@localhost;
+        CREATE TABLE nocobase.applications (name varchar(255) PRIMARY KEY, displayName varchar(255),
+            cname varchar(255), pinned tinyint(1), options json);
+        INSERT INTO nocobase.applications VALUES
+            ('crm', 'Kundinnen "Ü"', 'crm.test', 1, '{"database": {"password": "p w", "charset": "x"}}'),
+            ('shop', NULL, NULL, NULL, NULL);"#,
+    );
+    let d = with(&[]);
+    let shop = path(&d, "shop");
+    let address = server.address("reader").replace("/?", "/nocobase?");
+    let program = ["--directory", &shop, "--domain", "apps.test"];
+    let program = [&program[..], &["--env", "APP_KEY={id}-key", "--", "node", "tells.js"]].concat();
+    let refused = nocobase(&d, &address, &[&["--schema-per-app"], &program[..]].concat());
+    assert!(refused.stderr.contains("is for PostgreSQL"), "{refused:?}");
+    let added = nocobase(&d, &address, &program);
+    assert!(added.status == 0 && added.stdout.contains("2 apps were added"), "{added:?}");
+    let seen = d.get("crm.test", "/").json();
+    let env = &seen["env"];
+    for (name, value) in [
+        ("DB_DIALECT", "mariadb"),
+        ("DB_DATABASE", "crm"),
+        ("DB_PASSWORD", "p w"),
+        ("DB_USER", "reader"),
+    ] {
+        assert_eq!(env[name], value, "{name}");
+    }
+    assert_eq!(d.status("crm")["name"], "Kundinnen \"Ü\"");
+    assert_eq!(d.get("shop.apps.test", "/").json()["env"]["DB_DATABASE"], "shop");
+    // Its table stands in the database that the address names.
+    let elsewhere = server.address("reader").replace("/?", "/information_schema?");
+    let lost = nocobase(&d, &elsewhere, &program);
+    assert!(lost.status == 1 && lost.stderr.contains("say --schema nocobase"), "{lost:?}");
+}
+
+#[test]
 fn what_cannot_be_read_is_told_and_shows_no_password() {
     let server = Postgres::shared();
     let d = with(&[("shop/empty.json", "")]);
@@ -288,7 +327,9 @@ fn what_cannot_be_read_is_told_and_shows_no_password() {
     for (address, words) in [
         (&*empty, "has no table `applications`"),
         (nowhere, "cannot read the database of NocoBase"),
-        ("mysql://u:hunter2@h/d", "only PostgreSQL"),
+        ("mysql://u:hunter2@127.0.0.1:1/d", "cannot read the database of NocoBase"),
+        ("mssql://u:hunter2@h/d", "no address of a database"),
+        ("sqlite:/hunter2", "is read from PostgreSQL"),
         ("postgres://u:hunter2@h/d?x=hunter2", "unknown"),
     ] {
         let output = nocobase(&d, address, &["--shared-with", "main"]);

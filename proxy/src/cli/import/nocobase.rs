@@ -28,8 +28,8 @@ use database::Databases;
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("program").required(true).args(["directory", "shared_with"]))]
 pub(in crate::cli) struct NocobaseArg {
-    /// The main app's database, `postgres://user:password@host/database`; from the environment it shows in no
-    /// list of processes
+    /// The main app's database, `postgres://user:password@host/database` or `mysql://…`; from the environment
+    /// it shows in no list of processes
     #[arg(long, value_name = "URL", env = "DOORBELL_IMPORT_DATABASE", hide_env_values = true)]
     database: String,
     /// The schema that the main app's tables are in (`DB_SCHEMA`); the user's own unless given
@@ -100,13 +100,18 @@ impl NocobaseArg {
         let program = match &self.shared_with {
             Some(app) => Program::Shared(AppId::parse(app)?),
             None => {
+                let main = place.server()?;
+                ensure!(
+                    !self.schema_per_app || main.dialect == "postgres",
+                    "--schema-per-app is for PostgreSQL: elsewhere a schema is a database"
+                );
                 let directory = absolute(self.directory.as_deref().context("--directory")?)?;
                 Program::Own {
                     directory: directory.to_str().context("--directory is no text")?.to_owned(),
                     command: self.command.clone(),
                     env: self.env.iter().map(|pair| pair_of(pair)).collect::<Result<_, _>>()?,
                     databases: Databases {
-                        main: place.server()?,
+                        main,
                         password: place.password().map(str::to_owned),
                         are_schemas: self.schema_per_app,
                     },
@@ -328,6 +333,7 @@ mod tests {
 
     fn own(are_schemas: bool) -> Source {
         let main = Server {
+            dialect: "postgres",
             host: "db.test".into(),
             port: 5432,
             user: "nb".into(),

@@ -69,16 +69,16 @@ impl Databases {
 
     /// What holds unless the app says otherwise.
     fn usual(&self, name: &str, said: &Map<String, Value>) -> Vec<(String, String)> {
-        let is_another = said.get("dialect").is_some_and(|dialect| dialect != "postgres");
+        let main = &self.main;
+        let is_another = said.get("dialect").is_some_and(|dialect| dialect != main.dialect);
         if is_another {
             // Of another kind of server the main app's address says nothing.
             return Vec::new();
         }
-        let main = &self.main;
         // A password is for its own server and user; it is sent nowhere else.
         let is_elsewhere = ["host", "port", "username"].iter().any(|key| said.contains_key(*key));
         let mut usual = vec![
-            ("DB_DIALECT", "postgres".to_owned()),
+            ("DB_DIALECT", main.dialect.to_owned()),
             ("DB_HOST", main.host.clone()),
             ("DB_PORT", main.port.to_string()),
             ("DB_USER", main.user.clone()),
@@ -113,6 +113,7 @@ mod tests {
 
     fn variables(database: &Value) -> Map<String, Value> {
         let main = Server {
+            dialect: "postgres",
             host: "db.test".into(),
             port: 5432,
             user: "nb".into(),
