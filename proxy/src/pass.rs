@@ -121,9 +121,13 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }
 
+/// Written as [`hex`] writes it and no other way: a link that is opened once is known by its text.
 fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit =
-        |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let digit = |byte: &u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
     let pairs = text.as_bytes().chunks_exact(2);
     if !pairs.remainder().is_empty() {
         return None;
@@ -146,6 +150,9 @@ mod tests {
         assert_eq!(seal.app_of(Kind::Link, &pass, 99), None, "another kind");
         assert_eq!(seal.app_of(Kind::Pass, &pass.replace("blog", "shop"), 99), None);
         assert_eq!(seal.app_of(Kind::Pass, &pass.replace(".100.", ".900."), 99), None);
+        let (text, signature) = pass.rsplit_once('.').unwrap();
+        let shouted = format!("{text}.{}", signature.to_uppercase());
+        assert_eq!(seal.app_of(Kind::Pass, &shouted, 99), None, "the same in other words");
         let other = Key::of(&Seed([8; 32])).unwrap().sign(Kind::Pass, &app, 100);
         assert_eq!(seal.app_of(Kind::Pass, &other, 99), None, "another key");
         for odd in ["", ".", "pass.blog.100", "pass.blog.100.x.zz", "pass.blog.100.x.é0", "...."] {
