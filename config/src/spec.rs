@@ -34,7 +34,7 @@ mod wake;
 
 pub use database::{DatabasePlace, DatabaseSpec, DatabaseUrl, Dialect};
 pub use enclosure::EnclosureSpec;
-pub use given::{Given, GivenSpec, Secret};
+pub use given::{Given, GivenSpec, Secret, UpgradeTurn};
 pub(crate) use hours::nearest_zone;
 pub use hours::{Awake, AwakeSpec, HoursNow, Window};
 pub use pages::{AppPages, OwnPages};

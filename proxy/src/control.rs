@@ -21,7 +21,9 @@ use doorbell_config::{
 };
 use doorbell_supervisor::{
     message::Generation,
-    protocol::{FromControl, Hello, Role, TRUSTED_LIMITS, ToControl, Upgraded, VERSION},
+    protocol::{
+        FromControl, Hello, Question as StartQuestion, Role, TRUSTED_LIMITS, ToControl, VERSION,
+    },
     wire::{self, Frame, Receiver},
 };
 use tokio::{task::JoinHandle, time::timeout};
@@ -401,8 +403,8 @@ async fn listen(
                 // The outcome is logged and counted where it happens.
                 tokio::spawn(async move { drop(house.reload().await) });
             }
-            ToControl::Prepare { app, generation, upgraded } => {
-                prepare(Arc::clone(house), app, generation, upgraded);
+            ToControl::Prepare { app, generation, number, question } => {
+                prepare(house, app, generation, number, question);
             }
             ToControl::Closing => admin.ready.store(false, Ordering::Relaxed),
             ToControl::Hold { app, generation } => house.custody.hold(app, generation, with),
@@ -415,12 +417,29 @@ async fn listen(
 }
 
 /// Tells a start what it is given.
-fn prepare(house: Arc<House>, app: AppId, generation: Generation, upgraded: Option<Upgraded>) {
-    tokio::spawn(async move {
-        let given = house.given(&app, upgraded).await;
+fn prepare(
+    house: &Arc<House>,
+    app: AppId,
+    generation: Generation,
+    number: u64,
+    question: StartQuestion,
+) {
+    // Questions about upgrades of one app are answered one after the other.
+    let is_of_upgrade = question.version.is_some() || question.upgraded.is_some();
+    let before = is_of_upgrade.then(|| house.answering(&app)).flatten();
+    let (shared, whose) = (Arc::clone(house), app.clone());
+    let answering = tokio::spawn(async move {
+        if let Some(before) = before {
+            // However it ended, it has.
+            let _ = before.await;
+        }
+        let given = shared.given(&app, question).await;
         // Without a supervisor nobody waits for it; the next one asks again.
-        let _ = house.link.say(&FromControl::Prepared { app, generation, given });
+        let _ = shared.link.say(&FromControl::Prepared { app, generation, number, given });
     });
+    if is_of_upgrade {
+        house.answers(&whose, answering);
+    }
 }
 
 /// What a proxy counted is kept, also for a control process that comes after this one.

@@ -23,7 +23,10 @@ use doorbell_config::{
     spec::{AppSpec, ListenAddr, ServerSpec},
 };
 use doorbell_supervisor::message::Snapshot;
-use tokio::sync::{Mutex, watch};
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinHandle,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -117,7 +120,9 @@ pub struct House {
     /// Which Doorbell this is; `None` if that cannot be known.
     name: StdMutex<Option<Uuid>>,
     /// With which versions the data of apps was seen to be up to date.
-    versions: StdMutex<HashMap<AppId, String>>,
+    versions: StdMutex<HashMap<AppId, upgrades::Known>>,
+    /// Who answers questions about upgrades, by app.
+    answering: StdMutex<HashMap<AppId, JoinHandle<()>>>,
     /// Where the history of apps is.
     history_dir: ArcSwap<PathBuf>,
     /// `None` while there is none.
@@ -161,6 +166,7 @@ impl House {
             sealed: StdMutex::default(),
             name: StdMutex::default(),
             versions: StdMutex::default(),
+            answering: StdMutex::default(),
             history_dir: ArcSwap::default(),
             number: AtomicU32::new(0),
             supervisors: watch::Sender::default(),
@@ -324,7 +330,7 @@ impl House {
 }
 
 /// What a task came to; it is never aborted.
-async fn finished<T>(task: tokio::task::JoinHandle<T>) -> T {
+async fn finished<T>(task: JoinHandle<T>) -> T {
     match task.await {
         Ok(outcome) => outcome,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),

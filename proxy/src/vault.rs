@@ -75,6 +75,12 @@ pub enum VaultError {
     /// It is not what was sealed, under this name.
     #[error("it was changed, or sealed by another key or for another name")]
     Damaged,
+    /// The keys are not ours to change, and nobody has.
+    #[error(
+        "nothing is sealed with an older key: add a line to the credential {CREDENTIAL}, restart doorbell, \
+         and try again"
+    )]
+    Credential,
     /// The system gives no random bytes.
     #[error("the system gives no random bytes")]
     Random,
@@ -172,6 +178,12 @@ impl Vault {
             .map_err(|_| VaultError::Damaged)?;
         let text = String::from_utf8(text.to_vec()).map_err(|_| VaultError::Damaged)?;
         Ok(Secret::new(text))
+    }
+
+    /// Whether the keys are somebody else's to change.
+    #[must_use]
+    pub fn is_credential(&self) -> bool {
+        self.credential.is_some()
     }
 
     /// Whether something is sealed with the newest key.

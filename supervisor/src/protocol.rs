@@ -114,7 +114,7 @@ pub struct Listening {
 /// From the supervisor to a proxy.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ToProxy {
-    /// The beginning. With the keys of secrets, where they are a credential of systemd.
+    /// The beginning.
     Welcome {
         /// Its number; it says so when it comes back.
         number: u32,
@@ -192,7 +192,7 @@ pub enum FromProxy {
 /// From the supervisor to the control process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ToControl {
-    /// The beginning.
+    /// The beginning. With the keys of secrets, where they are a credential of systemd.
     Welcome {
         /// Its number; it says so when it comes back.
         number: u32,
@@ -263,9 +263,12 @@ pub enum ToControl {
         app: AppId,
         /// The instance.
         generation: Generation,
-        /// What came of its upgrade, if it was run.
+        /// The question's number, for the answer. Those about upgrades of one app are answered in their order.
         #[serde(default)]
-        upgraded: Option<Upgraded>,
+        number: u64,
+        /// What else.
+        #[serde(default)]
+        question: Question,
     },
     /// Let go of them.
     Release {
@@ -278,6 +281,32 @@ pub enum ToControl {
     End,
 }
 
+/// What a start asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// What its program is given that nobody else may see.
+    pub is_given: bool,
+    /// Whether its data is up to date with this.
+    pub version: Option<WantedVersion>,
+    /// It tells what came of its upgrade.
+    pub upgraded: Option<Upgraded>,
+}
+
+impl Default for Question {
+    fn default() -> Self {
+        Self { is_given: true, version: None, upgraded: None }
+    }
+}
+
+/// The version that an app's data is to be up to date with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedVersion {
+    /// The version.
+    pub version: String,
+    /// How long it takes at most to get there.
+    pub lasts: Duration,
+}
+
 /// What came of an app's upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upgraded {
@@ -285,6 +314,14 @@ pub struct Upgraded {
     pub version: String,
     /// Why it did not.
     pub outcome: Result<(), String>,
+}
+
+impl Upgraded {
+    /// It was not run to its end, or not at all.
+    #[must_use]
+    pub fn called_off(version: &str) -> Self {
+        Self { version: version.to_owned(), outcome: Err("it was called off".to_owned()) }
+    }
 }
 
 /// From the control process to the supervisor.
@@ -318,6 +355,9 @@ pub enum FromControl {
         app: AppId,
         /// The instance.
         generation: Generation,
+        /// The question's number.
+        #[serde(default)]
+        number: u64,
         /// What.
         given: Result<Given, String>,
     },

@@ -53,6 +53,7 @@ pub(crate) const FORMATS: &[Format] = &[
     Format::of::<IpNet>(),
     Format::of::<IncludePattern>(),
     Format::of::<LineText>(),
+    Format::of::<VersionText>(),
     Format::of::<ListenAddr>(),
     Format::of::<Location>(),
     Format::of::<LogLevel>(),
@@ -84,6 +85,10 @@ pub struct OrUnlimited(pub Option<ByteSize>);
 /// Text without control characters.
 #[derive(Clone, Debug)]
 pub struct LineText(pub String);
+
+/// A version of a program.
+#[derive(Clone, Debug)]
+pub struct VersionText(pub String);
 
 /// A file or folder; relative to the folder of the config file it stands in.
 #[derive(Clone, Debug)]
@@ -204,6 +209,21 @@ impl FromText for LineText {
             return wrong("empty text: write something, or leave the key out");
         }
         Ok(Self(text.into()))
+    }
+    fn to_text(&self) -> String {
+        self.0.clone()
+    }
+}
+
+impl FromText for VersionText {
+    const FORMAT: &'static str = "version";
+    const MEANING: &'static str = "any text in one line, 100 bytes at most, such as `2.1.0`";
+    fn from_text(text: &str) -> Result<Self, NameError> {
+        let LineText(text) = LineText::from_text(text)?;
+        if text.len() > 100 {
+            return wrong("too long for a version: write 100 bytes at most");
+        }
+        Ok(Self(text))
     }
     fn to_text(&self) -> String {
         self.0.clone()

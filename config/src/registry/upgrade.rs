@@ -12,7 +12,7 @@ use super::{
     audit::{self, Act, Actor},
     error::{RegistryError, WriteError},
     now_ms, storable,
-    store::{Transaction, Value, stored},
+    store::{Row, Transaction, Value, stored},
 };
 use crate::name::AppId;
 
@@ -44,6 +44,14 @@ impl Registry {
         lasts: Duration,
     ) -> Result<Turn, WriteError> {
         storable("version", version)?;
+        // Nearly always it is done, and nothing has to be written.
+        let known = self.store.rows(FIND, &[Value::Text(app.as_str())]).await?;
+        if let Some(turn) =
+            known.first().map(|row| known_turn(row, version, doorbell)).transpose()?
+            && let Some(turn) = turn
+        {
+            return Ok(turn);
+        }
         let mut transaction = self.store.begin().await?;
         match begin(&mut transaction, app, version, doorbell, lasts).await {
             Ok(turn) => {
@@ -83,6 +91,19 @@ impl Registry {
     }
 }
 
+const FIND: &str = "SELECT version, doorbell, until FROM upgrade WHERE app = $1";
+
+/// What a row says of the turn; `None` if it can be had.
+fn known_turn(row: &Row, version: &str, doorbell: &str) -> Result<Option<Turn>, RegistryError> {
+    let (done, whose): (Option<String>, Option<String>) = (row.column(0)?, row.column(1)?);
+    if done.as_deref() == Some(version) {
+        return Ok(Some(Turn::Done));
+    }
+    let until = row.maybe_number(2)?.unwrap_or_default();
+    let is_others = whose.is_some_and(|whose| whose != doorbell) && until > now_ms();
+    Ok(is_others.then_some(Turn::Others(until)))
+}
+
 async fn begin(
     transaction: &mut Transaction,
     app: &AppId,
@@ -90,24 +111,19 @@ async fn begin(
     doorbell: &str,
     lasts: Duration,
 ) -> Result<Turn, RegistryError> {
-    const FIND: &str = "SELECT version, doorbell, until FROM upgrade WHERE app = $1";
     const TAKE: &str = "
         INSERT INTO upgrade (app, doorbell, until) VALUES ($1, $2, $3)
         ON CONFLICT (app) DO UPDATE SET doorbell = excluded.doorbell, until = excluded.until";
     // One after the other, among all Doorbells.
     advance(transaction, 0).await?;
-    let (app, now) = (Value::Text(app.as_str()), now_ms());
-    if let Some(row) = transaction.rows(FIND, &[app]).await?.first() {
-        let (done, whose): (Option<String>, Option<String>) = (row.column(0)?, row.column(1)?);
-        if done.as_deref() == Some(version) {
-            return Ok(Turn::Done);
-        }
-        let until = row.maybe_number(2)?.unwrap_or_default();
-        if whose.is_some_and(|whose| whose != doorbell) && until > now {
-            return Ok(Turn::Others(until));
-        }
+    let app = Value::Text(app.as_str());
+    if let Some(row) = transaction.rows(FIND, &[app]).await?.first()
+        && let Some(turn) = known_turn(row, version, doorbell)?
+    {
+        return Ok(turn);
     }
-    let until = now.saturating_add(u64::try_from((lasts + SLACK).as_millis()).unwrap_or(u64::MAX));
+    let until =
+        now_ms().saturating_add(u64::try_from((lasts + SLACK).as_millis()).unwrap_or(u64::MAX));
     let values = [app, Value::Text(doorbell), Value::Number(stored(until))];
     transaction.rows(TAKE, &values).await?;
     Ok(Turn::Yours)
@@ -143,12 +159,20 @@ pub(super) async fn forget(
     transaction.rows("DELETE FROM upgrade WHERE app = $1", &[app]).await.map(drop)
 }
 
-/// An app has another id.
+/// An app has another id. Not while it is upgraded: under that id the same would be begun beside it.
 pub(super) async fn rename(
     transaction: &mut Transaction,
     from: &AppId,
     to: &AppId,
-) -> Result<(), RegistryError> {
+) -> Result<(), WriteError> {
+    if let Some(row) = transaction.rows(FIND, &[Value::Text(from.as_str())]).await?.first()
+        && row.column::<Option<String>>(1)?.is_some()
+        && row.maybe_number(2)?.unwrap_or_default() > now_ms()
+    {
+        let why = "its upgrade is under way: try again when that has ended".into();
+        return Err(WriteError::Refused { what: format!("app \"{from}\""), why });
+    }
     let values = [Value::Text(from.as_str()), Value::Text(to.as_str())];
-    transaction.rows("UPDATE upgrade SET app = $2 WHERE app = $1", &values).await.map(drop)
+    transaction.rows("UPDATE upgrade SET app = $2 WHERE app = $1", &values).await?;
+    Ok(())
 }

@@ -26,9 +26,21 @@ pub struct Given {
     /// For `{database_url}` and the like, by what stands between the braces.
     #[serde(default)]
     pub database: Vec<(String, Secret)>,
-    /// The version that its upgrade is to be run for first: then whoever asked asks again when that has ended.
+    /// Whether its upgrade is to be run first: then whoever asked asks again when that has ended.
     #[serde(default)]
-    pub needs_upgrade: Option<String>,
+    pub upgrade: UpgradeTurn,
+}
+
+/// Whose turn it is to bring an app's data up to date.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpgradeTurn {
+    /// There is nothing to do.
+    #[default]
+    Nothing,
+    /// That of whoever asks.
+    Yours,
+    /// Another Doorbell's.
+    Others,
 }
 
 /// A text that is not printed. It is serialised, for the way between Doorbell's own processes.

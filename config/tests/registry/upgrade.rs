@@ -83,6 +83,10 @@ async fn what_an_app_was_up_to_goes_with_it(place: Place) {
     ask(&registry, "1", "a").await;
     end(&registry, Some("1"), "a").await;
     let rename = [edit("blog", Expect::Present, What::Rename(id("news")))];
+    ask(&registry, "2", "a").await;
+    let refused = registry.write(&rename, &somebody()).await.unwrap_err();
+    assert!(refused.to_string().contains("upgrade is under way"), "{refused}");
+    end(&registry, None, "a").await;
     registry.write(&rename, &somebody()).await.unwrap();
     let news = registry.begin_upgrade(&id("news"), "1", "a", LONG).await.unwrap();
     assert_eq!(news, Turn::Done);

@@ -62,7 +62,8 @@ pub(super) enum SecretVerb {
     },
     /// Seal all secrets with a new key
     ///
-    /// The key is added to `secret.keys`; older ones may be taken out of it when no backup needs them.
+    /// The key is added to `secret.keys`; older ones may be taken out of it when no backup needs them. Where the
+    /// keys are a credential of systemd, the key is yours to add before.
     Rotate {
         #[command(flatten)]
         how: JsonArg,

@@ -6,12 +6,13 @@
 use std::{collections::HashMap, sync::Arc};
 
 use doorbell_config::{
+    interned::Interned,
     name::AppId,
     registry::{Actor, Edit, Expect, RegistryError, SealedSecret, What},
     spec::{Backend, Given, GivenSpec, Secret},
 };
 
-use doorbell_supervisor::protocol::Upgraded;
+use doorbell_supervisor::protocol::Question;
 
 use super::{EditError, House};
 use crate::provision::Adopt;
@@ -40,36 +41,42 @@ pub enum SecretError {
 }
 
 impl House {
-    /// What the program of an app is given at a start, and whether its upgrade is to be run before; `upgraded` is
-    /// what came of that.
+    /// What the program of an app is given at a start, and whether its upgrade is to be run before.
     ///
     /// # Errors
     /// Why it cannot start, for operators.
-    pub async fn given(&self, app: &AppId, upgraded: Option<Upgraded>) -> Result<Given, String> {
+    pub async fn given(&self, app: &AppId, question: Question) -> Result<Given, String> {
         let app = app.first();
+        if let Some(upgraded) = &question.upgraded {
+            self.has_upgraded(&app, upgraded).await?;
+        }
         if self.is_ending(&app) {
             return Err("it is being deleted".into());
         }
         self.has_begun().await;
         // A supervisor starts what a change brings before the change is done here: then it is waited for.
         drop(self.inner.lock().await);
+        let mut given = if question.is_given {
+            let spec = self.given_spec(&app)?;
+            self.given_of(&app, &spec).await?
+        } else {
+            Given::default()
+        };
+        // Last: whoever has the turn and does not start keeps others waiting.
+        if let Some(wanted) = &question.version {
+            given.upgrade = self.turn_to_upgrade(&app, wanted).await?;
+        }
+        Ok(given)
+    }
+
+    /// What an app is to be given, as it is defined.
+    fn given_spec(&self, app: &AppId) -> Result<Interned<GivenSpec>, String> {
         let routes = self.routes.load_full();
-        let process = routes.app(app.as_str()).and_then(|spec| match &spec.backend {
-            // Nobody asks for an app that is given nothing.
-            Backend::Process(process) if process.given.is_none() && process.upgrade.is_none() => {
-                None
-            }
-            Backend::Process(process) => Some(process.clone()),
+        let spec = routes.app(app.as_str()).and_then(|spec| match &spec.backend {
+            Backend::Process(process) => process.given.clone(),
             Backend::Upstream(_) | Backend::Shared(_) => None,
         });
-        let process = process.ok_or("its definition has changed meanwhile: it is started anew")?;
-        let needs_upgrade = self.version_to_reach(&app, &process, upgraded).await?;
-        let mut given = match &process.given {
-            Some(spec) => self.given_of(&app, spec).await?,
-            None => Given::default(),
-        };
-        given.needs_upgrade = needs_upgrade;
-        Ok(given)
+        spec.ok_or_else(|| "its definition has changed meanwhile: it is started anew".into())
     }
 
     async fn given_of(&self, app: &AppId, spec: &GivenSpec) -> Result<Given, String> {
@@ -226,6 +233,9 @@ impl House {
                 self.write_secret(&app, what, by).await?;
                 count += 1;
             }
+        }
+        if count == 0 && new.is_credential() {
+            return Err(VaultError::Credential.into());
         }
         Ok(count)
     }

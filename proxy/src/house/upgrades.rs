@@ -1,26 +1,29 @@
 //! Whether an app's data is to be brought up to date before it starts: the registry knows, for all Doorbells
 //! that share it.
 
-use std::{fs, io, path::Path, sync::PoisonError, time::Duration};
+use std::{fs, io, path::Path, sync::PoisonError};
 
 use doorbell_config::{
     name::AppId,
-    registry::{Actor, Turn},
-    spec::{ProcessSpec, UpgradeSpec},
+    registry::{Actor, Registry, Turn},
+    spec::UpgradeTurn,
 };
-use doorbell_supervisor::protocol::Upgraded;
-use tokio::time::{Instant, sleep};
+use doorbell_supervisor::protocol::{Upgraded, WantedVersion};
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::House;
 
-/// How long a start waits while another Doorbell upgrades the app; then it has failed, and is tried again.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Between two looks whether that one is done.
-const PAUSE: Duration = Duration::from_millis(500);
-
 /// The file, in the folder of the registry, that says which Doorbell this is.
 const NAME: &str = "doorbell.id";
+
+/// A version that the data of an app is up to date with.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    reached: String,
+    /// Whether the registry knows that too.
+    is_noted: bool,
+}
 
 impl House {
     /// Learns which Doorbell this is, among those that share a registry: the same after each start.
@@ -34,74 +37,56 @@ impl House {
         }
     }
 
-    /// The version for which the upgrade of an app is to be run before it starts, if that is to be; `upgraded` is
-    /// what came of it.
+    /// Whose turn it is to bring an app's data up to date.
     ///
     /// # Errors
-    /// Why it cannot start, for operators.
-    pub(super) async fn version_to_reach(
+    /// Why that cannot be told, for operators.
+    pub(super) async fn turn_to_upgrade(
         &self,
         app: &AppId,
-        process: &ProcessSpec,
-        upgraded: Option<Upgraded>,
-    ) -> Result<Option<String>, String> {
-        if let Some(upgraded) = upgraded {
-            self.has_upgraded(app, &upgraded).await?;
-        }
-        let (Some(version), Some(upgrade)) = (process.version.as_deref(), &process.upgrade) else {
-            return Ok(None);
-        };
-        let until = Instant::now() + PATIENCE;
-        loop {
-            match self.turn_to_upgrade(app, version, upgrade).await? {
-                Turn::Done => {
-                    self.remember_version(app, version);
-                    return Ok(None);
-                }
-                Turn::Yours => return Ok(Some(version.to_owned())),
-                Turn::Others(_) if Instant::now() < until => sleep(PAUSE).await,
-                Turn::Others(_) => {
-                    let why = format!("another doorbell still upgrades it to version {version:?}");
-                    return Err(why);
-                }
-            }
-        }
-    }
-
-    async fn turn_to_upgrade(
-        &self,
-        app: &AppId,
-        version: &str,
-        upgrade: &UpgradeSpec,
-    ) -> Result<Turn, String> {
-        let is_known = self.known_version(app).is_some_and(|known| known == version);
+        wanted: &WantedVersion,
+    ) -> Result<UpgradeTurn, String> {
+        let WantedVersion { version, lasts } = wanted;
+        let is_known = self.version_of(app).is_some_and(|known| known.reached == *version);
         // Who is known not to answer is not waited for.
         if is_known && self.registry_problem().is_some() {
-            return Ok(Turn::Done);
+            return Ok(UpgradeTurn::Nothing);
         }
         let name = self.own_name()?;
         let asked = match self.registry_soon().await {
-            Ok(registry) => registry
-                .begin_upgrade(app, version, &name, upgrade.deadline)
-                .await
-                .map_err(|error| error.to_string()),
+            Ok(registry) => {
+                self.note_late(&registry, app, &name).await;
+                let turn = registry.begin_upgrade(app, version, &name, *lasts).await;
+                turn.map_err(|error| error.to_string())
+            }
             Err(error) => Err(error.to_string()),
         };
         match asked {
-            Err(_) if is_known => Ok(Turn::Done),
+            Err(_) if is_known => Ok(UpgradeTurn::Nothing),
             Err(error) => Err(format!("whether it is to be upgraded cannot be told: {error}")),
-            Ok(turn) => Ok(turn),
+            Ok(Turn::Done) => {
+                self.remember(app, version, true);
+                Ok(UpgradeTurn::Nothing)
+            }
+            Ok(Turn::Yours) => Ok(UpgradeTurn::Yours),
+            Ok(Turn::Others(_)) => Ok(UpgradeTurn::Others),
         }
     }
 
-    /// Notes what came of an upgrade. One that failed fails the start.
-    async fn has_upgraded(&self, app: &AppId, upgraded: &Upgraded) -> Result<(), String> {
+    /// Notes what came of an upgrade.
+    ///
+    /// # Errors
+    /// Why the start behind it has failed, for operators.
+    pub(super) async fn has_upgraded(
+        &self,
+        app: &AppId,
+        upgraded: &Upgraded,
+    ) -> Result<(), String> {
         let Upgraded { version, outcome } = upgraded;
         let reached = outcome.is_ok().then_some(version.as_str());
-        let by = Actor { name: "doorbell".into(), from: "start".into() };
         let noted = match self.registry_soon().await {
             Ok(registry) => registry
-                .end_upgrade(app, reached, &self.own_name()?, &by)
+                .end_upgrade(app, reached, &self.own_name()?, &by_start())
                 .await
                 .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
@@ -109,37 +94,69 @@ impl House {
         match (outcome, noted) {
             (Err(why), noted) => {
                 if let Err(error) = noted {
-                    tracing::warn!(%app, error, "its turn to upgrade ends by itself");
+                    tracing::warn!(%app, error, "its turn to be upgraded ends by itself");
                 }
                 Err(format!("its upgrade to version {version:?} failed: {why}"))
             }
             // Where the turn is another's by now, that one does it again.
             (Ok(()), Ok(_)) => Ok(()),
-            (Ok(()), Err(error)) => Err(format!(
-                "its upgrade to version {version:?} is done, and cannot be noted: {error}"
-            )),
+            (Ok(()), Err(error)) => {
+                tracing::warn!(%app, version, error, "it is upgraded, which cannot be noted yet");
+                self.remember(app, version, false);
+                Ok(())
+            }
         }
+    }
+
+    /// Notes what could not be noted when it came about.
+    async fn note_late(&self, registry: &Registry, app: &AppId, name: &str) {
+        let Some(known) = self.version_of(app).filter(|known| !known.is_noted) else { return };
+        let reached = Some(known.reached.as_str());
+        match registry.end_upgrade(app, reached, name, &by_start()).await {
+            Ok(true) => self.remember(app, &known.reached, true),
+            // Another Doorbell has the turn.
+            Ok(false) => self.forget_version(app),
+            Err(error) => tracing::warn!(%app, %error, "it is upgraded, which cannot be noted yet"),
+        }
+    }
+
+    /// Who answers a question about this app's upgrade.
+    pub(crate) fn answering(&self, app: &AppId) -> Option<JoinHandle<()>> {
+        self.answering.lock().unwrap_or_else(PoisonError::into_inner).remove(&app.first())
+    }
+
+    /// The next question is answered behind this one.
+    pub(crate) fn answers(&self, app: &AppId, answering: JoinHandle<()>) {
+        let mut all = self.answering.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, task| !task.is_finished());
+        all.insert(app.first(), answering);
     }
 
     fn own_name(&self) -> Result<String, String> {
         let name = self.name.lock().unwrap_or_else(PoisonError::into_inner);
-        name.map(|name| name.to_string())
+        // Whoever copies the folder to another machine is another.
+        let machine = rustix::system::uname();
+        name.map(|name| format!("{name} {}", machine.nodename().to_string_lossy()))
             .ok_or_else(|| format!("doorbell cannot read or write its {NAME}: see its log"))
     }
 
-    fn known_version(&self, app: &AppId) -> Option<String> {
+    fn version_of(&self, app: &AppId) -> Option<Known> {
         self.versions.lock().unwrap_or_else(PoisonError::into_inner).get(app).cloned()
     }
 
-    fn remember_version(&self, app: &AppId, version: &str) {
+    fn remember(&self, app: &AppId, version: &str, is_noted: bool) {
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        versions.insert(app.clone(), version.to_owned());
+        versions.insert(app.clone(), Known { reached: version.to_owned(), is_noted });
     }
 
     /// An app is gone: another one of its id begins anew.
     pub(super) fn forget_version(&self, app: &AppId) {
         self.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(app);
     }
+}
+
+fn by_start() -> Actor {
+    Actor { name: "doorbell".into(), from: "start".into() }
 }
 
 /// What stands in the file, which is made where there is none.

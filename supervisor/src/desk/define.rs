@@ -271,6 +271,7 @@ fn launch(old: &AppSpec, new: &AppSpec) -> Launch {
     };
     let runs_alike = before.command == after.command
         && before.version == after.version
+        && before.upgrade == after.upgrade
         && before.directory == after.directory
         && before.env == after.env
         && before.endpoint == after.endpoint

@@ -20,6 +20,7 @@ impl Desk {
     pub(super) fn report(&mut self, report: Report) {
         let Report { app, generation, note } = report;
         match note {
+            Note::AwaitsUpgrade { limit } => self.awaits_upgrade(&app, generation, limit),
             Note::Upgrading { pid, limit } => self.upgrading(&app, generation, pid, limit),
             Note::Spawned(pid) => self.spawned(&app, generation, pid),
             Note::Ready { endpoint, times } => {
@@ -64,6 +65,16 @@ impl Desk {
         self.apps.get_mut(app)?.instance_mut(generation)
     }
 
+    /// Another replica or Doorbell is at it. Whoever only waits stands in nobody's way.
+    fn awaits_upgrade(&mut self, app: &AppId, generation: Generation, limit: Duration) {
+        self.start_is_at(app, generation, StartPhase::Upgrade);
+        let Some(instance) = self.instance_mut(app, generation) else { return };
+        instance.is_upgraded = true;
+        self.allow(app, generation, limit);
+        self.line.end(generation);
+        self.settle();
+    }
+
     /// It has a new version: what a start may take begins behind its upgrade.
     fn upgrading(&mut self, app: &AppId, generation: Generation, pid: u32, limit: Duration) {
         tracing::info!(%app, generation = generation.0, pid, "its upgrade runs");
@@ -91,6 +102,8 @@ impl Desk {
         let Some(instance) = known.instance_mut(generation) else { return };
         instance.pid = Some(pid);
         if std::mem::take(&mut instance.is_upgraded) {
+            // What the upgrade asked for went with it.
+            instance.vigils.clear();
             self.allow(app, generation, Duration::ZERO);
         }
         self.start_is_at(app, generation, StartPhase::Listen);

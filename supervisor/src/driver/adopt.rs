@@ -84,6 +84,11 @@ impl Adoptee {
         self.record.phase
     }
 
+    /// The version that an upgrade brings the app's data up to date with.
+    pub(super) fn version(&self) -> Option<&str> {
+        self.record.upgrade.as_ref().map(|upgrade| &*upgrade.version)
+    }
+
     /// Whether its first process still runs.
     pub(super) fn is_itself(&self) -> bool {
         self.first == First::Itself

@@ -15,7 +15,7 @@ use crate::{
         launch::{Launch, LaunchError, Surroundings},
         notify::NotifySocket,
         outfit::Outfit,
-        record::{Phase, Record},
+        record::{Phase, Record, Upgrading},
         spawn::{self, Spawned},
         vigil::VigilSocket,
     },
@@ -123,6 +123,9 @@ pub(super) fn spawn_blocking(
     record.is_heard = spawned.ear.is_some();
     if job.work == Work::Upgrade {
         record.phase = Phase::Upgrading;
+        let version = process.version.as_deref().zip(process.upgrade.as_deref());
+        record.upgrade =
+            version.map(|(version, upgrade)| Upgrading::new(version, upgrade.deadline));
     }
     driver.note(&record);
     Ok(Prepared { place, spawned, record, group, vigils })

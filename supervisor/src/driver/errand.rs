@@ -1,5 +1,7 @@
 //! What the start of an instance asks the control process for: what only that one may know.
 
+use std::time::Duration;
+
 use doorbell_config::{
     name::AppId,
     spec::{Given, ProcessSpec},
@@ -7,15 +9,20 @@ use doorbell_config::{
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{Driver, Job};
-use crate::{message::Generation, protocol::Upgraded};
+use crate::{
+    message::Generation,
+    protocol::{Question, Upgraded},
+};
+
+/// How long a start waits until it is known that it takes its turn no more; then the turn ends by itself.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// A question of a start, and where its answer is awaited.
 #[derive(Debug)]
 pub(crate) struct Errand {
     pub(crate) app: AppId,
     pub(crate) generation: Generation,
-    /// What came of the app's upgrade, if it was run.
-    pub(crate) upgraded: Option<Upgraded>,
+    pub(crate) question: Question,
     pub(crate) done: oneshot::Sender<Result<Given, String>>,
 }
 
@@ -29,31 +36,31 @@ impl Driver {
         &self,
         job: &Job,
         process: &ProcessSpec,
-        upgraded: Option<Upgraded>,
+        question: Question,
     ) -> Result<Given, String> {
-        if process.given.is_none() && process.upgrade.is_none() {
+        if !question.is_given && question.version.is_none() {
             return Ok(Given::default());
         }
-        let (done, answer) = oneshot::channel();
-        let (app, generation) = (job.app.id.clone(), job.generation);
-        let errand = Errand { app, generation, upgraded, done };
-        let asked = async {
-            self.errands.send(errand).await.ok()?;
-            answer.await.ok()
-        };
-        match timeout(process.ready.deadline, asked).await {
+        match timeout(process.ready.deadline, self.asked(job, question)).await {
             Ok(Some(answer)) => answer,
             Ok(None) => Err("doorbell shuts down".to_owned()),
             Err(_) => Err("what it is given was not told in time: see doorbell's log".to_owned()),
         }
     }
 
-    /// Tells what came of an upgrade, and waits for no answer.
-    pub(super) fn tell_upgraded(&self, job: &Job, upgraded: Upgraded) {
-        let (done, _) = oneshot::channel();
+    /// Tells what came of an upgrade behind which no start follows.
+    pub(super) async fn tell_upgraded(&self, job: &Job, upgraded: Upgraded) {
+        let question = Question { is_given: false, version: None, upgraded: Some(upgraded) };
+        if timeout(GOODBYE, self.asked(job, question)).await.is_err() {
+            tracing::warn!(app = %job.app.id, "its turn to be upgraded ends by itself");
+        }
+    }
+
+    /// The answer; `None` if nobody will give one.
+    async fn asked(&self, job: &Job, question: Question) -> Option<Result<Given, String>> {
+        let (done, answer) = oneshot::channel();
         let (app, generation) = (job.app.id.clone(), job.generation);
-        // Where nobody hears of it, its turn ends by itself.
-        let upgraded = Some(upgraded);
-        let _ = self.errands.try_send(Errand { app, generation, upgraded, done });
+        self.errands.send(Errand { app, generation, question, done }).await.ok()?;
+        answer.await.ok()
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct Still {
 /// Has every process of the instance stand still, newcomers too.
 pub(super) async fn stop(witness: &Witness, scanner: &Scanner) -> io::Result<Still> {
     match witness.group().filter(|group| group.can_freeze()) {
-        Some(group) => freeze(group, witness, scanner).await,
+        Some(group) => freeze(&group, witness, scanner).await,
         None => stop_each(witness, scanner).await,
     }
 }

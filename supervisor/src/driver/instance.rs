@@ -79,6 +79,14 @@ pub(super) struct Wires {
     pub(super) reports: mpsc::Sender<Report>,
 }
 
+impl Wires {
+    async fn tell(&self, job: &Job, note: Note) {
+        let report = Report { app: job.app.id.clone(), generation: job.generation, note };
+        // The desk outlives its instances; without it nobody needs to know.
+        let _ = self.reports.send(report).await;
+    }
+}
+
 /// How an instance ended by itself.
 struct End {
     failure: Failure,
@@ -436,9 +444,7 @@ impl Instance {
     }
 
     pub(super) async fn tell(&self, note: Note) {
-        let report = Report { app: self.job.app.id.clone(), generation: self.job.generation, note };
-        // The desk outlives its instances; without it nobody needs to know.
-        let _ = self.wires.reports.send(report).await;
+        self.wires.tell(&self.job, note).await;
     }
 
     async fn tell_end(&self, end: End, when: &str) {
@@ -470,7 +476,7 @@ impl End {
     /// The kernel may have had a reason to end it, or one of its processes before.
     fn or_out_of_memory(self, exit: Exit, instance: &Instance) -> Self {
         let group = instance.wires.witness.group();
-        if !group.is_some_and(Group::ran_out_of_memory) {
+        if !group.as_ref().is_some_and(Group::ran_out_of_memory) {
             return self;
         }
         let process = instance.job.process().ok();

@@ -46,7 +46,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, TryLockError},
+    sync::{Arc, Mutex, PoisonError, RwLock, TryLockError},
     time::Duration,
 };
 
@@ -160,6 +160,10 @@ pub(crate) enum Order {
 /// What an instance tells. `Gone` is always last.
 #[derive(Clone, Debug)]
 pub(crate) enum Note {
+    /// Somebody else is at its upgrade, for this long at most.
+    AwaitsUpgrade {
+        limit: Duration,
+    },
     /// Its upgrade runs, and may take this long.
     Upgrading {
         pid: u32,
@@ -216,7 +220,7 @@ pub(crate) struct Witness {
     tail: Arc<Tail>,
     last_look: LastLook,
     tree: Mutex<Option<Tree>>,
-    group: OnceLock<Group>,
+    group: Mutex<Option<Group>>,
 }
 
 impl Driver {
@@ -430,14 +434,14 @@ impl Handle {
 impl Witness {
     /// Says who the instance is.
     fn is_of(&self, tree: Tree, group: Group) {
-        // It is said once.
-        let _ = self.group.set(group.clone());
+        // Once for its upgrade, and once for itself.
+        *self.group.lock().unwrap_or_else(PoisonError::into_inner) = Some(group.clone());
         *self.tree.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree.with(group));
     }
 
     /// Its control groups; `None` before it is spawned.
-    fn group(&self) -> Option<&Group> {
-        self.group.get()
+    fn group(&self) -> Option<Group> {
+        self.group.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Looks at the instance's tree; `None` before it is spawned.

@@ -6,6 +6,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use doorbell_config::name::AppId;
@@ -60,6 +61,38 @@ pub(crate) struct Record {
     /// What keeps it awake.
     #[serde(default)]
     pub(crate) vigils: Vec<Vigil>,
+    /// Of an upgrade.
+    #[serde(default)]
+    pub(crate) upgrade: Option<Upgrading>,
+}
+
+/// What is written down of an upgrade.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Upgrading {
+    /// The version that it brings the app's data up to date with.
+    pub(crate) version: String,
+    /// By when it is to have ended, in milliseconds since 1970.
+    until_unix_ms: u64,
+}
+
+impl Upgrading {
+    pub(crate) fn new(version: &str, lasts: Duration) -> Self {
+        let until_unix_ms = unix_ms().saturating_add(millis(lasts));
+        Self { version: version.to_owned(), until_unix_ms }
+    }
+
+    /// How long it may still take.
+    pub(crate) fn left(&self) -> Duration {
+        Duration::from_millis(self.until_unix_ms.saturating_sub(unix_ms()))
+    }
+}
+
+fn unix_ms() -> u64 {
+    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The record of an instance, as it is and as it is written down. Several of its branches write, and
@@ -120,6 +153,7 @@ impl Record {
             fingerprint,
             is_heard: false,
             vigils: Vec::new(),
+            upgrade: None,
         })
     }
 

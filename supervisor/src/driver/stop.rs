@@ -91,7 +91,7 @@ impl Ending<'_> {
         let mut pace = KILL_PACE;
         loop {
             // All at once, where that is possible: who forks faster than we look has no time to.
-            let is_killed = self.witness.group().is_some_and(Group::kill);
+            let is_killed = self.witness.group().as_ref().is_some_and(Group::kill);
             self.thaw();
             let living = watch::living(self.witness, self.scanner).await?;
             if living.is_empty() {

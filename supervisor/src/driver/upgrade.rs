@@ -3,18 +3,21 @@
 //! app's is, and a supervisor that comes after this one takes it up.
 //!
 //! Whether it is to be run is the control process's to say, which asks the registry whose turn it is
-//! (`house/upgrades` there). Here one is run at a time for each app, so that a Doorbell never waits for itself.
+//! (`house/upgrades` there). Here one is run at a time for each app, so that a Doorbell never waits for itself,
+//! and a turn that was had is given back before the next one asks.
 //!
 //! Who is killed together with it leaves it half done: then it is run again.
 
 use std::{
     collections::HashMap,
+    io,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use doorbell_config::{
     name::AppId,
-    spec::{Backend, Given, ListenNotice, Probe, ReadySpec, UpgradeSpec},
+    spec::{Backend, Given, ListenNotice, Probe, ProcessSpec, ReadySpec, UpgradeSpec, UpgradeTurn},
 };
 use tokio::{
     sync::OwnedMutexGuard,
@@ -22,7 +25,13 @@ use tokio::{
 };
 
 use super::{Adoptee, Driver, End, Instance, Job, Note, Order, SpawnError, Wires, Work, ordered};
-use crate::{driver::root::Exit, protocol::Upgraded};
+use crate::{
+    driver::{record::Phase, root::Exit},
+    protocol::{Question, Upgraded, WantedVersion},
+};
+
+/// Between two looks whether another Doorbell is done with it.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Which apps are being upgraded.
 pub(in crate::driver) type Turns = Mutex<HashMap<AppId, Arc<tokio::sync::Mutex<()>>>>;
@@ -59,16 +68,9 @@ impl Job {
         // Nobody waits for it to listen.
         let (probe, listen) = (Probe::Connect, ListenNotice::Never);
         process.ready = ReadySpec { probe, listen, ..ReadySpec::clone(&process.ready) }.into();
-        process.idle_freeze_after = None;
         let mut app = (*self.app).clone();
         app.backend = Backend::Process(process);
         Some(Self { app: Arc::new(app), work: Work::Upgrade, ..self.clone() })
-    }
-
-    /// What is told of its upgrade.
-    fn upgraded(&self, outcome: Result<(), String>) -> Option<Upgraded> {
-        let version = self.process().ok()?.version.as_deref()?.to_owned();
-        Some(Upgraded { version, outcome })
     }
 }
 
@@ -80,85 +82,190 @@ pub(super) async fn prepare(
     begun: Option<Begun>,
 ) -> Result<Given, SpawnError> {
     let process = job.process()?;
-    let mut inbox = wires.inbox.clone();
     let (begun, held) = begun.map_or((None, None), |begun| (Some(begun.adoptee), begun.turn));
-    let _turn = match (&process.upgrade, held) {
-        (Some(_), None) => tokio::select! {
-            turn = driver.turn_of(&job.app.id).lock_owned() => Some(turn),
-            _ = ordered(&mut inbox) => return Err(SpawnError::NotWanted),
-        },
-        (_, held) => held,
+    let version = process.version.as_deref().zip(process.upgrade.as_deref());
+    let Some((version, upgrade)) = version else {
+        if let Some(begun) = begun {
+            end_begun(driver, job, begun).await;
+        }
+        let mut inbox = wires.inbox.clone();
+        return tokio::select! {
+            given = driver.given(job, process, Question::given(process)) => {
+                given.map_err(SpawnError::Given)
+            }
+            // Who is to end need not be told anything.
+            _ = ordered(&mut inbox) => Err(SpawnError::NotWanted),
+        };
     };
-    let mut upgraded = match begun {
-        Some(adoptee) => go_on(driver, job, wires, adoptee).await,
+    let mut step = Step { driver, job, wires, process, version, upgrade, is_told: false };
+    let _turn = step.turn(held).await?;
+    let upgraded = match begun {
+        Some(begun) => step.go_on(begun).await,
         None => None,
     };
-    let mut has_run = false;
-    loop {
-        let given = tokio::select! {
-            biased;
-            // Who is to end need not be told anything.
-            _ = ordered(&mut inbox) => {
-                if let Some(upgraded) = upgraded {
-                    driver.tell_upgraded(job, upgraded);
+    step.given(upgraded).await
+}
+
+/// Its definition asks for no upgrade any more.
+async fn end_begun(driver: &Driver, job: &Job, begun: Adoptee) {
+    driver.end_leftovers_of(job).await;
+    driver.forget(job);
+    if let Some(version) = begun.version() {
+        driver.tell_upgraded(job, Upgraded::called_off(version)).await;
+    }
+}
+
+impl Question {
+    fn given(process: &ProcessSpec) -> Self {
+        Self { is_given: process.given.is_some(), ..Self::default() }
+    }
+}
+
+/// A start that may have to wait for an upgrade.
+struct Step<'s> {
+    driver: &'s Arc<Driver>,
+    job: &'s Job,
+    wires: &'s Wires,
+    process: &'s ProcessSpec,
+    version: &'s str,
+    upgrade: &'s UpgradeSpec,
+    /// Whether it was told that somebody else is at it.
+    is_told: bool,
+}
+
+impl Step<'_> {
+    /// How long a turn lasts at most: from when it is given until the last process of the upgrade has ended.
+    fn lasts(&self) -> Duration {
+        self.process.ready.deadline + self.upgrade.deadline + self.process.stop.grace
+    }
+
+    /// Waits until no replica of the app is at it.
+    async fn turn(&mut self, held: Option<Turn>) -> Result<Turn, SpawnError> {
+        if let Some(held) = held {
+            return Ok(held);
+        }
+        let turn = self.driver.turn_of(&self.job.app.id);
+        if let Ok(free) = Arc::clone(&turn).try_lock_owned() {
+            return Ok(free);
+        }
+        self.waits().await;
+        let mut inbox = self.wires.inbox.clone();
+        tokio::select! {
+            turn = turn.lock_owned() => Ok(turn),
+            _ = ordered(&mut inbox) => Err(SpawnError::NotWanted),
+        }
+    }
+
+    /// Tells, once, that somebody else is at it.
+    async fn waits(&mut self) {
+        if !std::mem::replace(&mut self.is_told, true) {
+            self.wires.tell(self.job, Note::AwaitsUpgrade { limit: self.lasts() }).await;
+        }
+    }
+
+    /// What the program is given, behind its upgrade if that is to be run.
+    async fn given(&mut self, mut upgraded: Option<Upgraded>) -> Result<Given, SpawnError> {
+        let mut inbox = self.wires.inbox.clone();
+        let mut has_run = false;
+        loop {
+            let question = self.question(upgraded.clone());
+            let given = tokio::select! {
+                biased;
+                _ = ordered(&mut inbox) => Err(SpawnError::NotWanted),
+                given = self.driver.given(self.job, self.process, question) => {
+                    given.map_err(SpawnError::Given)
                 }
-                return Err(SpawnError::NotWanted);
+            };
+            let given = match given {
+                Ok(given) => given,
+                Err(error) => {
+                    self.call_off(upgraded).await;
+                    return Err(error);
+                }
+            };
+            upgraded = None;
+            match given.upgrade {
+                UpgradeTurn::Nothing => return Ok(given),
+                UpgradeTurn::Others => {
+                    self.waits().await;
+                    // An order that comes meanwhile is seen right behind it.
+                    sleep(PAUSE).await;
+                }
+                // It took longer than its turn, and another Doorbell had one meanwhile.
+                UpgradeTurn::Yours if has_run => {
+                    self.call_off(None).await;
+                    let why = "its upgrade took longer than it may".to_owned();
+                    return Err(SpawnError::Given(why));
+                }
+                UpgradeTurn::Yours => {
+                    has_run = true;
+                    upgraded = Some(self.run(&given).await);
+                }
             }
-            given = driver.given(job, process, upgraded.clone()) => given,
+        }
+    }
+
+    fn question(&self, upgraded: Option<Upgraded>) -> Question {
+        let version = WantedVersion { version: self.version.to_owned(), lasts: self.lasts() };
+        Question { version: Some(version), upgraded, ..Question::given(self.process) }
+    }
+
+    /// Gives the turn back, which may or may not have been had.
+    async fn call_off(&self, upgraded: Option<Upgraded>) {
+        let upgraded = upgraded.unwrap_or_else(|| Upgraded::called_off(self.version));
+        self.driver.tell_upgraded(self.job, upgraded).await;
+    }
+
+    async fn run(&self, given: &Given) -> Upgraded {
+        let outcome = match self.job.for_upgrade() {
+            Some(job) => {
+                let (driver, wires) = (Arc::clone(self.driver), self.wires.clone());
+                let outcome = match Instance::spawn(driver, job.clone(), wires, given).await {
+                    Ok(instance) => instance.complete().await.1,
+                    Err(error) => Err(error.to_string()),
+                };
+                self.driver.forget(&job);
+                outcome
+            }
+            None => Err("it has none".to_owned()),
         };
-        let given = given.map_err(SpawnError::Given)?;
-        let Some(version) = &given.needs_upgrade else { return Ok(given) };
-        if Some(version.as_str()) != process.version.as_deref()
-            || std::mem::replace(&mut has_run, true)
-        {
-            return Err(SpawnError::Given("its version has changed meanwhile".into()));
-        }
-        upgraded = run(driver, job, wires, &given).await;
+        Upgraded { version: self.version.to_owned(), outcome }
     }
-}
 
-async fn run(driver: &Arc<Driver>, job: &Job, wires: &Wires, given: &Given) -> Option<Upgraded> {
-    let job = job.for_upgrade()?;
-    let spawned = Instance::spawn(Arc::clone(driver), job.clone(), wires.clone(), given).await;
-    let outcome = match spawned {
-        Ok(instance) => instance.complete().await.1,
-        Err(error) => Err(error.to_string()),
-    };
-    driver.forget(&job);
-    job.upgraded(outcome)
-}
-
-/// Takes up an upgrade that an earlier supervisor began; `None` if nobody can tell what came of it.
-async fn go_on(driver: &Arc<Driver>, job: &Job, wires: &Wires, begun: Adoptee) -> Option<Upgraded> {
-    let job = job.for_upgrade()?;
-    let is_itself = begun.is_itself();
-    let adopted = Instance::adopt(Arc::clone(driver), job.clone(), wires.clone(), begun);
-    let outcome = match adopted {
-        Ok(instance) => Some(instance.complete().await),
-        Err(error) => {
-            tracing::warn!(app = %job.app.id, %error, "an upgrade cannot be taken up");
-            driver.end_leftovers_of(&job).await;
-            None
-        }
-    };
-    driver.forget(&job);
-    let (exit, outcome) = outcome?;
-    if !is_itself || exit == Some(Exit::Unknown) {
-        return None;
+    /// Takes up an upgrade that an earlier supervisor began; `None` if nobody can tell what came of it.
+    async fn go_on(&self, begun: Adoptee) -> Option<Upgraded> {
+        let (version, is_itself) = (begun.version().map(str::to_owned), begun.is_itself());
+        let (driver, wires) = (Arc::clone(self.driver), self.wires.clone());
+        let adopted = match (self.job.for_upgrade(), &version) {
+            (Some(job), Some(_)) => Instance::adopt(driver, job, wires, begun),
+            _ => Err(io::Error::other("its record says nothing of it")),
+        };
+        let ended = match adopted {
+            Ok(instance) => Some(instance.complete().await),
+            Err(error) => {
+                tracing::warn!(app = %self.job.app.id, %error, "an upgrade cannot be taken up");
+                self.driver.end_leftovers_of(self.job).await;
+                None
+            }
+        };
+        self.driver.forget(self.job);
+        let (exit, outcome) = ended?;
+        let is_known = is_itself && exit != Some(Exit::Unknown);
+        version.filter(|_| is_known).map(|version| Upgraded { version, outcome })
     }
-    job.upgraded(outcome)
 }
 
 impl Instance {
     /// Runs an upgrade to its end: how it ended, if it did by itself, and what came of it.
     async fn complete(mut self) -> (Option<Exit>, Result<(), String>) {
         self.started = None;
-        let process = self.job.process().ok();
-        let limit = process.and_then(|process| process.upgrade.as_ref());
-        let limit = limit.map_or(UpgradeSpec::DEADLINE, |upgrade| upgrade.deadline);
-        let version = process.and_then(|process| process.version.clone()).unwrap_or_default();
+        let record = self.notebook.record();
+        let (version, left) = record.upgrade.as_ref().map_or_else(
+            || (String::new(), Duration::ZERO),
+            |upgrade| (upgrade.version.clone(), upgrade.left()),
+        );
         let pid = self.root.pid();
-        self.tell(Note::Upgrading { pid, limit }).await;
+        self.tell(Note::Upgrading { pid, limit: left + self.stop.grace }).await;
         if !self.is_adopted {
             self.say(format!("upgrade to version {version:?} started, pid {pid}")).await;
         }
@@ -176,11 +283,15 @@ impl Instance {
                 };
                 (Some(exit), Order::Stop(self.stop), outcome)
             }
-            () = sleep(limit) => {
-                (None, Order::Stop(self.stop), Err(format!("it was ended after {limit:?}")))
+            () = sleep(left) => {
+                (None, Order::Stop(self.stop), Err("it was ended at its deadline".to_owned()))
             }
             never = self.keep_vigils() => match never {},
         };
+        if exit.is_none() {
+            // Whoever takes it up now ends it.
+            self.note(Phase::Leaving).await;
+        }
         // What it printed last is to be seen with the news.
         self.capture.settle().await;
         let (app, took) = (self.job.app.id.clone(), Instant::now() - since);

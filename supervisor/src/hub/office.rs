@@ -46,7 +46,9 @@ pub(super) struct Office {
     /// Figures that one asked to keep for the next.
     kept: String,
     /// Starts that wait to be told what they are given.
-    asked: HashMap<(AppId, Generation), Errand>,
+    asked: HashMap<u64, Errand>,
+    /// The number of the last question.
+    last_asked: u64,
     /// What is kept open there for instances.
     custody: HashMap<(AppId, Generation), Vec<Arc<OwnedFd>>>,
 }
@@ -85,20 +87,25 @@ impl Office {
     pub(super) fn ask(&mut self, errand: Errand) {
         // Those who left are not asked for.
         self.asked.retain(|_, errand| !errand.done.is_closed());
-        self.tell(&errand.question());
-        self.asked.insert((errand.app.clone(), errand.generation), errand);
+        self.last_asked += 1;
+        self.tell(&errand.question(self.last_asked));
+        self.asked.insert(self.last_asked, errand);
     }
 
     /// Asks what nobody has answered.
     fn ask_again(&mut self) {
         self.asked.retain(|_, errand| !errand.done.is_closed());
-        for errand in self.asked.values() {
-            self.tell(&errand.question());
+        let mut numbers: Vec<_> = self.asked.keys().copied().collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            if let Some(errand) = self.asked.get(&number) {
+                self.tell(&errand.question(number));
+            }
         }
     }
 
-    fn answered(&mut self, app: AppId, generation: Generation, given: Result<Given, String>) {
-        if let Some(errand) = self.asked.remove(&(app, generation)) {
+    fn answered(&mut self, number: u64, given: Result<Given, String>) {
+        if let Some(errand) = self.asked.remove(&number) {
             // Whoever asked may have left.
             let _ = errand.done.send(given);
         }
@@ -156,9 +163,9 @@ impl Office {
 }
 
 impl Errand {
-    fn question(&self) -> ToControl {
-        let (app, upgraded) = (self.app.clone(), self.upgraded.clone());
-        ToControl::Prepare { app, generation: self.generation, upgraded }
+    fn question(&self, number: u64) -> ToControl {
+        let (app, question) = (self.app.clone(), self.question.clone());
+        ToControl::Prepare { app, generation: self.generation, number, question }
     }
 }
 
@@ -240,9 +247,7 @@ impl Hub {
                 self.wish(number, wish, *what).await;
             }
             FromControl::Keep(figures) => self.office.kept = figures,
-            FromControl::Prepared { app, generation, given } => {
-                self.office.answered(app, generation, given);
-            }
+            FromControl::Prepared { number, given, .. } => self.office.answered(number, given),
         }
     }
 

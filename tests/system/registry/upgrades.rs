@@ -124,7 +124,7 @@ fn it_has_a_deadline_of_its_own() {
     let endless = format!("{{ command = {command}, deadline = \"1s\" }}");
     d.rewrite(&with_upgrade("2", &endless, ""));
     eventually("it is told", || {
-        d.status("blog")["reason"].to_string().contains("it was ended after 1s")
+        d.status("blog")["reason"].to_string().contains("it was ended at its deadline")
     });
     eventually("it is ended", || doorbell_tests::pids_matching("sleep 1234").is_empty());
     assert_eq!(d.get("blog.test", "/").status, 200);
@@ -141,6 +141,72 @@ fn replicas_wait_for_one() {
     assert_eq!(first.read().status, 200);
     eventually("all serve", || d.app_pids().len() == 3);
     assert_eq!(runs_of(&d), "1");
+}
+
+#[test]
+fn who_waits_for_it_waits_longer_than_a_start_may() {
+    let more = "instances = 3\nready = { deadline = \"2s\" }";
+    let limits = "[server.limits]\nparallel_starts = 2";
+    let apps = app("1", UNTIL_GO, more) + &node("other", "");
+    let d = Setup::new(&apps).server(limits).start();
+    let mut first = d.connect();
+    first.send_get("blog.test", "/");
+    eventually("it is begun", || runs_of(&d) == "1");
+    // Who only waits takes nobody's place.
+    assert_eq!(d.get("other.test", "/").status, 200);
+    let since = Instant::now();
+    eventually("a start would have failed", || since.elapsed() > Duration::from_secs(5));
+    go(&d);
+    assert_eq!(first.read().status, 200);
+    eventually("all serve", || d.log().matches("ready app=blog").count() == 3);
+    assert!(!d.log().contains("start failed"), "{}", d.log());
+    assert_eq!(runs_of(&d), "1");
+}
+
+#[test]
+fn one_whose_definition_is_gone_meanwhile_is_ended() {
+    let mut d = Doorbell::with(&app("1", "exec sleep 4321", ""));
+    let mut client = d.connect();
+    client.send_get("blog.test", "/");
+    eventually("it runs", || !doorbell_tests::pids_matching("sleep 4321").is_empty());
+    d.kill_supervisor();
+    d.rewrite(&app("1", "", "").replace("upgrade = ", "# "));
+    d.start_again();
+    eventually("it is ended", || doorbell_tests::pids_matching("sleep 4321").is_empty());
+    assert_eq!(d.get("blog.test", "/").status, 200);
+}
+
+#[test]
+fn a_definition_that_changes_meanwhile_runs_its_own() {
+    let d = Doorbell::with(&app("1", UNTIL_GO, ""));
+    let mut client = d.connect();
+    client.send_get("blog.test", "/");
+    eventually("it runs", || runs_of(&d) == "1");
+    d.rewrite(&app("2", "true", ""));
+    d.ok(&["reload"]);
+    assert_eq!(client.read().status, 200);
+    assert_eq!(runs_of(&d), "1 2");
+    d.ok(&["restart", "blog"]);
+    assert_eq!(runs_of(&d), "1 2", "once");
+}
+
+#[test]
+fn one_that_cannot_be_noted_is_not_run_again() {
+    let postgres = Postgres::start();
+    let server = format!("registry = \"{}\"", postgres.database());
+    let apps = app("1", UNTIL_GO, "") + &node("main", "");
+    let d = Setup::new(&apps).server(&server).start();
+    let mut client = d.connect();
+    client.send_get("blog.test", "/");
+    eventually("it runs", || runs_of(&d) == "1");
+    postgres.stop();
+    go(&d);
+    assert_eq!(client.read().status, 200);
+    postgres.resume();
+    eventually("the registry answers", || !d.ok(&["status"]).contains("registry"));
+    d.ok(&["restart", "blog"]);
+    assert_eq!(runs_of(&d), "1");
+    assert!(d.ok(&["audit"]).contains("upgrade app"));
 }
 
 #[test]

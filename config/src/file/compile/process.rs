@@ -168,7 +168,8 @@ fn asking<'k>(
     what: Placeholder,
 ) -> Option<&'k Range<usize>> {
     let env = keys.env.iter().flat_map(|env| env.value.values());
-    let mut texts: Vec<_> = command.value.iter().chain(env).collect();
+    let upgrade = keys.upgrade.iter().flat_map(|upgrade| upgrade.value.command());
+    let mut texts: Vec<_> = command.value.iter().chain(upgrade).chain(env).collect();
     texts.sort_by_key(|text| text.span.start);
     texts.into_iter().find(|text| text.value.0.asks_for(what)).map(|text| &text.span)
 }

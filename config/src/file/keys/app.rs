@@ -11,7 +11,9 @@ use super::{
 };
 use crate::{
     file::{
-        format::{EnvName, FilePath, LineText, OrNever, OrUnlimited, Positive, UserName},
+        format::{
+            EnvName, FilePath, LineText, OrNever, OrUnlimited, Positive, UserName, VersionText,
+        },
         text::{At, Text},
     },
     name::{AppId, ByteSize, HostPattern, PathPrefix},
@@ -69,10 +71,10 @@ pub struct AppKeys {
     /// Which version of its program the app is: any text, given as `{version}`. A change of it is a new start,
     /// and runs `upgrade` first.
     #[schemars(extend("x-default" = "none"))]
-    pub version: Option<At<Text<LineText>>>,
+    pub version: Option<At<Text<VersionText>>>,
     /// What brings the app's data up to date with `version`: a command, or a table. It is run to its end before
-    /// the first start of a version, once, and as the app is run; while it runs, and if it fails, what served
-    /// before goes on. The start fails with it, and is tried again as after a crash.
+    /// the first start of a version, once, and as the app is run. While it runs, and if it fails, what served
+    /// before goes on, unless the app has a fixed `port`. A start fails with it.
     #[schemars(extend("x-default" = "none"))]
     pub upgrade: Option<At<UpgradeChoice>>,
     /// The loopback port that the program listens on, when it cannot be told one. When such an app is

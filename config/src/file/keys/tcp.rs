@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     file::{
-        format::{EnvName, FilePath, LineText, OrNever, Positive, UserName},
+        format::{EnvName, FilePath, LineText, OrNever, Positive, UserName, VersionText},
         text::{At, Text},
     },
     name::ByteSize,
@@ -71,10 +71,10 @@ pub struct TcpKeys {
     /// and runs `upgrade` first.
     #[serde(default)]
     #[schemars(extend("x-default" = "none"))]
-    pub version: Option<At<Text<LineText>>>,
+    pub version: Option<At<Text<VersionText>>>,
     /// What brings the app's data up to date with `version`: a command, or a table. It is run to its end before
-    /// the first start of a version, once, and as the app is run; while it runs, and if it fails, what served
-    /// before goes on. The start fails with it, and is tried again as after a crash.
+    /// the first start of a version, once, and as the app is run. While it runs, and if it fails, what served
+    /// before goes on, unless the app has a fixed `port`. A start fails with it.
     #[serde(default)]
     #[schemars(extend("x-default" = "none"))]
     pub upgrade: Option<At<UpgradeChoice>>,
