@@ -39,9 +39,10 @@ use crate::{
 
 pub mod apps;
 pub mod audit;
+pub mod backup;
 mod caller;
 mod check;
-mod conditions;
+pub(crate) mod conditions;
 mod databases;
 pub mod definitions;
 pub mod edits;

@@ -11,6 +11,7 @@ mod access;
 mod apply;
 mod apps;
 mod awake;
+mod backup;
 mod client;
 mod control;
 mod doctor;

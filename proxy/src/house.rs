@@ -41,6 +41,7 @@ use crate::{
     vault::Vault,
 };
 
+mod backing_up;
 mod databases;
 mod editing;
 mod giving;

@@ -10,6 +10,7 @@ pub mod admin;
 pub mod allocator;
 pub mod answer;
 pub mod app;
+pub mod backup;
 pub mod bulletin;
 pub mod call;
 pub mod chronicle;

@@ -23,7 +23,8 @@ mod sqlite;
 mod step;
 
 use async_trait::async_trait;
-use doorbell_config::spec::{DatabasePlace, DatabaseSpec, Dialect};
+use doorbell_config::spec::{DatabasePlace, DatabaseSpec, DatabaseUrl, Dialect};
+use sqlx::{mysql::MySqlConnectOptions, postgres::PgConnectOptions};
 
 pub use connection::Connection;
 pub use doorbell_config::spec::Secret;
@@ -98,4 +99,20 @@ pub fn provisioner(spec: &DatabaseSpec) -> Box<dyn Provisioner> {
         (Dialect::Postgres | Dialect::Sqlite, _) => Box::new(PostgresServer { url, what }),
         (Dialect::MySql | Dialect::MariaDb, _) => Box::new(MySqlServer { url }),
     }
+}
+
+/// How to connect to a database of PostgreSQL.
+///
+/// # Errors
+/// If the address is of something else.
+pub fn postgres_options(url: &DatabaseUrl) -> Result<PgConnectOptions, ProvisionError> {
+    PostgresServer { url: url.clone(), what: What::Database }.options()
+}
+
+/// How to connect to a server of MariaDB or MySQL.
+///
+/// # Errors
+/// If the address is of something else.
+pub fn mysql_options(url: &DatabaseUrl) -> Result<MySqlConnectOptions, ProvisionError> {
+    MySqlServer { url: url.clone() }.options()
 }

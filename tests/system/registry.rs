@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::{node, python};
 
 mod access;
+mod backup;
 mod databases;
 mod loss;
 mod obstacles;

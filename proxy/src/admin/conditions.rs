@@ -57,7 +57,7 @@ fn expected(headers: &HeaderMap, otherwise: Expect) -> Result<Expect, Problem> {
 }
 
 /// RFC 7396, section 2.
-pub(super) fn merge(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
+pub(crate) fn merge(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
     for (key, value) in patch {
         match value {
             Value::Null => _ = target.remove(key),

@@ -73,11 +73,11 @@ pub(super) async fn end(
 }
 
 /// Whether an app's definition names a database, whether it is in force or not.
-fn is_named(admin: &Admin, id: &AppId) -> bool {
+pub(super) fn is_named(admin: &Admin, id: &AppId) -> bool {
     admin.house.list().get(id).is_some_and(|listed| listed.entry.keys().contains_key("database"))
 }
 
-fn not_in_force(id: &AppId) -> Problem {
+pub(super) fn not_in_force(id: &AppId) -> Problem {
     let why = format!(
         "the definition of app \"{id}\" is not in force, nor is its database known: mend it first"
     );

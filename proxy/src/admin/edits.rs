@@ -245,7 +245,7 @@ pub(super) async fn apply(
 }
 
 impl How {
-    fn trial(self) -> Trial {
+    pub(super) fn trial(self) -> Trial {
         if self.dry_run { Trial::Yes } else { Trial::No }
     }
 }
@@ -272,7 +272,7 @@ impl Change {
 }
 
 /// The problem that an edit met; a condition may have been said.
-fn explain(error: &EditError, is_said: bool) -> Problem {
+pub(super) fn explain(error: &EditError, is_said: bool) -> Problem {
     let unlike = if is_said { StatusCode::PRECONDITION_FAILED } else { StatusCode::CONFLICT };
     let status = match error {
         EditError::NoRegistry(_)
@@ -294,7 +294,7 @@ fn explain(error: &EditError, is_said: bool) -> Problem {
     Problem::new(status, error)
 }
 
-fn with_tag(changed: Changed) -> Response {
+pub(super) fn with_tag(changed: Changed) -> Response {
     if changed.revision == 0 {
         return Json(changed).into_response();
     }

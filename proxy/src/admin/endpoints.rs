@@ -6,7 +6,7 @@ use doorbell_supervisor::machine::Ability;
 use super::{
     Upgraded,
     apps::{self, Link},
-    audit,
+    audit, backup,
     caller::Scope,
     check::{self, Checked},
     databases,
@@ -30,6 +30,7 @@ pub(super) fn all() -> Vec<Endpoint> {
     let mut all = of_apps();
     all.extend(of_definitions());
     all.extend(of_secrets());
+    all.extend(of_backups());
     all.extend(of_the_whole());
     all
 }
@@ -177,6 +178,43 @@ fn of_secrets() -> Vec<Endpoint> {
             secrets::rotate,
         )
         .gives::<Rotated>(),
+    ]
+}
+
+fn of_backups() -> Vec<Endpoint> {
+    use Scope::Admin;
+    let post = Method::POST;
+    vec![
+        Endpoint::new(
+            post.clone(),
+            "/v1/apps/{id}/export",
+            Admin,
+            "An app's definition, its secrets and how to get to its database, sealed by age for `recipient`",
+            backup::export,
+        )
+        .takes::<backup::For>()
+        .gives_other("application/octet-stream"),
+        Endpoint::new(
+            post.clone(),
+            "/v1/apps/{id}/database",
+            Admin,
+            "Make an app's database now, and tell how to get there, sealed by age for `recipient`",
+            backup::open_database,
+        )
+        .asks::<backup::Taking>()
+        .takes::<backup::For>()
+        .gives_other("application/octet-stream"),
+        Endpoint::new(
+            post,
+            "/v1/import",
+            Admin,
+            "Add an app together with its secrets: all of it, or nothing",
+            backup::import,
+        )
+        .asks::<How>()
+        .takes::<backup::Imported>()
+        .gives::<Changed>()
+        .answers_with(201),
     ]
 }
 

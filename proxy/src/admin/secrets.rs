@@ -65,20 +65,32 @@ pub(super) async fn put(
     body: Body,
 ) -> Result<StatusCode, Problem> {
     let app = known(&admin, &id)?;
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if name.is_empty() || name.len() > 255 || !name.chars().all(is_plain) {
-        return Err(Problem::unfit(&"the name of a secret has letters, digits and `_`"));
-    }
+    check_name(&name)?;
     let read = serde_json::from_value(Value::Object(object(body).await?));
     // Nothing of what was sent is repeated.
     let NewValue { value } = read.map_err(|_| Problem::unfit(&"write `{\"value\": \"...\"}`"))?;
-    if value.contains('\0') || value.len() > MOST_BYTES {
-        return Err(Problem::unfit(&"a value has no NUL, and 32 KiB at most"));
-    }
+    check_value(&value)?;
     let stored = admin.house.put_secret(&app, &name, &Secret::new(value), &who.actor).await;
     stored.map_err(|error| explain(&error))?;
     tracing::info!(by = %who.actor.name, %app, secret = %name, "a secret was stored");
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Sees that a name can be that of an environment variable.
+pub(super) fn check_name(name: &str) -> Result<(), Problem> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.is_empty() || name.len() > 255 || !name.chars().all(is_plain) {
+        return Err(Problem::unfit(&"the name of a secret has letters, digits and `_`"));
+    }
+    Ok(())
+}
+
+/// Sees that a value can be that of an environment variable.
+pub(super) fn check_value(value: &str) -> Result<(), Problem> {
+    if value.contains('\0') || value.len() > MOST_BYTES {
+        return Err(Problem::unfit(&"a value has no NUL, and 32 KiB at most"));
+    }
+    Ok(())
 }
 
 pub(super) async fn remove(
@@ -105,7 +117,7 @@ pub(super) async fn rotate(
 }
 
 /// An app of a file or of the registry.
-fn known(admin: &Admin, id: &str) -> Result<AppId, Problem> {
+pub(super) fn known(admin: &Admin, id: &str) -> Result<AppId, Problem> {
     let id = parse(id)?;
     let house = &admin.house;
     if house.routes.load().app(id.as_str()).is_some() || house.list().contains_key(&id) {
@@ -118,7 +130,7 @@ fn parse(id: &str) -> Result<AppId, Problem> {
     AppId::parse(id).map_err(|error| Problem::unfit(&error))
 }
 
-fn explain(error: &SecretError) -> Problem {
+pub(super) fn explain(error: &SecretError) -> Problem {
     let status = match error {
         SecretError::Edit(EditError::Write(WriteError::Refused { .. })) => {
             StatusCode::UNPROCESSABLE_ENTITY

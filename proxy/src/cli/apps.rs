@@ -12,7 +12,7 @@ use hyper::Method;
 use serde_json::{Map, Value, json};
 
 use super::{
-    JsonArg, SocketArg,
+    JsonArg, SocketArg, backup,
     client::{Call, call_json},
     control::{block_on, encode},
     keys, screen, table,
@@ -115,6 +115,18 @@ pub(super) enum AppVerb {
         #[command(flatten)]
         socket: SocketArg,
     },
+    /// Save an app: its definition, its secrets, its database and folders of it, in one sealed archive
+    ///
+    /// The app goes on meanwhile; its database is saved as it is at one moment. The archive can be opened by its
+    /// passphrase alone, by `app import` and by the program `age`.
+    #[command(after_help = backup::EXPORT_EXAMPLES)]
+    Export(backup::ExportArg),
+    /// Add an app from an archive, here or on another machine
+    ///
+    /// The archive is read and checked as a whole before anything is changed. While database and folders are put
+    /// in their places, the app is disabled.
+    #[command(after_help = backup::IMPORT_EXAMPLES)]
+    Import(Box<backup::ImportArg>),
     /// Print where an app's visitors find it
     Open {
         /// The app's id
@@ -177,6 +189,8 @@ impl AppVerb {
                 let call = Call::new(Method::PUT, how.path(&path)).json(&Rename { to })?;
                 how.told("renamed", &change(&socket.find()?, call)?)
             }
+            Self::Export(arg) => arg.run(),
+            Self::Import(arg) => arg.run(),
             Self::Open { app, how, socket } => open(&socket.find()?, &app, how),
         }
     }

@@ -135,7 +135,7 @@ fn value(app: &str, name: &str) -> anyhow::Result<String> {
 }
 
 /// A line of the terminal. Ctrl-C leaves the terminal as it was.
-async fn typed_unseen() -> anyhow::Result<String> {
+pub(super) async fn typed_unseen() -> anyhow::Result<String> {
     let mut interrupted = signal(SignalKind::interrupt())?;
     let unseen = Unseen::begin()?;
     let (typed, line) = oneshot::channel();
@@ -147,7 +147,7 @@ async fn typed_unseen() -> anyhow::Result<String> {
     });
     let line = tokio::select! {
         line = line => Ok(line??),
-        _ = interrupted.recv() => Err(anyhow!("interrupted: nothing is stored")),
+        _ = interrupted.recv() => Err(anyhow!("interrupted: nothing is done")),
     };
     drop(unseen);
     line

@@ -327,11 +327,13 @@ fn keep_old(list: &mut List, refused: &[Refused], before: &List) -> Vec<Refused>
     kept
 }
 
-/// The list with the revisions that the registry gave: a rising one to each edit.
+/// The list with the revisions that the registry gave: a rising one to each edit, of which secrets leave their
+/// app at its own.
 fn numbered(mut list: List, edits: &[Edit], last: Revision) -> List {
     let count = edits.len() as u64;
     let edits = (0..count).rev().zip(edits);
-    for (before_last, edit) in edits.filter(|(_, edit)| edit.what != What::Delete) {
+    let gives_one = |edit: &Edit| matches!(edit.what, What::Put(_) | What::Rename(_));
+    for (before_last, edit) in edits.filter(|(_, edit)| gives_one(edit)) {
         let revision = Revision::new(last.number().saturating_sub(before_last));
         let app = if let What::Rename(to) = &edit.what { to } else { &edit.app };
         if let Some(listed) = list.get_mut(app) {

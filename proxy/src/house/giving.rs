@@ -19,7 +19,7 @@ use crate::provision::Adopt;
 use crate::vault::{Vault, VaultError};
 
 /// The name under which `{secret}` is kept: no environment variable is called so.
-const OWN: &str = "=secret";
+pub(super) const OWN: &str = "=secret";
 /// And this the password of its database's user.
 const PASSWORD: &str = "=database";
 
@@ -102,7 +102,7 @@ impl House {
     }
 
     /// The sealed secrets of an app, as they are or were known to be.
-    async fn sealed(&self, app: &AppId) -> Result<Arc<Vec<SealedSecret>>, String> {
+    pub(super) async fn sealed(&self, app: &AppId) -> Result<Arc<Vec<SealedSecret>>, String> {
         // Who is known not to answer is not waited for.
         if self.registry_problem().is_some()
             && let Some(known) = self.known_sealed(app)

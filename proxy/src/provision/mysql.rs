@@ -144,7 +144,7 @@ impl MySqlServer {
         Ok(session)
     }
 
-    fn options(&self) -> Result<MySqlConnectOptions, ProvisionError> {
+    pub(super) fn options(&self) -> Result<MySqlConnectOptions, ProvisionError> {
         let url = &self.url;
         // The driver's own settings would be the apps' problem; ours come in their place.
         let options = MySqlConnectOptions::new()

@@ -131,7 +131,7 @@ impl PostgresServer {
         Ok(session)
     }
 
-    fn options(&self) -> Result<PgConnectOptions, ProvisionError> {
+    pub(super) fn options(&self) -> Result<PgConnectOptions, ProvisionError> {
         let url = &self.url;
         // All that the environment could fill in is said here: its password is not for every server that
         // an app names.

@@ -1,0 +1,71 @@
+//! A file of SQLite: SQLite copies it itself (`VACUUM INTO`), while others read and write it.
+//!
+//! The copy is in a folder that nobody else may enter, and has no name any more when it is read.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, Write},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use doorbell_config::registry::printable;
+use sqlx::{AssertSqlSafe, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
+use uuid::Uuid;
+
+use crate::backup::BackupError;
+
+/// How long to wait for a writer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Writes a copy of a file.
+pub(super) fn dump(path: &Path, out: &mut dyn Write) -> Result<(), BackupError> {
+    // An app that never wrote has none yet.
+    if matches!(fs::symlink_metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+        return Ok(());
+    }
+    let folder = PrivateFolder::make()?;
+    let copy = folder.0.join("copy");
+    vacuum(path, &copy)?;
+    let mut file = File::open(&copy).map_err(BackupError::io("cannot read the copy"))?;
+    drop(folder);
+    io::copy(&mut file, out).map(drop).map_err(BackupError::io("cannot write the archive"))
+}
+
+fn vacuum(path: &Path, copy: &Path) -> Result<(), BackupError> {
+    let shown = path.display().to_string();
+    let failed = |error: sqlx::Error| {
+        BackupError::Database(format!("sqlite:{shown}: {}", printable(&error.to_string())))
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(BackupError::io("cannot begin"))?.block_on(async {
+        let options = SqliteConnectOptions::new().filename(path).busy_timeout(PATIENCE);
+        let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
+        let into = copy.display().to_string().replace('\'', "''");
+        let copied =
+            connection.execute(sqlx::raw_sql(AssertSqlSafe(format!("VACUUM INTO '{into}'"))));
+        copied.await.map_err(failed)?;
+        // The copy is whole; whoever else has the file open has it on.
+        connection.close().await.map_err(failed)
+    })
+}
+
+/// A folder for us alone, which goes with all that is in it.
+struct PrivateFolder(PathBuf);
+
+impl PrivateFolder {
+    fn make() -> Result<Self, BackupError> {
+        let path = std::env::temp_dir().join(format!("doorbell-{}", Uuid::new_v4().simple()));
+        let made = DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(BackupError::io(format!("cannot make the folder {}", path.display())))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for PrivateFolder {
+    fn drop(&mut self) {
+        // There is nobody to tell, and it is ours alone.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,219 @@
+//! What an import is to do, decided before anything is done.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use doorbell_config::{
+    name::AppId,
+    spec::{DatabaseUrl, Dialect},
+};
+use nix::unistd::{Group, User};
+use serde_json::{Map, Value};
+
+use super::{super::keys, ImportArg};
+use crate::{
+    admin::conditions::merge,
+    backup::{
+        format::{Dumped, Kind, Secrets, is_akin},
+        reader::{Head, folder_path},
+        unpack::{Existing, Owner, Site},
+    },
+};
+
+/// What is to be done.
+pub(super) struct Plan {
+    pub(super) id: AppId,
+    /// The app as it is to be in the end.
+    pub(super) keys: Map<String, Value>,
+    pub(super) secrets: Secrets,
+    /// The dump that goes into its database.
+    pub(super) database: Option<Dumped>,
+    /// Where its folders go, in the order of the archive.
+    pub(super) sites: Vec<Site>,
+    pub(super) existing: Existing,
+    /// Whose files are to be, if we may give them away.
+    pub(super) owner: Option<Owner>,
+    pub(super) notes: Vec<String>,
+}
+
+impl Plan {
+    /// Decides it; whether the app can be is for the server to say.
+    pub(super) fn make(arg: &ImportArg, head: &Head) -> anyhow::Result<Self> {
+        let id = arg.new_id.as_deref().unwrap_or(&head.manifest.id);
+        let id = AppId::parse(id).context("the app needs another id (--as)")?;
+        let keys = wanted(arg, &head.definition)?;
+        let mut notes = Vec::new();
+        let database = database(arg, head.manifest.database.as_ref(), &keys, &mut notes)?;
+        let sites = sites(arg, head, &keys)?;
+        let existing = if arg.replace_files { Existing::Replaced } else { Existing::Kept };
+        for (at, site) in sites.iter().enumerate() {
+            site.check(existing)?;
+            ensure!(
+                !sites[..at].iter().any(|other| other.path() == site.path()),
+                "two folders would be put into {}: say --folder-to",
+                site.path().display()
+            );
+        }
+        let owner = if sites.is_empty() { None } else { owner(&keys, &sites)? };
+        let secrets = head.secrets.clone();
+        Ok(Self { id, keys, secrets, database, sites, existing, owner, notes })
+    }
+
+    /// Whether something is to be put in place before the app may start.
+    pub(super) fn has_more(&self) -> bool {
+        self.database.is_some() || !self.sites.is_empty()
+    }
+
+    /// The app's keys while that is done.
+    pub(super) fn disabled(&self) -> Map<String, Value> {
+        let mut keys = self.keys.clone();
+        keys.insert(START.into(), "disabled".into());
+        keys
+    }
+
+    /// What makes these the keys that it is to have in the end.
+    pub(super) fn enabling(&self) -> Map<String, Value> {
+        let start = self.keys.get(START).cloned().unwrap_or(Value::Null);
+        Map::from_iter([(START.to_owned(), start)])
+    }
+
+    /// When it starts in the end, in words.
+    pub(super) fn start(&self) -> &str {
+        self.keys.get(START).and_then(Value::as_str).unwrap_or("on-demand")
+    }
+}
+
+const START: &str = "start";
+const DATABASE: &str = "database";
+
+/// The keys of the archive with what the operator wants otherwise.
+fn wanted(arg: &ImportArg, keys: &Map<String, Value>) -> anyhow::Result<Map<String, Value>> {
+    let mut patch = keys::read(&arg.set)?;
+    for key in &arg.unset {
+        let path: Vec<_> = key.split('.').collect();
+        keys::put(&mut patch, &path, Value::Null)
+            .with_context(|| format!("`{key}` is both given and taken away"))?;
+    }
+    let mut keys = keys.clone();
+    // An app has one database: another one takes the place of that which it had.
+    if patch.get(DATABASE).is_some_and(Value::is_object) {
+        keys.remove(DATABASE);
+    }
+    merge(&mut keys, &patch);
+    Ok(keys)
+}
+
+/// Which dump goes into the database that the app is to have.
+fn database(
+    arg: &ImportArg,
+    dumped: Option<&Dumped>,
+    keys: &Map<String, Value>,
+    notes: &mut Vec<String>,
+) -> anyhow::Result<Option<Dumped>> {
+    let target = keys.get(DATABASE).and_then(Value::as_object).and_then(chosen);
+    let (dumped, (kind, dialect)) = match (dumped, target) {
+        (Some(dumped), Some(target)) => (dumped, target),
+        (Some(_), None) => {
+            notes.push("the app is to have no database: that of the archive is left".into());
+            return Ok(None);
+        }
+        (None, Some((kind, _))) if kind.is_own() => {
+            notes.push(
+                "there is no database in the archive: the app begins with an empty one".into(),
+            );
+            return Ok(None);
+        }
+        (None, _) => return Ok(None),
+    };
+    ensure!(
+        is_akin(&dumped.dialect, dialect),
+        "the archive has a database of {}, which cannot be put into one of {}",
+        dumped.dialect,
+        dialect.name()
+    );
+    if !kind.is_own() && !arg.with_connection {
+        notes.push(
+            "the database of the archive is left: the app is to have a `new_connection` (--with-connection)"
+                .into(),
+        );
+        return Ok(None);
+    }
+    // Names of schemas stand in a dump of PostgreSQL, those of databases in none.
+    let is_schema = |kind: Kind| dialect == Dialect::Postgres && kind == Kind::NewSchema;
+    if is_schema(kind) != is_schema(dumped.kind) {
+        let (had, is) = (dumped.kind.key(), kind.key());
+        bail!("the archive has the database of a `{had}`, which cannot be put into a `{is}`");
+    }
+    Ok(Some(dumped.clone()))
+}
+
+fn chosen(keys: &Map<String, Value>) -> Option<(Kind, Dialect)> {
+    [Kind::NewDatabase, Kind::NewSchema, Kind::NewConnection].into_iter().find_map(|kind| {
+        let url: DatabaseUrl = keys.get(kind.key())?.as_str()?.parse().ok()?;
+        Some((kind, url.dialect))
+    })
+}
+
+/// Where each folder of the archive is to be.
+fn sites(arg: &ImportArg, head: &Head, keys: &Map<String, Value>) -> anyhow::Result<Vec<Site>> {
+    let mut elsewhere = Vec::new();
+    for pair in &arg.folder_to {
+        let (from, to) =
+            pair.split_once('=').filter(|(_, to)| !to.is_empty()).with_context(|| {
+                format!(
+                    "`--folder-to {pair}` is to be FROM=TO, such as `uploads=/srv/blog/uploads`"
+                )
+            })?;
+        let from = folder_path(Path::new(from))?;
+        let has_it = |path: &Path| folder_path(path).is_ok_and(|path| path == from);
+        ensure!(
+            head.manifest.folders.iter().any(|folder| has_it(&folder.path)),
+            "the archive has no folder `{from}`"
+        );
+        elsewhere.push((from, PathBuf::from(to)));
+    }
+    let directory = keys.get("directory").and_then(Value::as_str).map(PathBuf::from);
+    let directory = directory.filter(|directory| directory.is_absolute());
+    let site = |folder: &crate::backup::format::Folder| {
+        let inner = folder_path(&folder.path)?;
+        let to = elsewhere.iter().find(|(from, _)| *from == inner).map(|(_, to)| to);
+        if let Some(base) = to.filter(|to| to.is_absolute()) {
+            return Ok(Site { base: base.clone(), inner: Default::default() });
+        }
+        let base = directory.clone().with_context(|| {
+            format!(
+                "where is the folder `{inner}` to be: the app's `directory` is no absolute path, so say \
+                 --folder-to {inner}=/PATH, or --set directory=/PATH"
+            )
+        })?;
+        let inner = to.map_or(Ok(inner), |to| folder_path(to))?;
+        Ok(Site { base, inner })
+    };
+    head.manifest.folders.iter().map(site).collect()
+}
+
+/// Whose the files are to be: the app's user, else whose the place is where they are put. `None` where we are
+/// not root, and they are ours.
+fn owner(keys: &Map<String, Value>, sites: &[Site]) -> anyhow::Result<Option<Owner>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let name = |key: &str| keys.get(key).and_then(Value::as_str);
+    if let Some(name_of_user) = name("user") {
+        let user = User::from_name(name_of_user)?
+            .with_context(|| format!("there is no user {name_of_user:?} here (--set user=..)"))?;
+        let group = match name("group") {
+            Some(name) => {
+                let group = Group::from_name(name)?;
+                let missing = || format!("there is no group {name:?} here (--set group=..)");
+                group.with_context(missing)?.gid.as_raw()
+            }
+            None => user.gid.as_raw(),
+        };
+        return Ok(Some(Owner { user: user.uid.as_raw(), group }));
+    }
+    use std::os::unix::fs::MetadataExt;
+    let path = sites.first().map(Site::path).unwrap_or_default();
+    let about = path.ancestors().find_map(|path| std::fs::metadata(path).ok());
+    Ok(about.map(|about| Owner { user: about.uid(), group: about.gid() }))
+}
