@@ -30,6 +30,7 @@ mod shape;
 mod source;
 mod text;
 mod visitor;
+mod written;
 
 pub use archive::Archive;
 pub use entry::{Entry, EntryError, KIND, as_file};
@@ -38,6 +39,7 @@ pub(crate) use format::FORMATS;
 pub use literal::{literal, literal_template};
 pub use seen::{Seen, Stamp};
 pub use text::{At, FromText, Text};
+pub use written::written;
 
 use archive::Part;
 use check::Broken;

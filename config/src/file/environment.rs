@@ -4,6 +4,8 @@
 //! variable is unset or empty; `$${` is a literal `${`. Any other `$` is itself. Values are taken
 //! as they are: braces from the environment never become placeholders.
 
+use super::literal::{literal, literal_template};
+
 /// Reads an environment variable. Set to what is no Unicode counts as unset.
 pub type Environment<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
@@ -71,6 +73,30 @@ pub(super) fn expand(
     }
     out += rest;
     Some(if wrong.is_empty() { Ok(out) } else { Err(wrong) })
+}
+
+/// The string with all references replaced, as it is to be written where there is no environment: what came
+/// from there means nothing, and `$${` stays. A wrong reference stays too.
+pub(super) fn settled(text: &str, environment: &Environment<'_>, is_template: bool) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        out += before;
+        rest = after;
+        let value = after.split_once('}').filter(|_| !before.ends_with('$'));
+        match value.and_then(|(inner, after)| Some((value_of(inner, environment)?, after))) {
+            Some((value, after)) => {
+                out += &if is_template { literal_template(&value) } else { literal(&value) };
+                rest = after;
+            }
+            None => out += "${",
+        }
+    }
+    out + rest
+}
+
+fn value_of(inner: &str, environment: &Environment<'_>) -> Option<String> {
+    value(inner, environment).ok()
 }
 
 fn value(inner: &str, environment: &Environment<'_>) -> Result<String, Wrong> {

@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use doorbell_config::{
+    file::written,
     name::AppId,
     spec::{Backend, Secret},
 };
@@ -145,8 +146,13 @@ async fn keys(admin: &Admin, id: &AppId) -> Result<Map<String, Value>, Problem> 
     if let Some(listed) = admin.house.list().get(id) {
         return Ok(listed.entry.keys());
     }
-    let why = format!("app \"{id}\" stands in a file");
-    Err(Problem::new(StatusCode::CONFLICT, &why))
+    let (path, app) = (admin.house.config_path.clone(), id.clone());
+    let read = move || written(&path, &app, &|name| std::env::var(name).ok());
+    let keys = tokio::task::spawn_blocking(read).await.ok().flatten();
+    keys.ok_or_else(|| {
+        let why = format!("app \"{id}\" is not in the files any more as they are now: reload them");
+        Problem::new(StatusCode::CONFLICT, &why)
+    })
 }
 
 async fn access(admin: &Admin, id: &AppId, adopt: Adopt) -> Result<Option<Access>, Problem> {

@@ -308,3 +308,6 @@ pub fn folder_path(path: &Path) -> Result<InnerPath, BackupError> {
         BackupError::Refused(format!("the folder `{name}` is not within the app's directory"))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,18 +7,22 @@ mod mysql;
 mod postgres;
 mod sqlite;
 
-use std::io::Read;
+use std::{io::Read, time::Duration};
 
 use doorbell_config::{
     registry::printable,
     spec::{DatabasePlace, Dialect, Secret},
 };
 
+use tokio::time::timeout;
+
 use super::{
     BackupError,
     format::{Access, Dumped},
     sql,
 };
+
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// Puts a dump into a database that is empty; tells what was left out.
 ///
@@ -48,7 +52,7 @@ pub fn check(dumped: &Dumped, dump: &mut dyn Read) -> Result<(), BackupError> {
     match &*dumped.dialect {
         "postgres" => {
             let mut script = sql::postgres::Script::new(dump);
-            while let Some(statement) = script.next()? {
+            while let Some(statement) = script.statement()? {
                 if matches!(statement, sql::postgres::Statement::Copy(_)) {
                     while script.rows()?.is_some() {}
                 }
@@ -57,7 +61,7 @@ pub fn check(dumped: &Dumped, dump: &mut dyn Read) -> Result<(), BackupError> {
         }
         "mysql" | "mariadb" => {
             let mut script = sql::mysql::Script::new(dump);
-            while script.next()?.is_some() {}
+            while script.statement()?.is_some() {}
             Ok(())
         }
         "sqlite" => sqlite::check(dump),
@@ -65,6 +69,20 @@ pub fn check(dumped: &Dumped, dump: &mut dyn Read) -> Result<(), BackupError> {
             "its database is of a kind that is not known here: {}",
             other.escape_debug()
         ))),
+    }
+}
+
+/// A connection that is made before its time is up; what a statement takes is the server's to say.
+async fn connected<T>(
+    shown: &str,
+    secret: &Secret,
+    connecting: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, BackupError> {
+    match timeout(CONNECT, connecting).await {
+        Ok(connected) => connected.map_err(|error| failed(shown, secret, &error)),
+        Err(_) => {
+            Err(BackupError::Database(format!("{shown}: no answer within {} s", CONNECT.as_secs())))
+        }
     }
 }
 

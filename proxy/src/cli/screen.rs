@@ -17,6 +17,12 @@ pub(super) fn lines(text: &str) -> String {
     text.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// `1 app`, `2 apps`.
+pub(super) fn count(many: impl Into<u128>, what: &str) -> String {
+    let many = many.into();
+    format!("{many} {what}{}", if many == 1 { "" } else { "s" })
+}
+
 /// JSON, in which every control character is escaped, and not only those that must be.
 pub(super) fn json(value: &impl serde::Serialize) -> serde_json::Result<String> {
     let mut text = String::new();

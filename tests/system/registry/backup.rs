@@ -12,7 +12,11 @@ use serde_json::Value;
 use super::secrets::variable;
 use crate::node;
 
-const PASSPHRASE: &str = "five words that nobody knows";
+mod databases;
+mod folders;
+mod refusals;
+
+pub(super) const PASSPHRASE: &str = "five words that nobody knows";
 
 /// What an app that is saved is like.
 pub(super) struct Saved<'d> {

@@ -30,7 +30,7 @@ fn of(answer: &doorbell_tests::Response, name: &str) -> String {
 }
 
 /// Every file below a folder that has a text in it.
-fn files_with(folder: &std::path::Path, text: &str) -> Vec<String> {
+pub(super) fn files_with(folder: &std::path::Path, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();

@@ -21,9 +21,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Writes a copy of a file.
 pub(super) fn dump(path: &Path, out: &mut dyn Write) -> Result<(), BackupError> {
-    // An app that never wrote has none yet.
-    if matches!(fs::symlink_metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound) {
-        return Ok(());
+    match fs::symlink_metadata(path) {
+        Ok(about) if about.is_file() => {}
+        // The app could lead us anywhere.
+        Ok(_) => {
+            let why = format!("sqlite:{}: it is no file but a link or the like", path.display());
+            return Err(BackupError::Database(why));
+        }
+        // An app that never wrote has none yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => {
+            return Err(BackupError::io(format!("cannot read {}", path.display()))(error));
+        }
     }
     let folder = PrivateFolder::make()?;
     let copy = folder.0.join("copy");

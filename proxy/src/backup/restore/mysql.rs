@@ -7,7 +7,7 @@ use doorbell_config::spec::{DatabaseUrl, Secret};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, MySqlConnection, Row};
 use tokio::runtime::Runtime;
 
-use super::{failed, not_empty};
+use super::{connected, failed, not_empty};
 use crate::{
     backup::{
         BackupError,
@@ -35,7 +35,7 @@ pub(super) fn restore(url: &DatabaseUrl, dump: &mut dyn Read) -> Result<Vec<Stri
     // Rows are written to the disk together.
     session.run("SET autocommit = 0".into())?;
     let mut script = Script::new(dump);
-    while let Some(statement) = script.next()? {
+    while let Some(statement) = script.statement()? {
         session.run(without_definer(&statement))?;
     }
     session.run("COMMIT".into())?;
@@ -55,8 +55,7 @@ impl Session {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(BackupError::io("cannot begin"))?;
         let (shown, secret) = (url.to_string(), Secret::new(url.password().unwrap_or_default()));
-        let connection = runtime.block_on(async { options.connect().await });
-        let connection = connection.map_err(|error| failed(&shown, &secret, &error))?;
+        let connection = runtime.block_on(connected(&shown, &secret, options.connect()))?;
         Ok(Self { runtime, connection, shown, secret })
     }
 

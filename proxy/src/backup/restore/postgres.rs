@@ -9,7 +9,7 @@ use sqlx::{
 };
 use tokio::runtime::Runtime;
 
-use super::{failed, not_empty};
+use super::{connected, failed, not_empty};
 use crate::{
     backup::{
         BackupError,
@@ -45,7 +45,7 @@ pub(super) fn restore(
     session.sees_nothing(schemas.map(|(_, own)| own))?;
     session.run("BEGIN")?;
     let mut script = Script::new(dump);
-    while let Some(statement) = script.next()? {
+    while let Some(statement) = script.statement()? {
         let own = |text: String| match schemas {
             Some((from, to)) if from != to => with_schema(&text, from, to),
             _ => text,
@@ -68,9 +68,8 @@ impl Session {
         let runtime = runtime.map_err(BackupError::io("cannot begin"))?;
         let (shown, secret) = (url.to_string(), Secret::new(url.password().unwrap_or_default()));
         // There are the app's own rows in them.
-        let connect = async { options.disable_statement_logging().connect().await };
-        let connection = runtime.block_on(connect);
-        let connection = connection.map_err(|error| failed(&shown, &secret, &error))?;
+        let options = options.disable_statement_logging();
+        let connection = runtime.block_on(connected(&shown, &secret, options.connect()))?;
         Ok(Self { runtime, connection, shown, secret, told: Vec::new() })
     }
 

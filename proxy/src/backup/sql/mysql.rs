@@ -32,7 +32,7 @@ impl<R: Read> Script<R> {
     ///
     /// # Errors
     /// If the dump cannot be read, or breaks off.
-    pub fn next(&mut self) -> Result<Option<String>, BackupError> {
+    pub fn statement(&mut self) -> Result<Option<String>, BackupError> {
         self.statement.clear();
         while let Some(byte) = self.text.next()? {
             if self.statement.len() >= MOST_BYTES {
@@ -231,7 +231,7 @@ mod tests {
     fn cut(dump: &str) -> Result<Vec<String>, BackupError> {
         let mut script = Script::new(dump.as_bytes());
         let mut all = Vec::new();
-        while let Some(statement) = script.next()? {
+        while let Some(statement) = script.statement()? {
             all.push(statement);
         }
         Ok(all)

@@ -53,10 +53,8 @@ impl Words {
             *slot = word[0];
         }
         self.count += 1;
-        let is_function = match self.first {
-            [b'c', b'f' | b'p', ..] | [b'c', b'o', b'r', b'f' | b'p'] => true,
-            _ => false,
-        };
+        let is_function =
+            matches!(self.first, [b'c', b'f' | b'p', ..] | [b'c', b'o', b'r', b'f' | b'p']);
         if !is_function || !is_outside {
             return;
         }
@@ -85,7 +83,7 @@ impl<R: Read> Script<R> {
     ///
     /// # Errors
     /// If there is something that is none, or the dump cannot be read.
-    pub fn next(&mut self) -> Result<Option<Statement>, BackupError> {
+    pub fn statement(&mut self) -> Result<Option<Statement>, BackupError> {
         (self.words, self.parentheses) = (Words::default(), 0);
         self.statement.clear();
         while let Some(byte) = self.text.next()? {
@@ -274,23 +272,47 @@ fn unclosed() -> BackupError {
     BackupError::Refused("its dump ends within a statement".into())
 }
 
-/// The statement with another schema in the place of this one: whole words that stand behind no dot, where a
-/// schema never is.
+/// The statement with another schema in the place of this one. A column or a table may be called like it: a
+/// schema is what has a dot behind it, or stands where a schema is named.
 #[must_use]
 pub fn with_schema(statement: &str, from: &str, to: &str) -> String {
+    let names_paths = statement.contains(SEARCH_PATH);
     let mut out = String::with_capacity(statement.len());
-    let mut rest = statement;
-    while let Some(at) = rest.find(from) {
-        let (before, found) = rest.split_at(at);
-        let after = &found[from.len()..];
-        let last = before.bytes().next_back().or_else(|| out.bytes().next_back());
-        let is_whole = !last.is_some_and(|byte| is_of_word(byte) || byte == b'.')
-            && !after.bytes().next().is_some_and(is_of_word);
-        out.push_str(before);
-        out.push_str(if is_whole { to } else { from });
-        rest = after;
+    let mut done = 0;
+    for (at, _) in statement.match_indices(from) {
+        let (before, after) = (&statement[..at], &statement[at + from.len()..]);
+        if is_schema(before, after, names_paths) {
+            out.push_str(&statement[done..at]);
+            out.push_str(to);
+            done = at + from.len();
+        }
     }
-    out + rest
+    out + &statement[done..]
+}
+
+const SEARCH_PATH: &str = "search_path";
+
+fn is_schema(before: &str, after: &str, names_paths: bool) -> bool {
+    let (last, next) = (before.bytes().next_back(), after.bytes().next());
+    let is_part = |byte: Option<u8>| byte.is_some_and(is_of_word);
+    if is_part(last) || is_part(next) || last == Some(b'.') {
+        return false;
+    }
+    if next == Some(b'.') {
+        return true;
+    }
+    let ends_with = |word: &str| {
+        let text = before.trim_end();
+        text.len() < before.len()
+            && text
+                .len()
+                .checked_sub(word.len())
+                .and_then(|at| text.get(at..))
+                .is_some_and(|end| end.eq_ignore_ascii_case(word))
+    };
+    let is_quoted = matches!((last, next), (Some(b'\''), Some(b'\'')) | (Some(b'"'), Some(b'"')));
+    ends_with("schema")
+        || names_paths && (is_quoted || ends_with("to") || ends_with("=") || ends_with(","))
 }
 
 #[cfg(test)]
@@ -301,7 +323,7 @@ mod tests {
     fn cut(dump: &str) -> Result<Vec<String>, BackupError> {
         let mut script = Script::new(dump.as_bytes());
         let mut all = Vec::new();
-        while let Some(statement) = script.next()? {
+        while let Some(statement) = script.statement()? {
             match statement {
                 Statement::Plain(text) => all.push(text),
                 Statement::Copy(text) => {
@@ -389,8 +411,13 @@ CREATE TABLE begin (a int);
             ("CREATE TABLE app_a.app_a (b int)", "CREATE TABLE app_b.app_a (b int)"),
             ("SELECT 'app_a.t', app_ab.x, xapp_a.y", "SELECT 'app_b.t', app_ab.x, xapp_a.y"),
             ("SET search_path TO 'app_a'", "SET search_path TO 'app_b'"),
-            ("app_a", "app_b"),
-            ("app_aapp_a.x app_a", "app_aapp_a.x app_b"),
+            ("set search_path = x, app_a", "set search_path = x, app_b"),
+            ("COMMENT ON SCHEMA app_a IS ''", "COMMENT ON SCHEMA app_b IS ''"),
+            (
+                "CREATE TABLE app_a.t (app_a text DEFAULT 'app_a')",
+                "CREATE TABLE app_b.t (app_a text DEFAULT 'app_a')",
+            ),
+            ("app_aapp_a.x app_a", "app_aapp_a.x app_a"),
         ] {
             assert_eq!(with_schema(before, "app_a", "app_b"), after);
         }

@@ -147,7 +147,7 @@ struct Report {
     id: String,
     /// The archive, unless it went to standard output.
     file: Option<String>,
-    secrets: usize,
+    secrets: u64,
     database: Option<String>,
     folders: Vec<Gathered>,
     /// What an operator should know.
@@ -175,7 +175,7 @@ impl Report {
         Self {
             id: arg.app.clone(),
             file: is_file.then(|| arg.file.display().to_string()),
-            secrets: told.secrets.named.len() + usize::from(told.secrets.own.is_some()),
+            secrets: (told.secrets.named.len() + usize::from(told.secrets.own.is_some())) as u64,
             database: None,
             folders: Vec::new(),
             notes,
@@ -209,10 +209,15 @@ impl Report {
             writeln!(out, "{}", screen::json(self)?)?;
             return Ok(());
         }
-        let mut with = vec!["its definition".to_owned(), format!("{} secrets", self.secrets)];
+        let mut with = vec!["its definition".to_owned(), screen::count(self.secrets, "secret")];
         with.extend(self.database.as_ref().map(|dialect| format!("its {dialect} database")));
         with.extend(self.folders.iter().map(|folder| {
-            format!("{} ({} files, {} bytes)", folder.path, folder.files, folder.bytes)
+            format!(
+                "{} ({}, {} bytes)",
+                folder.path,
+                screen::count(folder.files, "file"),
+                folder.bytes
+            )
         }));
         let to = self.file.as_ref().map(|file| format!(" to {file}")).unwrap_or_default();
         writeln!(

@@ -30,7 +30,7 @@ use crate::{
     admin::{backup::Imported, definitions::Keys, edits::Changed},
     backup::{
         BackupError,
-        format::{Access, Dumped},
+        format::Access,
         inner_path::InnerPath,
         reader::{self, Head, Item, Visitor, folder_path},
         restore,
@@ -56,26 +56,54 @@ pub(super) fn import(arg: &ImportArg) -> anyhow::Result<u8> {
     let mut report = Report::new(arg, &plan, &head);
     report.warnings = added.warnings;
     if plan.has_more() {
-        let filled = fill(arg, &socket, &plan, |filling| {
+        let database = open_database(arg, &socket, &plan)
+            .with_context(|| so_far(&plan, Remains::Definition))?;
+        // What was there before this is not to be advised away.
+        let is_new = database.as_ref().is_some_and(|access| access.kind.is_own()) && !arg.adopt;
+        let remains = if is_new { Remains::DatabaseToo } else { Remains::Definition };
+        let mut filling = Filling { database, destinations: Vec::new(), notes: Vec::new() };
+        let filled = filling.fill(&plan, |filling| {
             Ok(reader::read(source.read()?, &passphrase, filling).map(drop)?)
         });
-        report.notes.extend(filled.with_context(|| so_far(&plan))?);
-        let id = encode(plan.id.as_str());
-        let path = format!("/v1/apps/{id}/definition");
-        let call = Call::new(Method::PATCH, path).json(&plan.enabling())?.if_at(added.revision);
-        let enabled: Changed = block_on(call.make(&socket)).with_context(|| {
-            let (id, start) = (&plan.id, plan.start());
-            format!("all of app \"{id}\" is there, but it stays disabled: doorbell app set {id} start={start}")
-        })?;
-        report.warnings.extend(enabled.warnings);
+        filled.with_context(|| so_far(&plan, remains))?;
+        report.notes.extend(filling.notes);
+        report.warnings.extend(enable(&socket, &plan, added.revision)?.warnings);
     }
     report.tell(arg)?;
     Ok(0)
 }
 
-fn so_far(plan: &Plan) -> String {
+/// How to get to its database, which is made.
+fn open_database(arg: &ImportArg, socket: &Path, plan: &Plan) -> anyhow::Result<Option<Access>> {
+    let path = format!("/v1/apps/{}/database?adopt={}", encode(plan.id.as_str()), arg.adopt);
+    plan.database.as_ref().map(|_| ask(socket, path)).transpose()
+}
+
+/// Makes it what it is to be in the end.
+fn enable(socket: &Path, plan: &Plan, revision: u64) -> anyhow::Result<Changed> {
+    let path = format!("/v1/apps/{}/definition", encode(plan.id.as_str()));
+    let call = Call::new(Method::PATCH, path).json(&plan.enabling())?.if_at(revision);
+    block_on(call.make(socket)).with_context(|| {
+        let (id, start) = (&plan.id, plan.start());
+        format!(
+            "all of app \"{id}\" is there, but it stays disabled: doorbell app set {id} start={start}"
+        )
+    })
+}
+
+/// What an import that failed leaves.
+#[derive(Clone, Copy)]
+enum Remains {
+    Definition,
+    DatabaseToo,
+}
+
+fn so_far(plan: &Plan, remains: Remains) -> String {
     let id = &plan.id;
-    let with = if plan.database.is_some() { " --with-database" } else { "" };
+    let with = match remains {
+        Remains::Definition => "",
+        Remains::DatabaseToo => " --with-database",
+    };
     format!(
         "app \"{id}\" is added, and disabled, for not all of it is in its place: to begin anew, \
          doorbell app delete {id}{with}"
@@ -103,26 +131,6 @@ fn add(socket: &Path, plan: &Plan, when: When) -> anyhow::Result<Changed> {
     block_on(Call::new(Method::POST, path).json(&body)?.make(socket))
 }
 
-/// Puts everything in its place; tells what was left out.
-fn fill(
-    arg: &ImportArg,
-    socket: &Path,
-    plan: &Plan,
-    read: impl FnOnce(&mut Filling<'_>) -> anyhow::Result<()>,
-) -> anyhow::Result<Vec<String>> {
-    let path = format!("/v1/apps/{}/database?adopt={}", encode(plan.id.as_str()), arg.adopt);
-    let database = match &plan.database {
-        Some(dumped) => Some((ask::<Access>(socket, path)?, dumped)),
-        None => None,
-    };
-    let open = |site| Destination::open(site, plan.existing, plan.owner);
-    let destinations = plan.sites.iter().map(open).collect::<Result<_, _>>()?;
-    let mut filling = Filling { database, destinations, notes: Vec::new() };
-    read(&mut filling)?;
-    filling.destinations.iter().try_for_each(Destination::settle)?;
-    Ok(filling.notes)
-}
-
 /// Looks whether everything is as it should be.
 struct Checking;
 
@@ -144,19 +152,34 @@ impl Visitor for Checking {
 }
 
 /// Puts everything in its place.
-struct Filling<'p> {
-    database: Option<(Access, &'p Dumped)>,
+struct Filling {
+    database: Option<Access>,
     destinations: Vec<Destination>,
+    /// What was left out.
     notes: Vec<String>,
 }
 
-impl Visitor for Filling<'_> {
+impl Filling {
+    fn fill(
+        &mut self,
+        plan: &Plan,
+        read: impl FnOnce(&mut Self) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let open = |site| Destination::open(site, plan.existing, plan.owner);
+        self.destinations = plan.sites.iter().map(open).collect::<Result<_, _>>()?;
+        read(self)?;
+        Ok(self.destinations.iter().try_for_each(Destination::settle)?)
+    }
+}
+
+impl Visitor for Filling {
     fn head(&mut self, _: &Head) -> Result<(), BackupError> {
         Ok(())
     }
 
-    fn database(&mut self, _: &Head, dump: &mut dyn Read) -> Result<(), BackupError> {
-        if let Some((access, dumped)) = &self.database {
+    fn database(&mut self, head: &Head, dump: &mut dyn Read) -> Result<(), BackupError> {
+        if let Some((access, dumped)) = self.database.as_ref().zip(head.manifest.database.as_ref())
+        {
             self.notes.extend(restore::restore(access, dumped, dump)?);
         }
         Ok(())
@@ -213,7 +236,7 @@ impl Report {
             return Ok(());
         }
         let verb = if self.dry_run { "could be imported" } else { "imported" };
-        let mut with = vec![format!("{} secrets", self.secrets.len())];
+        let mut with = vec![screen::count(self.secrets.len() as u64, "secret")];
         with.extend(self.database.as_ref().map(|dialect| format!("its {dialect} database")));
         with.extend(self.folders.iter().cloned());
         writeln!(out, "{}: {verb}, with {}", self.id, screen::line(&with.join(", ")))?;

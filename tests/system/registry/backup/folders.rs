@@ -1,0 +1,83 @@
+//! Folders of an app, and apps that have no database.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+};
+
+use doorbell_tests::{Doorbell, Setup};
+
+use super::{super::secrets::variable, Saved, path};
+use crate::{node, python};
+
+#[test]
+fn an_app_of_a_file_comes_back_as_one_of_the_registry_with_its_folders() {
+    let more = "secret = \"auto\"\nsecrets = [\"A\"]\n\
+        env = { K = \"{secret}\", E = \"${FROM_OUTSIDE}\" }\n";
+    let app = python("blog", "", more).replace("directory = \"{apps}\"", "directory = \"blog\"");
+    let setup = Setup::new(&(app + &node("main", ""))).env("FROM_OUTSIDE", "a{b}");
+    let setup = setup.file("blog/uploads/a/text.txt", "words").file("blog/run.sh", "#!/bin/sh\n");
+    let d = setup.start();
+    let blog = d.dir.path().join("blog");
+    let api = d.api("admin");
+    let value = serde_json::json!({"value": "hunter2"});
+    assert_eq!(api.ask("PUT", "/v1/apps/blog/secrets/A", &[], &value).status, 204);
+    let own = variable(&d, "blog", "K");
+    fs::set_permissions(blog.join("uploads/a"), fs::Permissions::from_mode(0o710)).expect("mode");
+    symlink("a/text.txt", blog.join("uploads/link")).expect("a link");
+    symlink("/etc/passwd", blog.join("uploads/outside")).expect("a link");
+
+    let saved = Saved::at(&d);
+    let refused = d.cli(&saved.line(&["app", "export", "blog"], &["--folder", "../"]));
+    assert!(refused.stderr.contains("a path below"), "{refused:?}");
+    let refused = d.cli(&saved.line(&["app", "export", "blog"], &["--folder", "none"]));
+    assert!(refused.status == 1 && !saved.archive.exists(), "{refused:?}");
+    let told = saved.export("blog", &["--folder", "./uploads"]);
+    assert_eq!(told["folders"][0]["files"], 1, "{told}");
+    assert!(told["notes"].to_string().contains("outside"), "{told}");
+    let refused = d.cli(&saved.line(&["app", "import"], &["--dry-run"]));
+    assert!(refused.stderr.contains("has something in it"), "{refused:?}");
+    let elsewhere = d.dir.path().join("elsewhere");
+    fs::create_dir(&elsewhere).expect("a folder");
+    std::os::unix::fs::chown(&elsewhere, Some(4711), Some(4712)).expect("to give it away");
+    let to = format!("./uploads={}/up", elsewhere.display());
+    let refused = d.cli(&saved.line(&["app", "import"], &["--folder-to", &to]));
+    assert!(refused.stderr.contains("stands in a file"), "{refused:?}");
+
+    d.rewrite(&node("main", ""));
+    doorbell_tests::eventually("it is gone", || d.get("blog.test", "/").status == 404);
+    let told = saved.import(&d, &["--folder-to", &to]);
+    assert!(told["notes"].to_string().contains("leads out"), "{told}");
+    assert_eq!(variable(&d, "blog", "K"), own);
+    assert_eq!(
+        (variable(&d, "blog", "A"), variable(&d, "blog", "E")),
+        ("hunter2".into(), "a{b}".into())
+    );
+    assert_eq!(d.get("blog.test", "/cwd").text(), path(&blog));
+    let up = elsewhere.join("up");
+    assert_eq!(fs::read_to_string(up.join("link")).expect("a link"), "words");
+    assert!(!up.join("outside").is_symlink());
+    let about = fs::metadata(up.join("a")).expect("a folder");
+    assert_eq!(about.mode() & 0o777, 0o710);
+    for path in ["", "a", "a/text.txt"] {
+        let about = fs::metadata(up.join(path)).expect(path);
+        assert_eq!((about.uid(), about.gid()), (4711, 4712), "{path}");
+    }
+}
+
+#[test]
+fn an_archive_goes_through_pipes() {
+    let d = Doorbell::with(&node("main", ""));
+    d.ok(&["app", "add", "shop", "hosts=shop.test", "upstream=http://127.0.0.1:1"]);
+    let saved = Saved::at(&d);
+    let key = path(&saved.key);
+    let (config, to) = (d.config_path(), d.config_path());
+    let script = "\"$0\" app export shop - --passphrase-file \"$1\" --config \"$2\" |
+        \"$0\" app import - --as shop2 --set hosts=shop2.test --passphrase-file \"$1\" --config \"$3\"";
+    let mut sh = std::process::Command::new("sh");
+    sh.args(["-c", script]).arg(doorbell_tests::binary()).args([key, path(&config), path(&to)]);
+    let output = sh.output().expect("sh");
+    assert!(output.status.success(), "{output:?}");
+    assert!(d.ok(&["app", "show", "shop2"]).contains("upstream"));
+    assert_eq!(fs::metadata(&saved.key).expect("a file").mode() & 0o777, 0o600);
+}
