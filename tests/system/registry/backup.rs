@@ -94,6 +94,7 @@ fn an_app_with_a_database_of_postgresql_comes_back_under_another_id() {
     postgres.sql(
         &shop,
         "SET ROLE app_shop;
+         CREATE EXTENSION pgcrypto; SELECT lo_from_bytea(4711, 'a large object');
          CREATE TABLE goods (id serial PRIMARY KEY, name text NOT NULL, picture bytea);
          INSERT INTO goods (name, picture) SELECT 'it''s \\ ' || n || E'\\n\\t', decode('00ff5c', 'hex')
              FROM generate_series(1, 20000) n;
@@ -124,7 +125,7 @@ fn an_app_with_a_database_of_postgresql_comes_back_under_another_id() {
     for question in [
         "SELECT count(*), md5(string_agg(t::text, ',' ORDER BY id)) FROM goods t",
         "SELECT count(*), twice(4) FROM cheap",
-        "SELECT nextval('goods_id_seq')",
+        "SELECT nextval('goods_id_seq'), lo_get(4711), encode(digest('a', 'sha256'), 'hex')",
     ] {
         assert_eq!(postgres.sql(&after, question), postgres.sql(&before, question), "{question}");
     }

@@ -98,8 +98,11 @@ impl Session {
 
     /// A statement; one that need not succeed is left out when it does not.
     fn one(&mut self, statement: &str, schemas: Option<(&str, &str)>) -> Result<(), BackupError> {
+        // Large objects have transactions of their own in a dump: all of it is one here.
+        let is_of_ours = matches!(statement, "BEGIN" | "COMMIT");
         // It is there, and the app could not make another.
-        if schemas.is_some_and(|(_, own)| statement == format!("CREATE SCHEMA {own}")) {
+        let is_there = schemas.is_some_and(|(_, own)| statement == format!("CREATE SCHEMA {own}"));
+        if is_of_ours || is_there {
             return Ok(());
         }
         if !is_dispensable(statement) {

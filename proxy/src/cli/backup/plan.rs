@@ -217,3 +217,94 @@ fn owner(keys: &Map<String, Value>, sites: &[Site]) -> anyhow::Result<Option<Own
     let about = path.ancestors().find_map(|path| std::fs::metadata(path).ok());
     Ok(about.map(|about| Owner { user: about.uid(), group: about.gid() }))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::json;
+
+    use super::*;
+    use crate::backup::format::{FORMAT, Folder, Manifest};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arg: ImportArg,
+    }
+
+    fn dumped(dialect: &str, kind: Kind) -> Option<Dumped> {
+        Some(Dumped { dialect: dialect.into(), kind, schema: None })
+    }
+
+    fn plan(database: Option<Dumped>, keys: Value, line: &[&str]) -> Result<Plan, String> {
+        let folder = Folder { path: "./up".into(), directory: "/nowhere/blog".into() };
+        let manifest = Manifest {
+            format: FORMAT,
+            doorbell: "0".into(),
+            id: "blog".into(),
+            made_at_unix_ms: 0,
+            database,
+            folders: vec![folder],
+        };
+        let Value::Object(definition) = keys else { panic!("no table") };
+        let head = Head { manifest, definition, secrets: Secrets::default() };
+        let line = ["doorbell", "x"].iter().chain(line);
+        let arg = Line::try_parse_from(line).map_err(|error| error.to_string())?.arg;
+        Plan::make(&arg, &head).map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn folders_go_where_they_were_or_are_told_to() {
+        let keys = || json!({"directory": "/nowhere/blog"});
+        let path = |line: &[&str]| plan(None, keys(), line).map(|plan| plan.sites[0].path());
+        assert_eq!(path(&[]), Ok("/nowhere/blog/up".into()));
+        assert_eq!(path(&["--set", "directory=/nowhere/b"]), Ok("/nowhere/b/up".into()));
+        assert_eq!(path(&["--folder-to", "up=/nowhere/x"]), Ok("/nowhere/x".into()));
+        assert_eq!(path(&["--folder-to", "./up/=files"]), Ok("/nowhere/blog/files".into()));
+        for wrong in ["up", "up=", "other=/x", "up=../x", "/up=/x"] {
+            assert!(path(&["--folder-to", wrong]).is_err(), "{wrong}");
+        }
+        let unknown = plan(None, json!({"directory": "blog"}), &[]).err().unwrap();
+        assert!(unknown.contains("--folder-to up=/PATH"), "{unknown}");
+        let full = plan(None, json!({"directory": "/"}), &["--folder-to", "up=/proc"]);
+        assert!(full.err().unwrap().contains("has something in it"));
+    }
+
+    #[test]
+    fn a_dump_goes_into_a_database_that_can_take_it() {
+        let into = |dialect: &str, kind, url: &str, more: &[&str]| {
+            let keys =
+                json!({"directory": "/nowhere", "database": {"new_database": "mariadb://old@db/"}});
+            let set = format!("database.{url}");
+            let line = [&["--set", &set], more].concat();
+            plan(dumped(dialect, kind), keys, &line)
+                .map(|plan| (plan.database.is_some(), plan.notes.len()))
+        };
+        let (own, schema, given) = (Kind::NewDatabase, Kind::NewSchema, Kind::NewConnection);
+        assert_eq!(into("postgres", own, "new_database=postgres://a@db/", &[]), Ok((true, 0)));
+        assert_eq!(into("postgres", schema, "new_schema=postgres://a@db/x", &[]), Ok((true, 0)));
+        assert_eq!(into("mariadb", own, "new_schema=mysql://a@db/", &[]), Ok((true, 0)));
+        assert_eq!(into("postgres", own, "new_connection=postgres://a@db/x", &[]), Ok((false, 1)));
+        let with = ["--with-connection"];
+        assert_eq!(
+            into("postgres", given, "new_connection=postgres://a@db/x", &with),
+            Ok((true, 0))
+        );
+        assert!(into("postgres", own, "new_schema=postgres://a@db/x", &[]).is_err());
+        assert!(into("postgres", schema, "new_database=postgres://a@db/", &[]).is_err());
+        assert!(into("postgres", own, "new_database=sqlite:/x", &[]).is_err());
+        assert!(into("sqlite", own, "new_database=mariadb://a@db/", &[]).is_err());
+    }
+
+    #[test]
+    fn what_an_app_is_in_the_end_is_kept_while_it_is_disabled() {
+        let always = json!({"directory": "/nowhere", "start": "always"});
+        let kept = plan(None, always, &[]).unwrap();
+        assert!(kept.has_more() && kept.start() == "always");
+        assert_eq!(kept.disabled()["start"], "disabled");
+        assert_eq!(Value::Object(kept.enabling()), json!({"start": "always"}));
+        let other = plan(None, json!({"directory": "/nowhere"}), &["--as", "shop"]).unwrap();
+        assert_eq!((other.id.as_str(), other.start()), ("shop", "on-demand"));
+        assert_eq!(Value::Object(other.enabling()), json!({"start": null}));
+    }
+}

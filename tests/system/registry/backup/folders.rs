@@ -19,6 +19,9 @@ fn an_app_of_a_file_comes_back_as_one_of_the_registry_with_its_folders() {
     let setup = setup.file("blog/uploads/a/text.txt", "words").file("blog/run.sh", "#!/bin/sh\n");
     let d = setup.start();
     let blog = d.dir.path().join("blog");
+    let saved = Saved::at(&d);
+    let told = saved.export("blog", &[]);
+    assert!(told["notes"].to_string().contains("secret A is not set"), "{told}");
     let api = d.api("admin");
     let value = serde_json::json!({"value": "hunter2"});
     assert_eq!(api.ask("PUT", "/v1/apps/blog/secrets/A", &[], &value).status, 204);
@@ -27,7 +30,7 @@ fn an_app_of_a_file_comes_back_as_one_of_the_registry_with_its_folders() {
     symlink("a/text.txt", blog.join("uploads/link")).expect("a link");
     symlink("/etc/passwd", blog.join("uploads/outside")).expect("a link");
 
-    let saved = Saved::at(&d);
+    fs::remove_file(&saved.archive).expect("the first one");
     let refused = d.cli(&saved.line(&["app", "export", "blog"], &["--folder", "../"]));
     assert!(refused.stderr.contains("a path below"), "{refused:?}");
     let refused = d.cli(&saved.line(&["app", "export", "blog"], &["--folder", "none"]));

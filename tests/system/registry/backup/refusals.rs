@@ -67,6 +67,9 @@ fn a_database_that_cannot_be_saved_leaves_no_archive() {
     let folder = d.dir.path().join("backups");
     fs::create_dir(&folder).expect("a folder");
     let saved = Saved { archive: folder.join("a.doorbell"), ..saved };
+    let (path, key) = ("/v1/apps/shop/export", serde_json::json!({"recipient": "age1nobody"}));
+    assert_eq!(d.api("operate").ask("POST", path, &[], &key).status, 403);
+    assert_eq!(d.api("admin").ask("POST", path, &[], &key).status, 422);
     // A table that the app may not read: `pg_dump` says so, in the middle.
     let shop = postgres.address("app_shop");
     postgres.sql(&shop, "CREATE TABLE not_its_own AS SELECT 1");
