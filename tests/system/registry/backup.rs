@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use doorbell_tests::{Doorbell, Postgres, app_dir};
+use doorbell_tests::{Doorbell, Postgres, app_dir, eventually};
 use serde_json::Value;
 
 use super::secrets::variable;
@@ -44,11 +44,17 @@ impl<'d> Saved<'d> {
         serde_json::from_str(&told).expect("JSON")
     }
 
-    /// Imports it there.
+    /// Imports it there, and visits it.
     #[track_caller]
     pub(super) fn import(&self, there: &Doorbell, more: &[&str]) -> Value {
         let line = self.line(&["app", "import"], &[&["--json"], more].concat());
-        serde_json::from_str(&there.ok(&line)).expect("JSON")
+        let told: Value = serde_json::from_str(&there.ok(&line)).expect("JSON");
+        let host = format!("{}.test", told["id"].as_str().expect("an id"));
+        // Proxies learn a moment later than operators that an app is not disabled any more.
+        eventually("it is let in", || {
+            told["dry_run"] == true || there.get(&host, "/").status == 200
+        });
+        told
     }
 }
 

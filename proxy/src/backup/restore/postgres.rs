@@ -136,8 +136,13 @@ impl Session {
     }
 }
 
-/// Settings that an older server does not know, and words about what is not the app's own.
+/// Settings that an older server does not know, and what is the server's own rather than the app's.
 fn is_dispensable(statement: &str) -> bool {
-    let words: Vec<_> = statement.split_ascii_whitespace().take(3).collect();
-    matches!(*words, ["SET", ..] | ["COMMENT", "ON", "EXTENSION"])
+    let words: Vec<_> = statement.split_ascii_whitespace().take(4).collect();
+    matches!(
+        *words,
+        ["SET", ..]
+            | ["COMMENT", "ON", "EXTENSION" | "SCHEMA", ..]
+            | ["CREATE", "SCHEMA", "public"]
+    )
 }

@@ -42,8 +42,8 @@ pub(super) fn import(arg: &ImportArg) -> anyhow::Result<u8> {
     let takes_both = arg.passphrase.takes_input() && arg.file == Path::new("-");
     ensure!(!takes_both, "archive and passphrase cannot both come through standard input");
     let socket = arg.socket.find()?;
-    let passphrase = arg.passphrase.known_one()?;
     let mut source = Source::open(&arg.file)?;
+    let passphrase = arg.passphrase.known_one()?;
     let head = reader::read(source.read()?, &passphrase, &mut Checking)
         .with_context(|| format!("{} is not imported", arg.file.display()))?;
     let plan = Plan::make(arg, &head)?;

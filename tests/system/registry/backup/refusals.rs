@@ -126,26 +126,27 @@ fn a_dump_that_the_server_refuses_leaves_an_empty_database() {
     add(&d, "shop", &format!("new_database={server}"));
     d.ok(&["start", "shop"]);
     let shop = postgres.address("app_shop");
-    // An app cannot make such a function, only a superuser can.
-    postgres.sql(
-        &shop,
-        "CREATE FUNCTION pid() RETURNS int LANGUAGE internal AS 'pg_backend_pid';
-         SET ROLE app_shop; CREATE TABLE goods AS SELECT 42 AS n",
-    );
+    // An app cannot make this one, only a superuser can.
+    let extension = "CREATE EXTENSION pg_buffercache";
+    postgres.sql(&shop, extension);
+    postgres.sql(&shop, "SET ROLE app_shop; CREATE TABLE goods AS SELECT 42 AS n");
     let saved = Saved::at(&d);
     saved.export("shop", &[]);
     let line = ["--as", "b", "--set", "hosts=b.test"];
     let refused = d.cli(&saved.line(&["app", "import"], &line));
-    assert!(refused.stderr.contains("permission denied for language"), "{refused:?}");
+    assert!(refused.stderr.contains("permission denied to create extension"), "{refused:?}");
     assert!(refused.stderr.contains("doorbell app delete b --with-database"), "{refused:?}");
     assert_eq!(d.get("b.test", "/").status, 503);
+    let b = postgres.address("app_b");
     let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
-    assert_eq!(postgres.sql(&postgres.address("app_b"), tables), "0");
-    d.ok(&["app", "delete", "b", "--with-database", "--yes"]);
-    postgres.sql(&shop, "DROP FUNCTION pid()");
-    saved.export("shop", &[]);
-    saved.import(&d, &line);
-    assert_eq!(postgres.sql(&postgres.address("app_b"), "SELECT n FROM goods"), "42");
+    assert_eq!(postgres.sql(&b, tables), "0");
+    // Who makes it there goes on with that database.
+    postgres.sql(&b, extension);
+    d.ok(&["app", "delete", "b", "--yes"]);
+    let told = saved.import(&d, &[&line[..], &["--adopt"]].concat());
+    assert!(told["notes"].to_string().contains("COMMENT ON EXTENSION"), "{told}");
+    assert_eq!(postgres.sql(&b, "SELECT n FROM goods"), "42");
+    assert_eq!(variable(&d, "b", "DB"), "app_b ");
 }
 
 #[test]
