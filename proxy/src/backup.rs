@@ -1,7 +1,7 @@
 //! Backups of apps: one archive with all that an app is and has.
 //!
 //! - [`envelope`]: what it is sealed with. Nothing of it stands anywhere in the clear.
-//! - [`format`]: what it has in it, and in what order.
+//! - [`mod@format`]: what it has in it, and in what order.
 //! - [`writer`] and [`reader`]: the archive, as it streams out and in. The reader trusts nothing but the passphrase.
 //! - [`gather`] and [`unpack`]: folders, on their way in and out.
 //! - [`dump`] and [`restore`]: databases, likewise; [`sql`] takes dumps apart.
