@@ -44,6 +44,13 @@ use crate::{
 pub struct For {
     /// A public key of age: `age1...`.
     pub recipient: String,
+    /// Whether how to get to the database is told too; it is made where it is not there yet.
+    #[serde(default = "yes")]
+    pub database: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Whose a database may have been.
@@ -76,7 +83,8 @@ pub(super) async fn export(
     Path(id): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
-    let (id, recipient) = (known(&admin, &id)?, recipient(body).await?);
+    let (id, asked) = (known(&admin, &id)?, asked(body).await?);
+    let recipient = asked.recipient;
     let keys = keys(&admin, &id).await?;
     // Whoever cannot be answered has not been told anything.
     seal(&recipient, &())?;
@@ -84,7 +92,7 @@ pub(super) async fn export(
     let failed = |why: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, &why);
     let secrets = admin.house.open_secrets(&id).await.map_err(failed)?;
     let missing = missing(&keys, &secrets);
-    let database = access(&admin, &id, Adopt::No).await?;
+    let database = if asked.database { access(&admin, &id, Adopt::No).await? } else { None };
     let told = Told { keys, secrets, missing, directory: directory(&admin, &id), database };
     sealed(&recipient, &told)
 }
@@ -96,7 +104,7 @@ pub(super) async fn open_database(
     Query(taking): Query<Taking>,
     body: Body,
 ) -> Result<Response, Problem> {
-    let (id, recipient) = (known(&admin, &id)?, recipient(body).await?);
+    let (id, recipient) = (known(&admin, &id)?, asked(body).await?.recipient);
     seal(&recipient, &())?;
     audit::note(&admin, &who, "open database", Some(&id));
     let adopt = if taking.adopt { Adopt::Yes } else { Adopt::No };
@@ -136,9 +144,9 @@ pub(super) async fn import(
     Ok((status, with_tag(Changed { id: id.to_string(), revision, warnings })).into_response())
 }
 
-async fn recipient(body: Body) -> Result<String, Problem> {
-    let read: Result<For, _> = serde_json::from_value(Value::Object(object(body).await?));
-    read.map(|read| read.recipient).map_err(|error| Problem::unfit(&error))
+async fn asked(body: Body) -> Result<For, Problem> {
+    let read = serde_json::from_value(Value::Object(object(body).await?));
+    read.map_err(|error| Problem::unfit(&error))
 }
 
 /// An app's keys as the registry has them, or would.

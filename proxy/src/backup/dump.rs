@@ -92,6 +92,8 @@ fn mysql(url: &DatabaseUrl) -> Result<Program, BackupError> {
     let is_mariadb = program::version(program).contains("MariaDB");
     let mut command = Command::new(program);
     command.env_clear().envs(inherited());
+    // MySQL's would read whom to ask from a file of the operator's, whatever else it is told.
+    command.env("MYSQL_TEST_LOGIN_FILE", "/dev/null");
     // The first of all, or it is taken for something else.
     command.arg("--defaults-file=/dev/stdin");
     command.args(["--single-transaction", "--quick", "--routines", "--triggers", "--events"]);

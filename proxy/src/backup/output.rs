@@ -46,6 +46,12 @@ impl Output {
             }
             return Ok(Self::Standard(stdout));
         }
+        // What is there is replaced: a device or a pipe would be gone.
+        if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
+            let why =
+                format!("{} is no file that could be replaced: `-` is for pipes", path.display());
+            return Err(BackupError::InTheWay(why));
+        }
         let file = NewFile::open(path);
         Ok(Self::File(file.map_err(BackupError::io(format!("cannot write {}", path.display())))?))
     }
@@ -84,7 +90,11 @@ impl Write for Output {
 }
 
 impl NewFile {
-    fn open(path: &Path) -> io::Result<Self> {
+    /// Begins it, for us alone.
+    ///
+    /// # Errors
+    /// If nothing can be written there.
+    pub fn open(path: &Path) -> io::Result<Self> {
         let folder = folder_of(path);
         let mode = Mode::RUSR | Mode::WUSR;
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -101,7 +111,17 @@ impl NewFile {
         }
     }
 
-    fn finish(mut self) -> io::Result<()> {
+    /// The file, as far as it is written.
+    #[must_use]
+    pub fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// It is whole: puts it in the place of what was there.
+    ///
+    /// # Errors
+    /// If it cannot have its name, or may not be on the disk.
+    pub fn finish(mut self) -> io::Result<()> {
         self.file.set_permissions(fs::Permissions::from_mode(0o600))?;
         self.file.sync_all()?;
         if self.name.is_none() {
@@ -144,6 +164,18 @@ mod tests {
     fn names(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).unwrap().flatten();
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        let socket = folder.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for path in [folder.path(), &link, &socket, Path::new("/dev/null")] {
+            assert!(matches!(Output::open(path), Err(BackupError::InTheWay(_))), "{path:?}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{connected, failed, not_empty};
 use crate::{
     backup::{
         BackupError,
-        sql::mysql::{Script, without_definer},
+        sql::mysql::{Script, without_database, without_definer},
     },
     provision,
 };
@@ -19,7 +19,8 @@ use crate::{
 /// What is in the database.
 const THINGS: &str = "SELECT
     (SELECT count(*) FROM information_schema.tables WHERE table_schema = database())
-    + (SELECT count(*) FROM information_schema.routines WHERE routine_schema = database())";
+    + (SELECT count(*) FROM information_schema.routines WHERE routine_schema = database())
+    + (SELECT count(*) FROM information_schema.events WHERE event_schema = database())";
 
 struct Session {
     runtime: Runtime,
@@ -36,7 +37,7 @@ pub(super) fn restore(url: &DatabaseUrl, dump: &mut dyn Read) -> Result<Vec<Stri
     session.run("SET autocommit = 0".into())?;
     let mut script = Script::new(dump);
     while let Some(statement) = script.statement()? {
-        session.run(without_definer(&statement))?;
+        session.run(without_database(&without_definer(&statement)))?;
     }
     session.run("COMMIT".into())?;
     let Session { runtime, connection, .. } = session;

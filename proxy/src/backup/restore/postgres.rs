@@ -42,6 +42,7 @@ pub(super) fn restore(
     let options = provision::postgres_options(url);
     let options = options.map_err(|error| BackupError::Database(error.to_string()))?;
     let mut session = Session::open(url, options)?;
+    session.is_no_superuser()?;
     session.sees_nothing(schemas.map(|(_, own)| own))?;
     session.run("BEGIN")?;
     let mut script = Script::new(dump);
@@ -80,6 +81,20 @@ impl Session {
 
     fn run(&mut self, statement: &str) -> Result<(), BackupError> {
         self.try_run(statement).map_err(|error| failed(&self.shown, &self.secret, &error))
+    }
+
+    /// A superuser's dump could run programs on the server, and read its files.
+    fn is_no_superuser(&mut self) -> Result<(), BackupError> {
+        const ASK: &str = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
+        let rows = self.runtime.block_on(self.connection.fetch_all(sqlx::raw_sql(ASK)));
+        let rows = rows.map_err(|error| failed(&self.shown, &self.secret, &error))?;
+        match rows.first().map(|row| row.try_get::<bool, _>(0)) {
+            Some(Ok(false)) => Ok(()),
+            _ => Err(BackupError::Database(format!(
+                "{}: its user is a superuser, as whom no dump is restored: give the app one of its own",
+                self.shown
+            ))),
+        }
     }
 
     /// Nothing of anybody's is in the database, or in this schema.

@@ -2,14 +2,14 @@
 //! and SQLite.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
+    fs,
+    io::{self, Read},
+    os::unix::fs::{MetadataExt, fchown},
     path::Path,
 };
 
 use super::not_empty;
-use crate::backup::BackupError;
+use crate::backup::{BackupError, output::NewFile};
 
 /// What each of them begins with: <https://www.sqlite.org/fileformat.html>.
 const MAGIC: &[u8] = b"SQLite format 3\0";
@@ -28,7 +28,7 @@ pub(super) fn check(dump: &mut dyn Read) -> Result<(), BackupError> {
 /// Writes the file, for the owner of its folder.
 pub(super) fn restore(path: &Path, dump: &mut dyn Read) -> Result<Vec<String>, BackupError> {
     let shown = path.display().to_string();
-    if fs::symlink_metadata(path).is_ok_and(|there| there.len() > 0) {
+    if is_in_use(path) {
         return Err(not_empty(&format!("sqlite:{shown}")));
     }
     let failed = BackupError::io(format!("cannot write {shown}"));
@@ -36,24 +36,42 @@ pub(super) fn restore(path: &Path, dump: &mut dyn Read) -> Result<Vec<String>, B
     Ok(Vec::new())
 }
 
+/// Whether there is something in it, or beside it that SQLite would play back into what takes its place.
+fn is_in_use(path: &Path) -> bool {
+    let beside = |more: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(more);
+        fs::symlink_metadata(Path::new(&name)).is_ok()
+    };
+    fs::symlink_metadata(path).is_ok_and(|there| there.len() > 0)
+        || ["-journal", "-wal", "-shm"].iter().any(|more| beside(more))
+}
+
 fn write(path: &Path, dump: &mut dyn Read) -> io::Result<()> {
-    let folder = File::open(path.parent().unwrap_or(Path::new("/")))?;
-    let new = path.with_extension("import");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    let owner = fs::metadata(path.parent().unwrap_or(Path::new("/")))?;
+    let mut new = NewFile::open(path)?;
+    if owner.uid() != new.file().metadata()?.uid() {
+        fchown(new.file(), Some(owner.uid()), Some(owner.gid()))?;
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    let owner = folder.metadata()?;
-    if owner.uid() != file.metadata()?.uid() {
-        fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+    if io::copy(dump, new.file())? == 0 { Ok(()) } else { new.finish() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_sqlite_left_beside_it_is_in_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("database.sqlite");
+        fs::write(folder.path().join("database.sqlite-journal"), "").unwrap();
+        assert!(restore(&path, &mut &MAGIC[..]).is_err());
+        fs::remove_file(folder.path().join("database.sqlite-journal")).unwrap();
+        restore(&path, &mut &b""[..]).unwrap();
+        assert!(!path.exists(), "nothing was in it");
+        restore(&path, &mut &MAGIC[..]).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), MAGIC);
+        assert!(restore(&path, &mut &MAGIC[..]).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
-    let written = io::copy(dump, &mut file)?;
-    if written == 0 {
-        return fs::remove_file(&new);
-    }
-    file.flush()?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    folder.sync_all()
 }

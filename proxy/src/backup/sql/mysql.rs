@@ -127,6 +127,8 @@ impl<R: Read> Script<R> {
     fn comment(&mut self) -> Result<(), BackupError> {
         match self.text.peek()? {
             // The mode that MariaDB's client is to run such dumps in; no server has this version.
+            // A hint to the optimizer.
+            Some(b'+') => Ok(()),
             Some(b'!' | b'M') => {
                 let begin = self.text.next()?.unwrap_or_default();
                 self.statement.push(begin);
@@ -160,6 +162,25 @@ impl<R: Read> Script<R> {
 
 fn unclosed() -> BackupError {
     BackupError::Refused("its dump ends within a statement".into())
+}
+
+/// The statement without the name of the database that it changes: then it is the one that is restored. A dump
+/// changes its settings around what was made under others.
+#[must_use]
+pub fn without_database(statement: &str) -> String {
+    const BEGIN: &str = "ALTER DATABASE ";
+    let trimmed = statement.trim_start();
+    let bytes = trimmed.as_bytes();
+    let begins = bytes.get(..BEGIN.len()).is_some_and(|b| b.eq_ignore_ascii_case(BEGIN.as_bytes()));
+    if !begins || bytes.get(BEGIN.len()) != Some(&b'`') {
+        return statement.to_owned();
+    }
+    let mut end = behind_quotes(bytes, BEGIN.len(), b'`');
+    // A quote in the name is there twice.
+    while bytes.get(end) == Some(&b'`') {
+        end = behind_quotes(bytes, end, b'`');
+    }
+    format!("{BEGIN}{}", trimmed[end..].trim_start())
 }
 
 /// The statement without the user who is to be its definer, who may not be there: then it is whoever makes it.
@@ -257,6 +278,21 @@ mod tests {
     fn what_the_client_would_run_is_a_statement_like_any_other() {
         assert_eq!(cut("system id\n\\! id\n;").unwrap(), ["system id\n\\! id\n"]);
         assert!(cut("SELECT 'a").is_err() && cut("/* a").is_err());
+    }
+
+    #[test]
+    fn hints_stay() {
+        let hinted = "SELECT /*+ MAX_EXECUTION_TIME(1000) */ 1";
+        assert_eq!(cut(&format!("{hinted};")).unwrap(), [hinted]);
+    }
+
+    #[test]
+    fn a_database_that_is_changed_is_the_one_that_is_restored() {
+        let changed = without_database("ALTER DATABASE `app_``b` CHARACTER SET utf8mb4 COLLATE x ");
+        assert_eq!(changed, "ALTER DATABASE CHARACTER SET utf8mb4 COLLATE x ");
+        for other in ["ALTER TABLE `a` ADD b int", "ALTER DATABASE CHARACTER SET x", "SELECT 1"] {
+            assert_eq!(without_database(other), other);
+        }
     }
 
     #[test]

@@ -35,9 +35,14 @@ use crate::{
 };
 
 /// Asks for something that is sealed for us alone.
-pub(super) fn ask<T: DeserializeOwned>(socket: &Path, path: String) -> anyhow::Result<T> {
+pub(super) fn ask<T: DeserializeOwned>(
+    socket: &Path,
+    path: String,
+    database: bool,
+) -> anyhow::Result<T> {
     let key = Key::generate();
-    let call = Call::new(Method::POST, path).json(&For { recipient: key.recipient() })?;
+    let body = For { recipient: key.recipient(), database };
+    let call = Call::new(Method::POST, path).json(&body)?;
     let sealed = block_on(async {
         let body = call.answer(socket).await?.into_body();
         Ok(body.collect().await?.to_bytes())
@@ -59,7 +64,8 @@ struct Opened {
 pub(super) fn export(arg: &ExportArg) -> anyhow::Result<u8> {
     let socket = arg.socket.find()?;
     let passphrase = arg.passphrase.new_one()?;
-    let told: Told = ask(&socket, format!("/v1/apps/{}/export", encode(&arg.app)))?;
+    let path = format!("/v1/apps/{}/export", encode(&arg.app));
+    let told: Told = ask(&socket, path, !arg.without_database)?;
     let mut report = Report::new(arg, &told);
     let folders = open_folders(arg, &told)?;
     let access = database(arg, &told, &mut report)?;
@@ -116,14 +122,14 @@ fn open_folders(arg: &ExportArg, told: &Told) -> anyhow::Result<Vec<Opened>> {
 
 /// The database that is dumped.
 fn database(arg: &ExportArg, told: &Told, report: &mut Report) -> anyhow::Result<Option<Access>> {
+    if arg.without_database {
+        report.notes.push("a database, if it has one, is not in the archive".into());
+        return Ok(None);
+    }
     let Some(access) = &told.database else {
         ensure!(!arg.with_connection, "app \"{}\" has no database", arg.app);
         return Ok(None);
     };
-    if arg.without_database {
-        report.notes.push("its database is not in the archive".into());
-        return Ok(None);
-    }
     if !access.kind.is_own() && !arg.with_connection {
         report.notes.push(
             "its database is not in the archive: it is a `new_connection`, and may be others' too \
@@ -131,6 +137,9 @@ fn database(arg: &ExportArg, told: &Told, report: &mut Report) -> anyhow::Result
                 .into(),
         );
         return Ok(None);
+    }
+    if access.schema.is_some() {
+        report.notes.push("large objects, if it has some, are not in the archive".into());
     }
     report.database = Some(access.parsed()?.dialect.name().into());
     Ok(Some(access.clone()))

@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context, ensure};
 use hyper::Method;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{
     super::{
@@ -76,7 +77,7 @@ pub(super) fn import(arg: &ImportArg) -> anyhow::Result<u8> {
 /// How to get to its database, which is made.
 fn open_database(arg: &ImportArg, socket: &Path, plan: &Plan) -> anyhow::Result<Option<Access>> {
     let path = format!("/v1/apps/{}/database?adopt={}", encode(plan.id.as_str()), arg.adopt);
-    plan.database.as_ref().map(|_| ask(socket, path)).transpose()
+    plan.database.as_ref().map(|_| ask(socket, path, true)).transpose()
 }
 
 /// Makes it what it is to be in the end.
@@ -104,9 +105,13 @@ fn so_far(plan: &Plan, remains: Remains) -> String {
         Remains::Definition => "",
         Remains::DatabaseToo => " --with-database",
     };
+    let folders = match plan.sites.as_slice() {
+        [] => "",
+        _ => ", and then with --replace-files where folders were begun",
+    };
     format!(
         "app \"{id}\" is added, and disabled, for not all of it is in its place: to begin anew, \
-         doorbell app delete {id}{with}"
+         doorbell app delete {id}{with}{folders}"
     )
 }
 
@@ -205,6 +210,9 @@ struct Report {
     secrets: Vec<String>,
     database: Option<String>,
     folders: Vec<String>,
+    /// What it will run, and as whom.
+    command: Option<Value>,
+    user: Option<Value>,
     start: String,
     /// What an operator should know of the archive.
     notes: Vec<String>,
@@ -223,6 +231,8 @@ impl Report {
             secrets: own.chain(plan.secrets.named.keys().cloned()).collect(),
             database: plan.database.as_ref().map(|dumped| dumped.dialect.clone()),
             folders: plan.sites.iter().map(|site| site.path().display().to_string()).collect(),
+            command: plan.keys.get("command").cloned(),
+            user: plan.keys.get("user").cloned(),
             start: plan.start().to_owned(),
             notes: plan.notes.clone(),
             warnings: Vec::new(),
@@ -240,6 +250,10 @@ impl Report {
         with.extend(self.database.as_ref().map(|dialect| format!("its {dialect} database")));
         with.extend(self.folders.iter().cloned());
         writeln!(out, "{}: {verb}, with {}", self.id, screen::line(&with.join(", ")))?;
+        if let Some(command) = &self.command {
+            let user = self.user.as_ref().map(|user| format!(" as {user}")).unwrap_or_default();
+            writeln!(out, "it runs {}{}", screen::line(&command.to_string()), screen::line(&user))?;
+        }
         for note in &self.notes {
             writeln!(out, "note: {}", screen::line(note))?;
         }

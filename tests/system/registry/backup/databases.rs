@@ -211,6 +211,16 @@ fn a_database_that_may_be_others_is_saved_when_that_is_asked_for() {
     let line = ["--as", "b", "--set", "hosts=b.test", "--set", &database];
     let told = saved.import(&d, &[&line[..], &["--dry-run"]].concat());
     assert!(told["notes"].to_string().contains("--with-connection"), "{told}");
-    saved.import(&d, &[&line[..], &["--with-connection"]].concat());
+    // A superuser's dump could do anything on the server.
+    let line = [&line[..], &["--with-connection"]].concat();
+    let refused = d.cli(&saved.line(&["app", "import"], &line));
+    assert!(refused.stderr.contains("is a superuser"), "{refused:?}");
+    d.ok(&["app", "delete", "b", "--yes"]);
+    let name = empty.rsplit('/').next().and_then(|name| name.split('?').next()).expect("a name");
+    let own = format!("CREATE ROLE b LOGIN; ALTER DATABASE \"{name}\" OWNER TO b");
+    postgres.sql(&server, &own);
+    let database = format!("database.new_connection={}", empty.replace("doorbell@", "b@"));
+    let line = ["--as", "b", "--set", "hosts=b.test", "--set", &database, "--with-connection"];
+    saved.import(&d, &line);
     assert_eq!(postgres.sql(&empty, "SELECT n FROM goods"), "42");
 }
