@@ -52,7 +52,8 @@ impl Work {
             let hung = || "the disk did not take them in time".to_owned();
             log.count_lost(self.lost, &self.lost_because.unwrap_or_else(hung));
         }
-        if self.lost > 0 || !self.said.is_empty() {
+        // Without a batch these are the last words, or all there is: what was lost before is owed still.
+        if self.lost > 0 || !self.said.is_empty() || self.batch.is_none() {
             let (written, outcome) = log.write(&self.said, &mut |_| {});
             self.said.drain(..written);
             if let Err(error) = outcome {

@@ -324,6 +324,16 @@ fn lost_lines(log: &str) -> usize {
 }
 
 #[tokio::test]
+async fn what_was_lost_is_told_at_the_end_though_nothing_more_is_said() {
+    let (stage, pipe) = Stage::new();
+    let log = stage.log();
+    log.count_lost(3, "the disk was away");
+    let capture = Capture::start(pipe, log, stage.tail.clone()).unwrap();
+    capture.finish().await;
+    assert_eq!(stage.written(), "[doorbell] 3 lines lost: the disk was away\n");
+}
+
+#[tokio::test]
 async fn a_capture_that_is_dropped_lets_go_of_what_it_did_not_write() {
     let (mut stage, pipe) = Stage::new();
     let capture = stage.capture(pipe);
