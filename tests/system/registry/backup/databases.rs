@@ -216,7 +216,7 @@ fn a_database_that_may_be_others_is_saved_when_that_is_asked_for() {
     let refused = d.cli(&saved.line(&["app", "import"], &line));
     assert!(refused.stderr.contains("is a superuser"), "{refused:?}");
     d.ok(&["app", "delete", "b", "--yes"]);
-    let name = empty.rsplit('/').next().and_then(|name| name.split('?').next()).expect("a name");
+    let name = empty.split('?').next().and_then(|name| name.rsplit('/').next()).expect("a name");
     let own = format!("CREATE ROLE b LOGIN; ALTER DATABASE \"{name}\" OWNER TO b");
     postgres.sql(&server, &own);
     let database = format!("database.new_connection={}", empty.replace("doorbell@", "b@"));
