@@ -6,15 +6,14 @@
 
 use std::{fmt, future::Future, str::FromStr, time::Duration};
 
-use sqlx::{AssertSqlSafe, Connection, SqlSafeStr};
-
 use crate::{
     registry::{Location, PostgresUrl, printable},
     spec::{DatabasePlace, DatabaseUrl, Dialect},
 };
 
-mod mysql;
-mod postgres;
+mod connection;
+
+use connection::Connection;
 
 /// Apps that are read at most.
 pub const MOST_APPLICATIONS: usize = 10_000;
@@ -23,9 +22,6 @@ pub const MOST_CHARACTERS: usize = 64 * 1024;
 
 /// How long connecting, and each question, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What is read of a row of the table, in this order.
-type Values = [String; 5];
 
 /// Where the table is.
 #[derive(Clone)]
@@ -123,7 +119,7 @@ impl Place {
     pub fn server(&self) -> Result<Server, NocobaseError> {
         let dialect = self.url.dialect.name();
         if let Reached::Postgres(url) = &self.reached {
-            return postgres::server(url, dialect);
+            return of_postgres(url, dialect);
         }
         let (host, port) = match &self.url.place {
             DatabasePlace::Host { host, port } => (host.clone(), *port),
@@ -146,41 +142,33 @@ impl Place {
     /// # Errors
     /// When the database cannot be reached, or has no such table.
     pub async fn applications(&self) -> Result<Vec<Application>, NocobaseError> {
-        let rows = match &self.reached {
-            Reached::Postgres(url) => {
-                let mut connection = postgres::connect(url).await?;
-                let place = postgres::columns(&mut connection, &self.name()).await?;
-                let statement = self.statement(place)?;
-                let rows = postgres::values(&mut connection, statement).await?;
-                // All is read; how it ends matters to nobody.
-                let _ = in_time(connection.close()).await;
-                rows
-            }
-            Reached::MySql => {
-                let mut connection = mysql::connect(&self.url).await?;
-                let place = mysql::columns(&mut connection, &self.name()).await?;
-                let statement = self.statement(place)?;
-                let rows = mysql::values(&mut connection, statement).await?;
-                let _ = in_time(connection.close()).await;
-                rows
-            }
+        let mut connection = match &self.reached {
+            Reached::Postgres(url) => Connection::to_postgres(url).await?,
+            Reached::MySql => Connection::to_mysql(&self.url).await?,
         };
+        let statement = self.statement(&mut connection).await?;
+        let rows = connection.rows(&statement, None).await?;
+        connection.close().await;
         if rows.len() > MOST_APPLICATIONS {
             return Err(NocobaseError::TooMany);
         }
-        Ok(rows.into_iter().map(Application::from).collect())
+        Ok(rows.into_iter().filter_map(Application::of).collect())
     }
 
     fn name(&self) -> String {
         format!("{}applications", self.prefix)
     }
 
-    /// The question for all apps, by what is known of tables of this name.
-    fn statement(&self, found: Found) -> Result<impl SqlSafeStr + use<>, NocobaseError> {
-        let (name, schema) = (self.name(), self.schema.clone().unwrap_or(found.usual_schema));
+    /// The question for all apps, by the columns of tables of this name.
+    async fn statement(&self, connection: &mut Connection) -> Result<String, NocobaseError> {
+        let name = self.name();
+        let schema = match &self.schema {
+            Some(schema) => schema.clone(),
+            None => connection.usual_schema().await?,
+        };
         let mut columns = Vec::new();
         let mut others: Vec<String> = Vec::new();
-        for (of, column) in found.columns {
+        for (of, column) in connection.columns(&name).await? {
             if of == schema {
                 columns.push(column);
             } else if !others.contains(&of) {
@@ -193,16 +181,8 @@ impl Place {
         if !columns.iter().any(|column| column == "name") {
             return Err(NocobaseError::OtherTable(printable(&name)));
         }
-        Ok(AssertSqlSafe(statement(&schema, &name, &columns)))
+        Ok(statement(&schema, &name, &columns))
     }
-}
-
-/// What is known of tables.
-struct Found {
-    /// Where they are unless somebody says.
-    usual_schema: String,
-    /// Schema and name of each column.
-    columns: Vec<(String, String)>,
 }
 
 const NO_SERVER: &str = "NocoBase's own database is read from PostgreSQL, MySQL or MariaDB: write \
@@ -256,10 +236,27 @@ fn statement(schema: &str, table: &str, columns: &[String]) -> String {
     )
 }
 
-impl From<Values> for Application {
-    fn from([name, display_name, cname, options, pinned]: Values) -> Self {
-        Self { name, display_name, cname, options, pinned }
+impl Application {
+    /// Of a row with what was asked for.
+    fn of(row: Vec<String>) -> Option<Self> {
+        let [name, display_name, cname, options, pinned] = row.try_into().ok()?;
+        Some(Self { name, display_name, cname, options, pinned })
     }
+}
+
+fn of_postgres(url: &PostgresUrl, dialect: &'static str) -> Result<Server, NocobaseError> {
+    let options = url.options().map_err(|why| NocobaseError::Address(why.to_string()))?;
+    let user = options.get_username().to_owned();
+    Ok(Server {
+        dialect,
+        host: match options.get_socket() {
+            Some(folder) => folder.display().to_string(),
+            None => options.get_host().to_owned(),
+        },
+        port: options.get_port(),
+        database: options.get_database().unwrap_or(&user).to_owned(),
+        user,
+    })
 }
 
 async fn in_time<T>(

@@ -4,6 +4,7 @@ use std::{fmt, path::PathBuf};
 
 use crate::name::NameError;
 
+mod mysql;
 mod url;
 
 /// Which database an app gets.

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use doorbell_config::spec::{DatabasePlace, DatabaseUrl};
 use sqlx::{
     MySql, Row,
-    mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlRow, MySqlSslMode},
+    mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlRow},
 };
 
 use super::{
@@ -145,32 +145,7 @@ impl MySqlServer {
     }
 
     pub(super) fn options(&self) -> Result<MySqlConnectOptions, ProvisionError> {
-        let url = &self.url;
-        // The driver's own settings would be the apps' problem; ours come in their place.
-        let options = MySqlConnectOptions::new()
-            .username(url.user.as_deref().unwrap_or("root"))
-            .pipes_as_concat(false)
-            .no_engine_substitution(false)
-            .timezone(None);
-        let options = match url.password() {
-            Some(password) => options.password(password),
-            None => options,
-        };
-        let options = match &url.place {
-            DatabasePlace::Host { host, port } => options.host(host).port(*port),
-            // There is no TLS on a socket, and the driver would ask for it.
-            DatabasePlace::Socket { path, .. } => options.socket(path),
-            DatabasePlace::File(_) => return Err(self.other(SETTLE, "it is no server")),
-        };
-        let options = match url.option("ssl-mode") {
-            Some(mode) => options
-                .ssl_mode(mode.parse().map_err(|_| self.other(SETTLE, "unknown `ssl-mode`"))?),
-            None => options.ssl_mode(MySqlSslMode::Preferred),
-        };
-        Ok(match url.option("ssl-ca") {
-            Some(file) => options.ssl_ca(file),
-            None => options,
-        })
+        self.url.mysql_options().map_err(|why| self.other(SETTLE, &why.to_string()))
     }
 
     fn other(&self, step: Step, words: &str) -> ProvisionError {

@@ -13,7 +13,6 @@ use tokio::{
 
 use super::{
     Adoptee, Driver, Job, Leftovers, Note, Order, Report, Witness, Work, adopt,
-    cgroup::Group,
     ear::Ear,
     endpoint::Place,
     mark::Mark,
@@ -39,6 +38,7 @@ pub(super) use self::{
 };
 use self::{
     begin::{Prepared, SpawnError, listen_for_notes, spawn_blocking},
+    end::End,
     upgrade::Begun,
 };
 
@@ -48,6 +48,8 @@ mod awake;
 mod begin;
 #[path = "elsewhere.rs"]
 mod elsewhere;
+#[path = "end.rs"]
+mod end;
 #[path = "frost.rs"]
 mod frost;
 #[path = "inspect.rs"]
@@ -85,12 +87,6 @@ impl Wires {
         // The desk outlives its instances; without it nobody needs to know.
         let _ = self.reports.send(report).await;
     }
-}
-
-/// How an instance ended by itself.
-struct End {
-    failure: Failure,
-    reason: String,
 }
 
 /// Why an instance did not become ready.
@@ -457,48 +453,6 @@ impl Instance {
 
     async fn say(&self, line: String) {
         self.capture.say(line).await;
-    }
-}
-
-impl End {
-    fn crashed(reason: impl Into<String>) -> Self {
-        Self { failure: Failure::Crashed, reason: reason.into() }
-    }
-
-    fn unwatched(error: &io::Error) -> Self {
-        Self::crashed(format!("its processes cannot be watched: {error}"))
-    }
-
-    fn stopped_listening() -> Self {
-        Self::crashed("stopped accepting connections")
-    }
-
-    /// The kernel may have had a reason to end it, or one of its processes before.
-    fn or_out_of_memory(self, exit: Exit, instance: &Instance) -> Self {
-        let group = instance.wires.witness.group();
-        if !group.as_ref().is_some_and(Group::ran_out_of_memory) {
-            return self;
-        }
-        let process = instance.job.process().ok();
-        let limit = process.and_then(|process| process.resources.memory);
-        let more = match limit {
-            Some(limit) => format!("more memory than its limit of {limit}"),
-            None => "more memory than the machine had".to_owned(),
-        };
-        let reason = match exit {
-            Exit::Signal(libc::SIGKILL) | Exit::Unknown => {
-                format!("needed {more} ({})", self.reason)
-            }
-            Exit::Signal(_) | Exit::Status(_) => {
-                format!("{}; one of its processes had needed {more}", self.reason)
-            }
-        };
-        Self { reason, ..self }
-    }
-
-    fn of(exit: Exit, since: Instant) -> Self {
-        let failure = if exit.is_success() { Failure::Finished } else { Failure::Crashed };
-        Self { failure, reason: format!("{exit} after {:.1} s", since.elapsed().as_secs_f64()) }
     }
 }
 
