@@ -26,8 +26,8 @@ pub enum Turn {
     Done,
     /// Whoever asked is to do it now.
     Yours,
-    /// Another Doorbell does it, until this time at most, in milliseconds since 1970.
-    Others(u64),
+    /// Another Doorbell does it.
+    Others,
 }
 
 impl Registry {
@@ -101,7 +101,7 @@ fn known_turn(row: &Row, version: &str, doorbell: &str) -> Result<Option<Turn>, 
     }
     let until = row.maybe_number(2)?.unwrap_or_default();
     let is_others = whose.is_some_and(|whose| whose != doorbell) && until > now_ms();
-    Ok(is_others.then_some(Turn::Others(until)))
+    Ok(is_others.then_some(Turn::Others))
 }
 
 async fn begin(

@@ -5,9 +5,11 @@
 //! same code does both, for a [`Visitor`] that does nothing and one that does something.
 
 use std::{
+    cell::Cell,
     io::{self, Read},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 use doorbell_config::spec::Secret;
@@ -22,6 +24,8 @@ use super::{
     writer::Looks,
 };
 
+/// Bytes between two files: their names, the longest of which have 4 KiB.
+const MOST_NAMES: u64 = 64 << 10;
 /// Bytes of what is read into memory: a definition with its secrets is far smaller.
 const MOST_JSON: u64 = 16 << 20;
 
@@ -76,8 +80,10 @@ pub fn read<R: Read>(
     passphrase: &Secret,
     visitor: &mut dyn Visitor,
 ) -> Result<Head, BackupError> {
-    let mut archive = Archive::new(envelope::open(input, passphrase)?);
-    let head = read_all(&mut archive, visitor)?;
+    let ration = Rc::new(Cell::new(u64::MAX));
+    let input = Rationed { input: envelope::open(input, passphrase)?, ration: Rc::clone(&ration) };
+    let mut archive = Archive::new(input);
+    let head = read_all(&mut archive, &ration, visitor)?;
     // Nothing may stand behind it, and whether it is whole is known at its end.
     let rest = io::copy(&mut only_zeros(archive.into_inner()), &mut io::sink());
     rest.map_err(BackupError::reading)?;
@@ -86,10 +92,11 @@ pub fn read<R: Read>(
 
 fn read_all<R: Read>(
     archive: &mut Archive<R>,
+    ration: &Cell<u64>,
     visitor: &mut dyn Visitor,
 ) -> Result<Head, BackupError> {
     let entries = archive.entries().map_err(BackupError::reading)?;
-    let mut files = Files { entries, next: None };
+    let mut files = Files { entries, ration, next: None };
     let manifest: Value = files.json(MANIFEST)?;
     match manifest["format"].as_u64() {
         Some(FORMAT) => {}
@@ -180,6 +187,7 @@ fn in_folder<R: Read>(
 /// The files of an archive, one of which may have been looked at already.
 struct Files<'a, R: Read> {
     entries: Entries<'a, R>,
+    ration: &'a Cell<u64>,
     next: Option<Entry<'a, R>>,
 }
 
@@ -187,7 +195,13 @@ impl<'a, R: Read> Files<'a, R> {
     fn next(&mut self) -> Result<Option<Entry<'a, R>>, BackupError> {
         match self.next.take() {
             Some(entry) => Ok(Some(entry)),
-            None => self.entries.next().transpose().map_err(BackupError::reading),
+            None => {
+                // What stands before it was read to its end: names are all that comes now.
+                self.ration.set(MOST_NAMES);
+                let entry = self.entries.next().transpose().map_err(BackupError::reading);
+                self.ration.set(u64::MAX);
+                entry
+            }
         }
     }
 
@@ -204,6 +218,23 @@ impl<'a, R: Read> Files<'a, R> {
         let mut text = Vec::new();
         entry.read_to_end(&mut text).map_err(BackupError::reading)?;
         serde_json::from_slice(&text).map_err(|error| unreadable(name, &error))
+    }
+}
+
+/// A reader that gives so many bytes and no more: who reads names keeps them in memory.
+struct Rationed<R> {
+    input: R,
+    ration: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Rationed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        match self.ration.get().checked_sub(read as u64) {
+            Some(left) => self.ration.set(left),
+            None => return Err(BackupError::Refused("a name in it is too long".into()).into()),
+        }
+        Ok(read)
     }
 }
 
@@ -274,23 +305,6 @@ fn only_zeros(reader: impl Read) -> impl Read {
         }
     }
     Zeros(reader)
-}
-
-/// Looks at everything and does nothing.
-pub struct Nobody;
-
-impl Visitor for Nobody {
-    fn head(&mut self, _: &Head) -> Result<(), BackupError> {
-        Ok(())
-    }
-
-    fn database(&mut self, _: &Head, _: &mut dyn Read) -> Result<(), BackupError> {
-        Ok(())
-    }
-
-    fn item(&mut self, _: usize, _: &InnerPath, _: Item<'_>) -> Result<(), BackupError> {
-        Ok(())
-    }
 }
 
 /// The path of a folder as the manifest has it; `.` is the app's own.

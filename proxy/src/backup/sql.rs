@@ -43,6 +43,28 @@ impl<R: Read> Text<R> {
         Ok(byte)
     }
 
+    /// Reads on to the quote that closes what was opened, into the statement. A quote within is there twice, which
+    /// closes and opens again.
+    fn quoted(
+        &mut self,
+        statement: &mut Vec<u8>,
+        quote: u8,
+        has_escapes: bool,
+    ) -> Result<(), BackupError> {
+        loop {
+            let byte = self.next()?.ok_or_else(unclosed)?;
+            statement.push(byte);
+            if statement.len() >= MOST_BYTES {
+                return Err(too_large());
+            }
+            if byte == b'\\' && has_escapes {
+                statement.push(self.next()?.ok_or_else(unclosed)?);
+            } else if byte == quote {
+                return Ok(());
+            }
+        }
+    }
+
     /// A line with its end.
     fn line(&mut self) -> Result<Vec<u8>, BackupError> {
         let mut line = Vec::new();
@@ -53,6 +75,10 @@ impl<R: Read> Text<R> {
         }
         Ok(line)
     }
+}
+
+fn unclosed() -> BackupError {
+    BackupError::Refused("its dump ends within a statement".into())
 }
 
 fn too_large() -> BackupError {

@@ -69,7 +69,7 @@ impl House {
                 Ok(UpgradeTurn::Nothing)
             }
             Ok(Turn::Yours) => Ok(UpgradeTurn::Yours),
-            Ok(Turn::Others(_)) => Ok(UpgradeTurn::Others),
+            Ok(Turn::Others) => Ok(UpgradeTurn::Others),
         }
     }
 

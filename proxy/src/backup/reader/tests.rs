@@ -60,6 +60,23 @@ impl Visitor for Into {
     }
 }
 
+/// Looks at everything and does nothing.
+struct Nobody;
+
+impl Visitor for Nobody {
+    fn head(&mut self, _: &Head) -> Result<(), BackupError> {
+        Ok(())
+    }
+
+    fn database(&mut self, _: &Head, _: &mut dyn Read) -> Result<(), BackupError> {
+        Ok(())
+    }
+
+    fn item(&mut self, _: usize, _: &InnerPath, _: Item<'_>) -> Result<(), BackupError> {
+        Ok(())
+    }
+}
+
 /// A tar with a good beginning and then this: names as they are, whatever they are.
 fn hostile(entries: &[(&str, EntryType, &str, &[u8])]) -> Vec<u8> {
     of_entries(&serde_json::to_value(manifest(1)).unwrap(), entries)
@@ -283,4 +300,13 @@ fn a_folder_comes_back_as_it_was() {
     let changed = |path: &Path| fs::metadata(path.join("run.sh")).unwrap().modified().unwrap();
     let late = changed(&from).duration_since(changed(&to)).unwrap();
     assert!(late.as_secs() < 1, "{late:?}");
+}
+
+#[test]
+fn names_do_not_fill_the_memory() {
+    let long = vec![b'a'; 1 << 20];
+    for kind in [EntryType::GNULongName, EntryType::XHeader] {
+        let archive = hostile(&[("././@LongLink", kind, "", &long)]);
+        assert!(refusal(&archive).contains("too long"), "{kind:?} {}", refusal(&archive));
+    }
 }

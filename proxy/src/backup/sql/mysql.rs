@@ -6,7 +6,7 @@
 
 use std::io::Read;
 
-use super::{MOST_BYTES, Text, is_of_word, text, too_large};
+use super::{MOST_BYTES, Text, is_of_word, text, too_large, unclosed};
 use crate::backup::BackupError;
 
 /// What changes how strings are read.
@@ -98,19 +98,7 @@ impl<R: Read> Script<R> {
     }
 
     fn quoted(&mut self, quote: u8, has_escapes: bool) -> Result<(), BackupError> {
-        loop {
-            let byte = self.text.next()?.ok_or_else(unclosed)?;
-            self.statement.push(byte);
-            if self.statement.len() >= MOST_BYTES {
-                return Err(too_large());
-            }
-            if byte == b'\\' && has_escapes {
-                let escaped = self.text.next()?.ok_or_else(unclosed)?;
-                self.statement.push(escaped);
-            } else if byte == quote {
-                return Ok(());
-            }
-        }
+        self.text.quoted(&mut self.statement, quote, has_escapes)
     }
 
     /// Leaves out the line, and what of it is in the statement already.
@@ -158,10 +146,6 @@ impl<R: Read> Script<R> {
         }
         Ok(())
     }
-}
-
-fn unclosed() -> BackupError {
-    BackupError::Refused("its dump ends within a statement".into())
 }
 
 /// The statement without the name of the database that it changes: then it is the one that is restored. A dump

@@ -7,7 +7,7 @@
 
 use std::io::Read;
 
-use super::{MOST_BYTES, Text, is_of_word, text, too_large};
+use super::{MOST_BYTES, Text, is_of_word, text, too_large, unclosed};
 use crate::backup::BackupError;
 
 /// Bytes of rows that are handed on at once.
@@ -107,10 +107,10 @@ impl<R: Read> Script<R> {
 
     fn finished(&mut self) -> Result<Statement, BackupError> {
         let statement = text(std::mem::take(&mut self.statement))?;
-        let begins =
-            |word: &str| statement.get(..word.len()).is_some_and(|s| s.eq_ignore_ascii_case(word));
-        let lower = statement.to_ascii_lowercase();
-        if begins("copy ") && lower.ends_with(" from stdin") {
+        const END: &str = " from stdin";
+        let is_like = |part: Option<&str>, word| part.is_some_and(|s| s.eq_ignore_ascii_case(word));
+        let end = statement.len().checked_sub(END.len()).and_then(|at| statement.get(at..));
+        if is_like(statement.get(..5), "copy ") && is_like(end, END) {
             // Rows begin on the next line.
             self.text.line()?;
             return Ok(Statement::Copy(statement));
@@ -145,6 +145,15 @@ impl<R: Read> Script<R> {
         Ok(())
     }
 
+    /// Takes what was looked at into the statement.
+    fn put(&mut self, byte: u8) -> Result<(), BackupError> {
+        if self.statement.len() >= MOST_BYTES {
+            return Err(too_large());
+        }
+        self.statement.push(byte);
+        self.text.next().map(drop)
+    }
+
     /// What stands in a comment's place.
     fn blank(&mut self) {
         if !self.statement.is_empty() {
@@ -156,8 +165,7 @@ impl<R: Read> Script<R> {
         let start = self.statement.len();
         self.statement.push(first);
         while let Some(byte) = self.text.peek()?.filter(|byte| is_of_word(*byte)) {
-            self.text.next()?;
-            self.statement.push(byte);
+            self.put(byte)?;
         }
         if !first.is_ascii_digit() {
             self.words.see(&self.statement[start..], self.parentheses == 0);
@@ -165,22 +173,9 @@ impl<R: Read> Script<R> {
         Ok(())
     }
 
-    /// Until its end; a quote within is there twice.
     fn quoted(&mut self, quote: u8, has_escapes: bool) -> Result<(), BackupError> {
         self.statement.push(quote);
-        loop {
-            let byte = self.text.next()?.ok_or_else(unclosed)?;
-            self.statement.push(byte);
-            if self.statement.len() >= MOST_BYTES {
-                return Err(too_large());
-            }
-            if byte == b'\\' && has_escapes {
-                let escaped = self.text.next()?.ok_or_else(unclosed)?;
-                self.statement.push(escaped);
-            } else if byte == quote {
-                return Ok(());
-            }
-        }
+        self.text.quoted(&mut self.statement, quote, has_escapes)
     }
 
     /// `$tag$ … $tag$`, or a parameter such as `$1`.
@@ -188,8 +183,7 @@ impl<R: Read> Script<R> {
         let start = self.statement.len();
         self.statement.push(b'$');
         while let Some(byte) = self.text.peek()?.filter(|byte| is_of_word(*byte) && *byte != b'$') {
-            self.text.next()?;
-            self.statement.push(byte);
+            self.put(byte)?;
         }
         let is_tag = self.statement.get(start + 1).is_none_or(|byte| !byte.is_ascii_digit())
             && self.text.peek()? == Some(b'$');
@@ -266,10 +260,6 @@ impl<R: Read> Script<R> {
         }
         Ok(Some(rows))
     }
-}
-
-fn unclosed() -> BackupError {
-    BackupError::Refused("its dump ends within a statement".into())
 }
 
 /// The statement with another schema in the place of this one. A column or a table may be called like it: a
