@@ -50,6 +50,7 @@ mod reload;
 mod succession;
 mod upgrades;
 
+pub use backing_up::Arrival;
 pub use databases::{DatabaseError, Ending};
 pub use editing::{EditError, Edited, Trial};
 pub use giving::SecretError;

@@ -238,6 +238,7 @@ fn apply(list: &mut List, edit: &Edit, now: u64) -> Result<(), Misfit> {
         What::PutSecret { .. }
         | What::KeepSecret { .. }
         | What::Reseal { .. }
+        | What::Reach(_)
         | What::RemoveSecret { .. } => {}
     }
     Ok(())

@@ -8,7 +8,7 @@ use super::{
     error::WriteError,
     now_ms,
     row::Revision,
-    secret,
+    secret, storable,
     store::{Row, Transaction, Value, stored},
     upgrade,
 };
@@ -74,6 +74,8 @@ pub enum What {
         /// As it is to be.
         sealed: Vec<u8>,
     },
+    /// Its data is up to date with this version of its program.
+    Reach(String),
     /// It has no such secret.
     RemoveSecret {
         /// The secret's name.
@@ -143,6 +145,7 @@ impl Edit {
             What::PutSecret { name, .. } => ("put secret", Some(name.clone())),
             What::KeepSecret { name, .. } => ("generate secret", Some(name.clone())),
             What::Reseal { name, .. } => ("reseal secret", Some(name.clone())),
+            What::Reach(version) => ("upgrade app", Some(version.clone())),
             What::RemoveSecret { name } => ("remove secret", Some(name.clone())),
         };
         Act { what: what.into(), app: Some(self.app.clone()), subject }
@@ -162,6 +165,7 @@ impl<'e> Ready<'e> {
             | What::Reseal { name, sealed, .. } => {
                 secret::check(name, Some(sealed))?;
             }
+            What::Reach(version) => storable("version", version)?,
             What::RemoveSecret { name } => secret::check(name, None)?,
             What::Delete => {}
         }
@@ -205,6 +209,7 @@ impl<'e> Ready<'e> {
                     return Ok(false);
                 }
             }
+            What::Reach(version) => upgrade::reach(transaction, app, version).await?,
             What::RemoveSecret { name } => {
                 if !secret::remove(transaction, app, name).await? {
                     return Ok(false);

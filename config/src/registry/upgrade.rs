@@ -31,6 +31,15 @@ pub enum Turn {
 }
 
 impl Registry {
+    /// The version that the data of an app is up to date with, if one was reached.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn upgraded_to(&self, app: &AppId) -> Result<Option<String>, RegistryError> {
+        let rows = self.store.rows(FIND, &[Value::Text(app.as_str())]).await?;
+        rows.first().map_or(Ok(None), |row| row.column(0))
+    }
+
     /// Asks for the turn to bring the data of an app up to date with a version, which takes this long at most.
     /// `doorbell` is who asks, and the same after each of its starts. What is returned is durable.
     ///
@@ -148,6 +157,19 @@ async fn end(
         audit::note(transaction, &act, by, None, now_ms()).await?;
     }
     Ok(was_its)
+}
+
+/// Data that came with an app is up to date with this version.
+pub(super) async fn reach(
+    transaction: &mut Transaction,
+    app: &AppId,
+    version: &str,
+) -> Result<(), RegistryError> {
+    const REACH: &str = "
+        INSERT INTO upgrade (app, version) VALUES ($1, $2)
+        ON CONFLICT (app) DO UPDATE SET version = excluded.version";
+    let values = [Value::Text(app.as_str()), Value::Text(version)];
+    transaction.rows(REACH, &values).await.map(drop)
 }
 
 /// An app is gone, and what it was with it.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use doorbell_config::registry::{Expect, Registry, Turn, What};
 
-use crate::place::{Place, edit, id, somebody, write};
+use crate::place::{Place, edit, id, named, somebody, write};
 
 crate::on_both!(
     a_version_is_upgraded_to_once,
@@ -90,9 +90,16 @@ async fn what_an_app_was_up_to_goes_with_it(place: Place) {
     registry.write(&rename, &somebody()).await.unwrap();
     let news = registry.begin_upgrade(&id("news"), "1", "a", LONG).await.unwrap();
     assert_eq!(news, Turn::Done);
+    assert_eq!(registry.upgraded_to(&id("news")).await.unwrap().as_deref(), Some("1"));
     let delete = [edit("news", Expect::Present, What::Delete)];
     registry.write(&delete, &somebody()).await.unwrap();
     write(&registry, "news", "another one").await;
     let news = registry.begin_upgrade(&id("news"), "1", "a", LONG).await.unwrap();
     assert_eq!(news, Turn::Yours);
+    // One that comes with its data.
+    let put = edit("shop", Expect::Absent, What::Put(named("one")));
+    let reach = edit("shop", Expect::Anything, What::Reach("7".into()));
+    registry.write(&[put, reach], &somebody()).await.unwrap();
+    let shop = registry.begin_upgrade(&id("shop"), "7", "a", LONG).await.unwrap();
+    assert_eq!(shop, Turn::Done);
 }

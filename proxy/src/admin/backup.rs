@@ -34,7 +34,7 @@ use crate::{
         envelope::seal_for,
         format::{Access, Secrets, Told},
     },
-    house::SecretError,
+    house::{Arrival, SecretError},
     provision::Adopt,
 };
 
@@ -75,6 +75,9 @@ pub struct Imported {
     /// Its secrets, by the environment variable.
     #[serde(default)]
     pub secrets: BTreeMap<String, String>,
+    /// The version that the data which comes with it is up to date with: its `upgrade` is not run for that.
+    #[serde(default)]
+    pub upgraded_to: Option<String>,
 }
 
 pub(super) async fn export(
@@ -93,7 +96,12 @@ pub(super) async fn export(
     let secrets = admin.house.open_secrets(&id).await.map_err(failed)?;
     let missing = missing(&keys, &secrets);
     let database = if asked.database { access(&admin, &id, Adopt::No).await? } else { None };
-    let told = Told { keys, secrets, missing, directory: directory(&admin, &id), database };
+    let upgraded_to = match keys.get("upgrade") {
+        Some(_) => admin.house.upgraded_to(&id).await.map_err(failed)?,
+        None => None,
+    };
+    let directory = directory(&admin, &id);
+    let told = Told { keys, secrets, missing, directory, database, upgraded_to };
     sealed(&recipient, &told)
 }
 
@@ -123,9 +131,10 @@ pub(super) async fn import(
     body: Body,
 ) -> Result<Response, Problem> {
     // Nothing of what was sent is repeated.
-    let shape = "write `id`, `keys`, and `secret` and `secrets` if there are some";
+    let shape = "write `id`, `keys`, and `secret`, `secrets` and `upgraded_to` if there are some";
     let read = serde_json::from_value(Value::Object(object(body).await?));
-    let Imported { id, keys, secret, secrets } = read.map_err(|_| Problem::unfit(&shape))?;
+    let Imported { id, keys, secret, secrets, upgraded_to } =
+        read.map_err(|_| Problem::unfit(&shape))?;
     let id = of_registry(&admin, &id)?;
     for (name, value) in &secrets {
         check_name(name)?;
@@ -134,7 +143,8 @@ pub(super) async fn import(
     secret.as_deref().map_or(Ok(()), check_value)?;
     let named = secrets.into_iter().map(|(name, value)| (name, Secret::new(value))).collect();
     let secrets = Secrets { own: secret.map(Secret::new), named };
-    let imported = admin.house.import(&id, keys.0, &secrets, who.actor, how.trial()).await;
+    let arrival = Arrival { keys: keys.0, secrets, upgraded_to };
+    let imported = admin.house.import(&id, arrival, who.actor, how.trial()).await;
     let edited = imported.map_err(|error| match error {
         SecretError::Edit(error) => explain(&error, false),
         other => secrets::explain(&other),

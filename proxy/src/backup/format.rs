@@ -35,6 +35,9 @@ pub struct Manifest {
     pub id: String,
     /// When, in milliseconds since the Unix epoch.
     pub made_at_unix_ms: u64,
+    /// The version that its data is up to date with, if its `upgrade` reached one.
+    #[serde(default)]
+    pub upgraded_to: Option<String>,
     /// Its database, if it is in the archive.
     #[serde(default)]
     pub database: Option<Dumped>,
@@ -128,6 +131,9 @@ pub struct Told {
     pub directory: Option<PathBuf>,
     /// How to get to its database.
     pub database: Option<Access>,
+    /// The version that its data is up to date with, if its `upgrade` reached one.
+    #[serde(default)]
+    pub upgraded_to: Option<String>,
 }
 
 /// How to get to a database. It is for dumping and restoring alone, and in no archive.

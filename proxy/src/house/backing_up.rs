@@ -16,7 +16,26 @@ use crate::{
     vault::VaultError,
 };
 
+/// An app that comes with what it has.
+pub struct Arrival {
+    /// Its definition.
+    pub keys: Map<String, Value>,
+    /// Its secrets.
+    pub secrets: Secrets,
+    /// The version that its data is up to date with.
+    pub upgraded_to: Option<String>,
+}
+
 impl House {
+    /// The version that the data of an app is up to date with, if its upgrade reached one.
+    ///
+    /// # Errors
+    /// Why that cannot be known, in words for operators.
+    pub async fn upgraded_to(&self, app: &AppId) -> Result<Option<String>, String> {
+        let registry = self.registry().map_err(|error| error.to_string())?;
+        registry.upgraded_to(app).await.map_err(|error| error.to_string())
+    }
+
     /// All secrets of an app, opened; not the password of its database, which it gets anew elsewhere.
     ///
     /// # Errors
@@ -78,17 +97,23 @@ impl House {
     pub async fn import(
         self: &Arc<Self>,
         app: &AppId,
-        keys: Map<String, Value>,
-        secrets: &Secrets,
+        arrival: Arrival,
         by: Actor,
         trial: Trial,
     ) -> Result<Edited, SecretError> {
-        let mut edits =
-            vec![Edit { app: app.clone(), expect: Expect::Absent, what: What::Put(keys) }];
-        edits.extend(self.sealing(app, secrets)?);
+        let Arrival { keys, secrets, upgraded_to } = arrival;
+        let put = Edit { app: app.clone(), expect: Expect::Absent, what: What::Put(keys) };
+        let mut edits = vec![put];
+        edits.extend(self.sealing(app, &secrets)?);
+        let reach = |version| Edit {
+            app: app.clone(),
+            expect: Expect::Anything,
+            what: What::Reach(version),
+        };
+        edits.extend(upgraded_to.map(reach));
         let after_it = edits.len() as u64 - 1;
         let mut edited = self.edit(edits, by, trial).await?;
-        // Secrets have numbers of their own.
+        // What comes with it has numbers of its own.
         if edited.revision != Revision::ZERO {
             edited.revision = Revision::new(edited.revision.number() - after_it);
         }

@@ -25,6 +25,7 @@ fn manifest(folders: usize) -> Manifest {
         doorbell: "0".into(),
         id: "blog".into(),
         made_at_unix_ms: 1_000_000,
+        upgraded_to: None,
         database: None,
         folders: vec![folder; folders],
     }

@@ -74,6 +74,8 @@ pub(super) fn export(arg: &ExportArg) -> anyhow::Result<u8> {
         doorbell: env!("CARGO_PKG_VERSION").into(),
         id: arg.app.clone(),
         made_at_unix_ms: clock::unix_millis(),
+        // Without its data it says nothing.
+        upgraded_to: told.upgraded_to.clone().filter(|_| access.is_some() || !folders.is_empty()),
         database: access.as_ref().map(dumped).transpose()?,
         folders: folders.iter().map(|opened| opened.folder.clone()).collect(),
     };

@@ -131,7 +131,8 @@ fn add(socket: &Path, plan: &Plan, when: When) -> anyhow::Result<Changed> {
     let secrets: BTreeMap<_, _> =
         secrets.map(|(name, value)| (name.clone(), value.reveal().to_owned())).collect();
     let secret = plan.secrets.own.as_ref().map(|own| own.reveal().to_owned());
-    let body = Imported { id: plan.id.to_string(), keys, secret, secrets };
+    let upgraded_to = plan.upgraded_to.clone();
+    let body = Imported { id: plan.id.to_string(), keys, secret, secrets, upgraded_to };
     let path = if when == When::Never { "/v1/import?dry_run=true" } else { "/v1/import" };
     block_on(Call::new(Method::POST, path).json(&body)?.make(socket))
 }

@@ -26,6 +26,8 @@ pub(super) struct Plan {
     /// The app as it is to be in the end.
     pub(super) keys: Map<String, Value>,
     pub(super) secrets: Secrets,
+    /// The version that what is put in place is up to date with.
+    pub(super) upgraded_to: Option<String>,
     /// The dump that goes into its database.
     pub(super) database: Option<Dumped>,
     /// Where its folders go, in the order of the archive.
@@ -56,7 +58,10 @@ impl Plan {
         }
         let owner = if sites.is_empty() { None } else { owner(&keys, &sites)? };
         let secrets = head.secrets.clone();
-        Ok(Self { id, keys, secrets, database, sites, existing, owner, notes })
+        // Of a database that is left out it says nothing.
+        let is_whole = database.is_some() == head.manifest.database.is_some();
+        let upgraded_to = head.manifest.upgraded_to.clone().filter(|_| is_whole);
+        Ok(Self { id, keys, secrets, upgraded_to, database, sites, existing, owner, notes })
     }
 
     /// Whether something is to be put in place before the app may start.
@@ -243,6 +248,7 @@ mod tests {
             doorbell: "0".into(),
             id: "blog".into(),
             made_at_unix_ms: 0,
+            upgraded_to: Some("7".into()),
             database,
             folders: vec![folder],
         };
@@ -277,8 +283,10 @@ mod tests {
                 json!({"directory": "/nowhere", "database": {"new_database": "mariadb://old@db/"}});
             let set = format!("database.{url}");
             let line = [&["--set", &set], more].concat();
-            plan(dumped(dialect, kind), keys, &line)
-                .map(|plan| (plan.database.is_some(), plan.notes.len()))
+            plan(dumped(dialect, kind), keys, &line).map(|plan| {
+                assert_eq!(plan.upgraded_to.is_some(), plan.database.is_some());
+                (plan.database.is_some(), plan.notes.len())
+            })
         };
         let (own, schema, given) = (Kind::NewDatabase, Kind::NewSchema, Kind::NewConnection);
         assert_eq!(into("postgres", own, "new_database=postgres://a@db/", &[]), Ok((true, 0)));

@@ -69,6 +69,37 @@ fn an_app_of_a_file_comes_back_as_one_of_the_registry_with_its_folders() {
 }
 
 #[test]
+fn data_that_was_upgraded_is_not_upgraded_again() {
+    let d = Doorbell::with(&node("main", ""));
+    let (here, there) = (d.dir.path().join("shop"), d.dir.path().join("b"));
+    fs::create_dir_all(here.join("data")).expect("a folder");
+    fs::create_dir(&there).expect("a folder");
+    let directory = format!("directory={}", here.display());
+    let server = doorbell_tests::app_dir().join("server.py");
+    let command = format!("command=[\"python3\", \"{}\"]", server.display());
+    let upgrade = "upgrade=[\"sh\", \"-c\", \"echo $1 >> data/runs\", \"sh\", \"{version}\"]";
+    let begin = ["app", "add", "shop", "hosts=shop.test", "version=1"];
+    d.ok(&[&begin[..], &[&directory, &command, upgrade]].concat());
+    assert_eq!(d.get("shop.test", "/").status, 200);
+    let saved = Saved::at(&d);
+    saved.export("shop", &["--folder", "data"]);
+    let place = format!("directory={}", there.display());
+    saved.import(&d, &["--as", "b", "--set", "hosts=b.test", "--set", &place]);
+    let runs = || fs::read_to_string(there.join("data/runs")).expect("what came along");
+    assert_eq!(runs(), "1\n");
+    d.ok(&["app", "set", "b", "version=2"]);
+    d.ok(&["restart", "b"]);
+    assert_eq!(runs(), "1\n2\n");
+    // Without its data it begins anew.
+    saved.export("shop", &[]);
+    let bare = d.dir.path().join("c");
+    fs::create_dir_all(bare.join("data")).expect("a folder");
+    let place = format!("directory={}", bare.display());
+    saved.import(&d, &["--as", "c", "--set", "hosts=c.test", "--set", &place]);
+    assert_eq!(fs::read_to_string(bare.join("data/runs")).expect("its own"), "1\n");
+}
+
+#[test]
 fn an_archive_goes_through_pipes() {
     let d = Doorbell::with(&node("main", ""));
     d.ok(&["app", "add", "shop", "hosts=shop.test", "upstream=http://127.0.0.1:1"]);

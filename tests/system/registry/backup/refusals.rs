@@ -20,16 +20,22 @@ fn names(folder: &Path) -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
+/// An app with a database, on a server of its own, and the address of another database there.
+fn shop() -> (Postgres, String, Doorbell) {
+    let postgres = Postgres::start();
+    let server = postgres.database();
+    let d = Doorbell::with(&node("main", ""));
+    add(&d, "shop", &format!("new_database={server}"));
+    (postgres, server, d)
+}
+
 fn apps(d: &Doorbell) -> String {
     d.ok(&["app", "list", "--json"])
 }
 
 #[test]
 fn an_archive_that_is_not_whole_or_not_ours_changes_nothing() {
-    let postgres = Postgres::start();
-    let server = postgres.database();
-    let d = Doorbell::with(&node("main", ""));
-    add(&d, "shop", &format!("new_database={server}"));
+    let (postgres, server, d) = shop();
     let saved = Saved::at(&d);
     saved.export("shop", &[]);
     d.ok(&["app", "delete", "shop", "--yes", "--with-database"]);
@@ -86,10 +92,7 @@ fn a_database_that_cannot_be_saved_leaves_no_archive() {
 
 #[test]
 fn an_import_that_fails_leaves_an_app_that_does_not_start_and_says_how_to_go_on() {
-    let postgres = Postgres::start();
-    let server = postgres.database();
-    let d = Doorbell::with(&node("main", ""));
-    add(&d, "shop", &format!("new_database={server}"));
+    let (postgres, _, d) = shop();
     assert_eq!(variable(&d, "shop", "DB"), "app_shop ");
     let shop = postgres.address("app_shop");
     postgres.sql(&shop, "SET ROLE app_shop; CREATE TABLE goods AS SELECT 42 AS n");
@@ -120,10 +123,7 @@ fn an_import_that_fails_leaves_an_app_that_does_not_start_and_says_how_to_go_on(
 
 #[test]
 fn a_dump_that_the_server_refuses_leaves_an_empty_database() {
-    let postgres = Postgres::start();
-    let server = postgres.database();
-    let d = Doorbell::with(&node("main", ""));
-    add(&d, "shop", &format!("new_database={server}"));
+    let (postgres, _, d) = shop();
     d.ok(&["start", "shop"]);
     let shop = postgres.address("app_shop");
     // An app cannot make this one, only a superuser can.
@@ -151,10 +151,7 @@ fn a_dump_that_the_server_refuses_leaves_an_empty_database() {
 
 #[test]
 fn an_import_that_is_killed_leaves_an_app_that_is_disabled_or_whole() {
-    let postgres = Postgres::start();
-    let server = postgres.database();
-    let d = Doorbell::with(&node("main", ""));
-    add(&d, "shop", &format!("new_database={server}"));
+    let (postgres, server, d) = shop();
     d.ok(&["start", "shop"]);
     let shop = postgres.address("app_shop");
     postgres.sql(
