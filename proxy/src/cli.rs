@@ -247,18 +247,7 @@ enum Verb {
         socket: SocketArg,
     },
     /// Show an app's output
-    Logs {
-        /// The app's id
-        app: String,
-        /// Go on with what comes
-        #[arg(short, long)]
-        follow: bool,
-        /// Lines to begin with
-        #[arg(short = 'n', long, default_value_t = 100)]
-        lines: usize,
-        #[command(flatten)]
-        socket: SocketArg,
-    },
+    Logs(control::Logs),
     /// Print the JSON Schema of the configuration file
     Schema,
     /// Print completions for a shell
@@ -346,9 +335,7 @@ pub fn run() -> anyhow::Result<u8> {
         Verb::Pass { app, origin, how, socket } => {
             control::pass(&socket.find()?, &app, origin.as_deref(), how)
         }
-        Verb::Logs { app, follow, lines, socket } => {
-            control::logs(&socket.find()?, &app, follow, lines)
-        }
+        Verb::Logs(logs) => logs.run(),
         Verb::App(verb) => verb.run(),
         Verb::Apply(apply) => apply.run(),
         Verb::Import(verb) => verb.run(),

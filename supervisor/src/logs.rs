@@ -17,7 +17,7 @@ use doorbell_config::name::AppId;
 
 mod replicas;
 
-pub use replicas::{FollowAll, follow_all, tail_all};
+pub use replicas::{FollowAll, Line, follow_all, tail_all};
 
 use crate::output::{CURRENT, rotate::rotated_files};
 

@@ -45,6 +45,13 @@ fn machines_are_told_in_json() {
     assert_eq!(told(&["start", "app"])["state"], "ready");
     assert_eq!(told(&["restart", "app"])["state"], "ready");
     assert_eq!(told(&["top"])[0]["app"], "app");
+    let shown = d.ok(&["logs", "app"]);
+    let lines = d.ok(&["logs", "app", "--json"]);
+    let lines = lines.lines().map(serde_json::from_str::<serde_json::Value>);
+    let lines: Vec<_> = lines.map(|line| line.expect("JSON")).collect();
+    assert!(!lines.is_empty() && lines.iter().all(|line| line["app"] == "app"), "{lines:?}");
+    let texts = lines.iter().map(|line| line["line"].as_str().expect("a text").to_owned() + "\n");
+    assert_eq!(texts.collect::<String>(), shown);
     assert_eq!(told(&["stop", "app"])["id"], "app");
     assert_eq!(told(&["reload"])["apps"], 1);
     assert_eq!(told(&["secret", "rotate"])["secrets"], 1);

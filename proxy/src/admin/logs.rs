@@ -8,7 +8,8 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use doorbell_supervisor::logs;
+use doorbell_config::name::AppId;
+use doorbell_supervisor::logs::{self, Line};
 use futures_util::stream;
 
 use super::{
@@ -29,6 +30,16 @@ pub(super) struct Wish {
     /// Whether to go on with what comes.
     #[serde(default)]
     follow: bool,
+    /// Whether each line is JSON: `app`, whose it is (one of several as `blog:2`), and `line`.
+    #[serde(default)]
+    json: bool,
+}
+
+/// A line for machines.
+#[derive(serde::Serialize)]
+struct Told<'l> {
+    app: &'l AppId,
+    line: &'l str,
 }
 
 pub(super) async fn read(
@@ -53,19 +64,23 @@ pub(super) async fn read(
     let lines = wish.lines.unwrap_or(LINES).min(MOST_LINES);
     let log_dir = admin.house.log_dir();
     let failed = |error: std::io::Error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, &error);
+    let written = move |line: &Line| match wish.json {
+        true => {
+            let told = Told { app: &line.app, line: &line.text };
+            serde_json::to_string(&told).unwrap_or_default() + "\n"
+        }
+        false => format!("{line}\n"),
+    };
     let body = if wish.follow {
         let follow = logs::follow_all(&log_dir, &replicas, lines).await.map_err(failed)?;
-        Body::from_stream(stream::unfold(follow, |mut follow| async {
-            let mut line = follow.next_line().await.ok()?;
-            line.push('\n');
-            Some((Ok::<_, Infallible>(line), follow))
+        Body::from_stream(stream::unfold(follow, move |mut follow| async move {
+            let line = follow.next_line().await.ok()?;
+            Some((Ok::<_, Infallible>(written(&line)), follow))
         }))
     } else {
-        let mut text = logs::tail_all(&log_dir, &replicas, lines).await.map_err(failed)?.join("\n");
-        if !text.is_empty() {
-            text.push('\n');
-        }
-        Body::from(text)
+        let lines = logs::tail_all(&log_dir, &replicas, lines).await.map_err(failed)?;
+        Body::from(lines.iter().map(written).collect::<String>())
     };
-    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
+    let kind = if wish.json { "application/jsonl" } else { "text/plain; charset=utf-8" };
+    Ok(([(header::CONTENT_TYPE, kind)], body).into_response())
 }

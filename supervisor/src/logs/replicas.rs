@@ -5,8 +5,10 @@
 //! line begins with whose it is.
 
 use std::{
+    fmt,
     io::{self, ErrorKind},
     path::Path,
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -18,10 +20,28 @@ use super::{CURRENT, Follow, PACE};
 #[derive(Debug)]
 pub struct FollowAll(Vec<Part>);
 
+/// A line, and whose it is. It is shown with that where there are several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The replica that wrote it.
+    pub app: AppId,
+    /// What it wrote, without the end of the line.
+    pub text: String,
+    /// What is shown before it.
+    name: Arc<str>,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.name, self.text)
+    }
+}
+
 #[derive(Debug)]
 struct Part {
-    /// What its lines begin with.
-    name: String,
+    app: AppId,
+    /// What its lines are shown with.
+    name: Arc<str>,
     follow: Follow,
 }
 
@@ -29,7 +49,7 @@ struct Part {
 ///
 /// # Errors
 /// If a file cannot be read. One without output has no lines.
-pub async fn tail_all(log_dir: &Path, replicas: &[AppId], lines: usize) -> io::Result<Vec<String>> {
+pub async fn tail_all(log_dir: &Path, replicas: &[AppId], lines: usize) -> io::Result<Vec<Line>> {
     let mut all = follow_all(log_dir, replicas, lines).await?;
     Ok(std::iter::from_fn(|| all.next_read()).collect())
 }
@@ -51,12 +71,13 @@ impl FollowAll {
         let mut parts = Vec::with_capacity(replicas.len());
         for id in replicas {
             let name = match replicas {
-                [_] => String::new(),
-                _ => format!("{:longest$} | ", id.as_str()),
+                [_] => "".into(),
+                _ => format!("{:longest$} | ", id.as_str()).into(),
             };
             let folder = log_dir.join(&*id.file_name());
             let written = written_at(&folder)?;
-            parts.push((written, Part { name, follow: Follow::open(folder, lines)? }));
+            let follow = Follow::open(folder, lines)?;
+            parts.push((written, Part { app: id.clone(), name, follow }));
         }
         parts.sort_by_key(|(written, _)| *written);
         Ok(Self(parts.into_iter().map(|(_, part)| part).collect()))
@@ -66,7 +87,7 @@ impl FollowAll {
     ///
     /// # Errors
     /// If a file cannot be read.
-    pub async fn next_line(&mut self) -> io::Result<String> {
+    pub async fn next_line(&mut self) -> io::Result<Line> {
         loop {
             if let Some(line) = self.next_read() {
                 return Ok(line);
@@ -82,10 +103,10 @@ impl FollowAll {
     }
 
     /// The next of those that were read already.
-    fn next_read(&mut self) -> Option<String> {
-        self.0.iter_mut().find_map(|Part { name, follow }| {
-            let line = follow.ready.pop_front()?;
-            Some(if name.is_empty() { line } else { format!("{name}{line}") })
+    fn next_read(&mut self) -> Option<Line> {
+        self.0.iter_mut().find_map(|Part { app, name, follow }| {
+            let text = follow.ready.pop_front()?;
+            Some(Line { app: app.clone(), text, name: Arc::clone(name) })
         })
     }
 }
@@ -119,18 +140,20 @@ mod tests {
         write(&replicas[1], "of two");
         write(&replicas[1], "and more");
         write(&replicas[0], "of one");
-        let mut told = tail_all(folder.path(), &replicas, 1).await.unwrap();
+        let shown = async |replicas: &[AppId], lines| {
+            let lines = tail_all(folder.path(), replicas, lines).await.unwrap();
+            lines.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let mut told = shown(&replicas, 1).await;
         told.sort();
         assert_eq!(told, ["blog   | of one", "blog:2 | and more"]);
-        assert_eq!(
-            tail_all(folder.path(), &replicas[1..], 9).await.unwrap(),
-            ["of two", "and more"]
-        );
+        assert_eq!(shown(&replicas[1..], 9).await, ["of two", "and more"]);
         let mut follow = follow_all(folder.path(), &replicas, 0).await.unwrap();
         for (id, line) in [(0, "a"), (1, "b"), (0, "c")] {
             write(&replicas[id], line);
             let expected = format!("{:6} | {line}", replicas[id].as_str());
-            assert_eq!(follow.next_line().await.unwrap(), expected);
+            let next = follow.next_line().await.unwrap();
+            assert_eq!((next.to_string(), &next.app), (expected, &replicas[id]));
         }
     }
 }
