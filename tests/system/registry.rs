@@ -86,6 +86,37 @@ fn an_app_is_added_served_changed_renamed_and_deleted() {
 }
 
 #[test]
+fn whoever_is_answered_finds_it_in_force() {
+    let d = Doorbell::with(&node("main", ""));
+    let api = d.api("admin");
+    let put = |start: &str| {
+        let mut keys = keys("blog.test");
+        keys["start"] = start.into();
+        assert!(api.ask("PUT", "/v1/apps/blog/definition", &[], &keys).status < 300);
+    };
+    let tell = |verb: &str| {
+        let path = format!("/v1/apps/blog/{verb}");
+        assert_eq!(api.ask("POST", &path, &[], &Value::Null).status, 200);
+    };
+    // A client that is there already is faster than one that connects.
+    let mut client = d.connect();
+    let mut visit = || {
+        client.send_get("blog.test", "/");
+        client.read().status
+    };
+    for round in 0..20 {
+        put("disabled");
+        assert_eq!(visit(), 503, "{round}");
+        put("on-demand");
+        assert_eq!(visit(), 200, "{round}");
+        tell("disable");
+        assert_eq!(visit(), 503, "{round}");
+        tell("enable");
+        assert_eq!(visit(), 200, "{round}");
+    }
+}
+
+#[test]
 fn apps_of_the_registry_outlive_every_end_of_doorbell() {
     let mut d = Doorbell::with(&node("main", ""));
     add(&d, "blog", "blog.test");

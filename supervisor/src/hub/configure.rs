@@ -2,7 +2,8 @@
 //!
 //! All or nothing up to the point where something begins to change: new listening sockets and the
 //! access log are opened first. Then, in this order: the desk learns of the apps, the proxies get the
-//! table, and after that the orders for its gates.
+//! table, and after that the orders for its gates. Whoever asked for something is answered when these have
+//! arrived too: a change of nothing, sent behind them, is taken over.
 
 use std::{
     collections::BTreeSet,
@@ -51,6 +52,8 @@ pub(super) struct Turn {
     waiting: BTreeSet<Number>,
     /// Who wants to know: the control process, and the number of its wish.
     wish: (Number, u64),
+    /// What is answered, where it changes nothing and only shows that all before it has arrived.
+    echo: Option<Answer>,
 }
 
 /// What was opened for it.
@@ -134,12 +137,33 @@ impl Hub {
         if waiting.is_empty() {
             // The first ones, that have waited for it.
             let coming: Vec<_> = self.proxies.keys().copied().collect();
-            self.turns.push(Turn { number, waiting: coming.iter().copied().collect(), wish });
+            let waiting = coming.iter().copied().collect();
+            self.turns.push(Turn { number, waiting, wish, echo: None });
             coming.into_iter().for_each(|proxy| self.bring_up(proxy));
         } else {
-            self.turns.push(Turn { number, waiting, wish });
+            self.turns.push(Turn { number, waiting, wish, echo: None });
         }
         self.end_turn(0, None);
+    }
+
+    /// Answers a wish once every proxy has what came of it: orders for gates are on their way when the desk
+    /// says that it is done.
+    pub(super) fn answer_when_told(&mut self, wish: (Number, u64), answer: Answer) {
+        while let Ok(order) = self.orders.try_recv() {
+            self.order(&order);
+        }
+        let (waiting, server) = (self.serving(), self.server.clone());
+        let Some(server) = server.filter(|_| !waiting.is_empty()) else {
+            return self.answer(wish.0, wish.1, answer);
+        };
+        let turn = self.next.turn;
+        self.next.turn += 1;
+        let (gone, ignore) = (Vec::new(), Vec::new());
+        let nothing = Apply { turn, server, is_whole: false, gone, ignore };
+        for (_, proxy) in self.proxies.iter_mut().filter(|(number, _)| waiting.contains(number)) {
+            proxy.apply(nothing.clone());
+        }
+        self.turns.push(Turn { number: turn, waiting, wish, echo: Some(answer) });
     }
 
     /// Opens what is new, and closes it again.
@@ -342,9 +366,17 @@ impl Hub {
 
     /// A proxy has taken over the configuration of a turn, or is gone.
     pub(super) fn end_turn(&mut self, proxy: Number, turn: Option<u64>) {
+        let is_echo = |one: &Turn| turn == Some(one.number) && one.echo.is_some();
+        let is_echo = self.turns.iter().any(is_echo);
         for pending in &mut self.turns {
-            // A proxy takes over one after the other, so that it has all before it too.
-            if turn.is_none_or(|turn| turn >= pending.number) {
+            let is_over = match turn {
+                None => true,
+                // It may still be giving up what an earlier one took from it.
+                Some(turn) if is_echo => turn == pending.number,
+                // A proxy takes over one after the other, so that it has all before it too.
+                Some(turn) => turn >= pending.number && pending.echo.is_none(),
+            };
+            if is_over {
                 pending.waiting.remove(&proxy);
             }
         }
@@ -354,14 +386,18 @@ impl Hub {
         }
         let addresses = self.addresses();
         let over: Vec<Turn> = self.turns.extract_if(.., |one| one.waiting.is_empty()).collect();
-        for Turn { wish: (control, wish), number, .. } in over {
+        for Turn { wish, number, echo, .. } in over {
+            if let Some(answer) = echo {
+                self.answer(wish.0, wish.1, answer);
+                continue;
+            }
             let is_first = number == 0;
             if is_first {
                 service_notify::say("READY=1\nSTATUS=serving");
                 let version = env!("CARGO_PKG_VERSION");
                 tracing::info!(version, pid = std::process::id(), "ready");
             }
-            self.answer(control, wish, Answer::Configured(Ok(addresses.clone())));
+            self.answer_when_told(wish, Answer::Configured(Ok(addresses.clone())));
             if is_first {
                 self.renew_control();
             }

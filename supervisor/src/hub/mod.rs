@@ -265,6 +265,9 @@ impl Hub {
                 self.told_by_proxy(number, told);
             }
             Event::Told(number, told) => self.told_by_control(number, told).await,
+            Event::Answered { control, wish, answer: answer @ Answer::Operated(_) } => {
+                self.answer_when_told((control, wish), answer);
+            }
             Event::Answered { control, wish, answer } => self.answer(control, wish, answer),
             Event::Restart(role) => self.restart(role),
             Event::Came(pid, stream) => self.came(pid, stream),
