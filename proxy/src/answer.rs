@@ -206,11 +206,13 @@ fn denial_reply(denial: &Denial) -> Reply {
             RefusalReason::Disabled => {
                 unavailable("disabled", "This application is switched off.", refusal.retry_after)
             }
-            RefusalReason::StartFailed | RefusalReason::BackingOff => unavailable(
-                "start_failed",
-                "This application could not be started. Please try again later.",
-                refusal.retry_after,
-            ),
+            RefusalReason::StartFailed | RefusalReason::BackingOff | RefusalReason::Failed => {
+                unavailable(
+                    "start_failed",
+                    "This application could not be started. Please try again later.",
+                    refusal.retry_after,
+                )
+            }
             RefusalReason::StartDeadline => Reply {
                 retry_after: Some(refusal.retry_after),
                 ..plain(504, "start_timeout", "The application did not start in time.")

@@ -202,8 +202,7 @@ impl Gate {
             return Entry::Leased(lease);
         }
         if let Mode::Refuse(refusal, since) = &door.mode {
-            let retry_after = refusal.retry_after.saturating_sub(since.elapsed());
-            return Entry::Refused(Denial::Refusal(Refusal { retry_after, ..refusal.clone() }));
+            return Entry::Refused(Denial::Refusal(refusal.after(since.elapsed())));
         }
         if !sway.wakes() && !door.is_on_its_way() && !comes() {
             return Entry::Refused(Denial::Asleep);

@@ -294,6 +294,23 @@ pub struct Refusal {
     pub retry_after: Duration,
 }
 
+impl Refusal {
+    /// What is told when so much time has passed since the order. What a person ends comes no nearer.
+    #[must_use]
+    pub fn after(&self, passed: Duration) -> Self {
+        let retry_after = match self.reason {
+            RefusalReason::Disabled | RefusalReason::Removed | RefusalReason::Failed => {
+                self.retry_after
+            }
+            RefusalReason::StartFailed
+            | RefusalReason::StartDeadline
+            | RefusalReason::BackingOff
+            | RefusalReason::ShuttingDown => self.retry_after.saturating_sub(passed),
+        };
+        Self { reason: self.reason, retry_after }
+    }
+}
+
 /// The reason of a [`Refusal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -307,6 +324,8 @@ pub enum RefusalReason {
     StartDeadline,
     /// Failed before, waiting for the next try.
     BackingOff,
+    /// Its upgrade failed: an operator decides what is next.
+    Failed,
     /// The app was removed.
     Removed,
     /// Doorbell shuts down.
@@ -318,7 +337,7 @@ impl RefusalReason {
     #[must_use]
     pub fn is_failed_start(self) -> bool {
         match self {
-            Self::StartFailed | Self::StartDeadline | Self::BackingOff => true,
+            Self::StartFailed | Self::StartDeadline | Self::BackingOff | Self::Failed => true,
             Self::Disabled | Self::Removed | Self::ShuttingDown => false,
         }
     }

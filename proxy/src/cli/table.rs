@@ -113,6 +113,7 @@ pub(super) fn state(app: &AppStatus) -> String {
         StateName::Draining => "draining",
         StateName::Stopping => "stopping",
         StateName::BackingOff => "backing off",
+        StateName::Failed => "failed",
     };
     with_held(app, name)
 }
@@ -142,7 +143,7 @@ fn coloured_state(app: &AppStatus) -> String {
     }
     let code = match app.snapshot.as_ref().map(|snapshot| snapshot.state) {
         Some(StateName::Ready) => "32",
-        Some(StateName::BackingOff) => "31",
+        Some(StateName::BackingOff | StateName::Failed) => "31",
         Some(
             StateName::Starting
             | StateName::Provisioning

@@ -112,10 +112,7 @@ impl Gate {
             return View::Open;
         }
         match &door.mode {
-            Mode::Refuse(refusal, since) => {
-                let retry_after = refusal.retry_after.saturating_sub(since.elapsed());
-                View::Refused(Refusal { retry_after, ..refusal.clone() })
-            }
+            Mode::Refuse(refusal, since) => View::Refused(refusal.after(since.elapsed())),
             Mode::Hold if door.wanted => View::Waking(door.news.progress.as_deref().copied()),
             Mode::Hold => View::Asleep,
         }

@@ -19,7 +19,7 @@ use super::{
 /// Content type of the text format.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-const STATES: [(StateName, &str); 8] = [
+const STATES: [(StateName, &str); 9] = [
     (StateName::Stopped, "stopped"),
     (StateName::Provisioning, "provisioning"),
     (StateName::Starting, "starting"),
@@ -28,6 +28,7 @@ const STATES: [(StateName, &str); 8] = [
     (StateName::Draining, "draining"),
     (StateName::Stopping, "stopping"),
     (StateName::BackingOff, "backing_off"),
+    (StateName::Failed, "failed"),
 ];
 
 /// All that is known of one app at the time of a scrape.

@@ -283,9 +283,11 @@ impl App {
             Want::Awake { .. } => match self.life.state {
                 State::Ready(_) => Some(Ok(())),
                 State::Frozen(_) | State::Provisioning(_) | State::Starting(_) => None,
-                State::Stopped | State::Draining(_) | State::Stopping(_) | State::BackingOff(_) => {
-                    Some(Err(OperateError::Overtaken(app())))
-                }
+                State::Stopped
+                | State::Draining(_)
+                | State::Stopping(_)
+                | State::BackingOff(_)
+                | State::Failed => Some(Err(OperateError::Overtaken(app()))),
             },
         }
     }

@@ -32,6 +32,8 @@ pub(super) struct Carried {
     pub(super) failures: u32,
     /// Until the next try.
     pub(super) back_off: Option<Duration>,
+    /// Its upgrade failed, and nobody tries again.
+    pub(super) has_failed: bool,
     /// An operator stopped an app that always runs, or that is to be warm.
     pub(super) rests: bool,
     pub(super) starts: StartCounts,
@@ -56,13 +58,15 @@ impl Desk {
                 | State::Ready(_)
                 | State::Frozen(_)
                 | State::Draining(_)
-                | State::Stopping(_) => None,
+                | State::Stopping(_)
+                | State::Failed => None,
             };
             let wanted = app.start_mode().map(|mode| app.goal_by_definition(mode));
             let rests = app.goal == Goal::Down && wanted == Some(Goal::Up);
             let carried = Carried {
                 failures: app.life.failures,
                 back_off,
+                has_failed: app.life.state == State::Failed,
                 rests,
                 starts: app.starts,
                 past: app.past.as_deref().cloned().unwrap_or_default(),

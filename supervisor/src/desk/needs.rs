@@ -58,7 +58,7 @@ fn needs_of(spec: &AppSpec) -> &[AppId] {
 /// How an app is for those that need it, without what it needs itself.
 fn standing(app: &App) -> Needs {
     match (app.goal, app.descent, &app.life.state) {
-        (Goal::Disabled(_), _, _) => Needs::Off,
+        (Goal::Disabled(_), _, _) | (_, None, State::Failed) => Needs::Off,
         (Goal::Up | Goal::Down, Some(_), _) => Needs::Coming,
         (Goal::Up | Goal::Down, None, _) if app.upstream.is_some() => Needs::Met,
         (Goal::Up | Goal::Down, None, State::Ready(_)) => Needs::Met,
@@ -302,7 +302,7 @@ impl Desk {
             (Goal::Disabled(Off::Shutdown), _) => Some("is stopped with doorbell".to_owned()),
             (
                 Goal::Up | Goal::Down,
-                State::BackingOff(BackingOff { because: Because::Itself, .. }),
+                State::BackingOff(BackingOff { because: Because::Itself, .. }) | State::Failed,
             ) => {
                 let reason = app.past.as_ref().and_then(|past| past.reason.as_deref());
                 Some(format!("does not run: {}", reason.unwrap_or("it failed")))

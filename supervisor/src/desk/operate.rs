@@ -131,7 +131,8 @@ impl Desk {
             | State::Frozen(_)
             | State::Draining(_)
             | State::Stopping(_)
-            | State::BackingOff(_) => app.starts.ready,
+            | State::BackingOff(_)
+            | State::Failed => app.starts.ready,
         })
     }
 

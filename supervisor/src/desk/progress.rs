@@ -255,7 +255,8 @@ fn is_current(state: &State, generation: Generation) -> bool {
         | State::Frozen(_)
         | State::Draining(_)
         | State::Stopping(_)
-        | State::BackingOff(_) => None,
+        | State::BackingOff(_)
+        | State::Failed => None,
     };
     state.generation() == Some(generation) || successor == Some(generation)
 }

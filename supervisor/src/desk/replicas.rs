@@ -5,16 +5,16 @@
 //! are defined together, an operator's word is for all of them, and the app *brings* the others (`bonds`):
 //! they are needed while it runs, and follow when it sleeps.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use doorbell_config::{name::AppId, spec::AppSpec};
 
 use super::{Desk, app::App};
 use crate::{
-    lifecycle::{BackingOff, Because, Event, Frozen, Goal, Needed, Off, Ready, State, Timer},
+    lifecycle::{
+        BackingOff, Because, CALLED_OFF, Event, FAILED, Frozen, Goal, Needed, Off, Ready, State,
+        Timer,
+    },
     message::{GateOrder, Refusal, RefusalReason, Verb},
     supervisor::OperateError,
 };
@@ -90,11 +90,15 @@ impl Desk {
         self.others(id).any(|app| matches!(app.life.state, State::Ready(_)))
     }
 
-    /// Until when the first replica waits out a failure of its own.
-    fn waits_failure_out(&self, first: &AppId) -> Option<Instant> {
+    /// What visitors would be told while the first replica waits out a failure of its own.
+    fn failure_of(&self, first: &AppId) -> Option<Refusal> {
         let app = self.apps.get(first).filter(|app| app.start_mode().is_some())?;
         match app.life.state {
-            State::BackingOff(BackingOff { until, because: Because::Itself }) => Some(until),
+            State::BackingOff(BackingOff { until, because: Because::Itself }) => {
+                let retry_after = until.saturating_duration_since(Instant::now());
+                Some(Refusal { reason: RefusalReason::BackingOff, retry_after })
+            }
+            State::Failed => Some(FAILED),
             State::BackingOff(BackingOff { because: Because::Needs, .. })
             | State::Stopped
             | State::Provisioning(_)
@@ -110,7 +114,7 @@ impl Desk {
     /// and a further one is to answer them.
     pub(super) fn withholds(&mut self, id: &AppId, reason: RefusalReason) -> bool {
         let is_withheld = !id.is_further_replica()
-            && self.waits_failure_out(id).is_some()
+            && self.failure_of(id).is_some()
             && self.is_another_expected(id);
         if is_withheld {
             self.withheld.entry(id.clone()).or_insert(reason);
@@ -126,37 +130,34 @@ impl Desk {
             return;
         }
         let first = id.first();
-        let Some(until) = self.waits_failure_out(&first) else {
+        let Some(refusal) = self.failure_of(&first) else {
             self.withheld.remove(&first);
             return;
         };
         match (self.is_another_expected(&first), self.withheld.contains_key(&first)) {
             (true, true) | (false, false) => {}
             (true, false) => {
-                self.withheld.insert(first.clone(), RefusalReason::BackingOff);
+                self.withheld.insert(first.clone(), refusal.reason);
                 self.order(GateOrder::Hold { app: first });
             }
-            (false, true) => {
-                let retry_after = until.saturating_duration_since(Instant::now());
-                self.refuse_withheld(&first, retry_after);
-            }
+            (false, true) => self.refuse_withheld(&first, refusal),
         }
     }
 
     /// An operator stops the app: nobody waits on for what was to come.
     pub(super) fn call_off_withheld(&mut self, id: &AppId) {
-        self.refuse_withheld(id, Duration::from_secs(1));
+        self.refuse_withheld(id, CALLED_OFF);
     }
 
-    /// Who waits learns what failed, who comes that it is waited out.
-    fn refuse_withheld(&mut self, first: &AppId, retry_after: Duration) {
+    /// Who waits learns what failed, who comes what is the case now.
+    fn refuse_withheld(&mut self, first: &AppId, now: Refusal) {
         let Some(reason) = self.withheld.remove(first) else { return };
         if let Some(app) = self.apps.get_mut(first) {
             app.cold_start_failed();
         }
         self.publish(first);
-        for reason in [reason, RefusalReason::BackingOff] {
-            let refusal = Refusal { reason, retry_after };
+        let then = Refusal { reason, ..now };
+        for refusal in [then, now] {
             self.order(GateOrder::Refuse { app: first.clone(), refusal });
         }
     }
@@ -182,7 +183,8 @@ impl Desk {
             | State::Starting(_)
             | State::Draining(_)
             | State::Stopping(_)
-            | State::BackingOff(_) => {}
+            | State::BackingOff(_)
+            | State::Failed => {}
         }
     }
 }

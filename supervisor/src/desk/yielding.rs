@@ -116,7 +116,8 @@ impl Desk {
                 | State::Starting(_)
                 | State::Draining(_)
                 | State::Stopping(_)
-                | State::BackingOff(_) => {}
+                | State::BackingOff(_)
+                | State::Failed => {}
             }
         }
         for (app, (generation, _)) in &round.asked {
@@ -250,7 +251,8 @@ impl Desk {
                     | State::Starting(_)
                     | State::Draining(_)
                     | State::Stopping(_)
-                    | State::BackingOff(_),
+                    | State::BackingOff(_)
+                    | State::Failed,
                     _,
                 ) => Some("stopped"),
             };
@@ -312,7 +314,8 @@ impl App {
             | State::Starting(_)
             | State::Draining(_)
             | State::Stopping(_)
-            | State::BackingOff(_) => true,
+            | State::BackingOff(_)
+            | State::Failed => true,
         };
         let until = self.past.as_ref().and_then(|past| past.stays_until);
         let is_left_alone = until.is_some_and(|until| Instant::now() < until);

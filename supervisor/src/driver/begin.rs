@@ -19,6 +19,7 @@ use crate::{
         spawn::{self, Spawned},
         vigil::VigilSocket,
     },
+    lifecycle::Failure,
     output::OutputPipe,
 };
 
@@ -39,10 +40,30 @@ pub(super) enum SpawnError {
     Execute { program: String, source: io::Error },
     #[error("{0}")]
     Given(String),
+    #[error("its upgrade to version {version:?} failed: {why}")]
+    Upgrade { version: String, why: String },
     #[error("it is not wanted any more")]
     NotWanted,
     #[error("cannot prepare the start: {0}")]
     Prepare(#[from] io::Error),
+}
+
+impl SpawnError {
+    /// How the instance failed that was to be.
+    pub(super) fn failure(&self) -> Failure {
+        match self {
+            Self::Upgrade { .. } => Failure::Upgrade,
+            Self::Endpoint(_)
+            | Self::Launch(_)
+            | Self::Account(_)
+            | Self::Enclosure(_)
+            | Self::Group(_)
+            | Self::Execute { .. }
+            | Self::Given(_)
+            | Self::NotWanted
+            | Self::Prepare(_) => Failure::Crashed,
+        }
+    }
 }
 
 pub(super) fn listen_for_notes(driver: &Driver, job: &Job) -> io::Result<NotifySocket> {

@@ -26,7 +26,6 @@ use super::{
     watch,
 };
 use crate::{
-    lifecycle::Failure,
     message::{Endpoint, StartTimes},
     output::Capture,
     probe::{self, Started},
@@ -139,7 +138,8 @@ async fn begin(driver: Arc<Driver>, mut job: Job, wires: Wires, begun: Option<Be
         }
         Err(error) => Err(error),
     };
-    let spawned = spawned.map_err(|error| error.to_string());
+    let spawned =
+        spawned.map_err(|error| End { failure: error.failure(), reason: error.to_string() });
     live_and_go(&driver, &job, spawned, &reports).await;
 }
 
@@ -156,7 +156,7 @@ pub(super) async fn take_up(
     }
     let reports = wires.reports.clone();
     let adopted = Instance::adopt(driver.clone(), job.clone(), wires, adoptee);
-    let adopted = adopted.map_err(|error| format!("cannot be taken up: {error}"));
+    let adopted = adopted.map_err(|error| End::crashed(format!("cannot be taken up: {error}")));
     if adopted.is_err() {
         // Nobody else will: it was spared when others were ended.
         driver.end_leftovers_of(&job).await;
@@ -177,14 +177,14 @@ impl Driver {
 async fn live_and_go(
     driver: &Driver,
     job: &Job,
-    instance: Result<Instance, String>,
+    instance: Result<Instance, End>,
     reports: &mpsc::Sender<Report>,
 ) {
     let report = |note| Report { app: job.app.id.clone(), generation: job.generation, note };
     match instance {
         Ok(instance) => instance.live().await,
-        Err(reason) => {
-            let failed = Note::Failed { failure: Failure::Crashed, reason };
+        Err(End { failure, reason }) => {
+            let failed = Note::Failed { failure, reason };
             // The desk outlives its instances; without it nobody needs to know.
             let _ = reports.send(report(failed)).await;
         }

@@ -34,10 +34,14 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Which apps are being upgraded.
-pub(in crate::driver) type Turns = Mutex<HashMap<AppId, Arc<tokio::sync::Mutex<()>>>>;
+pub(in crate::driver) type Turns = Mutex<HashMap<AppId, Arc<tokio::sync::Mutex<Last>>>>;
 
 /// Held while an app is upgraded: its replicas wait for that.
-pub(in crate::driver) type Turn = OwnedMutexGuard<()>;
+pub(in crate::driver) type Turn = OwnedMutexGuard<Last>;
+
+/// How the last upgrade failed, for those who waited for it.
+#[derive(Debug, Default)]
+pub(in crate::driver) struct Last(Option<Upgraded>);
 
 /// An upgrade that an earlier supervisor began.
 pub(super) struct Begun {
@@ -47,7 +51,7 @@ pub(super) struct Begun {
 
 impl Driver {
     /// The turn that all replicas of an app take.
-    fn turn_of(&self, app: &AppId) -> Arc<tokio::sync::Mutex<()>> {
+    fn turn_of(&self, app: &AppId) -> Arc<tokio::sync::Mutex<Last>> {
         let mut turns = self.upgrades.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(turns.entry(app.first()).or_default())
@@ -98,12 +102,12 @@ pub(super) async fn prepare(
         };
     };
     let mut step = Step { driver, job, wires, process, version, upgrade, is_told: false };
-    let _turn = step.turn(held).await?;
+    let mut turn = step.turn(held).await?;
     let upgraded = match begun {
         Some(begun) => step.go_on(begun).await,
         None => None,
     };
-    step.given(upgraded).await
+    step.given(&mut turn, upgraded).await
 }
 
 /// Its definition asks for no upgrade any more.
@@ -139,20 +143,27 @@ impl Step<'_> {
         self.process.ready.deadline + self.upgrade.deadline + self.process.stop.grace
     }
 
-    /// Waits until no replica of the app is at it.
+    /// Waits until no replica of the app is at it. One that failed meanwhile has failed for all who waited.
     async fn turn(&mut self, held: Option<Turn>) -> Result<Turn, SpawnError> {
         if let Some(held) = held {
             return Ok(held);
         }
         let turn = self.driver.turn_of(&self.job.app.id);
-        if let Ok(free) = Arc::clone(&turn).try_lock_owned() {
+        if let Ok(mut free) = Arc::clone(&turn).try_lock_owned() {
+            *free = Last::default();
             return Ok(free);
         }
         self.waits().await;
         let mut inbox = self.wires.inbox.clone();
-        tokio::select! {
-            turn = turn.lock_owned() => Ok(turn),
-            _ = ordered(&mut inbox) => Err(SpawnError::NotWanted),
+        let turn = tokio::select! {
+            turn = turn.lock_owned() => turn,
+            _ = ordered(&mut inbox) => return Err(SpawnError::NotWanted),
+        };
+        match turn.0.as_ref().filter(|last| last.version == self.version) {
+            Some(Upgraded { version, outcome: Err(why) }) => {
+                Err(SpawnError::Upgrade { version: version.clone(), why: why.clone() })
+            }
+            Some(Upgraded { outcome: Ok(()), .. }) | None => Ok(turn),
         }
     }
 
@@ -164,10 +175,17 @@ impl Step<'_> {
     }
 
     /// What the program is given, behind its upgrade if that is to be run.
-    async fn given(&mut self, mut upgraded: Option<Upgraded>) -> Result<Given, SpawnError> {
+    async fn given(
+        &mut self,
+        turn: &mut Turn,
+        mut upgraded: Option<Upgraded>,
+    ) -> Result<Given, SpawnError> {
         let mut inbox = self.wires.inbox.clone();
         let mut has_run = false;
         loop {
+            if let Some(failed) = upgraded.take_if(|upgraded| upgraded.outcome.is_err()) {
+                return Err(self.fail(turn, failed).await);
+            }
             let question = self.question(upgraded.clone());
             let given = tokio::select! {
                 biased;
@@ -203,6 +221,18 @@ impl Step<'_> {
                 }
             }
         }
+    }
+
+    /// Tells that it failed: the registry, and who waits for it.
+    async fn fail(&self, turn: &mut Turn, failed: Upgraded) -> SpawnError {
+        self.call_off(Some(failed.clone())).await;
+        let Upgraded { version, outcome } = &failed;
+        let (version, why) = (version.clone(), outcome.clone().err().unwrap_or_default());
+        if *self.wires.inbox.borrow() != Order::Run {
+            return SpawnError::NotWanted;
+        }
+        **turn = Last(Some(failed));
+        SpawnError::Upgrade { version, why }
     }
 
     fn question(&self, upgraded: Option<Upgraded>) -> Question {

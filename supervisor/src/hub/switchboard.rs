@@ -222,8 +222,7 @@ impl Switchboard {
                 orders.push(probe.order.clone());
             }
             if let Some((refusal, since)) = &standing.refusal {
-                let retry_after = refusal.retry_after.saturating_sub(since.elapsed());
-                let refusal = Refusal { retry_after, ..refusal.clone() };
+                let refusal = refusal.after(since.elapsed());
                 orders.push(GateOrder::Refuse { app, refusal });
             }
             // It may give a lease at once, and was not asked.

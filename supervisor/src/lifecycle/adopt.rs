@@ -23,14 +23,15 @@ pub(crate) struct Adoption {
     pub(crate) failures: u32,
     /// Until the next try, if it failed.
     pub(crate) back_off: Option<Duration>,
+    /// Its upgrade failed.
+    pub(crate) has_failed: bool,
 }
 
 impl Turn<'_> {
     /// The newest ready instance serves, older ones finish what they have; a start goes on unless it
     /// was overtaken, and a light sleep unless there is something newer.
     pub(in crate::lifecycle) fn adopt(mut self, adoption: Adoption) -> (Life, Vec<Effect>) {
-        let Adoption { mut ready, mut frozen, mut starting, leaving, failures, back_off } =
-            adoption;
+        let Adoption { mut ready, mut frozen, mut starting, leaving, failures, .. } = adoption;
         self.failures = failures;
         leaving.into_iter().for_each(|generation| self.signal(generation));
         let main = ready.pop();
@@ -70,7 +71,8 @@ impl Turn<'_> {
                 self.set_idle_timer(generation, self.terms.stays_frozen());
                 State::Frozen(Frozen { generation, since: self.now, frost: Frost::Lasting })
             }
-            (None, None, None) => match back_off {
+            (None, None, None) if adoption.has_failed => self.fail(),
+            (None, None, None) => match adoption.back_off {
                 Some(left) => self.back_off(left),
                 None => State::Stopped,
             },

@@ -98,6 +98,8 @@ pub(crate) enum Failure {
     Finished,
     /// It could not be spawned, ended otherwise, or stopped listening.
     Crashed,
+    /// It was not begun, as its upgrade failed.
+    Upgrade,
 }
 
 /// What the gate says of an instance.

@@ -54,7 +54,8 @@ impl Turn<'_> {
             | State::Ready(_)
             | State::Draining(_)
             | State::Stopping(_)
-            | State::BackingOff(_) => state,
+            | State::BackingOff(_)
+            | State::Failed => state,
         }
     }
 

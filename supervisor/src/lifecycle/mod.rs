@@ -19,8 +19,8 @@
 //!
 //! Two things live beside the state. *Leavers* are instances on their way down: a replaced instance
 //! drains while its successor serves, a crashed one may leave processes to clear away. *Failures*
-//! counts crashes and failed starts in a row. A `Failed` state (which only an operator ends) will
-//! stand beside `BackingOff`.
+//! counts crashes and failed starts in a row. Beside `BackingOff` stands `Failed`, where a start ends whose
+//! upgrade failed: only an operator ends it, or another definition.
 //!
 //! An app that needs others waits for them in `Provisioning`, and in no line; a successor and a frozen
 //! instance wait likewise. What they need is told by the terms, and `NeedsChanged` when it changes. In
@@ -54,7 +54,7 @@ pub(crate) use state::{
 };
 pub(crate) use terms::{Goal, Hours, Needed, Needs, Off, Tenancy, Terms};
 
-pub(crate) use turn::adopt::Adoption;
+pub(crate) use turn::{CALLED_OFF, FAILED, adopt::Adoption};
 
 use turn::Turn;
 

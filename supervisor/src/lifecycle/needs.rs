@@ -141,6 +141,7 @@ impl Turn<'_> {
             },
             State::Ready(_)
             | State::BackingOff(_)
+            | State::Failed
             | State::Stopped
             | State::Starting(_)
             | State::Draining(_)
@@ -233,6 +234,7 @@ impl Turn<'_> {
                 self.provision()
             }
             State::BackingOff(_)
+            | State::Failed
             | State::Provisioning(_)
             | State::Starting(_)
             | State::Draining(_)

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Draining, Effect, Goal, Line, Next, Provisioning, Ready, StartOutcome, Starting, State,
+    Draining, Effect, FAILED, Goal, Line, Next, Provisioning, Ready, StartOutcome, Starting, State,
     Stopping, Successor, Timer, Turn,
 };
 use crate::{
@@ -37,7 +37,8 @@ impl Turn<'_> {
             | State::Starting(_)
             | State::Draining(_)
             | State::Stopping(_)
-            | State::BackingOff(_) => {
+            | State::BackingOff(_)
+            | State::Failed => {
                 self.emit(Effect::EndStart(generation, StartOutcome::Abandoned));
                 state
             }
@@ -71,7 +72,8 @@ impl Turn<'_> {
             | State::Provisioning(_)
             | State::Draining(_)
             | State::Stopping(_)
-            | State::BackingOff(_) => state,
+            | State::BackingOff(_)
+            | State::Failed => state,
         }
     }
 
@@ -86,7 +88,12 @@ impl Turn<'_> {
             State::Starting(starting) if starting.generation == generation => {
                 self.bury(generation);
                 self.end_start(generation, StartOutcome::Failed);
-                self.start_failed(generation, RefusalReason::StartFailed)
+                match failure {
+                    Failure::Upgrade => self.upgrade_failed(),
+                    Failure::Finished | Failure::Crashed => {
+                        self.start_failed(generation, RefusalReason::StartFailed)
+                    }
+                }
             }
             State::Ready(ready) if ready.successor == Successor::Starting(generation) => {
                 self.bury(generation);
@@ -108,7 +115,8 @@ impl Turn<'_> {
             | State::Stopped
             | State::Provisioning(_)
             | State::Stopping(_)
-            | State::BackingOff(_) => {
+            | State::BackingOff(_)
+            | State::Failed => {
                 self.leaver_ended(generation);
                 state
             }
@@ -131,6 +139,12 @@ impl Turn<'_> {
         let delay = self.delay(self.failures, generation);
         self.refuse(reason, delay);
         self.back_off(delay)
+    }
+
+    fn upgrade_failed(&mut self) -> State {
+        self.failures = self.failures.saturating_add(1);
+        self.refuse(RefusalReason::StartFailed, FAILED.retry_after);
+        self.fail()
     }
 
     fn crashed(&mut self, ready: &Ready, failure: Failure) -> State {
@@ -156,7 +170,7 @@ impl Turn<'_> {
     pub(super) fn count(&mut self, failure: Failure) {
         match failure {
             Failure::Finished if !self.terms.is_wanted() => {}
-            Failure::Finished | Failure::Crashed => {
+            Failure::Finished | Failure::Crashed | Failure::Upgrade => {
                 self.failures = self.failures.saturating_add(1);
             }
         }
@@ -186,7 +200,8 @@ impl Turn<'_> {
             | State::Ready(_)
             | State::Frozen(_)
             | State::Draining(_)
-            | State::BackingOff(_) => state,
+            | State::BackingOff(_)
+            | State::Failed => state,
         }
     }
 
@@ -267,7 +282,8 @@ impl Turn<'_> {
             | State::Ready(_)
             | State::Frozen(_)
             | State::Stopping(_)
-            | State::BackingOff(_) => {
+            | State::BackingOff(_)
+            | State::Failed => {
                 self.hurry(generation);
                 state
             }
@@ -303,7 +319,8 @@ impl Turn<'_> {
             | State::Provisioning(_)
             | State::Draining(_)
             | State::Stopping(_)
-            | State::BackingOff(_) => state,
+            | State::BackingOff(_)
+            | State::Failed => state,
         }
     }
 
@@ -328,7 +345,8 @@ impl Turn<'_> {
             | State::Starting(_)
             | State::Draining(_)
             | State::Stopping(_)
-            | State::BackingOff(_) => {}
+            | State::BackingOff(_)
+            | State::Failed => {}
         }
         state
     }
@@ -345,7 +363,8 @@ impl Turn<'_> {
             | State::Ready(_)
             | State::Frozen(_)
             | State::Draining(_)
-            | State::Stopping(_) => state,
+            | State::Stopping(_)
+            | State::Failed => state,
         }
     }
 }

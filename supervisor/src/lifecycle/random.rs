@@ -27,6 +27,7 @@ enum Act {
     AsideEnds,
     InstanceReady(u8),
     InstanceFails(u8, bool),
+    UpgradeFails(u8),
     InstanceGone(u8),
     TimerFires,
     Admit,
@@ -71,6 +72,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         3 => Just(Act::AsideEnds),
         6 => any::<u8>().prop_map(Act::InstanceReady),
         2 => (any::<u8>(), any::<bool>()).prop_map(|(n, clean)| Act::InstanceFails(n, clean)),
+        1 => any::<u8>().prop_map(Act::UpgradeFails),
         5 => any::<u8>().prop_map(Act::InstanceGone),
         5 => Just(Act::TimerFires),
         6 => Just(Act::Admit),
@@ -174,6 +176,7 @@ impl World {
         let awake = self.awake.filter(|(generation, _)| current == Some(*generation));
         self.terms.awake_until = awake.map(|(_, until)| until);
         let (life, effects) = step(self.life.clone(), &self.terms, event, self.now);
+        self.check_failed(&life, event);
         self.life = life;
         let mut answers = Vec::new();
         for effect in effects {
@@ -240,6 +243,13 @@ impl World {
     fn set_program(&mut self, generation: Generation, program: Program) {
         if let Some(entry) = self.programs.get_mut(&generation) {
             entry.0 = program;
+        }
+    }
+
+    fn instance_fails(&mut self, n: u8, how: Failure, fits: impl Fn(Program, bool) -> bool) {
+        if let Some(generation) = self.pick(n, fits) {
+            self.set_program(generation, Program::Failed);
+            self.send(Event::Instance(generation, InstanceEvent::Failed(how)));
         }
     }
 
@@ -313,11 +323,11 @@ impl World {
                 }
             }
             Act::InstanceFails(n, clean) => {
-                if let Some(generation) = self.pick(n, |p, s| p != Program::Failed && !s) {
-                    self.set_program(generation, Program::Failed);
-                    let failure = if clean { Failure::Finished } else { Failure::Crashed };
-                    self.send(Event::Instance(generation, InstanceEvent::Failed(failure)));
-                }
+                let failure = if clean { Failure::Finished } else { Failure::Crashed };
+                self.instance_fails(n, failure, |p, s| p != Program::Failed && !s);
+            }
+            Act::UpgradeFails(n) => {
+                self.instance_fails(n, Failure::Upgrade, |p, s| p == Program::Starting && !s);
             }
             Act::InstanceGone(n) => self.instance_gone(n),
             Act::TimerFires => self.timer_fires(),

@@ -27,6 +27,8 @@ pub(crate) enum State {
     Draining(Draining),
     Stopping(Stopping),
     BackingOff(BackingOff),
+    /// Its upgrade failed, and nobody tries again before an operator decides; the gate refuses.
+    Failed,
 }
 
 /// A start is wanted and not admitted yet; the gate holds.
@@ -180,13 +182,14 @@ impl State {
             Self::Draining(_) => StateName::Draining,
             Self::Stopping(_) => StateName::Stopping,
             Self::BackingOff(_) => StateName::BackingOff,
+            Self::Failed => StateName::Failed,
         }
     }
 
     /// The instance of this state, if it has one.
     pub(crate) fn generation(&self) -> Option<Generation> {
         match self {
-            Self::Stopped | Self::Provisioning(_) | Self::BackingOff(_) => None,
+            Self::Stopped | Self::Provisioning(_) | Self::BackingOff(_) | Self::Failed => None,
             Self::Starting(Starting { generation })
             | Self::Ready(Ready { generation, .. })
             | Self::Frozen(Frozen { generation, .. })
@@ -210,7 +213,8 @@ impl Life {
             | State::Frozen(_)
             | State::Draining(_)
             | State::Stopping(_)
-            | State::BackingOff(_) => None,
+            | State::BackingOff(_)
+            | State::Failed => None,
         };
         self.state.generation() == Some(generation)
             || successor == Some(generation)
@@ -231,7 +235,7 @@ impl Life {
     pub(crate) fn hold(&self) -> Hold {
         match &self.state {
             _ if !self.leavers.is_empty() => Hold::Awake,
-            State::Stopped | State::BackingOff(_) => Hold::None,
+            State::Stopped | State::BackingOff(_) | State::Failed => Hold::None,
             State::Provisioning(_) => Hold::Waits,
             State::Frozen(Frozen { frost: Frost::Lasting, .. }) => Hold::Asleep,
             State::Frozen(Frozen { frost: Frost::AwaitsNeeds(_) | Frost::Thawing(_), .. })
@@ -247,6 +251,7 @@ impl Life {
     pub(crate) fn brings(&self) -> Hold {
         match &self.state {
             State::Stopped
+            | State::Failed
             | State::BackingOff(BackingOff { because: Because::Needs, .. })
             | State::Draining(Draining { next: Next::Rest, .. })
             | State::Stopping(Stopping { next: Next::Rest, .. }) => Hold::None,
@@ -279,7 +284,8 @@ impl Life {
             | State::Starting(_)
             | State::Draining(_)
             | State::Stopping(_)
-            | State::BackingOff(_) => false,
+            | State::BackingOff(_)
+            | State::Failed => false,
         }
     }
 

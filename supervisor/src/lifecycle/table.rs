@@ -84,6 +84,7 @@ fn lives(now: Instant) -> Vec<(&'static str, Life)> {
         ("ready, next awaits needs", life(ready(Successor::AwaitsNeeds), vec![])),
         ("frozen, awaits needs", life(frozen(Frost::AwaitsNeeds(Then::Serve)), vec![])),
         ("backing off for needs", backing_off(Because::Needs)),
+        ("failed", life(State::Failed, vec![])),
     ]
 }
 
@@ -109,6 +110,7 @@ fn events() -> Vec<Event> {
             Event::Instance(generation, InstanceEvent::Accepts),
             Event::Instance(generation, InstanceEvent::Failed(Failure::Crashed)),
             Event::Instance(generation, InstanceEvent::Failed(Failure::Finished)),
+            Event::Instance(generation, InstanceEvent::Failed(Failure::Upgrade)),
             Event::Instance(generation, InstanceEvent::Gone),
             Event::Gate(generation, GateEvent::Retired),
             Event::Gate(generation, GateEvent::Busy(Duration::from_secs(40))),

@@ -11,7 +11,10 @@ use super::{
     LeaverPhase, Life, Line, Needs, Next, Off, Provisioning, Ready, StartOutcome, Starting, State,
     Stopping, Successor, Tenancy, Terms, Then, Timer, back_off,
 };
-use crate::message::{Generation, Refusal, RefusalReason};
+use crate::{
+    lifecycle::terms::A_PERSON_DECIDES,
+    message::{Generation, Refusal, RefusalReason},
+};
 
 #[path = "adopt.rs"]
 pub(super) mod adopt;
@@ -27,8 +30,12 @@ mod vigil;
 mod wish;
 
 /// What requests are told when the start they waited for was called off.
-const CALLED_OFF: Refusal =
+pub(crate) const CALLED_OFF: Refusal =
     Refusal { reason: RefusalReason::StartFailed, retry_after: Duration::from_secs(1) };
+
+/// What requests are told when an upgrade has failed.
+pub(crate) const FAILED: Refusal =
+    Refusal { reason: RefusalReason::Failed, retry_after: A_PERSON_DECIDES };
 
 /// Longer than anybody waits, and short enough for any clock.
 const FAR: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -231,6 +238,12 @@ impl<'a> Turn<'a> {
         let until = self.after(delay);
         self.emit(Effect::SetTimer(Timer::BackOff, until));
         State::BackingOff(BackingOff { until, because })
+    }
+
+    /// Its upgrade failed: a person decides what is next.
+    pub(super) fn fail(&mut self) -> State {
+        self.emit(Effect::Refuse(FAILED));
+        State::Failed
     }
 
     fn delay(&self, failures: u32, generation: Generation) -> Duration {

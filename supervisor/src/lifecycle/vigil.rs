@@ -21,7 +21,8 @@ impl Turn<'_> {
             | State::Starting(_)
             | State::Draining(_)
             | State::Stopping(_)
-            | State::BackingOff(_) => state,
+            | State::BackingOff(_)
+            | State::Failed => state,
         }
     }
 

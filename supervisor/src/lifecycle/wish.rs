@@ -28,6 +28,7 @@ impl Turn<'_> {
                 self.refuse(RefusalReason::BackingOff, left);
                 state
             }
+            State::Failed => self.fail(),
         }
     }
 
@@ -61,6 +62,11 @@ impl Turn<'_> {
                 self.end_back_off();
                 self.provision()
             }
+            State::Failed => {
+                self.failures = 0;
+                self.emit(Effect::Hold);
+                self.provision()
+            }
         }
     }
 
@@ -74,7 +80,8 @@ impl Turn<'_> {
             | State::Starting(_)
             | State::Draining(_)
             | State::Stopping(_)
-            | State::BackingOff(_) => self.start(state),
+            | State::BackingOff(_)
+            | State::Failed => self.start(state),
         }
     }
 
@@ -124,6 +131,10 @@ impl Turn<'_> {
                 self.end_back_off();
                 self.stopped()
             }
+            State::Failed => {
+                self.emit(Effect::Hold);
+                self.stopped()
+            }
         }
     }
 
@@ -144,9 +155,10 @@ impl Turn<'_> {
 
     /// The definition changed.
     pub(super) fn redefined(&mut self, state: State, launch: Launch) -> State {
-        match launch {
-            Launch::Same => self.other_idleness(state),
-            Launch::Changed => self.redefined_anew(state),
+        match (launch, &state) {
+            // Whatever is other about it now may be what was wrong with its upgrade.
+            (Launch::Changed, _) | (_, State::Failed) => self.redefined_anew(state),
+            (Launch::Same, _) => self.other_idleness(state),
         }
     }
 
@@ -165,7 +177,8 @@ impl Turn<'_> {
             | State::Starting(_)
             | State::Draining(_)
             | State::Stopping(_)
-            | State::BackingOff(_) => {}
+            | State::BackingOff(_)
+            | State::Failed => {}
         }
         state
     }
@@ -206,6 +219,11 @@ impl Turn<'_> {
                 self.end_back_off();
                 self.rest()
             }
+            State::Failed => {
+                self.failures = 0;
+                self.emit(Effect::Hold);
+                self.rest()
+            }
         }
     }
 
@@ -243,6 +261,7 @@ impl Turn<'_> {
                 self.emit(Effect::CancelTimer(super::Timer::BackOff));
                 State::Stopped
             }
+            State::Failed => State::Stopped,
         }
     }
 
@@ -260,7 +279,8 @@ impl Turn<'_> {
             | State::Ready(_)
             | State::Frozen(_)
             | State::Stopping(_)
-            | State::BackingOff(_) => state,
+            | State::BackingOff(_)
+            | State::Failed => state,
         }
     }
 
@@ -270,7 +290,9 @@ impl Turn<'_> {
                 self.emit(Effect::Hold);
                 self.rest()
             }
-            State::Provisioning(_) | State::Starting(_) | State::BackingOff(_) => state,
+            State::Provisioning(_) | State::Starting(_) | State::BackingOff(_) | State::Failed => {
+                state
+            }
             State::Ready(Ready { generation, .. }) => {
                 self.set_idle_timer(generation, self.terms.idle());
                 state

@@ -135,6 +135,8 @@ pub enum StateName {
     Stopping,
     /// Failed, waiting to try again.
     BackingOff,
+    /// Its upgrade failed: it is tried again when an operator starts it, or with another definition.
+    Failed,
 }
 
 /// Memory and CPU of an app's whole process tree.

@@ -104,14 +104,64 @@ fn a_visitor_is_told_that_a_start_failed_and_an_operator_why() {
     let status = d.status("blog");
     assert_eq!(
         (status["state"].as_str(), status["failed_step"].as_str()),
-        (Some("backing_off"), Some("upgrade"))
+        (Some("failed"), Some("upgrade"))
     );
     assert!(status["last_output"].to_string().contains("out of luck"), "{status}");
-    // Whoever mends it need not wait.
+    // Whoever mends it need not say more.
     d.rewrite(&app("1", "true", ""));
     d.ok(&["reload"]);
-    d.ok(&["start", "blog"]);
     assert_eq!(d.get("blog.test", "/").status, 200);
+    assert_eq!(runs_of(&d), "1 1");
+}
+
+#[test]
+fn one_that_failed_is_not_run_again_before_an_operator_decides() {
+    let more = "start = \"always\"\nback_off = { initial = \"10ms\", max = \"10ms\" }";
+    let apps = app("1", "exit 1", more) + &node("other", "needs = [\"blog\"]");
+    let mut d = Setup::new(&apps).own_binary().start();
+    d.wait_for_state("blog", "failed");
+    for host in ["blog.test", "other.test", "blog.test"] {
+        let answer = d.get(host, "/");
+        assert_eq!((answer.status, answer.field("retry-after")), (503, Some("60")), "{host}");
+    }
+    let reason = d.status("other")["reason"].to_string();
+    assert!(reason.contains("blog") && reason.contains("its upgrade to version"), "{reason}");
+    let metrics = d.metrics();
+    assert!(metrics.contains("doorbell_app_state{app=\"blog\",state=\"failed\"} 1"), "{metrics}");
+    // Nor by a Doorbell that comes after this one.
+    d.ok(&["upgrade"]);
+    assert_eq!(d.get("blog.test", "/").status, 503);
+    assert_eq!((d.state("blog"), runs_of(&d)), ("failed".to_owned(), "1".to_owned()));
+    let refused = d.cli(&["start", "blog"]);
+    assert!(refused.status != 0 && refused.stderr.contains("exited with status 1"), "{refused:?}");
+    assert_eq!(runs_of(&d), "1 1");
+    // A Doorbell that is started knows nothing of it.
+    d.stop_and_start_again();
+    d.wait_for_state("blog", "failed");
+    assert_eq!(runs_of(&d), "1 1 1");
+    d.rewrite(&(app("2", "true", more) + &node("other", "needs = [\"blog\"]")));
+    eventually("the next version serves", || d.state("blog") == "ready");
+    assert_eq!(d.get("other.test", "/").status, 200);
+    assert_eq!(runs_of(&d), "1 1 1 2");
+}
+
+#[test]
+fn one_that_fails_has_failed_for_all_replicas() {
+    let d = Doorbell::with(&app("1", &format!("{UNTIL_GO}; exit 7"), "instances = 3"));
+    let mut first = d.connect();
+    first.send_get("blog.test", "/");
+    eventually("the others wait", || {
+        ["blog:2", "blog:3"].iter().all(|replica| d.state(replica) == "starting")
+    });
+    go(&d);
+    assert_eq!(first.read().status, 503);
+    d.wait_for_state("blog", "failed");
+    assert_eq!(d.get("blog.test", "/").status, 503);
+    assert_eq!(runs_of(&d), "1");
+    d.rewrite(&app("1", "true", "instances = 3"));
+    d.ok(&["reload"]);
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    eventually("all serve", || d.app_pids().len() == 3);
     assert_eq!(runs_of(&d), "1 1");
 }
 

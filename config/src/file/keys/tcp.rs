@@ -74,7 +74,8 @@ pub struct TcpKeys {
     pub version: Option<At<Text<VersionText>>>,
     /// What brings the app's data up to date with `version`: a command, or a table. It is run to its end before
     /// the first start of a version, once, and as the app is run. While it runs, and if it fails, what served
-    /// before goes on, unless the app has a fixed `port`. A start fails with it.
+    /// before goes on, unless the app has a fixed `port`; an app that served nobody is `failed` then, until an
+    /// operator decides.
     #[serde(default)]
     #[schemars(extend("x-default" = "none"))]
     pub upgrade: Option<At<UpgradeChoice>>,

@@ -49,8 +49,34 @@ impl World {
         }
     }
 
+    /// Whose upgrade failed does not try again by itself.
+    pub(super) fn check_failed(&self, after: &Life, event: Event) {
+        let is_decided = match event {
+            Event::Start
+            | Event::Stop
+            | Event::Restart
+            | Event::Redefined(_)
+            | Event::GoalChanged => true,
+            Event::Wanted
+            | Event::Vigils(_)
+            | Event::NeedsChanged
+            | Event::NeededChanged
+            | Event::HoursChanged
+            | Event::Admitted(_)
+            | Event::Instance(..)
+            | Event::Gate(..)
+            | Event::Timer(_) => false,
+        };
+        if self.life.state == State::Failed && !is_decided {
+            assert_eq!(after.state, State::Failed, "nobody but an operator ends it: {event:?}");
+        }
+    }
+
     /// An app that rests turns nobody away for what is over.
     fn check_refusal(&self) {
+        if self.life.state == State::Failed {
+            assert_eq!(self.gate.refuses, Some(RefusalReason::Failed), "who answers?");
+        }
         let rests = match &self.life.state {
             State::Stopped => true,
             State::Frozen(frozen) => {
@@ -62,7 +88,8 @@ impl World {
             | State::Ready(_)
             | State::Draining(_)
             | State::Stopping(_)
-            | State::BackingOff(_) => false,
+            | State::BackingOff(_)
+            | State::Failed => false,
         };
         if rests && !self.is_disabled() {
             assert_eq!(self.gate.refuses, None, "refuses for nothing: {:?}", self.life);
