@@ -391,14 +391,15 @@ impl Hub {
                 self.answer(wish.0, wish.1, answer);
                 continue;
             }
-            let is_first = number == 0;
-            if is_first {
+            let answer = Answer::Configured(Ok(addresses.clone()));
+            if number > 0 {
+                self.answer_when_told(wish, answer);
+            } else {
                 service_notify::say("READY=1\nSTATUS=serving");
                 let version = env!("CARGO_PKG_VERSION");
                 tracing::info!(version, pid = std::process::id(), "ready");
-            }
-            self.answer_when_told(wish, Answer::Configured(Ok(addresses.clone())));
-            if is_first {
+                self.answer(wish.0, wish.1, answer);
+                // Whoever asked for this is told first.
                 self.renew_control();
             }
         }

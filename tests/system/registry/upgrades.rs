@@ -195,7 +195,7 @@ fn replicas_wait_for_one() {
 
 #[test]
 fn who_waits_for_it_waits_longer_than_a_start_may() {
-    let more = "instances = 3\nready = { deadline = \"2s\" }";
+    let more = "instances = 3\nready = { deadline = \"4s\" }";
     let limits = "[server.limits]\nparallel_starts = 2";
     let apps = app("1", UNTIL_GO, more) + &node("other", "");
     let d = Setup::new(&apps).server(limits).start();
@@ -205,7 +205,7 @@ fn who_waits_for_it_waits_longer_than_a_start_may() {
     // Who only waits takes nobody's place.
     assert_eq!(d.get("other.test", "/").status, 200);
     let since = Instant::now();
-    eventually("a start would have failed", || since.elapsed() > Duration::from_secs(5));
+    eventually("a start would have failed", || since.elapsed() > Duration::from_secs(6));
     go(&d);
     assert_eq!(first.read().status, 200);
     eventually("all serve", || d.log().matches("ready app=blog").count() == 3);
