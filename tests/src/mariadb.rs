@@ -1,4 +1,5 @@
-//! MariaDB for tests: a server of its own, on a Unix socket in its folder.
+//! MariaDB for tests: a server of its own, on a Unix socket in its folder. Or MySQL, where `DOORBELL_TEST_MYSQL`
+//! is a folder with its programs, which `.ci/mysql` makes.
 
 use std::{
     path::{Path, PathBuf},
@@ -41,11 +42,20 @@ impl MariaDb {
     #[must_use]
     pub fn start() -> Self {
         let server = Self { server: Watched::in_folder(Watched::folder("doorbell-my-")) };
-        let mut install = server.command("mariadb-install-db");
-        install.args(["--no-defaults", "--auth-root-authentication-method=normal"]);
-        install.args(["--skip-test-db", "--skip-name-resolve"]);
+        let mut install = match mysql() {
+            Some(_) => server.command("mysqld"),
+            None => server.command("mariadb-install-db"),
+        };
+        install.arg("--no-defaults").args(match mysql() {
+            Some(_) => &["--initialize-insecure"][..],
+            None => &[
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                "--skip-name-resolve",
+            ],
+        });
         install.arg(format!("--datadir={}", server.server.folder.join("data").display()));
-        told(&install.output().expect("mariadb-install-db"));
+        told(&install.output().expect("a database"));
         server.resume();
         // Everybody who is nobody; they would come before users from anywhere.
         server.sql("DROP USER IF EXISTS ''@localhost");
@@ -56,14 +66,21 @@ impl MariaDb {
     #[must_use]
     pub fn address(&self, user: &str) -> String {
         format!(
-            "mariadb://{user}@localhost/?socket={}",
+            "{}://{user}@localhost/?socket={}",
+            Self::dialect(),
             self.server.folder.join("socket").display()
         )
     }
 
+    /// How it is called in addresses.
+    #[must_use]
+    pub fn dialect() -> &'static str {
+        if mysql().is_some() { "mysql" } else { "mariadb" }
+    }
+
     /// Runs statements as root, and returns what the client prints.
     pub fn sql(&self, statements: &str) -> String {
-        let mut client = self.command("mariadb");
+        let mut client = self.command(if mysql().is_some() { "mysql" } else { "mariadb" });
         client.args(["--no-defaults", "--batch", "--skip-column-names", "--user=root"]);
         client.arg(format!("--socket={}", self.server.folder.join("socket").display()));
         told(&client.args(["-e", statements]).output().expect("mariadb"))
@@ -76,13 +93,23 @@ impl MariaDb {
 
     /// Starts it again.
     pub fn resume(&self) {
-        self.server.run(WATCHED, &program("mariadbd"));
+        let (server, admin) = match mysql() {
+            Some(_) => ("mysqld", "mysqladmin"),
+            None => ("mariadbd", "mariadb-admin"),
+        };
+        self.server.run(WATCHED, &program(server));
         eventually("MariaDB answers", || {
-            let mut ready = self.command("mariadb-admin");
+            let mut ready = self.command(admin);
             ready.args(["--no-defaults", "--user=root", "ping"]);
             ready.arg(format!("--socket={}", self.server.folder.join("socket").display()));
             ready.output().is_ok_and(|output| output.status.success())
         });
+    }
+
+    /// The program that dumps a database of it.
+    #[must_use]
+    pub fn dump_program() -> PathBuf {
+        program(if mysql().is_some() { "mysqldump" } else { "mariadb-dump" })
     }
 
     /// Its folder.
@@ -98,7 +125,15 @@ impl MariaDb {
 
 /// Where Debian has it: the server in a folder that is in the path of root only.
 fn program(name: &str) -> PathBuf {
+    if let Some(folder) = mysql() {
+        return folder.join(name);
+    }
     let found = ["/usr/bin", "/usr/sbin"].map(|folder| Path::new(folder).join(name));
     let found = found.into_iter().find(|path| path.exists());
     found.expect("MariaDB: .ci/test-needs installs it")
+}
+
+/// Where MySQL is, if the tests are to run against that.
+fn mysql() -> Option<PathBuf> {
+    std::env::var_os("DOORBELL_TEST_MYSQL").map(PathBuf::from)
 }

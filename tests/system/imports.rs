@@ -303,7 +303,7 @@ fn a_nocobase_on_mariadb_is_read_too() {
     let seen = d.get("crm.test", "/").json();
     let env = &seen["env"];
     for (name, value) in [
-        ("DB_DIALECT", "mariadb"),
+        ("DB_DIALECT", MariaDb::dialect()),
         ("DB_DATABASE", "crm"),
         ("DB_PASSWORD", "p w"),
         ("DB_USER", "reader"),

@@ -240,7 +240,7 @@ async fn values_say_the_same_as_the_address(rig: Rig) {
     );
     let dialect = match rig.kind {
         Kind::PostgresDatabase | Kind::PostgresSchema => "postgres",
-        Kind::MariaDb => "mariadb",
+        Kind::MariaDb => doorbell_tests::MariaDb::dialect(),
         Kind::Sqlite => "sqlite",
     };
     assert_eq!(value("database_dialect"), dialect);

@@ -29,8 +29,9 @@ fn while_written<T>(write: impl Fn() + Sync, meanwhile: impl FnOnce() -> T) -> T
     })
 }
 
-const PAIRS: &str =
-    "CREATE TABLE a (n serial PRIMARY KEY, t text); CREATE TABLE b (n serial PRIMARY KEY, t text);
+const PAIRS: &str = "CREATE TABLE a (n int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, t text,
+        size int GENERATED ALWAYS AS (length(t)) STORED);
+    CREATE TABLE b (n serial PRIMARY KEY, t text);
     INSERT INTO a (t) SELECT repeat('x', 1000) FROM generate_series(1, 5000);
     INSERT INTO b (t) SELECT repeat('y', 1000) FROM generate_series(1, 5000);";
 const PAIR: &str = "BEGIN; INSERT INTO a (t) VALUES ('a'); INSERT INTO b (t) VALUES ('b'); COMMIT;";
@@ -54,9 +55,12 @@ fn a_database_of_postgresql_is_saved_as_it_was_at_one_moment() {
     assert_eq!(variable(&there, "shop", "K"), own);
     let counts = other.sql(
         &other.address("app_shop"),
-        "SELECT (SELECT count(*) FROM a) = (SELECT count(*) FROM b), (SELECT count(*) FROM a) > 5000",
+        "SELECT (SELECT count(*) FROM a) = (SELECT count(*) FROM b), (SELECT count(*) FROM a) > 5000,
+            (SELECT max(size) FROM a)",
     );
-    assert_eq!(counts, "t|t");
+    assert_eq!(counts, "t|t|1000");
+    let next = "SET ROLE app_shop; INSERT INTO a (t) VALUES ('next') RETURNING n > 5000, size";
+    assert_eq!(other.sql(&other.address("app_shop"), next), "t|4");
     // It is this Doorbell's own from now on.
     there.ok(&["app", "delete", "shop", "--yes", "--with-database"]);
     assert_eq!(
@@ -112,10 +116,15 @@ fn a_database_of_mariadb_is_saved_as_it_was_at_one_moment() {
     let own = variable(&d, "shop", "K");
     mariadb.sql(
         "USE app_shop;
-         CREATE TABLE a (n int AUTO_INCREMENT PRIMARY KEY, t text CHARACTER SET latin1, raw blob) ENGINE = InnoDB;
+         CREATE TABLE a (n int AUTO_INCREMENT PRIMARY KEY, t text CHARACTER SET latin1, raw blob,
+             size int AS (char_length(t)) STORED, odd int AS (char_length(t) % 2) VIRTUAL) ENGINE = InnoDB;
          CREATE TABLE b (n int AUTO_INCREMENT PRIMARY KEY, t text) ENGINE = InnoDB;
-         INSERT INTO a (t, raw) SELECT 'it''s; \\\\ ä -- #', x'00FF5C27' FROM seq_1_to_5000;
-         INSERT INTO b (t) SELECT concat('line\\n;', seq) FROM seq_1_to_5000;
+         CREATE TABLE digit (d int); INSERT INTO digit VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9);
+         CREATE TABLE number AS SELECT 1 + k.d + 10 * l.d + 100 * m.d + 1000 * n.d AS seq
+             FROM digit k, digit l, digit m, digit n WHERE n.d < 5 ORDER BY 1;
+         INSERT INTO a (t, raw) SELECT 'it''s; \\\\ ä -- #', x'00FF5C27' FROM number;
+         INSERT INTO b (t) SELECT concat('line\\n;', seq) FROM number ORDER BY seq;
+         DROP TABLE digit, number;
          CREATE DEFINER = app_shop@localhost VIEW few AS SELECT * FROM a WHERE n < 10;
          DELIMITER ;;
          CREATE DEFINER = app_shop@localhost TRIGGER twice BEFORE INSERT ON b FOR EACH ROW
@@ -137,7 +146,7 @@ fn a_database_of_mariadb_is_saved_as_it_was_at_one_moment() {
     let ask = |question: &str| other.sql(&format!("USE app_store; {question}"));
     let same = "SELECT (SELECT count(*) FROM a) = (SELECT count(*) FROM b), (SELECT count(*) FROM a) > 5000";
     assert_eq!(ask(same), "1\t1");
-    let rows = "SELECT md5(group_concat(t, hex(raw) ORDER BY n)) FROM few";
+    let rows = "SELECT sha2(group_concat(t, hex(raw), size, odd ORDER BY n), 256) FROM few";
     assert_eq!(ask(rows), mariadb.sql(&format!("USE app_shop; {rows}")));
     assert_eq!(ask("SELECT t FROM b WHERE n = 7"), "line\\n;7");
     assert_eq!(

@@ -199,12 +199,14 @@ fn no_passphrase_secret_or_password_is_in_the_clear() {
     // Tells what it was given before it does its work.
     let tools = d.dir.path().join("tools");
     fs::create_dir(&tools).expect("a folder");
-    let tool = tools.join("mariadb-dump");
+    let real = MariaDb::dump_program();
+    let tool = tools.join(real.file_name().expect("its name"));
     let seen = d.dir.path().join("seen");
     let script = format!(
         "#!/bin/sh\n(tr '\\0' ' ' </proc/$PPID/cmdline; tr '\\0' ' ' </proc/$PPID/environ; echo \"$@\"; env) >> {}\n\
-         exec /usr/bin/mariadb-dump \"$@\"\n",
-        seen.display()
+         exec {} \"$@\"\n",
+        seen.display(),
+        real.display()
     );
     fs::write(&tool, script).expect("a script");
     fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).expect("its mode");
