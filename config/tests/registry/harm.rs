@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -198,19 +200,20 @@ async fn tables_that_are_gone_are_told() {
     assert!(matches!(error, RegistryError::Corrupt(_)), "{error}");
 }
 
-/// Runs the next test in a mount namespace of its own, with a small disk.
-#[test]
-fn a_disk_that_is_full_is_told_and_recovers() {
+/// Runs another test in a mount namespace of its own, with a small disk.
+fn run_on_a_small_disk(test: &str, size: &str) {
     if !may_mount() {
         eprintln!("not run: no mounts are allowed here");
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let inside = "mount -t tmpfs -o size=2m tmpfs \"$DOORBELL_SMALL_DISK\" && exec \"$0\" --exact \
-                  harm::on_a_small_disk --ignored --nocapture";
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let inside = "mount -t tmpfs -o size=$2,mode=755 tmpfs \"$DOORBELL_SMALL_DISK\" && exec \"$0\" --exact \
+                  \"harm::$1\" --ignored --nocapture";
     let output = Command::new("unshare")
         .args(["--mount", "sh", "-c", inside])
         .arg(std::env::current_exe().unwrap())
+        .args([test, size])
         .env("DOORBELL_SMALL_DISK", folder.path())
         .output()
         .unwrap();
@@ -219,10 +222,19 @@ fn a_disk_that_is_full_is_told_and_recovers() {
     assert!(output.status.success() && said.contains("1 passed"), "{said}{errors}");
 }
 
+fn small_disk() -> PathBuf {
+    std::env::var("DOORBELL_SMALL_DISK").unwrap().into()
+}
+
+#[test]
+fn a_disk_that_is_full_is_told_and_recovers() {
+    run_on_a_small_disk("on_a_small_disk", "2m");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "runs on the small disk that the test above makes"]
 async fn on_a_small_disk() {
-    let folder = std::path::PathBuf::from(std::env::var("DOORBELL_SMALL_DISK").unwrap());
+    let folder = small_disk();
     let location = Location::Sqlite(folder.join("registry.db"));
     let registry = Registry::open(&location).await.unwrap();
     let last = write(&registry, "blog", "one").await;
@@ -234,6 +246,33 @@ async fn on_a_small_disk() {
     assert!(there.now >= last && there.put.iter().any(|app| app.id == id("blog")));
     let error = Registry::open(&Location::Sqlite(folder.join("other.db"))).await.unwrap_err();
     assert!(matches!(error.error, RegistryError::Full(_)), "{error}");
+
+    fs::remove_file(&ballast).unwrap();
+    write(&registry, "shop", "one").await;
+    assert_eq!(ids(&registry).await, ["blog", "shop"]);
+}
+
+#[test]
+fn a_server_whose_disk_is_full_is_told_and_recovers() {
+    run_on_a_small_disk("of_a_server_on_a_small_disk", "80m");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "runs on the small disk that the test above makes"]
+async fn of_a_server_on_a_small_disk() {
+    let folder = small_disk().join("server");
+    fs::create_dir(&folder).unwrap();
+    let server = Postgres::start_in(folder);
+    let place = Place::of(&server.database());
+    let registry = place.open().await;
+    let last = write(&registry, "blog", "one").await;
+    let ballast = small_disk().join("ballast");
+    let _ = fs::write(&ballast, vec![0; 80 << 20]);
+    // What it has to write goes into pages that it has already, for a while.
+    let error = eventually("no room", async || try_write(&registry, "shop").await.err()).await;
+    assert!(matches!(error, WriteError::Registry(RegistryError::Full(_))), "{error}");
+    let there = registry.changes_since(Revision::ZERO).await.unwrap();
+    assert!(there.now >= last && there.put.iter().any(|app| app.id == id("blog")));
 
     fs::remove_file(&ballast).unwrap();
     write(&registry, "shop", "one").await;
