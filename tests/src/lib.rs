@@ -5,6 +5,7 @@
 //! but the binary and the programs in `apps/`.
 
 mod api;
+mod authority;
 mod client;
 mod doorbell;
 pub mod frames;
@@ -17,6 +18,7 @@ mod watched;
 mod websocket;
 
 pub use api::Api;
+pub use authority::Authority;
 pub use client::{Connection, Response, get, post, request};
 pub use doorbell::{Doorbell, Output, Running, app_dir, binary, free_port, tool};
 pub use frames::{Frames, Outcome};

@@ -2,13 +2,14 @@
 //! is a folder with its programs, which `.ci/mysql` makes.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
 };
 
 use crate::{
-    eventually,
+    Authority, eventually, free_port,
     watched::{Watched, told},
 };
 
@@ -16,7 +17,7 @@ use crate::{
 const WATCHED: &str = r#"
     # The shell would tell how the server ended.
     exec 2>/dev/null
-    "$0" --no-defaults --datadir="$1/data" --socket="$1/socket" --pid-file="$1/pid" --skip-networking \
+    "$0" --no-defaults --datadir="$1/data" --socket="$1/socket" --pid-file="$1/pid" $(cat "$1/listens") \
         --innodb-flush-log-at-trx-commit=2 --innodb-buffer-pool-size=32M --max-connections=200 \
         --skip-log-bin --character-set-server=latin1 </dev/null >>"$1/log" 2>&1 &
     server=$!
@@ -29,6 +30,7 @@ const WATCHED: &str = r#"
 /// A server.
 pub struct MariaDb {
     server: Watched,
+    port: u16,
 }
 
 impl MariaDb {
@@ -41,7 +43,34 @@ impl MariaDb {
     /// A server for a test that does something to it.
     #[must_use]
     pub fn start() -> Self {
-        let server = Self { server: Watched::in_folder(Watched::folder("doorbell-my-")) };
+        Self::start_so(None)
+    }
+
+    /// One that lets in nobody from the network but by TLS, with a certificate of this authority for
+    /// `localhost`, and has a user `admin` there without a password.
+    #[must_use]
+    pub fn start_with_tls(authority: &Authority) -> Self {
+        let server = Self::start_so(Some(authority));
+        server.sql("CREATE USER admin@'%'; GRANT ALL ON *.* TO admin@'%' WITH GRANT OPTION");
+        server
+    }
+
+    fn start_so(authority: Option<&Authority>) -> Self {
+        let port = if authority.is_some() { free_port() } else { 3306 };
+        let server = Self { server: Watched::in_folder(Watched::folder("doorbell-my-")), port };
+        let mut listens = "--skip-networking".to_owned();
+        if let Some(authority) = authority {
+            let (key, certificate) = authority.certify("DNS:localhost");
+            let put = |name: &str, from| {
+                server.server.put(name, &fs::read(from).expect("it")).display().to_string()
+            };
+            let (key, certificate) = (put("key.pem", key), put("certificate.pem", certificate));
+            listens = format!(
+                "--bind-address=127.0.0.1 --port={port} --ssl-key={key} --ssl-cert={certificate} \
+                 --require-secure-transport=ON"
+            );
+        }
+        server.server.put("listens", listens.as_bytes());
         let mut install = match mysql() {
             Some(_) => server.command("mysqld"),
             None => server.command("mariadb-install-db"),
@@ -70,6 +99,14 @@ impl MariaDb {
             Self::dialect(),
             self.server.folder.join("socket").display()
         )
+    }
+
+    /// The address of the server for its `admin`, over the network, and of an authority to believe.
+    #[must_use]
+    pub fn tls_address(&self, authority: &Authority) -> String {
+        let (dialect, port, authority) = (Self::dialect(), self.port, authority.certificate());
+        let authority = authority.display();
+        format!("{dialect}://admin@localhost:{port}/?ssl-mode=verify_identity&ssl-ca={authority}")
     }
 
     /// How it is called in addresses.

@@ -11,13 +11,13 @@ use std::{
 };
 
 use crate::{
-    eventually,
+    Authority, eventually, free_port,
     watched::{Watched, told},
 };
 
 /// Runs the server until its input ends; "keep" before that keeps the folder.
 const WATCHED: &str = r#"
-    "$0/postgres" -D "$1/data" -k "$1" -c listen_addresses= -c fsync=off -c max_connections=200 \
+    "$0/postgres" -D "$1/data" -k "$1" $(cat "$1/listens") -c fsync=off -c max_connections=200 \
         -c log_min_messages=fatal </dev/null >>"$1/log" 2>&1 &
     server=$!
     read -r word
@@ -30,6 +30,7 @@ const WATCHED: &str = r#"
 pub struct Postgres {
     server: Watched,
     databases: AtomicU32,
+    port: u16,
 }
 
 impl Postgres {
@@ -48,12 +49,47 @@ impl Postgres {
     /// The same in this folder, which is its own.
     #[must_use]
     pub fn start_in(folder: PathBuf) -> Self {
-        let server = Self { server: Watched::in_folder(folder), databases: AtomicU32::new(0) };
+        Self::start_so(folder, None)
+    }
+
+    /// One that lets in nobody from the network but by TLS, with a certificate of this authority for
+    /// `localhost`.
+    #[must_use]
+    pub fn start_with_tls(authority: &Authority) -> Self {
+        Self::start_so(Watched::folder("doorbell-pg-"), Some(authority))
+    }
+
+    fn start_so(folder: PathBuf, authority: Option<&Authority>) -> Self {
+        let port = if authority.is_some() { free_port() } else { 5432 };
+        let server =
+            Self { server: Watched::in_folder(folder), databases: AtomicU32::new(0), port };
         let mut initdb = server.command("initdb");
         initdb.args(["-N", "-U", "doorbell", "-A", "trust", "-E", "UTF8", "--locale=C", "-D"]);
         told(&initdb.arg(server.server.folder.join("data")).output().expect("initdb"));
+        let mut listens = "-c listen_addresses=".to_owned();
+        if let Some(authority) = authority {
+            let (key, certificate) = authority.certify("DNS:localhost");
+            let put = |name: &str, from| {
+                server.server.put(name, &fs::read(from).expect("it")).display().to_string()
+            };
+            let (key, certificate) = (put("key.pem", key), put("certificate.pem", certificate));
+            listens = format!(
+                "-c listen_addresses=localhost -c port={port} -c ssl=on -c ssl_key_file={key} -c ssl_cert_file={certificate}"
+            );
+            let rules = "local all all trust\nhostssl all doorbell all trust\nhostssl all all all scram-sha-256\n";
+            server.server.put("data/pg_hba.conf", rules.as_bytes());
+        }
+        server.server.put("listens", listens.as_bytes());
         server.resume();
         server
+    }
+
+    /// The address of the server for its superuser, over the network, and of an authority to believe.
+    #[must_use]
+    pub fn tls_address(&self, authority: &Authority) -> String {
+        let (port, authority) = (self.port, authority.certificate());
+        let authority = authority.display();
+        format!("postgres://doorbell@localhost:{port}/?sslmode=verify-full&sslrootcert={authority}")
     }
 
     /// The address of a new, empty database.
@@ -116,7 +152,9 @@ impl Postgres {
     }
 
     fn command(&self, program: &str) -> Command {
-        self.server.command(&programs().join(program))
+        let mut command = self.server.command(&programs().join(program));
+        command.env("PGPORT", self.port.to_string());
+        command
     }
 }
 

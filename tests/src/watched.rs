@@ -6,7 +6,10 @@
 use std::{
     fs,
     io::Write,
-    os::unix::{fs::chown, process::CommandExt},
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::Mutex,
@@ -33,6 +36,17 @@ impl Watched {
     /// A new folder for one.
     pub(crate) fn folder(prefix: &str) -> PathBuf {
         tempfile::Builder::new().prefix(prefix).tempdir().expect("a folder").keep()
+    }
+
+    /// Puts a file into its folder that only it may read.
+    pub(crate) fn put(&self, name: &str, text: &[u8]) -> PathBuf {
+        let path = self.folder.join(name);
+        fs::write(&path, text).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its mode");
+        if let Some((user, group)) = self.user {
+            chown(&path, Some(user), Some(group)).expect("to give it away");
+        }
+        path
     }
 
     /// Runs it by a script, which ends it when its input ends, and with it the folder, unless it reads

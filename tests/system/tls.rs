@@ -6,44 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use doorbell_tests::{Doorbell, Setup, app_dir, eventually, free_port};
-
-/// A certificate authority of one test.
-struct Authority {
-    folder: tempfile::TempDir,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let authority = Self { folder: tempfile::tempdir().expect("a folder") };
-        let subject = "/CN=an authority of a test";
-        authority
-            .openssl(&["req", "-x509", "-subj", subject, "-keyout", "ca.key", "-out", "ca.pem"]);
-        authority
-    }
-
-    /// A certificate for a name as `DNS:localhost`: its key, and itself.
-    fn certify(&self, name: &str) -> (PathBuf, PathBuf) {
-        let extension = format!("subjectAltName={name}");
-        let issuer = ["-CA", "ca.pem", "-CAkey", "ca.key"];
-        let more = ["-addext", "basicConstraints=critical,CA:FALSE", "-addext", &extension];
-        let leaf = ["req", "-x509", "-subj", "/CN=leaf", "-keyout", "leaf.key", "-out", "leaf.pem"];
-        self.openssl(&[&leaf[..], &issuer, &more].concat());
-        (self.path("leaf.key"), self.path("leaf.pem"))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn openssl(&self, args: &[&str]) {
-        let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-        let mut command = Command::new("openssl");
-        command.args(args).args(key).args(["-days", "2"]).current_dir(&self.folder);
-        let output = command.output().expect("openssl: run ./test, which installs it");
-        assert!(output.status.success(), "{args:?}: {output:?}");
-    }
-}
+use doorbell_tests::{Authority, Doorbell, Setup, app_dir, eventually, free_port};
 
 /// A running server; ended when dropped.
 struct Server {
@@ -82,7 +45,7 @@ fn a_server_is_asked_by_its_name_for_the_clients_host() {
     let server = Server::start(authority.certify("DNS:localhost"));
     let url = format!("\"https://localhost:{}\"", server.port);
     for (more, version) in [("", "1.1"), ("http2 = true", "2.0")] {
-        let d = doorbell(&authority.path("ca.pem"), &url, more);
+        let d = doorbell(&authority.certificate(), &url, more);
         let response = d.get("app.test", "/a/../b?c");
         assert_eq!(response.status, 200, "{}", d.log());
         let seen = response.json();
@@ -96,7 +59,7 @@ fn fields_of_one_connection_do_not_go_on_in_http2() {
     let authority = Authority::new();
     let server = Server::start(authority.certify("DNS:localhost"));
     let url = format!("\"https://localhost:{}\"", server.port);
-    let d = doorbell(&authority.path("ca.pem"), &url, "http2 = true");
+    let d = doorbell(&authority.certificate(), &url, "http2 = true");
     let response = doorbell_tests::request(
         d.port,
         "GET / HTTP/1.1\r\nHost: app.test\r\nConnection: keep-alive, X-Secret\r\nX-Secret: s\r\n\
@@ -116,7 +79,7 @@ fn trailers_of_an_answer_reach_the_client_in_http2() {
     let authority = Authority::new();
     let server = Server::start(authority.certify("DNS:localhost"));
     let url = format!("\"https://localhost:{}\"", server.port);
-    let d = doorbell(&authority.path("ca.pem"), &url, "http2 = true");
+    let d = doorbell(&authority.certificate(), &url, "http2 = true");
     let output = Command::new("nghttp")
         .args(["-v", "-H", ":authority: app.test"])
         .arg(format!("http://127.0.0.1:{}/trailers", d.port))
@@ -133,7 +96,7 @@ fn a_server_whose_certificate_nobody_vouches_for_is_not_asked() {
     let server = Server::start(theirs.certify("DNS:localhost"));
     let url = format!("\"https://localhost:{}\"", server.port);
     for more in ["", "http2 = true"] {
-        let d = doorbell(&ours.path("ca.pem"), &url, more);
+        let d = doorbell(&ours.certificate(), &url, more);
         assert_eq!(d.get("app.test", "/").status, 502);
     }
 }
@@ -143,7 +106,7 @@ fn a_server_whose_certificate_is_for_another_name_is_not_asked() {
     let authority = Authority::new();
     let server = Server::start(authority.certify("DNS:other.test"));
     let url = format!("\"https://localhost:{}\"", server.port);
-    let d = doorbell(&authority.path("ca.pem"), &url, "");
+    let d = doorbell(&authority.certificate(), &url, "");
     assert_eq!(d.get("app.test", "/").status, 502);
 }
 
@@ -152,11 +115,11 @@ fn a_server_may_be_named_by_its_address() {
     let authority = Authority::new();
     let server = Server::start(authority.certify("IP:127.0.0.1"));
     let url = format!("\"https://127.0.0.1:{}\"", server.port);
-    let d = doorbell(&authority.path("ca.pem"), &url, "");
+    let d = doorbell(&authority.certificate(), &url, "");
     assert_eq!(d.get("app.test", "/").status, 200, "{}", d.log());
     let stranger = Server::start(authority.certify("IP:127.0.0.2"));
     let url = format!("\"https://127.0.0.1:{}\"", stranger.port);
-    let d = doorbell(&authority.path("ca.pem"), &url, "");
+    let d = doorbell(&authority.certificate(), &url, "");
     assert_eq!(d.get("app.test", "/").status, 502);
 }
 
@@ -168,7 +131,7 @@ fn a_server_is_checked_with_tls_too() {
     let [good, bad] = [good.port, bad.port].map(|port| format!("\"https://localhost:{port}\""));
     let health = "health = { path = \"/health\", interval = \"1s\", timeout = \"1s\" }";
     let upstream = format!("{{ servers = [{good}, {bad}], {health} }}");
-    let d = doorbell(&authority.path("ca.pem"), &upstream, "");
+    let d = doorbell(&authority.certificate(), &upstream, "");
     let is_told = |line: &str| line.contains("unwell") && line.contains(bad.trim_matches('"'));
     eventually("the bad one is left out", || d.log().lines().any(is_told));
     for _ in 0..10 {

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use doorbell_tests::{Doorbell, MariaDb, Postgres, eventually};
+use doorbell_tests::{Authority, Doorbell, MariaDb, Postgres, eventually};
 
 use super::{super::secrets::variable, Saved, add};
 use crate::node;
@@ -159,6 +159,54 @@ fn a_database_of_mariadb_is_saved_as_it_was_at_one_moment() {
         UNION SELECT definer FROM information_schema.views WHERE table_schema = 'app_store'
         UNION SELECT definer FROM information_schema.events WHERE event_schema = 'app_store'";
     assert_eq!(ask(definers), "app_store@localhost");
+}
+
+/// Makes a database over TLS, fills it by `fill`, and brings it back on the same server.
+fn over_tls(server: &str, fill: impl Fn(), text: impl Fn(&str) -> String) {
+    let d = Doorbell::with(&node("main", ""));
+    add(&d, "shop", &format!("new_database={server}"));
+    assert_eq!(d.get("shop.test", "/").status, 200);
+    fill();
+    let saved = Saved::at(&d);
+    saved.export("shop", &[]);
+    let elsewhere = format!("directory={}", d.dir.path().display());
+    saved.import(&d, &["--as", "shop2", "--set", "hosts=shop2.test", "--set", &elsewhere]);
+    assert_eq!(text("app_shop2"), "over TLS");
+    // Who is not whom it says is told nothing.
+    let lie = format!("database.new_database={}", server.replace("@localhost", "@127.0.0.1"));
+    d.ok(&["app", "set", "shop", &lie]);
+    d.ok(&["stop", "shop"]);
+    assert_eq!(d.get("shop.test", "/").status, 503);
+    let reason = d.status("shop")["reason"].to_string();
+    assert!(reason.contains("certificate"), "{reason}");
+    fs::remove_file(&saved.archive).expect("the archive");
+    let refused = d.cli(&saved.line(&["app", "export", "shop"], &[]));
+    assert!(refused.status != 0 && refused.stderr.contains("certificate"), "{refused:?}");
+}
+
+#[test]
+fn a_database_of_postgresql_behind_tls_is_made_saved_and_restored() {
+    let authority = Authority::new();
+    let postgres = Postgres::start_with_tls(&authority);
+    over_tls(
+        &postgres.tls_address(&authority),
+        || {
+            let fill = "SET ROLE app_shop; CREATE TABLE t AS SELECT 'over TLS'::text AS text";
+            postgres.sql(&postgres.address("app_shop"), fill);
+        },
+        |database| postgres.sql(&postgres.address(database), "SELECT text FROM t"),
+    );
+}
+
+#[test]
+fn a_database_of_mariadb_behind_tls_is_made_saved_and_restored() {
+    let authority = Authority::new();
+    let mariadb = MariaDb::start_with_tls(&authority);
+    over_tls(
+        &mariadb.tls_address(&authority),
+        || drop(mariadb.sql("USE app_shop; CREATE TABLE t AS SELECT 'over TLS' AS text")),
+        |database| mariadb.sql(&format!("SELECT text FROM {database}.t")),
+    );
 }
 
 #[test]
