@@ -3,8 +3,9 @@
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::OnceLock,
 };
 
@@ -116,11 +117,17 @@ impl MariaDb {
     }
 
     /// Runs statements as root, and returns what the client prints.
-    pub fn sql(&self, statements: &str) -> String {
+    pub fn sql(&self, statements: &(impl AsRef<[u8]> + ?Sized)) -> String {
         let mut client = self.command(if mysql().is_some() { "mysql" } else { "mariadb" });
         client.args(["--no-defaults", "--batch", "--skip-column-names", "--user=root"]);
         client.arg(format!("--socket={}", self.server.folder.join("socket").display()));
-        told(&client.args(["-e", statements]).output().expect("mariadb"))
+        client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut client = client.spawn().expect("a client");
+        let mut input = client.stdin.take().expect("its input");
+        // Who ends before it has read all says why.
+        let _ = input.write_all(statements.as_ref());
+        drop(input);
+        told(&client.wait_with_output().expect("a client"))
     }
 
     /// Ends the server at once, without a goodbye.

@@ -2,17 +2,28 @@
 
 use std::{
     io::{self, Read, Write},
+    os::fd::AsFd,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
+    time::{Duration, Instant},
 };
 
 use doorbell_config::{registry::printable, spec::Secret};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::backup::BackupError;
 
 /// Bytes that are kept of what it complains of.
 const MOST_WORDS: usize = 4 << 10;
+/// How long it may say nothing: `mysqldump` waits for a table that somebody holds for as long as the server lets
+/// it, which is a day or a year.
+const SILENCE: Duration = Duration::from_secs(600);
+
+/// What is no text.
+const NO_TEXT: &str = "told something that is not UTF-8, and could not be restored: MySQL keeps a routine, trigger, \
+    event or view in the character set of the client that made it (make it anew with utf8mb4), PostgreSQL anything \
+    in a database with the encoding SQL_ASCII";
 
 /// A program that is about to run.
 pub(super) struct Program {
@@ -45,7 +56,7 @@ impl Program {
         }
         let mut copied = Ok(());
         if let Some(stdout) = child.0.stdout.take() {
-            copied = copy(stdout, out, &name);
+            copied = copy(stdout, out, &name, SILENCE);
         }
         // A program whose reader is gone ends by itself.
         copied?;
@@ -60,16 +71,78 @@ impl Program {
 }
 
 /// Whoever is to blame, the archive or the program, is told.
-fn copy(mut from: impl Read, to: &mut dyn Write, name: &str) -> Result<(), BackupError> {
-    let mut buffer = vec![0; 64 << 10];
+fn copy(
+    mut from: impl Read + AsFd,
+    to: &mut dyn Write,
+    name: &str,
+    silence: Duration,
+) -> Result<(), BackupError> {
+    let cannot = |error| BackupError::io(format!("cannot read from {name}"))(error);
+    let (mut buffer, mut text) = (vec![0; 64 << 10], Text::default());
     loop {
+        if !has_words(&from, silence).map_err(cannot)? {
+            let why = format!(
+                "{name} has told nothing for {silence:?}, and was ended: somebody may hold a table, or the server hangs"
+            );
+            return Err(BackupError::Database(why));
+        }
         let read = match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
+            Ok(0) if text.rest.is_empty() => return Ok(()),
+            Ok(0) => return Err(BackupError::Database(format!("{name} {NO_TEXT}"))),
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(BackupError::io(format!("cannot read from {name}"))(error)),
+            Err(error) => return Err(cannot(error)),
         };
+        if !text.goes_on(&buffer[..read]) {
+            return Err(BackupError::Database(format!("{name} {NO_TEXT}")));
+        }
         to.write_all(&buffer[..read]).map_err(BackupError::io("cannot write the archive"))?;
+    }
+}
+
+/// Bytes that are to be UTF-8: then a dump can be restored. MySQL writes the code of a routine or a trigger in the
+/// character set of the client that made it.
+#[derive(Default)]
+struct Text {
+    /// The beginning of a character that goes on in what comes next.
+    rest: Vec<u8>,
+}
+
+impl Text {
+    /// Whether it still is UTF-8 with these bytes.
+    fn goes_on(&mut self, bytes: &[u8]) -> bool {
+        let mut bytes = bytes;
+        while !self.rest.is_empty() {
+            let Some((first, more)) = bytes.split_first() else { return true };
+            (self.rest, bytes) = ([&self.rest[..], &[*first]].concat(), more);
+            match std::str::from_utf8(&self.rest) {
+                Ok(_) => self.rest.clear(),
+                Err(error) if error.error_len().is_some() => return false,
+                Err(_) => {}
+            }
+        }
+        match std::str::from_utf8(bytes) {
+            Ok(_) => true,
+            Err(error) if error.error_len().is_some() => false,
+            Err(error) => {
+                self.rest = bytes[error.valid_up_to()..].to_vec();
+                true
+            }
+        }
+    }
+}
+
+/// Whether there is something to read, or an end, before so much time has passed.
+fn has_words(from: &impl AsFd, silence: Duration) -> io::Result<bool> {
+    let until = Instant::now() + silence;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&left)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -110,4 +183,43 @@ pub(super) fn is_there(name: &str) -> bool {
 pub(super) fn version(name: &str) -> String {
     let told = Command::new(name).arg("--version").stdin(Stdio::null()).output();
     told.map(|told| String::from_utf8_lossy(&told.stdout).into_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_utf_8_is_found_wherever_it_is_cut() {
+        let goes_on = |pieces: &[&[u8]]| {
+            let mut text = Text::default();
+            pieces.iter().all(|piece| text.goes_on(piece)) && text.rest.is_empty()
+        };
+        let text = "aä€𝄞z".as_bytes();
+        for at in 0..text.len() {
+            for then in at..text.len() {
+                assert!(goes_on(&[&text[..at], &text[at..then], &text[then..]]), "{at} {then}");
+            }
+        }
+        for wrong in [
+            &[b"a\xe4b" as &[u8]][..],
+            &[b"\xe4", b"b"],
+            &[b"\xf0\x9d", b"\x84", b"a"],
+            &[b"\xe2\x82"],
+        ] {
+            assert!(!goes_on(wrong), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn who_tells_nothing_for_too_long_is_given_up() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo first; exec sleep 60"]).stdout(Stdio::piped());
+        let mut child = Running(command.spawn().unwrap());
+        let mut copied = Vec::new();
+        let stdout = child.0.stdout.take().unwrap();
+        let error = copy(stdout, &mut copied, "it", Duration::from_millis(300)).unwrap_err();
+        assert_eq!(copied, b"first\n");
+        assert!(error.to_string().contains("told nothing for 300ms"), "{error}");
+    }
 }

@@ -187,6 +187,23 @@ fn an_import_that_is_killed_leaves_an_app_that_is_disabled_or_whole() {
 }
 
 #[test]
+fn a_dump_that_could_not_be_restored_is_refused() {
+    let mariadb = MariaDb::start();
+    let d = Doorbell::with(&node("main", ""));
+    add(&d, "shop", &format!("new_database={}", mariadb.address("root")));
+    assert_eq!(d.get("shop.test", "/").status, 200);
+    let of_another_set = b"USE app_shop; SET NAMES latin1;
+        CREATE DEFINER = app_shop@localhost PROCEDURE p() SELECT '\xe4';";
+    mariadb.sql(of_another_set);
+    let saved = Saved::at(&d);
+    let refused = d.cli(&saved.line(&["app", "export", "shop"], &[]));
+    assert!(refused.status != 0 && refused.stderr.contains("not UTF-8"), "{refused:?}");
+    assert!(!saved.archive.exists());
+    mariadb.sql("USE app_shop; DROP PROCEDURE p");
+    saved.export("shop", &[]);
+}
+
+#[test]
 fn no_passphrase_secret_or_password_is_in_the_clear() {
     let mariadb = MariaDb::start();
     let d = Doorbell::with(&node("main", ""));
