@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
 };
 
+use anyhow::Context as _;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 mod access;
@@ -111,6 +112,9 @@ enum Verb {
         #[command(flatten)]
         socket: SocketArg,
     },
+    /// Let systemd start the next supervisor where this one died: for `ExecStopPost=`, before version 254
+    #[command(hide = true)]
+    MakeWay,
     /// Print which versions of the protocol between doorbell's processes this binary takes over from
     #[command(hide = true, name = SPEAKS)]
     Speaks,
@@ -316,6 +320,10 @@ pub fn run() -> anyhow::Result<u8> {
         }
         Verb::Check { how, config } => documents::check(&config.config, how),
         Verb::Upgrade { how, socket } => control::upgrade(&socket.find()?, how),
+        Verb::MakeWay => {
+            doorbell_supervisor::make_way().context("cannot make way")?;
+            Ok(0)
+        }
         Verb::Speaks => documents::speaks(),
         Verb::Reload { how, socket } => control::reload(&socket.find()?, how),
         Verb::Status { app, json, socket } => {

@@ -366,6 +366,7 @@ impl Instance {
         let (app, generation) = (job.app.id.clone(), job.generation);
         let process = job.process()?;
         let (stop, logs) = (*process.stop, *process.logs);
+        let resources = process.resources.clone();
         let mut held = driver.take_held(&app, generation);
         let ear = Parts::among(&mut held);
         let path = driver.vigil_path(&app, generation);
@@ -395,7 +396,8 @@ impl Instance {
         let root = Root::watch(record.pid, pidfd)?;
         let mark = mark_of(&driver.state_dir, &record);
         let tree = Tree::adopted(record.pid, mark, output.identity());
-        wires.witness.is_of(tree, driver.cgroups.find_again(&app, generation));
+        let group = driver.cgroups.take_up(&app, generation, &resources);
+        wires.witness.is_of(tree, group);
         let door = vigils.map(|vigils| vigils.open(wires.witness.clone())).transpose()?;
         let log = driver.logs.open(&app, logs);
         let capture = Capture::start(output, log, wires.witness.tail.clone())?;

@@ -77,7 +77,7 @@ pub(crate) use self::{
     vigil::Vigil,
     watch::any_gone,
 };
-pub use self::{advance::Advances, ear::Deputy, sys::keep_descriptors};
+pub use self::{advance::Advances, cgroup::make_way, ear::Deputy, sys::keep_descriptors};
 use self::{
     cgroup::{Cgroups, Group, Purpose},
     endpoint::Ports,

@@ -16,6 +16,12 @@ use super::{Cgroups, Controller, Folder, Version, make_folder, weights::write_we
 /// Where we are ourselves, beside the apps, if we had to make room.
 pub(super) const ROLES: &str = "roles";
 
+/// What a group hands on to those below.
+pub(super) const HANDED_ON: &str = "cgroup.subtree_control";
+
+/// Where a service manager starts us, beside the apps, if it is told so: then there is room already.
+pub(super) const SUBGROUP: &str = "doorbell-roles";
+
 /// What groups are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::driver) enum Purpose {
@@ -71,6 +77,8 @@ impl Cgroups {
             return self.problems.push(format!("{}: {error}", path.display()));
         }
         let available = fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default();
+        let handed_on = fs::read_to_string(path.join(HANDED_ON)).unwrap_or_default();
+        self.lost_limits = handed_on.trim().is_empty();
         let mut controllers = Vec::new();
         if path.join("cgroup.freeze").exists() {
             controllers.push(Controller::Freezer);
@@ -119,7 +127,7 @@ impl Cgroups {
 /// Lets a controller through to the groups in our folder; an error is a problem in words.
 fn hand_on(base: &Path, ours: &Path, controller: Controller) -> Result<(), String> {
     let order = format!("+{}", controller.name());
-    let file = "cgroup.subtree_control";
+    let file = HANDED_ON;
     let mut handed = write(base, file, &order);
     if handed.is_err() && make_room(base, ours).is_ok_and(|room| room == Room::Made) {
         handed = write(base, file, &order);
@@ -146,7 +154,7 @@ fn could_hand_on(base: &Path, controller: Controller) -> Result<(), String> {
     let is_ours = inhabitants.lines().all(|pid| pid == own);
     // Only the group of all has no events.
     let is_root = !base.join("cgroup.events").exists();
-    let could = holds("cgroup.subtree_control", controller.name()) || is_ours || is_root;
+    let could = holds(HANDED_ON, controller.name()) || is_ours || is_root;
     could.then_some(()).ok_or_else(|| shared(base, controller))
 }
 
@@ -172,8 +180,20 @@ fn make_room(base: &Path, ours: &Path) -> io::Result<Room> {
 
 /// The group that we were started in: we may be in one that an earlier version of us made.
 fn without_ours(base: &Path, name: &str) -> PathBuf {
-    let outer = base.ends_with(Path::new(name).join(ROLES)).then(|| base.ancestors().nth(2));
-    outer.flatten().unwrap_or(base).to_owned()
+    let up = match base {
+        _ if base.ends_with(Path::new(name).join(ROLES)) => 2,
+        _ if base.ends_with(SUBGROUP) => 1,
+        _ => 0,
+    };
+    base.ancestors().nth(up).unwrap_or(base).to_owned()
+}
+
+/// Our own group of version 2, where it can be seen.
+pub(super) fn own_unified() -> io::Result<Option<PathBuf>> {
+    let (mounts, own) = (read("/proc/self/mountinfo")?, read("/proc/self/cgroup")?);
+    let mut mounts = mounts.lines().filter_map(Mount::parse);
+    let mount = mounts.find(|mount| mount.version == Version::Two);
+    Ok(mount.and_then(|mount| mount.own_folder(&own, None)))
 }
 
 fn read(path: &str) -> io::Result<String> {
@@ -264,5 +284,6 @@ mod tests {
         assert_eq!(without_ours(base, "doorbell"), base);
         assert_eq!(without_ours(&base.join("doorbell/roles"), "doorbell"), base);
         assert_eq!(without_ours(&base.join("other/roles"), "doorbell"), base.join("other/roles"));
+        assert_eq!(without_ours(&base.join(SUBGROUP), "doorbell"), base);
     }
 }

@@ -11,6 +11,7 @@
 mod find;
 mod group;
 mod limits;
+mod make_way;
 mod weights;
 
 use std::{
@@ -22,6 +23,7 @@ use std::{
 
 use doorbell_config::{name::AppId, spec::ResourceSpec};
 
+pub use self::make_way::make_way;
 pub(super) use self::{
     find::Purpose,
     group::{Entrance, Group},
@@ -39,6 +41,8 @@ pub(crate) struct Cgroups {
     folders: Vec<Folder>,
     /// Why there are no more, in words.
     problems: Vec<String>,
+    /// Whether limits that an earlier supervisor wrote are gone: somebody had to make way.
+    lost_limits: bool,
 }
 
 /// A folder in one hierarchy: ours, or an instance's in it.
@@ -138,6 +142,22 @@ impl Cgroups {
     /// The groups that an earlier supervisor made for an instance.
     pub(super) fn find_again(&self, app: &AppId, generation: Generation) -> Group {
         self.group(app, generation, |folder| folder.path.exists())
+    }
+
+    /// The same, with its limits.
+    pub(super) fn take_up(
+        &self,
+        app: &AppId,
+        generation: Generation,
+        resources: &ResourceSpec,
+    ) -> Group {
+        let group = self.find_again(app, generation);
+        if self.lost_limits
+            && let Err(error) = group.limit(resources)
+        {
+            tracing::error!(%app, %error, "its limits do not hold any more");
+        }
+        group
     }
 
     fn group(&self, app: &AppId, generation: Generation, is_in: impl Fn(&Folder) -> bool) -> Group {
