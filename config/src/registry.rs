@@ -39,7 +39,7 @@ pub use location::{Location, LocationError, PostgresUrl};
 pub use row::{AppRow, Changes, Revision, Unreadable};
 pub use secret::{MOST_SECRET_BYTES, SealedSecret};
 pub use token::{MOST_SCOPE_BYTES, NewToken, Token, TokenHash};
-pub use upgrade::Turn;
+pub use upgrade::{Ended, Turn};
 pub use watch::Watch;
 
 use store::{Store, Transaction, Value};

@@ -264,6 +264,7 @@ impl Proxy {
             ToProxy::AccessLog(spec) => self.log_to(spec, with)?,
             ToProxy::Apply(apply) => self.apply(*apply).await,
             ToProxy::Order(order) => gatekeeper::carry_out(&self.shared, order),
+            ToProxy::Echo(number) => tell(&self.line, &FromProxy::Echoed(number)),
             ToProxy::Gates(orders) => gatekeeper::begin_anew(&self.shared, orders),
             ToProxy::Control => {
                 let connection = with.into_iter().next().context("no connection came")?;

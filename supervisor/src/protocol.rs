@@ -133,6 +133,8 @@ pub enum ToProxy {
     Apply(Box<Apply>),
     /// For a gate.
     Order(GateOrder),
+    /// Say when all before it has arrived: [`FromProxy::Echoed`].
+    Echo(u64),
     /// All that gates have to know: those that are not named here are closed, and hold.
     Gates(Vec<GateOrder>),
     /// With a connection to the control process, which asks for figures there.
@@ -187,6 +189,8 @@ pub enum FromProxy {
         /// Its number.
         turn: u64,
     },
+    /// All that was sent before this echo has arrived.
+    Echoed(u64),
 }
 
 /// From the supervisor to the control process.
@@ -312,15 +316,26 @@ pub struct WantedVersion {
 pub struct Upgraded {
     /// The version that it was to bring the app's data up to date with.
     pub version: String,
-    /// Why it did not.
-    pub outcome: Result<(), String>,
+    /// Whether it did.
+    pub outcome: Outcome,
+}
+
+/// What came of running an upgrade.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The data is up to date.
+    Reached,
+    /// It failed, and is not to be tried again by itself. Why, for operators.
+    Failed(String),
+    /// It was not run to its end, or not at all.
+    CalledOff,
 }
 
 impl Upgraded {
     /// It was not run to its end, or not at all.
     #[must_use]
     pub fn called_off(version: &str) -> Self {
-        Self { version: version.to_owned(), outcome: Err("it was called off".to_owned()) }
+        Self { version: version.to_owned(), outcome: Outcome::CalledOff }
     }
 }
 

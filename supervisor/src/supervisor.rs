@@ -174,6 +174,8 @@ pub(crate) enum Request {
         patience: Patience,
         done: oneshot::Sender<Result<(), OperateError>>,
     },
+    /// Answered when the orders that there are have been handed out.
+    Fence(oneshot::Sender<()>),
     Limit {
         parallel_starts: usize,
         memory: Option<ByteSize>,
@@ -246,6 +248,13 @@ impl Supervisor {
         self.ask(Request::Instruct { instruction, done }, applied)
             .await
             .ok_or(InstructError::ShuttingDown)
+    }
+
+    /// Returns when all orders for gates that there are now have been handed out.
+    pub async fn fence(&self) {
+        let (done, passed) = oneshot::channel();
+        // A desk that is gone has none.
+        self.ask(Request::Fence(done), passed).await;
     }
 
     /// Asks something of one app; returns when it is accepted.

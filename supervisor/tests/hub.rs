@@ -12,7 +12,7 @@ use doorbell_config::{
 use doorbell_supervisor::{
     SupervisorOptions,
     hub::{self, HubOptions, Launcher},
-    message::{GateOrder, GateReport, Generation},
+    message::{GateOrder, GateReport, Generation, Verb},
     protocol::{
         Answer, FromControl, FromProxy, Hello, Listening, Role, TRUSTED_LIMITS, ToControl, ToProxy,
         VERSION, Wish,
@@ -20,13 +20,20 @@ use doorbell_supervisor::{
     wire::{self, Frame, Receiver, Sender},
 };
 use tempfile::TempDir;
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::JoinHandle,
+    time::timeout,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A hub with its scripted roles: each that it starts comes out here.
 struct Scene {
     proxies: mpsc::Receiver<UnixStream>,
+    /// What the control process is to ask for, and what it was answered.
+    wishes: mpsc::Sender<Wish>,
+    answers: mpsc::Receiver<Answer>,
     hub: JoinHandle<Result<(), hub::HubError>>,
     _folder: TempDir,
 }
@@ -48,14 +55,27 @@ fn app(id: &str) -> Arc<AppSpec> {
     Arc::new(AppSpec::new(AppId::parse(id).unwrap(), routes, Backend::Process(process.into())))
 }
 
-/// A control process that wants one app, and says no more.
-async fn control(connection: UnixStream) {
+/// A control process that wants one app, and what it is told to.
+async fn control(
+    connection: UnixStream,
+    wishes: Arc<Mutex<mpsc::Receiver<Wish>>>,
+    answers: mpsc::Sender<Answer>,
+) {
     let (sender, mut receiver) = wire::open::<ToControl>(connection, TRUSTED_LIMITS).unwrap();
     sender.send(&FromControl::Hello(hello(Role::Control))).unwrap();
     sender.send(&FromControl::Introduced).unwrap();
     let listen = vec![ListenAddr::Tcp(([127, 0, 0, 1], 0).into())];
     let server = ServerSpec { listen, ..ServerSpec::default() };
-    while let Ok(Some((message, _))) = receiver.next().await {
+    let mut wishes = wishes.lock().await;
+    loop {
+        let message = tokio::select! {
+            message = receiver.next() => message,
+            Some(wish) = wishes.recv() => {
+                sender.send(&FromControl::Wish { number: 2, wish: Box::new(wish) }).unwrap();
+                continue;
+            }
+        };
+        let Ok(Some((message, _))) = message else { return };
         match message {
             ToControl::Begin => {
                 sender.send(&FromControl::Apps(vec![app("blog")])).unwrap();
@@ -66,9 +86,10 @@ async fn control(connection: UnixStream) {
                 let wish = FromControl::Wish { number: 1, wish: Box::new(wish) };
                 sender.send(&wish).unwrap();
             }
-            ToControl::Answer { answer, .. } => {
+            ToControl::Answer { wish: 1, answer } => {
                 assert!(matches!(*answer, Answer::Configured(Ok(_))), "{answer:?}");
             }
+            ToControl::Answer { answer, .. } => answers.try_send(*answer).unwrap(),
             ToControl::End => return,
             _ => {}
         }
@@ -79,8 +100,13 @@ impl Scene {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (came, proxies) = mpsc::channel(16);
+        let (wishes, wished) = mpsc::channel(16);
+        let (answered, answers) = mpsc::channel(16);
+        let wished = Arc::new(Mutex::new(wished));
         let launcher = Launcher::Tasks(Arc::new(move |role, connection| match role {
-            Role::Control => tokio::spawn(control(connection)),
+            Role::Control => {
+                tokio::spawn(control(connection, Arc::clone(&wished), answered.clone()))
+            }
             Role::Proxy => {
                 let came = came.clone();
                 tokio::spawn(async move { came.send(connection).await.unwrap() })
@@ -105,7 +131,8 @@ impl Scene {
             successor: None,
             is_upgraded: false,
         };
-        Self { proxies, hub: tokio::spawn(hub::run(options)), _folder: folder }
+        let hub = tokio::spawn(hub::run(options));
+        Self { proxies, wishes, answers, hub, _folder: folder }
     }
 
     /// The next proxy that the hub starts.
@@ -152,6 +179,18 @@ impl Peer<ToProxy> {
                         "a proxy learns how apps are run: {told}"
                     );
                 }
+                _ => {}
+            }
+        }
+    }
+
+    /// The next echo, and the orders before it.
+    async fn until_echo(&mut self) -> (u64, Vec<GateOrder>) {
+        let mut orders = Vec::new();
+        loop {
+            match self.next().await.expect("an echo") {
+                ToProxy::Echo(number) => return (number, orders),
+                ToProxy::Order(order) => orders.push(order),
                 _ => {}
             }
         }
@@ -244,6 +283,56 @@ async fn reports_that_nobody_asked_for_start_nothing_and_fill_nothing() {
     assert!(!scene.hub.is_finished());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_is_answered_when_every_proxy_has_come_to_it() {
+    let mut scene = Scene::start();
+    let mut proxy = scene.good_proxy().await;
+    let ask = |scene: &Scene, verb| {
+        scene.wishes.try_send(Wish::Operate(AppId::parse("blog").unwrap(), verb)).unwrap();
+    };
+    ask(&scene, Verb::Disable);
+    let (first, orders) = proxy.until_echo().await;
+    assert!(matches!(orders.last(), Some(GateOrder::Refuse { .. })), "{orders:?}");
+    ask(&scene, Verb::Enable);
+    let (second, orders) = proxy.until_echo().await;
+    assert!(matches!(orders.last(), Some(GateOrder::Hold { .. })), "{orders:?}");
+    assert!(scene.answers.try_recv().is_err(), "answered before it is so");
+    // In whatever order they come back, and whatever else does.
+    for number in [second, second, u64::MAX, first] {
+        proxy.sender.send(&FromProxy::Echoed(number)).unwrap();
+    }
+    for _ in 0..2 {
+        let answer = timeout(PATIENCE, scene.answers.recv()).await.unwrap().unwrap();
+        assert!(matches!(answer, Answer::Operated(Ok(()))), "{answer:?}");
+    }
+    // Who is gone is not waited for.
+    ask(&scene, Verb::Disable);
+    proxy.until_echo().await;
+    drop(proxy);
+    let answer = timeout(PATIENCE, scene.answers.recv()).await.unwrap().unwrap();
+    assert!(matches!(answer, Answer::Operated(Ok(()))), "{answer:?}");
+    scene.good_proxy().await;
+    assert!(scene.answers.try_recv().is_err(), "answered twice");
+}
+
+/// Time is not what it takes here: it goes on when nobody has anything to do.
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_comes_to_no_echo_is_replaced_and_one_that_does_is_not() {
+    let mut scene = Scene::start();
+    let mut proxy = scene.good_proxy().await;
+    let disable = || Wish::Operate(AppId::parse("blog").unwrap(), Verb::Disable);
+    scene.wishes.try_send(disable()).unwrap();
+    let (number, _) = proxy.until_echo().await;
+    proxy.sender.send(&FromProxy::Echoed(number)).unwrap();
+    assert!(scene.answers.recv().await.is_some());
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    scene.wishes.try_send(disable()).unwrap();
+    proxy.until_echo().await;
+    assert!(scene.answers.recv().await.is_some(), "when it is given up");
+    while proxy.receiver.next().await.is_ok_and(|message| message.is_some()) {}
+    assert!(!scene.hub.is_finished());
+}
+
 /// Time is not what it takes here: it goes on when nobody has anything to do.
 #[tokio::test(start_paused = true)]
 async fn a_proxy_that_hangs_is_replaced() {
@@ -278,8 +367,9 @@ impl Draw {
         let app = if self.below(4) == 0 { "nobody" } else { "blog" };
         let app = AppId::parse(app).unwrap();
         let generation = Generation(self.below(4));
-        match self.below(9) {
+        match self.below(10) {
             0 => FromProxy::Applied { turn: self.below(6) },
+            8 => FromProxy::Echoed(self.below(6)),
             1 => FromProxy::Report(GateReport::Retired { app, generation }),
             2 => {
                 let idle_for = Duration::from_millis(self.below(u64::MAX));

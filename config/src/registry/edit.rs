@@ -270,7 +270,7 @@ impl Change<'_> {
                     THEN excluded.created_at ELSE app.created_at END";
         let [app, revision, at] = self.values();
         transaction.rows(PUT, &[app, revision, Value::Text(text), at]).await?;
-        Ok(())
+        Ok(upgrade::forgive(transaction, self.app).await?)
     }
 
     /// Leaves a tombstone, of which other Doorbells learn.

@@ -26,6 +26,10 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("migration/3.sqlite.sql"),
         postgres: include_str!("migration/3.postgres.sql"),
     },
+    Migration {
+        sqlite: include_str!("migration/4.sqlite.sql"),
+        postgres: include_str!("migration/4.postgres.sql"),
+    },
 ];
 
 const HAS_TABLES: (&str, &str) = (

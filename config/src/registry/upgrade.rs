@@ -4,6 +4,8 @@
 //! as whoever has it may die; the Doorbell that has it gets it again at once, since that one sees itself that
 //! it runs one upgrade of an app at a time. Times are those of whoever asks: clocks of Doorbells that share a
 //! registry are to agree within [`SLACK`].
+//!
+//! One that failed is not tried again, by none of them, until somebody decides that it is.
 
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use super::{
     Registry, advance,
     audit::{self, Act, Actor},
     error::{RegistryError, WriteError},
-    now_ms, storable,
+    now_ms, printable, storable,
     store::{Row, Transaction, Value, stored},
 };
 use crate::name::AppId;
@@ -20,7 +22,7 @@ use crate::name::AppId;
 const SLACK: Duration = Duration::from_secs(60);
 
 /// What came of asking for the turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// There is nothing to do: the data is up to date with that version.
     Done,
@@ -28,6 +30,24 @@ pub enum Turn {
     Yours,
     /// Another Doorbell does it.
     Others,
+    /// It has failed, and is not to be tried again; why, for operators.
+    Failed(String),
+}
+
+/// What came of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended<'e> {
+    /// The data is up to date with this version.
+    Reached(&'e str),
+    /// It is as it was, or half done, and not to be tried again.
+    Failed {
+        /// The version that was to be reached.
+        version: &'e str,
+        /// For operators.
+        why: &'e str,
+    },
+    /// Anybody may try.
+    CalledOff,
 }
 
 impl Registry {
@@ -74,20 +94,19 @@ impl Registry {
         }
     }
 
-    /// Ends a turn: the data is up to date with this version, or as it was. Says whether it still was the turn of
-    /// whoever asks; if not, nothing is written.
+    /// Ends a turn. Says whether it still was the turn of whoever asks; if not, nothing is written.
     ///
     /// # Errors
     /// When the registry fails.
     pub async fn end_upgrade(
         &self,
         app: &AppId,
-        version: Option<&str>,
+        ended: Ended<'_>,
         doorbell: &str,
         by: &Actor,
     ) -> Result<bool, WriteError> {
         let mut transaction = self.store.begin().await?;
-        match end(&mut transaction, app, version, doorbell, by).await {
+        match end(&mut transaction, app, ended, doorbell, by).await {
             Ok(was_its) => {
                 transaction.commit().await?;
                 Ok(was_its)
@@ -98,15 +117,43 @@ impl Registry {
             }
         }
     }
+
+    /// Somebody has decided that an upgrade which failed is tried again.
+    ///
+    /// # Errors
+    /// When the registry fails.
+    pub async fn retry_upgrade(&self, app: &AppId) -> Result<(), RegistryError> {
+        let rows = self.store.rows(FIND, &[Value::Text(app.as_str())]).await?;
+        let has_failed = rows.first().map(|row| row.column::<Option<String>>(3)).transpose()?;
+        if has_failed.flatten().is_none() {
+            return Ok(());
+        }
+        let mut transaction = self.store.begin().await?;
+        let forgiven = async {
+            advance(&mut transaction, 0).await?;
+            forgive(&mut transaction, app).await
+        };
+        match forgiven.await {
+            Ok(()) => Ok(transaction.commit().await?),
+            Err(error) => {
+                transaction.roll_back().await;
+                Err(error)
+            }
+        }
+    }
 }
 
-const FIND: &str = "SELECT version, doorbell, until FROM upgrade WHERE app = $1";
+const FIND: &str = "SELECT version, doorbell, until, failed, why FROM upgrade WHERE app = $1";
 
 /// What a row says of the turn; `None` if it can be had.
 fn known_turn(row: &Row, version: &str, doorbell: &str) -> Result<Option<Turn>, RegistryError> {
     let (done, whose): (Option<String>, Option<String>) = (row.column(0)?, row.column(1)?);
     if done.as_deref() == Some(version) {
         return Ok(Some(Turn::Done));
+    }
+    if row.column::<Option<String>>(3)?.as_deref() == Some(version) {
+        let why: Option<String> = row.column(4)?;
+        return Ok(Some(Turn::Failed(why.unwrap_or_default())));
     }
     let until = row.maybe_number(2)?.unwrap_or_default();
     let is_others = whose.is_some_and(|whose| whose != doorbell) && until > now_ms();
@@ -122,7 +169,8 @@ async fn begin(
 ) -> Result<Turn, RegistryError> {
     const TAKE: &str = "
         INSERT INTO upgrade (app, doorbell, until) VALUES ($1, $2, $3)
-        ON CONFLICT (app) DO UPDATE SET doorbell = excluded.doorbell, until = excluded.until";
+        ON CONFLICT (app) DO UPDATE SET
+            doorbell = excluded.doorbell, until = excluded.until, failed = NULL, why = NULL";
     // One after the other, among all Doorbells.
     advance(transaction, 0).await?;
     let app = Value::Text(app.as_str());
@@ -141,17 +189,30 @@ async fn begin(
 async fn end(
     transaction: &mut Transaction,
     app: &AppId,
-    version: Option<&str>,
+    ended: Ended<'_>,
     doorbell: &str,
     by: &Actor,
 ) -> Result<bool, WriteError> {
     const END: &str = "
-        UPDATE upgrade SET version = COALESCE($3, version), doorbell = NULL, until = NULL
+        UPDATE upgrade SET version = COALESCE($3, version), doorbell = NULL, until = NULL,
+            failed = $4, why = $5
         WHERE app = $1 AND doorbell = $2 RETURNING app";
     advance(transaction, 0).await?;
-    let values = [Value::Text(app.as_str()), Value::Text(doorbell), Value::MaybeText(version)];
+    let (reached, failed, why) = match ended {
+        Ended::Reached(version) => (Some(version), None, None),
+        Ended::Failed { version, why } => (None, Some(version), Some(why)),
+        Ended::CalledOff => (None, None, None),
+    };
+    let why = why.map(printable);
+    let values = [
+        Value::Text(app.as_str()),
+        Value::Text(doorbell),
+        Value::MaybeText(reached),
+        Value::MaybeText(failed),
+        Value::MaybeText(why.as_deref()),
+    ];
     let was_its = !transaction.rows(END, &values).await?.is_empty();
-    if let (true, Some(version)) = (was_its, version) {
+    if let (true, Some(version)) = (was_its, reached) {
         let (app, subject) = (Some(app.clone()), Some(version.to_owned()));
         let act = Act { what: "upgrade app".into(), app, subject };
         audit::note(transaction, &act, by, None, now_ms()).await?;
@@ -167,9 +228,18 @@ pub(super) async fn reach(
 ) -> Result<(), RegistryError> {
     const REACH: &str = "
         INSERT INTO upgrade (app, version) VALUES ($1, $2)
-        ON CONFLICT (app) DO UPDATE SET version = excluded.version";
+        ON CONFLICT (app) DO UPDATE SET version = excluded.version, failed = NULL, why = NULL";
     let values = [Value::Text(app.as_str()), Value::Text(version)];
     transaction.rows(REACH, &values).await.map(drop)
+}
+
+/// Its definition is another one, or somebody says so: what failed is tried again.
+pub(super) async fn forgive(
+    transaction: &mut Transaction,
+    app: &AppId,
+) -> Result<(), RegistryError> {
+    const FORGIVE: &str = "UPDATE upgrade SET failed = NULL, why = NULL WHERE app = $1";
+    transaction.rows(FORGIVE, &[Value::Text(app.as_str())]).await.map(drop)
 }
 
 /// An app is gone, and what it was with it.

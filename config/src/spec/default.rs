@@ -45,6 +45,15 @@ impl AppSpec {
         }
     }
 
+    /// What brings its data up to date with its version, if something is to.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<&super::UpgradeSpec> {
+        match &self.backend {
+            Backend::Process(process) => process.upgrade.as_deref(),
+            Backend::Shared(_) | Backend::Upstream(_) => None,
+        }
+    }
+
     /// What the app is asked for where nobody says otherwise: its first host that is one, or `localhost`.
     #[must_use]
     pub fn default_host(&self) -> &str {

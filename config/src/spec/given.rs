@@ -32,7 +32,7 @@ pub struct Given {
 }
 
 /// Whose turn it is to bring an app's data up to date.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UpgradeTurn {
     /// There is nothing to do.
     #[default]
@@ -41,6 +41,8 @@ pub enum UpgradeTurn {
     Yours,
     /// Another Doorbell's.
     Others,
+    /// Nobody's: it has failed, and an operator decides what is next. Why, for operators.
+    Failed(String),
 }
 
 /// A text that is not printed. It is serialised, for the way between Doorbell's own processes.

@@ -68,6 +68,12 @@ pub(super) async fn operate(
         }
     };
     audit::note(&admin, &who, &word, Some(&replica));
+    match verb {
+        Verb::Start | Verb::Restart if app.upgrade().is_some() => {
+            admin.house.retry_upgrade(&app.id).await;
+        }
+        Verb::Start | Verb::Restart | Verb::Stop | Verb::Enable | Verb::Disable => {}
+    }
     match admin.house.link.operate(replica.clone(), verb).await {
         Ok(Ok(())) => Ok(Json(status(&admin, &app, &replica).await)),
         Ok(Err(error)) => Err(Problem::new(status_of(&error), &error)),

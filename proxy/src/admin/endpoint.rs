@@ -30,7 +30,7 @@ type MakeSchema = fn(&mut SchemaGenerator) -> Schema;
 enum Body {
     None,
     Json(MakeSchema),
-    Other(&'static str),
+    Other(&'static [&'static str]),
 }
 
 /// One way to ask.
@@ -93,8 +93,8 @@ impl Endpoint {
         Self { gives: Body::Json(SchemaGenerator::subschema_for::<T>), ..self }
     }
 
-    pub(super) fn gives_other(self, kind: &'static str) -> Self {
-        Self { gives: Body::Other(kind), ..self }
+    pub(super) fn gives_other(self, kinds: &'static [&'static str]) -> Self {
+        Self { gives: Body::Other(kinds), ..self }
     }
 
     pub(super) fn answers_with(self, status: u16) -> Self {
@@ -121,7 +121,11 @@ impl Endpoint {
             Body::Json(schema) => {
                 answer["content"]["application/json"]["schema"] = schema(schemas).to_value();
             }
-            Body::Other(kind) => answer["content"][kind] = json!({"schema": {"type": "string"}}),
+            Body::Other(kinds) => {
+                for kind in kinds {
+                    answer["content"][*kind] = json!({"schema": {"type": "string"}});
+                }
+            }
         }
         let problem = schemas.subschema_for::<Problem>().to_value();
         let mut operation = json!({

@@ -61,7 +61,7 @@ fn of_apps() -> Vec<Endpoint> {
             logs::read,
         )
         .asks::<logs::Wish>()
-        .gives_other("text/plain"),
+        .gives_other(&["text/plain", "application/jsonl"]),
         Endpoint::new(
             post.clone(),
             "/v1/apps/{id}/pass",
@@ -193,7 +193,7 @@ fn of_backups() -> Vec<Endpoint> {
             backup::export,
         )
         .takes::<backup::For>()
-        .gives_other("application/octet-stream"),
+        .gives_other(&["application/octet-stream"]),
         Endpoint::new(
             post.clone(),
             "/v1/apps/{id}/database",
@@ -203,7 +203,7 @@ fn of_backups() -> Vec<Endpoint> {
         )
         .asks::<backup::Taking>()
         .takes::<backup::For>()
-        .gives_other("application/octet-stream"),
+        .gives_other(&["application/octet-stream"]),
         Endpoint::new(
             post,
             "/v1/import",
@@ -230,7 +230,7 @@ fn of_the_whole() -> Vec<Endpoint> {
         )
         .asks::<events::Wish>()
         .hears(&[LAST_EVENT_ID])
-        .gives_other("text/event-stream"),
+        .gives_other(&["text/event-stream"]),
         Endpoint::new(Method::GET, "/v1/machine", Read, "What this machine allows", machine)
             .gives::<Vec<Ability>>(),
         Endpoint::new(

@@ -193,6 +193,7 @@ impl House {
             return Err(NoSupervisor.into());
         }
         let Plan { difference, routes, conflicts, wish } = self.plan(&inner, &config);
+        self.retry_upgrades(&inner, &difference).await;
         self.listens_on(self.configured(&difference, wish).await?);
         self.routes.store(Arc::new(routes));
         self.scraper.forget(&difference.gone);
@@ -221,6 +222,18 @@ impl House {
         self.reload_good.store(true, Ordering::Relaxed);
         self.reload_at.store(clock::unix_seconds(), Ordering::Relaxed);
         Ok(report)
+    }
+
+    /// An app of a file is another one now: what failed is tried again. For apps of the registry that is done in
+    /// the transaction that changes them.
+    async fn retry_upgrades(&self, before: &Inner, difference: &Difference) {
+        let list = self.list();
+        for app in &difference.put {
+            let is_known = before.apps.iter().any(|known| known.id == app.id);
+            if is_known && app.upgrade().is_some() && !list.contains_key(app.id.app_str()) {
+                self.retry_upgrade(&app.id).await;
+            }
+        }
     }
 
     /// Counts and logs an outcome.

@@ -5,10 +5,10 @@ use std::{fs, io, path::Path, sync::PoisonError};
 
 use doorbell_config::{
     name::AppId,
-    registry::{Actor, Registry, Turn},
+    registry::{Actor, Ended, Registry, Turn},
     spec::UpgradeTurn,
 };
-use doorbell_supervisor::protocol::{Upgraded, WantedVersion};
+use doorbell_supervisor::protocol::{Outcome, Upgraded, WantedVersion};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -70,48 +70,54 @@ impl House {
             }
             Ok(Turn::Yours) => Ok(UpgradeTurn::Yours),
             Ok(Turn::Others) => Ok(UpgradeTurn::Others),
+            Ok(Turn::Failed(why)) => Ok(UpgradeTurn::Failed(why)),
         }
     }
 
     /// Notes what came of an upgrade.
-    ///
-    /// # Errors
-    /// Why the start behind it has failed, for operators.
-    pub(super) async fn has_upgraded(
-        &self,
-        app: &AppId,
-        upgraded: &Upgraded,
-    ) -> Result<(), String> {
+    pub(super) async fn has_upgraded(&self, app: &AppId, upgraded: &Upgraded) {
         let Upgraded { version, outcome } = upgraded;
-        let reached = outcome.is_ok().then_some(version.as_str());
-        let noted = match self.registry_soon().await {
-            Ok(registry) => registry
-                .end_upgrade(app, reached, &self.own_name()?, &by_start())
-                .await
-                .map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+        let ended = match outcome {
+            Outcome::Reached => Ended::Reached(version),
+            Outcome::Failed(why) => Ended::Failed { version, why },
+            Outcome::CalledOff => Ended::CalledOff,
         };
-        match (outcome, noted) {
-            (Err(why), noted) => {
-                if let Err(error) = noted {
-                    tracing::warn!(%app, error, "its turn to be upgraded ends by itself");
-                }
-                Err(format!("its upgrade to version {version:?} failed: {why}"))
-            }
+        let noted = async {
+            let registry = self.registry_soon().await.map_err(|error| error.to_string())?;
+            let noted = registry.end_upgrade(app, ended, &self.own_name()?, &by_start()).await;
+            noted.map_err(|error| error.to_string())
+        };
+        let error = match noted.await {
             // Where the turn is another's by now, that one does it again.
-            (Ok(()), Ok(_)) => Ok(()),
-            (Ok(()), Err(error)) => {
+            Ok(_) => return,
+            Err(error) => error,
+        };
+        match outcome {
+            Outcome::Reached => {
                 tracing::warn!(%app, version, error, "it is upgraded, which cannot be noted yet");
                 self.remember(app, version, false);
-                Ok(())
             }
+            Outcome::Failed(_) | Outcome::CalledOff => {
+                tracing::warn!(%app, error, "its turn to be upgraded ends by itself");
+            }
+        }
+    }
+
+    /// Somebody has decided that this app is tried again, if its upgrade failed.
+    pub(crate) async fn retry_upgrade(&self, app: &AppId) {
+        let retried = match self.registry_soon().await {
+            Ok(registry) => registry.retry_upgrade(app).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = retried {
+            tracing::warn!(%app, error, "an upgrade that failed is not tried again");
         }
     }
 
     /// Notes what could not be noted when it came about.
     async fn note_late(&self, registry: &Registry, app: &AppId, name: &str) {
         let Some(known) = self.version_of(app).filter(|known| !known.is_noted) else { return };
-        let reached = Some(known.reached.as_str());
+        let reached = Ended::Reached(&known.reached);
         match registry.end_upgrade(app, reached, name, &by_start()).await {
             Ok(true) => self.remember(app, &known.reached, true),
             // Another Doorbell has the turn.

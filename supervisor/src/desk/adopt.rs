@@ -94,8 +94,8 @@ impl Desk {
         app.take_up(&carried);
         let (Some(spec), Some(terms)) = (app.program.clone(), app.terms()) else { return true };
         let fingerprint = fingerprint(&spec);
-        let Carried { failures, back_off, has_failed, .. } = carried;
-        let mut adoption = Adoption { failures, back_off, has_failed, ..Adoption::default() };
+        let Carried { failures, back_off, .. } = carried;
+        let mut adoption = Adoption { failures, back_off, ..Adoption::default() };
         let mut are_alike = true;
         for adoptee in adoptees {
             let (generation, pid) = (adoptee.generation(), adoptee.pid());

@@ -32,8 +32,6 @@ pub(super) struct Carried {
     pub(super) failures: u32,
     /// Until the next try.
     pub(super) back_off: Option<Duration>,
-    /// Its upgrade failed, and nobody tries again.
-    pub(super) has_failed: bool,
     /// An operator stopped an app that always runs, or that is to be warm.
     pub(super) rests: bool,
     pub(super) starts: StartCounts,
@@ -66,7 +64,6 @@ impl Desk {
             let carried = Carried {
                 failures: app.life.failures,
                 back_off,
-                has_failed: app.life.state == State::Failed,
                 rests,
                 starts: app.starts,
                 past: app.past.as_deref().cloned().unwrap_or_default(),

@@ -106,7 +106,7 @@ pub(crate) struct Desk {
     took_over: bool,
     channels: Channels,
     /// Orders for the gates that their channel had no room for.
-    outbox: VecDeque<GateOrder>,
+    outbox: VecDeque<Outgoing>,
     /// What is to be played next, in order.
     events: VecDeque<(AppId, Event)>,
     timers: Timers,
@@ -144,6 +144,14 @@ pub(crate) struct Desk {
     budget: channel::Sender<Option<ByteSize>>,
     /// Locked as long as the desk lives.
     state_dir: StateDir,
+}
+
+/// What waits for its way out.
+#[derive(Debug)]
+enum Outgoing {
+    Order(GateOrder),
+    /// Somebody wants to know when all before it is out.
+    Fence(tokio::sync::oneshot::Sender<()>),
 }
 
 /// What wakes the desk.
@@ -287,7 +295,9 @@ impl Desk {
             Some(_) = self.errands.join_next() => Wake::Nothing,
             permit = self.channels.orders.reserve(), if !self.outbox.is_empty() => {
                 match (permit, self.outbox.pop_front()) {
-                    (Ok(permit), Some(order)) => permit.send(order),
+                    // The one who asked may have left.
+                    (Ok(_), Some(Outgoing::Fence(done))) => _ = done.send(()),
+                    (Ok(permit), Some(Outgoing::Order(order))) => permit.send(order),
                     // Nobody forwards requests any more.
                     (Ok(_), None) | (Err(_), _) => self.outbox.clear(),
                 }
@@ -333,6 +343,7 @@ impl Desk {
             Request::Operate { app, verb, patience, done } => {
                 self.operate(&app, verb, patience, done);
             }
+            Request::Fence(done) => self.outbox.push_back(Outgoing::Fence(done)),
             Request::Limit { parallel_starts, memory } => {
                 self.line.set_cap(parallel_starts);
                 self.room.set_budget(memory);
@@ -383,7 +394,7 @@ impl Desk {
     }
 
     fn order(&mut self, order: GateOrder) {
-        self.outbox.push_back(order);
+        self.outbox.push_back(Outgoing::Order(order));
     }
 
     fn refuse(&mut self, app: &AppId, off: Off) {

@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Desk, needs::Descent};
+use super::{Desk, Outgoing, needs::Descent};
 use crate::{
     lifecycle::{Goal, Off},
     supervisor::ShutdownReport,
@@ -88,7 +88,8 @@ impl Desk {
         if timeout(LAST_WAIT, kept).await.is_err() {
             tracing::error!("the state folder did not take the last changes in time");
         }
-        for order in self.outbox.drain(..) {
+        for outgoing in self.outbox.drain(..) {
+            let Outgoing::Order(order) = outgoing else { continue };
             if self.channels.orders.try_send(order).is_err() {
                 break;
             }

@@ -124,7 +124,7 @@ impl Desk {
             // Nobody has been idle for that long: it is told how long it was.
             let (app, generation) = (app.clone(), *generation);
             let idle_at_least = Duration::MAX;
-            self.outbox.push_back(GateOrder::AskRetire { app, generation, idle_at_least });
+            self.order(GateOrder::AskRetire { app, generation, idle_at_least });
         }
         self.round = Some(round);
         self.choose_if_told();

@@ -27,21 +27,17 @@ use tokio::{
 use super::{Adoptee, Driver, End, Instance, Job, Note, Order, SpawnError, Wires, Work, ordered};
 use crate::{
     driver::{record::Phase, root::Exit},
-    protocol::{Question, Upgraded, WantedVersion},
+    protocol::{Outcome, Question, Upgraded, WantedVersion},
 };
 
 /// Between two looks whether another Doorbell is done with it.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Which apps are being upgraded.
-pub(in crate::driver) type Turns = Mutex<HashMap<AppId, Arc<tokio::sync::Mutex<Last>>>>;
+pub(in crate::driver) type Turns = Mutex<HashMap<AppId, Arc<tokio::sync::Mutex<()>>>>;
 
 /// Held while an app is upgraded: its replicas wait for that.
-pub(in crate::driver) type Turn = OwnedMutexGuard<Last>;
-
-/// How the last upgrade failed, for those who waited for it.
-#[derive(Debug, Default)]
-pub(in crate::driver) struct Last(Option<Upgraded>);
+pub(in crate::driver) type Turn = OwnedMutexGuard<()>;
 
 /// An upgrade that an earlier supervisor began.
 pub(super) struct Begun {
@@ -51,7 +47,7 @@ pub(super) struct Begun {
 
 impl Driver {
     /// The turn that all replicas of an app take.
-    fn turn_of(&self, app: &AppId) -> Arc<tokio::sync::Mutex<Last>> {
+    fn turn_of(&self, app: &AppId) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.upgrades.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(turns.entry(app.first()).or_default())
@@ -102,12 +98,12 @@ pub(super) async fn prepare(
         };
     };
     let mut step = Step { driver, job, wires, process, version, upgrade, is_told: false };
-    let mut turn = step.turn(held).await?;
+    let _turn = step.turn(held).await?;
     let upgraded = match begun {
         Some(begun) => step.go_on(begun).await,
         None => None,
     };
-    step.given(&mut turn, upgraded).await
+    step.given(upgraded).await
 }
 
 /// Its definition asks for no upgrade any more.
@@ -143,27 +139,20 @@ impl Step<'_> {
         self.process.ready.deadline + self.upgrade.deadline + self.process.stop.grace
     }
 
-    /// Waits until no replica of the app is at it. One that failed meanwhile has failed for all who waited.
+    /// Waits until no replica of the app is at it.
     async fn turn(&mut self, held: Option<Turn>) -> Result<Turn, SpawnError> {
         if let Some(held) = held {
             return Ok(held);
         }
         let turn = self.driver.turn_of(&self.job.app.id);
-        if let Ok(mut free) = Arc::clone(&turn).try_lock_owned() {
-            *free = Last::default();
+        if let Ok(free) = Arc::clone(&turn).try_lock_owned() {
             return Ok(free);
         }
         self.waits().await;
         let mut inbox = self.wires.inbox.clone();
-        let turn = tokio::select! {
-            turn = turn.lock_owned() => turn,
-            _ = ordered(&mut inbox) => return Err(SpawnError::NotWanted),
-        };
-        match turn.0.as_ref().filter(|last| last.version == self.version) {
-            Some(Upgraded { version, outcome: Err(why) }) => {
-                Err(SpawnError::Upgrade { version: version.clone(), why: why.clone() })
-            }
-            Some(Upgraded { outcome: Ok(()), .. }) | None => Ok(turn),
+        tokio::select! {
+            turn = turn.lock_owned() => Ok(turn),
+            _ = ordered(&mut inbox) => Err(SpawnError::NotWanted),
         }
     }
 
@@ -175,16 +164,18 @@ impl Step<'_> {
     }
 
     /// What the program is given, behind its upgrade if that is to be run.
-    async fn given(
-        &mut self,
-        turn: &mut Turn,
-        mut upgraded: Option<Upgraded>,
-    ) -> Result<Given, SpawnError> {
+    async fn given(&mut self, mut upgraded: Option<Upgraded>) -> Result<Given, SpawnError> {
         let mut inbox = self.wires.inbox.clone();
         let mut has_run = false;
         loop {
-            if let Some(failed) = upgraded.take_if(|upgraded| upgraded.outcome.is_err()) {
-                return Err(self.fail(turn, failed).await);
+            let ours = upgraded.as_ref().filter(|upgraded| upgraded.version == self.version);
+            match ours.map(|upgraded| &upgraded.outcome) {
+                Some(Outcome::Failed(why)) => return Err(self.fail(why.clone()).await),
+                Some(Outcome::CalledOff) => {
+                    self.call_off(None).await;
+                    return Err(SpawnError::NotWanted);
+                }
+                Some(Outcome::Reached) | None => {}
             }
             let question = self.question(upgraded.clone());
             let given = tokio::select! {
@@ -204,6 +195,7 @@ impl Step<'_> {
             upgraded = None;
             match given.upgrade {
                 UpgradeTurn::Nothing => return Ok(given),
+                UpgradeTurn::Failed(why) => return Err(self.failed(why)),
                 UpgradeTurn::Others => {
                     self.waits().await;
                     // An order that comes meanwhile is seen right behind it.
@@ -211,28 +203,35 @@ impl Step<'_> {
                 }
                 // It took longer than its turn, and another Doorbell had one meanwhile.
                 UpgradeTurn::Yours if has_run => {
-                    self.call_off(None).await;
-                    let why = "its upgrade took longer than it may".to_owned();
-                    return Err(SpawnError::Given(why));
+                    return Err(self.fail("it took longer than it may".to_owned()).await);
                 }
                 UpgradeTurn::Yours => {
                     has_run = true;
-                    upgraded = Some(self.run(&given).await);
+                    match self.run(&given).await {
+                        Ok(outcome) => upgraded = Some(self.upgraded(outcome)),
+                        // Nothing was run.
+                        Err(error) => {
+                            self.call_off(None).await;
+                            return Err(error);
+                        }
+                    }
                 }
             }
         }
     }
 
-    /// Tells that it failed: the registry, and who waits for it.
-    async fn fail(&self, turn: &mut Turn, failed: Upgraded) -> SpawnError {
-        self.call_off(Some(failed.clone())).await;
-        let Upgraded { version, outcome } = &failed;
-        let (version, why) = (version.clone(), outcome.clone().err().unwrap_or_default());
-        if *self.wires.inbox.borrow() != Order::Run {
-            return SpawnError::NotWanted;
-        }
-        **turn = Last(Some(failed));
-        SpawnError::Upgrade { version, why }
+    /// Tells the registry that it failed, so that nobody tries again.
+    async fn fail(&self, why: String) -> SpawnError {
+        self.call_off(Some(self.upgraded(Outcome::Failed(why.clone())))).await;
+        self.failed(why)
+    }
+
+    fn failed(&self, why: String) -> SpawnError {
+        SpawnError::Upgrade { version: self.version.to_owned(), why }
+    }
+
+    fn upgraded(&self, outcome: Outcome) -> Upgraded {
+        Upgraded { version: self.version.to_owned(), outcome }
     }
 
     fn question(&self, upgraded: Option<Upgraded>) -> Question {
@@ -246,20 +245,20 @@ impl Step<'_> {
         self.driver.tell_upgraded(self.job, upgraded).await;
     }
 
-    async fn run(&self, given: &Given) -> Upgraded {
-        let outcome = match self.job.for_upgrade() {
-            Some(job) => {
-                let (driver, wires) = (Arc::clone(self.driver), self.wires.clone());
-                let outcome = match Instance::spawn(driver, job.clone(), wires, given).await {
-                    Ok(instance) => instance.complete().await.1,
-                    Err(error) => Err(error.to_string()),
-                };
-                self.driver.forget(&job);
-                outcome
+    async fn run(&self, given: &Given) -> Result<Outcome, SpawnError> {
+        let Some(job) = self.job.for_upgrade() else { return Ok(Outcome::Reached) };
+        let (driver, wires) = (Arc::clone(self.driver), self.wires.clone());
+        let spawned = Instance::spawn(driver, job.clone(), wires, given).await;
+        let outcome = match spawned {
+            Ok(instance) => Ok(instance.complete().await.1),
+            // That is for whoever wrote it.
+            Err(error @ (SpawnError::Execute { .. } | SpawnError::Launch(_))) => {
+                Ok(Outcome::Failed(error.to_string()))
             }
-            None => Err("it has none".to_owned()),
+            Err(error) => Err(error),
         };
-        Upgraded { version: self.version.to_owned(), outcome }
+        self.driver.forget(&job);
+        outcome
     }
 
     /// Takes up an upgrade that an earlier supervisor began; `None` if nobody can tell what came of it.
@@ -287,7 +286,7 @@ impl Step<'_> {
 
 impl Instance {
     /// Runs an upgrade to its end: how it ended, if it did by itself, and what came of it.
-    async fn complete(mut self) -> (Option<Exit>, Result<(), String>) {
+    async fn complete(mut self) -> (Option<Exit>, Outcome) {
         self.started = None;
         let record = self.notebook.record();
         let (version, left) = record.upgrade.as_ref().map_or_else(
@@ -304,17 +303,18 @@ impl Instance {
         // Dropping the losers loses nothing: an end can be asked for again, an order stays.
         let (exit, order, outcome) = tokio::select! {
             biased;
-            order = ordered(&mut inbox) => (None, order, Err("it was called off".to_owned())),
+            order = ordered(&mut inbox) => (None, order, Outcome::CalledOff),
             exit = self.root.exit() => {
                 let outcome = if exit.is_success() {
-                    Ok(())
+                    Outcome::Reached
                 } else {
-                    Err(End::of(exit, since).or_out_of_memory(exit, &self).reason)
+                    Outcome::Failed(End::of(exit, since).or_out_of_memory(exit, &self).reason)
                 };
                 (Some(exit), Order::Stop(self.stop), outcome)
             }
             () = sleep(left) => {
-                (None, Order::Stop(self.stop), Err("it was ended at its deadline".to_owned()))
+                let why = "it was ended at its deadline".to_owned();
+                (None, Order::Stop(self.stop), Outcome::Failed(why))
             }
             never = self.keep_vigils() => match never {},
         };
@@ -327,8 +327,9 @@ impl Instance {
         let (app, took) = (self.job.app.id.clone(), Instant::now() - since);
         self.end(order).await;
         match &outcome {
-            Ok(()) => tracing::info!(%app, version, ?took, "upgraded"),
-            Err(why) => tracing::warn!(%app, version, why, "its upgrade failed"),
+            Outcome::Reached => tracing::info!(%app, version, ?took, "upgraded"),
+            Outcome::Failed(why) => tracing::warn!(%app, version, why, "its upgrade failed"),
+            Outcome::CalledOff => tracing::info!(%app, version, "its upgrade was called off"),
         }
         (exit, outcome)
     }

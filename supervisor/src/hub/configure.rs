@@ -2,8 +2,7 @@
 //!
 //! All or nothing up to the point where something begins to change: new listening sockets and the
 //! access log are opened first. Then, in this order: the desk learns of the apps, the proxies get the
-//! table, and after that the orders for its gates. Whoever asked for something is answered when these have
-//! arrived too: a change of nothing, sent behind them, is taken over.
+//! table, and after that the orders for its gates. Whoever asked is answered when these have arrived too (`echo`).
 
 use std::{
     collections::BTreeSet,
@@ -52,8 +51,6 @@ pub(super) struct Turn {
     waiting: BTreeSet<Number>,
     /// Who wants to know: the control process, and the number of its wish.
     wish: (Number, u64),
-    /// What is answered, where it changes nothing and only shows that all before it has arrived.
-    echo: Option<Answer>,
 }
 
 /// What was opened for it.
@@ -138,32 +135,12 @@ impl Hub {
             // The first ones, that have waited for it.
             let coming: Vec<_> = self.proxies.keys().copied().collect();
             let waiting = coming.iter().copied().collect();
-            self.turns.push(Turn { number, waiting, wish, echo: None });
+            self.turns.push(Turn { number, waiting, wish });
             coming.into_iter().for_each(|proxy| self.bring_up(proxy));
         } else {
-            self.turns.push(Turn { number, waiting, wish, echo: None });
+            self.turns.push(Turn { number, waiting, wish });
         }
         self.end_turn(0, None);
-    }
-
-    /// Answers a wish once every proxy has what came of it: orders for gates are on their way when the desk
-    /// says that it is done.
-    pub(super) fn answer_when_told(&mut self, wish: (Number, u64), answer: Answer) {
-        while let Ok(order) = self.orders.try_recv() {
-            self.order(&order);
-        }
-        let (waiting, server) = (self.serving(), self.server.clone());
-        let Some(server) = server.filter(|_| !waiting.is_empty()) else {
-            return self.answer(wish.0, wish.1, answer);
-        };
-        let turn = self.next.turn;
-        self.next.turn += 1;
-        let (gone, ignore) = (Vec::new(), Vec::new());
-        let nothing = Apply { turn, server, is_whole: false, gone, ignore };
-        for (_, proxy) in self.proxies.iter_mut().filter(|(number, _)| waiting.contains(number)) {
-            proxy.apply(nothing.clone());
-        }
-        self.turns.push(Turn { number: turn, waiting, wish, echo: Some(answer) });
     }
 
     /// Opens what is new, and closes it again.
@@ -366,17 +343,9 @@ impl Hub {
 
     /// A proxy has taken over the configuration of a turn, or is gone.
     pub(super) fn end_turn(&mut self, proxy: Number, turn: Option<u64>) {
-        let is_echo = |one: &Turn| turn == Some(one.number) && one.echo.is_some();
-        let is_echo = self.turns.iter().any(is_echo);
         for pending in &mut self.turns {
-            let is_over = match turn {
-                None => true,
-                // It may still be giving up what an earlier one took from it.
-                Some(turn) if is_echo => turn == pending.number,
-                // A proxy takes over one after the other, so that it has all before it too.
-                Some(turn) => turn >= pending.number && pending.echo.is_none(),
-            };
-            if is_over {
+            // A proxy takes over one after the other, so that it has all before it too.
+            if turn.is_none_or(|turn| turn >= pending.number) {
                 pending.waiting.remove(&proxy);
             }
         }
@@ -386,11 +355,7 @@ impl Hub {
         }
         let addresses = self.addresses();
         let over: Vec<Turn> = self.turns.extract_if(.., |one| one.waiting.is_empty()).collect();
-        for Turn { wish, number, echo, .. } in over {
-            if let Some(answer) = echo {
-                self.answer(wish.0, wish.1, answer);
-                continue;
-            }
+        for Turn { wish, number, .. } in over {
             let answer = Answer::Configured(Ok(addresses.clone()));
             if number > 0 {
                 self.answer_when_told(wish, answer);

@@ -6,12 +6,13 @@
 //! back as an event.
 //!
 //! `proxies` and `office` are about the two kinds of roles, `overdue` about those that hang, `configure`
-//! about what is to be, `switchboard` makes one gate of many, `closing` is the end.
+//! about what is to be, `echo` about when that is told, `switchboard` makes one gate of many, `closing` is the end.
 
 mod catalog;
 mod closing;
 mod configure;
 mod credential;
+mod echo;
 mod launch;
 mod office;
 mod overdue;
@@ -40,6 +41,7 @@ use self::{
     catalog::Catalog,
     closing::Closing,
     configure::{Listener, Turn},
+    echo::Echo,
     office::Office,
     peer::Told,
     proxies::Proxy,
@@ -117,6 +119,8 @@ enum Event {
     Told(Number, Told),
     /// A wish of this control process is fulfilled.
     Answered { control: Number, wish: u64, answer: Answer },
+    /// What came of a wish of a control process is on its way to the gates.
+    Fenced { wish: (Number, u64), answer: Answer },
     /// A role that ended is to be started again.
     Restart(Role),
     /// A process wants to come back.
@@ -151,6 +155,7 @@ struct Hub {
     leaving: Vec<KnownListener>,
     access_log: configure::LogFile,
     turns: Vec<Turn>,
+    echoes: Vec<Echo>,
     next: Next,
     restarts: BTreeMap<&'static str, Restarts>,
     reception: Option<Reception>,
@@ -170,6 +175,7 @@ struct Next {
     role: Number,
     listener: u64,
     turn: u64,
+    echo: u64,
 }
 
 /// How often a role ended in a row without having lived.
@@ -223,6 +229,7 @@ impl Hub {
             leaving: Vec::new(),
             access_log: configure::LogFile::default(),
             turns: Vec::new(),
+            echoes: Vec::new(),
             next: Next::default(),
             restarts: BTreeMap::new(),
             reception,
@@ -265,10 +272,11 @@ impl Hub {
                 self.told_by_proxy(number, told);
             }
             Event::Told(number, told) => self.told_by_control(number, told).await,
-            Event::Answered { control, wish, answer: answer @ Answer::Operated(_) } => {
+            Event::Answered { control, wish, answer: answer @ Answer::Operated(Ok(())) } => {
                 self.answer_when_told((control, wish), answer);
             }
             Event::Answered { control, wish, answer } => self.answer(control, wish, answer),
+            Event::Fenced { wish, answer } => self.echo(wish, answer),
             Event::Restart(role) => self.restart(role),
             Event::Came(pid, stream) => self.came(pid, stream),
             Event::Lost(number) => self.lost(number),

@@ -37,8 +37,11 @@ pub(super) struct Proxy {
     /// By when it has to have done what it is about: said who it is, taken over the last configuration
     /// that it was told, or ended.
     pub(super) due: Option<Instant>,
-    /// The last one that it was told.
+    /// The last one that it was told, and the last that it has taken over.
     pub(super) last_turn: u64,
+    applied: u64,
+    /// Echoes that it has not come to.
+    echoes: BTreeSet<u64>,
     /// Listeners that it came back with and is to give up.
     needless: Vec<u64>,
 }
@@ -70,10 +73,35 @@ impl Proxy {
     /// Tells it what holds from here on.
     pub(super) fn apply(&mut self, apply: Apply) {
         self.last_turn = apply.turn;
+        self.is_due();
+        self.peer.tell(&ToProxy::Apply(Box::new(apply)));
+    }
+
+    /// Has it say when it has come to this.
+    pub(super) fn echo(&mut self, number: u64) {
+        self.echoes.insert(number);
+        self.is_due();
+        self.peer.tell(&ToProxy::Echo(number));
+    }
+
+    pub(super) fn has_echoed(&mut self, number: u64) {
+        self.echoes.remove(&number);
+        self.comes_along();
+    }
+
+    /// It has something to do.
+    fn is_due(&mut self) {
         if self.stage != Stage::Draining {
             self.due.get_or_insert_with(overdue::soon);
         }
-        self.peer.tell(&ToProxy::Apply(Box::new(apply)));
+    }
+
+    /// It has done something of what it has to.
+    fn comes_along(&mut self) {
+        if self.stage != Stage::Draining {
+            let is_done = self.applied >= self.last_turn && self.echoes.is_empty();
+            self.due = (!is_done).then(overdue::soon);
+        }
     }
 
     /// Has it finish what it has.
@@ -126,8 +154,8 @@ impl Hub {
         let is_leaving = known.is_some_and(|known| known.is_draining);
         let stage = if is_leaving { Stage::Leaving } else { Stage::Coming };
         let (is_back, due) = (known.is_some(), Some(overdue::soon()));
-        let (last_turn, needless) = (0, Vec::new());
-        let proxy = Proxy { peer, stage, is_back, due, last_turn, needless };
+        let (last_turn, applied, echoes, needless) = (0, 0, BTreeSet::new(), Vec::new());
+        let proxy = Proxy { peer, stage, is_back, due, last_turn, applied, echoes, needless };
         self.proxies.insert(number, proxy);
         self.note_roles();
         Ok(())
@@ -145,6 +173,7 @@ impl Hub {
             FromProxy::Introduced => self.introduced(number),
             FromProxy::Report(report) => self.reported(number, report),
             FromProxy::Applied { turn } => self.applied(number, turn),
+            FromProxy::Echoed(echo) => self.echoed(number, echo),
         }
     }
 
@@ -266,9 +295,9 @@ impl Hub {
 
     fn applied(&mut self, number: Number, turn: u64) {
         if let Some(proxy) = self.proxies.get_mut(&number) {
-            if proxy.stage != Stage::Draining {
-                proxy.due = (turn < proxy.last_turn).then(overdue::soon);
-            }
+            // One that gives up listeners may be told after a later one.
+            proxy.applied = proxy.applied.max(turn);
+            proxy.comes_along();
             if proxy.stage == Stage::Told {
                 proxy.stage = Stage::Serving;
                 tracing::debug!(number, pid = proxy.peer.runner.pid, "a proxy serves");
@@ -288,6 +317,7 @@ impl Hub {
         let outcome = self.board.leave(number);
         self.pass_on(outcome);
         self.end_turn(number, None);
+        self.lose_echoes(number);
         if self.closing.is_some() {
             return self.look_whether_drained();
         }

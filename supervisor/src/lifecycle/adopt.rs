@@ -23,8 +23,6 @@ pub(crate) struct Adoption {
     pub(crate) failures: u32,
     /// Until the next try, if it failed.
     pub(crate) back_off: Option<Duration>,
-    /// Its upgrade failed.
-    pub(crate) has_failed: bool,
 }
 
 impl Turn<'_> {
@@ -71,7 +69,6 @@ impl Turn<'_> {
                 self.set_idle_timer(generation, self.terms.stays_frozen());
                 State::Frozen(Frozen { generation, since: self.now, frost: Frost::Lasting })
             }
-            (None, None, None) if adoption.has_failed => self.fail(),
             (None, None, None) => match adoption.back_off {
                 Some(left) => self.back_off(left),
                 None => State::Stopped,

