@@ -7,6 +7,9 @@ use doorbell_tests::Postgres;
 
 use crate::place::{Place, ids, try_write, write};
 
+/// As many migrations as there are.
+const KNOWN: u64 = 4;
+
 crate::on_both!(
     a_newer_registry_is_refused,
     one_that_becomes_newer_is_refused_too,
@@ -18,17 +21,17 @@ async fn a_newer_registry_is_refused(place: Place) {
     write(&place.open().await, "blog", "one").await;
     place.sql("UPDATE registry SET version = 99").await;
     let error = Registry::open(&place.location).await.unwrap_err();
-    assert_eq!(error.error, RegistryError::TooNew { found: 99, known: 3 });
+    assert_eq!(error.error, RegistryError::TooNew { found: 99, known: KNOWN });
     assert!(error.to_string().contains("upgrade this one"), "{error}");
-    place.sql("UPDATE registry SET version = 3").await;
+    place.sql("UPDATE registry SET version = 4").await;
     assert_eq!(ids(&place.open().await).await, ["blog"], "and nothing was done to it");
 }
 
 async fn one_that_becomes_newer_is_refused_too(place: Place) {
     let registry = place.open().await;
     write(&registry, "blog", "one").await;
-    place.sql("UPDATE registry SET version = 4").await;
-    let too_new = RegistryError::TooNew { found: 4, known: 3 };
+    place.sql("UPDATE registry SET version = version + 1").await;
+    let too_new = RegistryError::TooNew { found: KNOWN + 1, known: KNOWN };
     let error = try_write(&registry, "blog").await.unwrap_err();
     assert_eq!(error, WriteError::Registry(too_new.clone()));
     assert_eq!(registry.changes_since(Revision::ZERO).await.unwrap_err(), too_new);
