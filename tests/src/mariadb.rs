@@ -2,7 +2,6 @@
 //! is a folder with its programs, which `.ci/mysql` makes.
 
 use std::{
-    fs,
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -61,11 +60,7 @@ impl MariaDb {
         let server = Self { server: Watched::in_folder(Watched::folder("doorbell-my-")), port };
         let mut listens = "--skip-networking".to_owned();
         if let Some(authority) = authority {
-            let (key, certificate) = authority.certify("DNS:localhost");
-            let put = |name: &str, from| {
-                server.server.put(name, &fs::read(from).expect("it")).display().to_string()
-            };
-            let (key, certificate) = (put("key.pem", key), put("certificate.pem", certificate));
+            let [key, certificate] = server.server.put_certificate(authority);
             listens = format!(
                 "--bind-address=127.0.0.1 --port={port} --ssl-key={key} --ssl-cert={certificate} \
                  --require-secure-transport=ON"

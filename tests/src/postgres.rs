@@ -68,11 +68,7 @@ impl Postgres {
         told(&initdb.arg(server.server.folder.join("data")).output().expect("initdb"));
         let mut listens = "-c listen_addresses=".to_owned();
         if let Some(authority) = authority {
-            let (key, certificate) = authority.certify("DNS:localhost");
-            let put = |name: &str, from| {
-                server.server.put(name, &fs::read(from).expect("it")).display().to_string()
-            };
-            let (key, certificate) = (put("key.pem", key), put("certificate.pem", certificate));
+            let [key, certificate] = server.server.put_certificate(authority);
             listens = format!(
                 "-c listen_addresses=localhost -c port={port} -c ssl=on -c ssl_key_file={key} -c ssl_cert_file={certificate}"
             );

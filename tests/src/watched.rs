@@ -15,6 +15,8 @@ use std::{
     sync::Mutex,
 };
 
+use crate::Authority;
+
 /// A server, and where it lives.
 pub(crate) struct Watched {
     pub(crate) folder: PathBuf,
@@ -47,6 +49,13 @@ impl Watched {
             chown(&path, Some(user), Some(group)).expect("to give it away");
         }
         path
+    }
+
+    /// Puts a key and a certificate of this authority for `localhost` there; tells where.
+    pub(crate) fn put_certificate(&self, authority: &Authority) -> [String; 2] {
+        let (key, certificate) = authority.certify("DNS:localhost");
+        [("key.pem", key), ("certificate.pem", certificate)]
+            .map(|(name, from)| self.put(name, &fs::read(from).expect("it")).display().to_string())
     }
 
     /// Runs it by a script, which ends it when its input ends, and with it the folder, unless it reads
