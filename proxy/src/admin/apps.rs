@@ -70,7 +70,7 @@ pub(super) async fn operate(
     audit::note(&admin, &who, &word, Some(&replica));
     match verb {
         Verb::Start | Verb::Restart if app.upgrade().is_some() => {
-            admin.house.retry_upgrade(&app.id).await;
+            admin.house.retry_upgrades(&[&app.id]).await;
         }
         Verb::Start | Verb::Restart | Verb::Stop | Verb::Enable | Verb::Disable => {}
     }

@@ -7,7 +7,10 @@
 //! on this machine is left out, and one that is in force stays so, as it is, though something that it names
 //! is gone.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+};
 
 use doorbell_config::{
     file::{Entry, Loaded, Refused},
@@ -193,7 +196,7 @@ impl House {
             return Err(NoSupervisor.into());
         }
         let Plan { difference, routes, conflicts, wish } = self.plan(&inner, &config);
-        self.retry_upgrades(&inner, &difference).await;
+        self.retry_upgrades(&self.changed_with_upgrade(&inner, &difference)).await;
         self.listens_on(self.configured(&difference, wish).await?);
         self.routes.store(Arc::new(routes));
         self.scraper.forget(&difference.gone);
@@ -224,16 +227,21 @@ impl House {
         Ok(report)
     }
 
-    /// An app of a file is another one now: what failed is tried again. For apps of the registry that is done in
-    /// the transaction that changes them.
-    async fn retry_upgrades(&self, before: &Inner, difference: &Difference) {
-        let list = self.list();
-        for app in &difference.put {
-            let is_known = before.apps.iter().any(|known| known.id == app.id);
-            if is_known && app.upgrade().is_some() && !list.contains_key(app.id.app_str()) {
-                self.retry_upgrade(&app.id).await;
-            }
+    /// Apps of files that are others now, and have an upgrade: one that failed is tried again. For apps of the
+    /// registry that is done in the transaction that changes them.
+    fn changed_with_upgrade<'d>(
+        &self,
+        before: &Inner,
+        difference: &'d Difference,
+    ) -> Vec<&'d AppId> {
+        let upgraded = difference.put.iter().filter(|app| app.upgrade().is_some());
+        let mut upgraded = upgraded.map(|app| &app.id).peekable();
+        if upgraded.peek().is_none() {
+            return Vec::new();
         }
+        let list = self.list();
+        let known: HashSet<&AppId> = before.apps.iter().map(|app| &app.id).collect();
+        upgraded.filter(|app| known.contains(app) && !list.contains_key(app.app_str())).collect()
     }
 
     /// Counts and logs an outcome.

@@ -103,14 +103,21 @@ impl House {
         }
     }
 
-    /// Somebody has decided that this app is tried again, if its upgrade failed.
-    pub(crate) async fn retry_upgrade(&self, app: &AppId) {
-        let retried = match self.registry_soon().await {
-            Ok(registry) => registry.retry_upgrade(app).await.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+    /// Somebody has decided that these apps are tried again, if their upgrade failed. A registry that fails is
+    /// asked once: then they start as it says when it is back.
+    pub(crate) async fn retry_upgrades(&self, apps: &[&AppId]) {
+        if apps.is_empty() {
+            return;
+        }
+        let retried = async {
+            let registry = self.registry_soon().await.map_err(|error| error.to_string())?;
+            for app in apps {
+                registry.retry_upgrade(app).await.map_err(|error| error.to_string())?;
+            }
+            Ok::<(), String>(())
         };
-        if let Err(error) = retried {
-            tracing::warn!(%app, error, "an upgrade that failed is not tried again");
+        if let Err(error) = retried.await {
+            tracing::warn!(error, "upgrades that failed may not be tried again");
         }
     }
 

@@ -106,12 +106,12 @@ impl Hub {
         }
     }
 
-    /// Once the new proxy serves, and no configuration is on its way: from here on there is no way back
+    /// Once the new proxy serves, and no configuration or answer is on its way: from here on there is no way back
     /// but forward.
     pub(super) async fn look_whether_upgraded(&mut self) {
         let Some(proxy) = self.upgrade.as_ref().and_then(|upgrade| upgrade.proxy) else { return };
         let serves = self.proxies.get(&proxy).is_some_and(|proxy| proxy.stage == Stage::Serving);
-        if !serves || !self.turns.is_empty() {
+        if !serves || !self.turns.is_empty() || !self.echoes.is_empty() {
             return;
         }
         let limit = self.server.as_ref().unwrap_or(&self.options.server).timeouts.upgrade;

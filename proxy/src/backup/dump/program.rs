@@ -54,15 +54,16 @@ impl Program {
             // Who ends before it has read all says why.
             let _ = stdin.write_all(input.reveal().as_bytes());
         }
-        let mut copied = Ok(());
+        let mut copied = Ok(true);
         if let Some(stdout) = child.0.stdout.take() {
             copied = copy(stdout, out, &name, SILENCE);
         }
         // A program whose reader is gone ends by itself.
-        copied?;
+        let is_whole = copied?;
         let status = child.0.wait().map_err(BackupError::io(format!("cannot wait for {name}")))?;
         if status.success() {
-            return Ok(());
+            let no_text = || BackupError::Database(format!("{name} {NO_TEXT}"));
+            return is_whole.then_some(()).ok_or_else(no_text);
         }
         let words = words.and_then(|words| words.join().ok()).unwrap_or_default();
         let words = printable(&self.secret.hidden_in(words.trim()));
@@ -70,13 +71,14 @@ impl Program {
     }
 }
 
-/// Whoever is to blame, the archive or the program, is told.
+/// Whoever is to blame, the archive or the program, is told. Tells whether it ends with a whole character: one that
+/// does not may not have ended well, and says more itself.
 fn copy(
     mut from: impl Read + AsFd,
     to: &mut dyn Write,
     name: &str,
     silence: Duration,
-) -> Result<(), BackupError> {
+) -> Result<bool, BackupError> {
     let cannot = |error| BackupError::io(format!("cannot read from {name}"))(error);
     let (mut buffer, mut text) = (vec![0; 64 << 10], Text::default());
     loop {
@@ -87,8 +89,7 @@ fn copy(
             return Err(BackupError::Database(why));
         }
         let read = match from.read(&mut buffer) {
-            // Within a character: then it has not ended well, and says why.
-            Ok(0) => return Ok(()),
+            Ok(0) => return Ok(text.rest.is_empty()),
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(cannot(error)),

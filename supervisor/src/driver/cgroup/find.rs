@@ -78,7 +78,6 @@ impl Cgroups {
         }
         let available = fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default();
         let handed_on = fs::read_to_string(path.join(HANDED_ON)).unwrap_or_default();
-        self.lost_limits = handed_on.trim().is_empty();
         let mut controllers = Vec::new();
         if path.join("cgroup.freeze").exists() {
             controllers.push(Controller::Freezer);
@@ -96,6 +95,8 @@ impl Cgroups {
                 Err(problem) => self.problems.push(problem),
             }
         }
+        let limits = controllers.iter().any(|one| *one != Controller::Freezer);
+        self.lost_limits = limits && handed_on.trim().is_empty();
         self.add(Folder { path, version: Version::Two, controllers }, purpose);
     }
 
@@ -127,12 +128,11 @@ impl Cgroups {
 /// Lets a controller through to the groups in our folder; an error is a problem in words.
 fn hand_on(base: &Path, ours: &Path, controller: Controller) -> Result<(), String> {
     let order = format!("+{}", controller.name());
-    let file = HANDED_ON;
-    let mut handed = write(base, file, &order);
+    let mut handed = write(base, HANDED_ON, &order);
     if handed.is_err() && make_room(base, ours).is_ok_and(|room| room == Room::Made) {
-        handed = write(base, file, &order);
+        handed = write(base, HANDED_ON, &order);
     }
-    handed.and_then(|()| write(ours, file, &order)).map_err(|error| match error.kind() {
+    handed.and_then(|()| write(ours, HANDED_ON, &order)).map_err(|error| match error.kind() {
         io::ErrorKind::ResourceBusy => shared(base, controller),
         _ => error.to_string(),
     })
