@@ -10,6 +10,7 @@
 //!   expected to find.
 //! - [`Changes`]: what a reader has missed since a [`Revision`]. [`Watch`] tells when to ask.
 //! - [`Turn`]: which Doorbell brings the data of an app up to date.
+//! - [`Registry::stay`]: which of the apps that have had an id an app of a file is.
 //! - [`Token`], [`Entry`] of the audit log: beside the apps, in the same transactions.
 //!
 //! All statements are written once, for both databases: `store` says how. Two programs may use one registry
@@ -22,6 +23,7 @@ mod location;
 mod migration;
 mod row;
 mod secret;
+mod stay;
 mod store;
 mod token;
 mod upgrade;
@@ -60,6 +62,24 @@ impl Registry {
         match Store::open(location).await {
             Ok(store) => Ok(Self { store: Arc::new(store) }),
             Err(error) => Err(OpenError { location: location.clone(), error }),
+        }
+    }
+
+    /// Makes all of some work in a transaction, or none.
+    async fn transact<T, E: From<RegistryError>>(
+        &self,
+        work: impl AsyncFnOnce(&mut Transaction) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut transaction = self.store.begin().await?;
+        match work(&mut transaction).await {
+            Ok(done) => {
+                transaction.commit().await?;
+                Ok(done)
+            }
+            Err(error) => {
+                transaction.roll_back().await;
+                Err(error)
+            }
         }
     }
 

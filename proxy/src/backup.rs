@@ -5,10 +5,12 @@
 //! - [`writer`] and [`reader`]: the archive, as it streams out and in. The reader trusts nothing but the passphrase.
 //! - [`gather`] and [`unpack`]: folders, on their way in and out.
 //! - [`dump`] and [`restore`]: databases, likewise; [`sql`] takes dumps apart.
+//! - [`app_user`]: who does it where an app could be in the way.
 //!
 //! All of it runs as the operator, in the command line. The control process, which may start no program,
 //! gives only what it alone knows: see `admin::backup`.
 
+pub mod app_user;
 pub mod dump;
 pub mod envelope;
 pub mod format;

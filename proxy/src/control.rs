@@ -95,7 +95,7 @@ struct ProxyLine {
 pub async fn run(connection: UnixStream, place: Place, household: Household) -> anyhow::Result<()> {
     let house = Arc::new(House::new(place.config_path));
     house.keeps_history_in(place.folder.join(HISTORY));
-    house.is_called_as_in(&place.folder);
+    house.begins_in(&place.folder);
     let mut receiver = introduce(&house, connection, None)?;
     let beginning = hear_out(&mut receiver, &house).await?;
     let beginning = beginning.context("the supervisor left before it had begun")?;
@@ -145,11 +145,12 @@ pub async fn run(connection: UnixStream, place: Place, household: Household) -> 
     }
     let watcher = tokio::spawn(watch::reload_on_change(Arc::clone(&house)));
     let copier = tokio::spawn(copy::keep(Arc::clone(&house), place.folder.join(COPY)));
+    let memory = tokio::spawn(Arc::clone(&house).remembers_file_apps(place.folder.clone()));
     let follower = tokio::spawn(follow(Arc::clone(&house), registry, opening));
     admin.ready.store(true, Ordering::Relaxed);
     let outcome = listening.await;
     admin.ready.store(false, Ordering::Relaxed);
-    for task in [watcher, copier, follower] {
+    for task in [watcher, copier, memory, follower] {
         task.abort();
     }
     // Whoever follows a log does so for ever.

@@ -2,7 +2,7 @@
 //!
 //! It changes by a `reload` of the files, or by `editing` the registry, and `hold` makes it hold; `succession`
 //! is what becomes of it when the supervisor is another. `giving` and `databases` know what programs are given, `upgrades`
-//! what is run before them.
+//! what is run before them, `file_apps` what is remembered of apps whose file may be broken or gone.
 
 use std::{
     collections::HashMap,
@@ -44,6 +44,7 @@ use crate::{
 mod backing_up;
 mod databases;
 mod editing;
+mod file_apps;
 mod giving;
 mod hold;
 mod reload;
@@ -115,6 +116,10 @@ pub struct House {
     ending: StdMutex<HashMap<AppId, usize>>,
     /// Whose database is being made or removed.
     turns: StdMutex<HashMap<AppId, Arc<Mutex<()>>>>,
+    /// Which of those that have had their ids apps of files are, once that is known.
+    stays: StdMutex<HashMap<AppId, u64>>,
+    /// What is remembered of apps of files.
+    file_apps: file_apps::FileApps,
     /// Which registry it is, once that is known.
     installation: StdMutex<Option<Uuid>>,
     /// Secrets that were read.
@@ -164,6 +169,8 @@ impl House {
             databases: StdMutex::default(),
             ending: StdMutex::default(),
             turns: StdMutex::default(),
+            stays: StdMutex::default(),
+            file_apps: file_apps::FileApps::default(),
             installation: StdMutex::default(),
             sealed: StdMutex::default(),
             name: StdMutex::default(),
@@ -218,6 +225,12 @@ impl House {
         }
     }
 
+    /// Takes in what an earlier process remembered in this folder.
+    pub fn begins_in(&self, folder: &Path) {
+        self.is_called_as_in(folder);
+        self.file_apps.begin(folder);
+    }
+
     /// Keeps the history of apps in this folder.
     pub fn keeps_history_in(&self, folder: PathBuf) {
         if let Err(error) = self.chronicle.keep_in(folder.clone()) {
@@ -260,6 +273,14 @@ impl House {
         self.has_begun.send_replace(true);
     }
 
+    /// The definition that an app is run by: where its routes belong to others that is not the one whose routes
+    /// are served.
+    async fn latest(&self, app: &AppId) -> Option<Arc<AppSpec>> {
+        let inner = self.inner.lock().await;
+        let rejected = inner.rejected.iter().find(|spec| spec.id == *app).cloned();
+        rejected.or_else(|| self.routes.load().app(app.as_str()).cloned())
+    }
+
     /// Waits until it was.
     async fn has_begun(&self) {
         let mut begun = self.has_begun.subscribe();
@@ -300,6 +321,7 @@ impl House {
             for app in &difference.gone {
                 self.chronicle.forget(app);
                 self.forget_version(app);
+                self.forget_stay(app);
             }
             self.chronicle.happened(Happening::Removed { apps: difference.gone.clone() });
         }

@@ -27,7 +27,7 @@ mod snapshots;
 mod supervisor;
 pub mod wire;
 
-pub use driver::{Advances, Deputy, make_way};
+pub use driver::{Account, AccountError, Advances, Deputy, make_way};
 pub use snapshots::{Change, Snapshots};
 pub use supervisor::{
     InstructError, OperateError, ShutdownReport, Supervisor, SupervisorError, SupervisorOptions,

@@ -1,6 +1,10 @@
 //! Apps of the registry: added, changed and deleted while Doorbell runs.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use doorbell_tests::{Doorbell, Postgres, Role, Setup, app_dir, eventually, eventually_within};
 use serde_json::{Value, json};
@@ -43,6 +47,16 @@ pub(crate) fn add(d: &Doorbell, app: &str, host: &str) {
 /// A Doorbell with a file app, on a registry at this place.
 fn on(place: &str) -> Doorbell {
     Setup::new(&node("main", "")).server(&format!("registry = \"{place}\"")).start()
+}
+
+/// Runs statements on a file of SQLite, and shows their rows.
+pub(crate) fn sqlite(file: &Path, statements: &str) -> String {
+    let script = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], 60, isolation_level=None)\n\
+        print(*[row for s in sys.argv[2].split(';') for row in c.execute(s)], sep='\\n')";
+    let mut python = Command::new("python3");
+    let output = python.args(["-c", script]).arg(file).arg(statements).output().expect("python3");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 #[test]

@@ -56,9 +56,7 @@ impl Registry {
     /// # Errors
     /// When the registry fails.
     pub async fn note(&self, act: &Act, by: &Actor) -> Result<(), RegistryError> {
-        let mut transaction = self.store.begin().await?;
-        note(&mut transaction, act, by, None, now_ms()).await?;
-        transaction.commit().await
+        self.transact(async |transaction| note(transaction, act, by, None, now_ms()).await).await
     }
 
     /// The newest entries, of one app or of all, before an entry that is known or all, and at most so many.
@@ -99,10 +97,9 @@ impl Registry {
             DELETE FROM audit WHERE number <=
                 (SELECT number FROM audit ORDER BY number DESC LIMIT 1 OFFSET $1)
             RETURNING number";
-        let mut transaction = self.store.begin().await?;
-        let gone = transaction.rows(TRIM, &[Value::Number(keep.into())]).await?.len();
-        transaction.commit().await?;
-        Ok(gone as u64)
+        let keep = [Value::Number(keep.into())];
+        let gone = self.transact(async |transaction| transaction.rows(TRIM, &keep).await).await?;
+        Ok(gone.len() as u64)
     }
 }
 

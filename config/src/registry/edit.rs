@@ -103,17 +103,7 @@ impl Registry {
         if ready.is_empty() {
             return Ok(self.revision().await?);
         }
-        let mut transaction = self.store.begin().await?;
-        match apply_all(&mut transaction, &ready, by).await {
-            Ok(last) => {
-                transaction.commit().await?;
-                Ok(last)
-            }
-            Err(error) => {
-                transaction.roll_back().await;
-                Err(error)
-            }
-        }
+        self.transact(async |transaction| apply_all(transaction, &ready, by).await).await
     }
 }
 

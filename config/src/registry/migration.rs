@@ -30,6 +30,10 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("migration/4.sqlite.sql"),
         postgres: include_str!("migration/4.postgres.sql"),
     },
+    Migration {
+        sqlite: include_str!("migration/5.sqlite.sql"),
+        postgres: include_str!("migration/5.postgres.sql"),
+    },
 ];
 
 const HAS_TABLES: (&str, &str) = (

@@ -1,14 +1,14 @@
 //! Apps as they are stored, and what changed since a revision.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Registry,
+    Registry, advance,
     error::{RegistryError, printable},
-    migration,
+    migration, now_ms,
     store::{self, Row},
 };
 use crate::name::AppId;
@@ -75,7 +75,8 @@ pub struct Changes {
     /// Where the registry is now: what to ask with next.
     pub now: Revision,
     /// Whether `put` holds all apps there are, so that any other is gone. So it is for a question since
-    /// zero, and for one since a revision that the registry has not reached: it was restored from a backup.
+    /// zero, for one since a revision that the registry has not reached: it was restored from a backup; and for
+    /// one so long ago that not all is known of what is gone since.
     pub whole: bool,
     /// Apps that are new or changed, in the order of their creation.
     pub put: Vec<AppRow>,
@@ -99,7 +100,7 @@ pub struct Unreadable {
 // the row with the revision.
 const CHANGES: &str = "
     SELECT registry.revision, registry.version, app.id, app.revision, app.created, app.definition,
-           app.created_at, app.changed_at
+           app.created_at, app.changed_at, registry.trimmed
     FROM registry LEFT JOIN app ON app.revision > $1
     ORDER BY app.created";
 const ALL: &str = "
@@ -133,8 +134,10 @@ impl Registry {
             return changes(&self.store.rows(ALL, &[]).await?, true);
         }
         let since_stored = store::Value::Number(since.stored());
-        let found = changes(&self.store.rows(CHANGES, &[since_stored]).await?, false)?;
-        if found.now < since {
+        let rows = self.store.rows(CHANGES, &[since_stored]).await?;
+        let found = changes(&rows, false)?;
+        let trimmed = rows.first().map_or(Ok(0), |row| row.number(8))?;
+        if found.now < since || since.number() < trimmed {
             return changes(&self.store.rows(ALL, &[]).await?, true);
         }
         Ok(found)
@@ -151,6 +154,30 @@ impl Registry {
             Some(bad) => Err(RegistryError::Corrupt(format!("app \"{}\": {}", bad.id, bad.why))),
             None => Ok(found.put.pop()),
         }
+    }
+
+    /// Forgets apps that are gone for longer than this; tells how many.
+    ///
+    /// # Errors
+    /// When the registry fails.
+    pub async fn trim_gone(&self, longer_than: Duration) -> Result<u64, RegistryError> {
+        const TRIM: &str = "
+            DELETE FROM app WHERE definition IS NULL AND changed_at < $1 RETURNING revision";
+        const NOTE: &str = "UPDATE registry SET trimmed = $1 WHERE trimmed < $1";
+        let longer_than = u64::try_from(longer_than.as_millis()).unwrap_or(u64::MAX);
+        let before = store::Value::Number(store::stored(now_ms().saturating_sub(longer_than)));
+        self.transact(async |transaction| {
+            advance(transaction, 0).await?;
+            let gone = transaction.rows(TRIM, &[before]).await?;
+            let revisions = gone.iter().map(|row| row.number(0));
+            let last = revisions.collect::<Result<Vec<_>, _>>()?.into_iter().max();
+            if let Some(last) = last {
+                let last = store::Value::Number(store::stored(last));
+                transaction.rows(NOTE, &[last]).await?;
+            }
+            Ok(gone.len() as u64)
+        })
+        .await
     }
 
     /// Where the registry is now.

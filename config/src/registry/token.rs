@@ -75,12 +75,11 @@ impl Registry {
                 format!("its scope has a NUL character, or more than {MOST_SCOPE_BYTES} bytes");
             return Err(WriteError::Refused { what: format!("token {:?}", token.name), why });
         }
-        let mut transaction = self.store.begin().await?;
-        if add(&mut transaction, token, by).await? {
-            return Ok(transaction.commit().await?);
-        }
-        transaction.roll_back().await;
-        Err(WriteError::TokenTaken(token.name.clone()))
+        self.transact(async |transaction| {
+            let is_free = add(transaction, token, by).await?;
+            if is_free { Ok(()) } else { Err(WriteError::TokenTaken(token.name.clone())) }
+        })
+        .await
     }
 
     /// Removes a token; says whether there was one. It is not found any more when this returns, by no Doorbell.
@@ -89,13 +88,7 @@ impl Registry {
     /// When the registry fails.
     pub async fn remove_token(&self, name: &str, by: &Actor) -> Result<bool, WriteError> {
         storable("token", name)?;
-        let mut transaction = self.store.begin().await?;
-        if remove(&mut transaction, name, by).await? {
-            transaction.commit().await?;
-            return Ok(true);
-        }
-        transaction.roll_back().await;
-        Ok(false)
+        Ok(self.transact(async |transaction| remove(transaction, name, by).await).await?)
     }
 
     /// All tokens, by name, expired ones too.
@@ -134,10 +127,8 @@ impl Registry {
         if token.used_at.is_some_and(|used| now.saturating_sub(used) < minute_ms) {
             return Ok(());
         }
-        let mut transaction = self.store.begin().await?;
         let values = [Value::Text(&token.name), Value::Number(stored(now))];
-        transaction.rows(NOTE, &values).await?;
-        transaction.commit().await
+        self.transact(async |transaction| transaction.rows(NOTE, &values).await.map(drop)).await
     }
 }
 

@@ -81,17 +81,9 @@ impl Registry {
         {
             return Ok(turn);
         }
-        let mut transaction = self.store.begin().await?;
-        match begin(&mut transaction, app, version, doorbell, lasts).await {
-            Ok(turn) => {
-                transaction.commit().await?;
-                Ok(turn)
-            }
-            Err(error) => {
-                transaction.roll_back().await;
-                Err(error.into())
-            }
-        }
+        let begun = self
+            .transact(async |transaction| begin(transaction, app, version, doorbell, lasts).await);
+        Ok(begun.await?)
     }
 
     /// Ends a turn. Says whether it still was the turn of whoever asks; if not, nothing is written.
@@ -105,17 +97,7 @@ impl Registry {
         doorbell: &str,
         by: &Actor,
     ) -> Result<bool, WriteError> {
-        let mut transaction = self.store.begin().await?;
-        match end(&mut transaction, app, ended, doorbell, by).await {
-            Ok(was_its) => {
-                transaction.commit().await?;
-                Ok(was_its)
-            }
-            Err(error) => {
-                transaction.roll_back().await;
-                Err(error)
-            }
-        }
+        self.transact(async |transaction| end(transaction, app, ended, doorbell, by).await).await
     }
 
     /// Somebody has decided that an upgrade which failed is tried again.
@@ -128,18 +110,11 @@ impl Registry {
         if has_failed.flatten().is_none() {
             return Ok(());
         }
-        let mut transaction = self.store.begin().await?;
-        let forgiven = async {
-            advance(&mut transaction, 0).await?;
-            forgive(&mut transaction, app).await
-        };
-        match forgiven.await {
-            Ok(()) => Ok(transaction.commit().await?),
-            Err(error) => {
-                transaction.roll_back().await;
-                Err(error)
-            }
-        }
+        self.transact(async |transaction| {
+            advance(transaction, 0).await?;
+            forgive(transaction, app).await
+        })
+        .await
     }
 }
 

@@ -15,6 +15,7 @@ crate::on_both!(
     what_is_not_as_expected_is_not_written,
     all_edits_are_made_or_none,
     a_deleted_app_leaves_its_id_and_nothing_else,
+    who_is_gone_for_long_is_forgotten_and_nobody_misses_that,
     a_renamed_app_keeps_its_place_and_its_secrets,
     secrets_leave_their_app_as_it_is,
     a_secret_is_resealed_only_as_it_was_read,
@@ -132,6 +133,28 @@ async fn a_deleted_app_leaves_its_id_and_nothing_else(place: Place) {
     assert_eq!(second.created, second.revision);
     assert_eq!(registry.secrets(&id("blog")).await.unwrap(), []);
     assert_eq!(ids(&registry).await, ["shop", "blog"]);
+}
+
+async fn who_is_gone_for_long_is_forgotten_and_nobody_misses_that(place: Place) {
+    let registry = place.open().await;
+    for app in ["old", "new", "there"] {
+        write(&registry, app, "one").await;
+    }
+    let early = registry.revision().await.unwrap();
+    let delete = |app| [edit(app, Expect::Present, What::Delete)];
+    let old = registry.write(&delete("old"), &somebody()).await.unwrap();
+    place.sql("UPDATE app SET changed_at = 1000 WHERE id = 'old'").await;
+    registry.write(&delete("new"), &somebody()).await.unwrap();
+    let month = Duration::from_secs(30 * 86_400);
+    assert_eq!(registry.trim_gone(month).await.unwrap(), 1);
+    assert_eq!(registry.trim_gone(month).await.unwrap(), 0);
+    let late = registry.changes_since(old).await.unwrap();
+    assert_eq!((late.whole, late.gone), (false, vec![id("new")]));
+    let whole = registry.changes_since(early).await.unwrap();
+    let there: Vec<_> = whole.put.iter().map(|row| row.id.as_str()).collect();
+    assert_eq!((whole.whole, there), (true, vec!["there"]));
+    write(&registry, "old", "another").await;
+    assert_eq!(ids(&registry).await, ["there", "old"]);
 }
 
 async fn a_renamed_app_keeps_its_place_and_its_secrets(place: Place) {

@@ -9,4 +9,5 @@ mod location;
 mod place;
 mod schema;
 mod sharing;
+mod stay;
 mod upgrade;

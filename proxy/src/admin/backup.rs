@@ -174,7 +174,7 @@ async fn keys(admin: &Admin, id: &AppId) -> Result<Map<String, Value>, Problem> 
 }
 
 async fn access(admin: &Admin, id: &AppId, adopt: Adopt) -> Result<Option<Access>, Problem> {
-    if admin.house.database_spec(id).is_none() && is_named(admin, id) {
+    if admin.house.database_spec(id).await.is_none() && is_named(admin, id) {
         return Err(not_in_force(id));
     }
     let access = admin.house.database_access(id, adopt).await;

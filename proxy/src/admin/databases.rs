@@ -22,7 +22,7 @@ pub(super) async fn adopt(
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let id = apps::find(&admin, &id)?.id.clone();
-    if admin.house.database_spec(&id).is_none() {
+    if admin.house.database_spec(&id).await.is_none() {
         let why = format!("app \"{id}\" asks for no database: give it `database` first");
         return Err(Problem::new(StatusCode::CONFLICT, &why));
     }
@@ -46,7 +46,7 @@ pub(super) async fn end(
     who: &Identity,
     id: &AppId,
 ) -> Result<Option<Ended>, Problem> {
-    if admin.house.database_spec(id).is_none() {
+    if admin.house.database_spec(id).await.is_none() {
         return if is_named(admin, id) { Err(not_in_force(id)) } else { Ok(None) };
     }
     audit::note(admin, who, "remove database", Some(id));
@@ -85,8 +85,8 @@ pub(super) fn not_in_force(id: &AppId) -> Problem {
 }
 
 /// Refuses what would part an app from its database, which is named after it.
-pub(super) fn stays_with(admin: &Admin, id: &AppId) -> Result<(), Problem> {
-    match admin.house.database_spec(id).as_deref() {
+pub(super) async fn stays_with(admin: &Admin, id: &AppId) -> Result<(), Problem> {
+    match admin.house.database_spec(id).await.as_deref() {
         Some(DatabaseSpec::NewDatabase(_) | DatabaseSpec::NewSchema(_)) => {
             let why = format!(
                 "app \"{id}\" has a database that is named after it: give it `new_connection` to that one \

@@ -201,7 +201,7 @@ pub(super) async fn rename(
         Some(Value::String(to)) => parse(&to)?,
         _ => return Err(Problem::unfit(&"`to` is missing: the new id, a text")),
     };
-    databases::stays_with(&admin, &id)?;
+    databases::stays_with(&admin, &id).await?;
     let change = Change { id, condition, what: What::Rename(to.clone()) };
     let changed = change.make(&admin, &who, how).await?;
     Ok(with_tag(Changed { id: to.to_string(), ..changed }))

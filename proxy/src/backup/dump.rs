@@ -14,6 +14,7 @@ use std::{
 };
 
 use doorbell_config::spec::{DatabasePlace, DatabaseUrl, Dialect, Secret};
+use doorbell_supervisor::Account;
 
 use self::program::Program;
 use super::{BackupError, format::Access};
@@ -33,14 +34,18 @@ pub fn extension(dialect: Dialect) -> &'static str {
     if dialect == Dialect::Sqlite { "sqlite" } else { "sql" }
 }
 
-/// Writes a dump of a database.
+/// Writes a dump of a database, which is the app's of this user.
 ///
 /// # Errors
 /// In the words of the program that makes it. What was written by then is of no use.
-pub fn dump(access: &Access, out: &mut dyn Write) -> Result<(), BackupError> {
+pub fn dump(
+    access: &Access,
+    user: Option<&Account>,
+    out: &mut dyn Write,
+) -> Result<(), BackupError> {
     let url = access.parsed()?;
     match (url.dialect, &url.place) {
-        (Dialect::Sqlite, DatabasePlace::File(path)) => sqlite::dump(path, out),
+        (Dialect::Sqlite, DatabasePlace::File(path)) => sqlite::dump(path, user, out),
         (Dialect::Postgres | Dialect::Sqlite, _) => postgres(access, &url).run(out),
         (Dialect::MySql | Dialect::MariaDb, _) => mysql(&url)?.run(out),
     }

@@ -90,6 +90,16 @@ impl Kind {
         }
     }
 
+    /// What asks for it, there.
+    #[must_use]
+    pub fn spec(self, url: DatabaseUrl) -> DatabaseSpec {
+        match self {
+            Self::NewDatabase => DatabaseSpec::NewDatabase(url),
+            Self::NewSchema => DatabaseSpec::NewSchema(url),
+            Self::NewConnection => DatabaseSpec::NewConnection(url),
+        }
+    }
+
     /// Whether nothing but this app's is in there.
     #[must_use]
     pub fn is_own(self) -> bool {

@@ -79,7 +79,7 @@ impl House {
         app: &AppId,
         adopt: Adopt,
     ) -> Result<Option<Access>, String> {
-        let Some(spec) = self.database_spec(app) else { return Ok(None) };
+        let Some(spec) = self.database_spec(app).await else { return Ok(None) };
         let kind = Kind::from(&*spec);
         let values = self.database_of(app, adopt).await?;
         let value = |name: &str| values.iter().find(|(key, _)| key == name).map(|(_, value)| value);

@@ -1,10 +1,13 @@
 //! Databases of apps: made before their first start, removed when an operator says so.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, MutexGuard, PoisonError},
+};
 
 use doorbell_config::{
     name::AppId,
-    spec::{AppSpec, Backend, DatabaseSpec, Secret},
+    spec::{DatabaseSpec, Secret},
 };
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -66,7 +69,7 @@ impl House {
         if self.is_ending(app) {
             return Err("it is being deleted".into());
         }
-        let spec = self.database_spec(app).ok_or("its database is not known any more")?;
+        let spec = self.database_spec(app).await.ok_or("its database is not known any more")?;
         let marker = self.marker(app).await?;
         if let Some(seen) = self.seen_database(app, &spec, &marker) {
             return Ok(values(&seen.connection));
@@ -101,7 +104,7 @@ impl House {
         let turn = self.turn_of(app);
         let _turn = turn.lock().await;
         let none = || DatabaseError::Unknown(format!("app \"{app}\" has no database"));
-        let spec = self.database_spec(app).ok_or_else(none)?;
+        let spec = self.database_spec(app).await.ok_or_else(none)?;
         let marker = self.marker(app).await.map_err(DatabaseError::Unknown)?;
         let told = |step: crate::provision::Step| {
             tracing::debug!(%app, step = step.what, "database");
@@ -133,18 +136,7 @@ impl House {
         Arc::clone(turns.entry(app.clone()).or_default())
     }
 
-    /// What an app asks for.
-    #[must_use]
-    pub fn database_spec(&self, app: &AppId) -> Option<Arc<DatabaseSpec>> {
-        let of = |spec: &Arc<AppSpec>| match &spec.backend {
-            Backend::Process(process) => process.database.clone(),
-            Backend::Upstream(_) | Backend::Shared(_) => None,
-        };
-        self.routes.load().app(app.as_str()).and_then(of)
-    }
-
-    /// Whose the database is: this registry's, and that app's of all that have had the id. Apps of files
-    /// are not told apart.
+    /// Whose the database is: this registry's, and that app's of all that have had the id.
     async fn marker(&self, app: &AppId) -> Result<Marker, String> {
         let known = *self.installation.lock().unwrap_or_else(PoisonError::into_inner);
         let installation = match known {
@@ -159,9 +151,36 @@ impl House {
                 read
             }
         };
-        let list = self.list();
-        let incarnation = list.get(app).map_or(0, |listed| listed.created.number());
+        let listed = self.list().get(app).map(|listed| listed.created.number());
+        let incarnation = match listed {
+            Some(created) => created,
+            None => self.stay(app).await?,
+        };
         Ok(Marker { installation, app: app.clone(), incarnation })
+    }
+
+    /// Which of those that have had its id an app of a file is.
+    async fn stay(&self, app: &AppId) -> Result<u64, String> {
+        // Who is known not to answer is not waited for.
+        if self.registry_problem().is_some()
+            && let Some(known) = self.stays().get(app)
+        {
+            return Ok(*known);
+        }
+        let registry = self.registry_soon().await.map_err(|error| error.to_string())?;
+        let stay = registry.stay(app, &self.own_name()?).await;
+        let stay = stay.map_err(|error| error.to_string())?;
+        self.stays().insert(app.clone(), stay);
+        Ok(stay)
+    }
+
+    fn stays(&self) -> MutexGuard<'_, HashMap<AppId, u64>> {
+        self.stays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An app is gone: another one of its id begins anew.
+    pub(super) fn forget_stay(&self, app: &AppId) {
+        self.stays().remove(app);
     }
 
     fn seen_database(

@@ -26,6 +26,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How often apps that cannot be are tried again.
 const RETRY: Duration = Duration::from_secs(5 * 60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How long it is known of an app that it is gone.
+const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Entries of the audit log that are kept.
 const MOST_AUDITED: u32 = 100_000;
 
@@ -136,6 +138,9 @@ impl House {
                 trim = Instant::now() + DAY;
                 if let Err(error) = registry.trim_audit(MOST_AUDITED).await {
                     tracing::warn!(%error, "the audit log grows");
+                }
+                if let Err(error) = registry.trim_gone(MONTH).await {
+                    tracing::warn!(%error, "apps that are gone stay in the registry");
                 }
             }
         }
@@ -297,6 +302,8 @@ impl House {
             let list = List::clone(&ledger.list);
             (loaded, ledger) = self.load(ledger, list).await;
         }
+        // Who is started by this is to be found in it.
+        self.publish(&ledger);
         let (outcome, mut ledger) = self.hold(loaded, ledger).await;
         // The outcome is logged and counted where it happens; what is kept is told with it.
         if outcome.is_ok() {

@@ -9,12 +9,12 @@ use doorbell_config::{
     interned::Interned,
     name::AppId,
     registry::{Actor, Edit, Expect, RegistryError, SealedSecret, What},
-    spec::{Backend, Given, GivenSpec, Secret},
+    spec::{Given, GivenSpec, Secret},
 };
 
 use doorbell_supervisor::protocol::Question;
 
-use super::{EditError, House};
+use super::{EditError, House, file_apps::process};
 use crate::provision::Adopt;
 use crate::vault::{Vault, VaultError};
 
@@ -57,7 +57,7 @@ impl House {
         // A supervisor starts what a change brings before the change is done here: then it is waited for.
         drop(self.inner.lock().await);
         let mut given = if question.is_given {
-            let spec = self.given_spec(&app)?;
+            let spec = self.given_spec(&app).await?;
             self.given_of(&app, &spec).await?
         } else {
             Given::default()
@@ -70,13 +70,10 @@ impl House {
     }
 
     /// What an app is to be given, as it is defined.
-    fn given_spec(&self, app: &AppId) -> Result<Interned<GivenSpec>, String> {
-        let routes = self.routes.load_full();
-        let spec = routes.app(app.as_str()).and_then(|spec| match &spec.backend {
-            Backend::Process(process) => process.given.clone(),
-            Backend::Upstream(_) | Backend::Shared(_) => None,
-        });
-        spec.ok_or_else(|| "its definition has changed meanwhile: it is started anew".into())
+    async fn given_spec(&self, app: &AppId) -> Result<Interned<GivenSpec>, String> {
+        let spec = self.latest(app).await;
+        let given = spec.as_ref().and_then(process).and_then(|process| process.given.clone());
+        given.ok_or_else(|| "its definition has changed meanwhile: it is started anew".into())
     }
 
     async fn given_of(&self, app: &AppId, spec: &GivenSpec) -> Result<Given, String> {

@@ -92,7 +92,7 @@ impl House {
             let kept = self.keep_in_force(&mut loaded, &ledger);
             let refused = loaded.refused.clone();
             let doors = doors(&loaded, &ledger.list);
-            let outcome = match self.take_over(loaded).await {
+            let outcome = match self.take_over(loaded, &ledger.list).await {
                 Err(ReloadError::Configure(ConfigureError::Listen(address, why))) => {
                     let owner = doors.into_iter().find(|(door, _)| *door == address);
                     if let Some((_, app)) = owner {
@@ -187,7 +187,7 @@ impl House {
     }
 
     /// Makes a configuration the one that holds.
-    async fn take_over(&self, loaded: Loaded) -> Result<ReloadReport, ReloadError> {
+    async fn take_over(&self, loaded: Loaded, list: &List) -> Result<ReloadReport, ReloadError> {
         let mut inner = self.inner.lock().await;
         // The mistake of a config that is wrong is in one of these.
         self.sources.send_replace(Arc::new(loaded.sources));
@@ -200,6 +200,8 @@ impl House {
         self.listens_on(self.configured(&difference, wish).await?);
         self.routes.store(Arc::new(routes));
         self.scraper.forget(&difference.gone);
+        let (now, is_of_file) = (clock::unix_millis(), |app: &AppId| !list.contains_key(app));
+        self.file_apps.change(&difference, inner.server.is_none(), now, is_of_file);
         self.tell(&difference);
         let server = &config.server;
         let started_with = self.started_with.load_full().unwrap_or_else(|| {

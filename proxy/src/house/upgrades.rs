@@ -27,7 +27,7 @@ pub(super) struct Known {
 
 impl House {
     /// Learns which Doorbell this is, among those that share a registry: the same after each start.
-    pub fn is_called_as_in(&self, folder: &Path) {
+    pub(super) fn is_called_as_in(&self, folder: &Path) {
         match name_in(folder) {
             Ok(name) => *self.name.lock().unwrap_or_else(PoisonError::into_inner) = Some(name),
             Err(error) => {
@@ -145,7 +145,7 @@ impl House {
         all.insert(app.first(), answering);
     }
 
-    fn own_name(&self) -> Result<String, String> {
+    pub(super) fn own_name(&self) -> Result<String, String> {
         let name = self.name.lock().unwrap_or_else(PoisonError::into_inner);
         // Whoever copies the folder to another machine is another.
         let machine = rustix::system::uname();

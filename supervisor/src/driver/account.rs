@@ -1,5 +1,5 @@
 //! Whom an app's processes run as: looked up when they start, so that a user that was made or changed
-//! meanwhile is met as it is.
+//! meanwhile is met as it is. Who saves what an app has asks for the same.
 
 use std::{ffi::CString, io, path::PathBuf};
 
@@ -10,7 +10,7 @@ use super::sys;
 
 /// A user of the machine.
 #[derive(Clone, Debug)]
-pub(super) struct Account {
+pub struct Account {
     pub(super) who: sys::User,
     pub(super) name: String,
     pub(super) home: PathBuf,
@@ -19,22 +19,29 @@ pub(super) struct Account {
 
 /// Why an app cannot run as its user.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AccountError {
+pub enum AccountError {
+    /// There is no such user.
     #[error("there is no user \"{0}\": make it, or change `user`")]
     NoUser(String),
+    /// There is no such group.
     #[error("there is no group \"{0}\": make it, or change `group`")]
     NoGroup(String),
+    /// We are not who may become others.
     #[error(
         "only root can run an app as user \"{0}\": start Doorbell as root, or leave `user` out"
     )]
     NotRoot(String),
+    /// The user database is to blame.
     #[error("cannot look up user \"{0}\": {1}")]
     System(String, io::Error),
 }
 
 impl Account {
     /// Looks up whom an app is to become; `None` if that is who we are.
-    pub(super) fn find(spec: &UserSpec) -> Result<Option<Self>, AccountError> {
+    ///
+    /// # Errors
+    /// If there is nobody of that name, or we may not become who it is.
+    pub fn find(spec: &UserSpec) -> Result<Option<Self>, AccountError> {
         let failed = |error: nix::Error| AccountError::System(spec.name.clone(), error.into());
         let found = match spec.name.parse() {
             Ok(number) => User::from_uid(Uid::from_raw(number)).map_err(failed)?,
@@ -59,6 +66,24 @@ impl Account {
         let groups = groups.into_iter().map(Gid::as_raw).collect();
         let who = sys::User { user: user.uid.as_raw(), group: main.as_raw(), groups };
         Ok(Some(Self { who, name: user.name, home: user.dir, shell: user.shell }))
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn user(&self) -> u32 {
+        self.who.user
+    }
+
+    /// The number of its first group.
+    #[must_use]
+    pub fn group(&self) -> u32 {
+        self.who.group
+    }
+
+    /// The numbers of all groups that it is in.
+    #[must_use]
+    pub fn groups(&self) -> &[u32] {
+        &self.who.groups
     }
 }
 

@@ -60,6 +60,13 @@ use tokio::{
     time::Instant,
 };
 
+pub use self::{
+    account::{Account, AccountError},
+    advance::Advances,
+    cgroup::make_way,
+    ear::Deputy,
+    sys::keep_descriptors,
+};
 pub(crate) use self::{
     adopt::{Adoptee, Custody},
     children::{adopt_strays, reap_strays},
@@ -77,7 +84,6 @@ pub(crate) use self::{
     vigil::Vigil,
     watch::any_gone,
 };
-pub use self::{advance::Advances, cgroup::make_way, ear::Deputy, sys::keep_descriptors};
 use self::{
     cgroup::{Cgroups, Group, Purpose},
     endpoint::Ports,

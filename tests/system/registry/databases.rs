@@ -1,9 +1,9 @@
 //! Databases that are made for apps: before their first start, and removed only when told to.
 
-use doorbell_tests::{Doorbell, Postgres, app_dir, eventually};
+use doorbell_tests::{Doorbell, Postgres, Role, app_dir, eventually};
 
-use super::secrets::variable;
-use crate::node;
+use super::{secrets::variable, sqlite};
+use crate::{node, python};
 
 /// Adds an app that gets a database of its own on this server.
 fn add(d: &Doorbell, app: &str, server: &str) -> doorbell_tests::Output {
@@ -74,4 +74,60 @@ fn a_database_that_cannot_be_made_fails_its_app_in_the_servers_words() {
     eventually("it starts", || d.get("shop.test", "/").status == 200);
     let undone = d.ok(&["app", "delete", "weak", "--yes", "--dry-run"]);
     assert!(undone.contains("could be"), "{undone}");
+}
+
+/// The table of an app of a file with a database on this server.
+fn of_file(server: &str) -> String {
+    let database = format!("database = {{ new_database = \"{server}\" }}\n");
+    node("main", "") + &python("shop", "", &database)
+}
+
+#[test]
+fn an_app_of_a_file_that_comes_back_later_is_another() {
+    let postgres = Postgres::start();
+    let server = postgres.database();
+    let d = Doorbell::with(&of_file(&server));
+    let url = variable(&d, "shop", "DATABASE_URL");
+    assert!(url.starts_with("postgres://app_shop:"), "{url}");
+    let registry = d.state_path().join("registry/registry.db");
+    let rows = |what: &str| sqlite(&registry, &format!("SELECT {what} FROM file_app"));
+    let take_out = || {
+        d.rewrite(&node("main", ""));
+        eventually("it is out", || d.cli(&["status", "shop"]).status != 0);
+        eventually("that is noted", || rows("left_at IS NULL") == "(0,)");
+    };
+    let put_back = || {
+        d.rewrite(&of_file(&server));
+        eventually("it is back", || d.cli(&["status", "shop"]).status == 0);
+    };
+    take_out();
+    put_back();
+    eventually("that is noted", || rows("left_at IS NULL") == "(1,)");
+    assert_eq!(variable(&d, "shop", "DATABASE_URL"), url, "it was away for a moment");
+    take_out();
+    // As if that was longer ago.
+    sqlite(&registry, "UPDATE file_app SET left_at = 1000");
+    put_back();
+    let refused = d.cli(&["start", "shop"]);
+    assert!(refused.stderr.contains("an earlier app"), "{refused:?}");
+    assert!(refused.stderr.contains("adopt"), "{refused:?}");
+    assert_eq!(databases(&postgres, &server), "app_shop");
+    d.ok(&["app", "adopt", "shop"]);
+    d.ok(&["start", "shop"]);
+    assert_eq!(variable(&d, "shop", "DATABASE_URL"), url);
+    d.kill_role(Role::Control);
+    d.ok(&["restart", "shop"]);
+    assert_eq!(variable(&d, "shop", "DATABASE_URL"), url);
+}
+
+#[test]
+fn a_broken_file_keeps_no_app_from_its_database() {
+    let postgres = Postgres::start();
+    let server = postgres.database();
+    let d = Doorbell::with(&of_file(&server));
+    d.rewrite(&(of_file(&server) + "[app.broken\n"));
+    eventually("it is seen", || d.log().contains("configuration not loaded"));
+    d.kill_role(Role::Control);
+    let url = variable(&d, "shop", "DATABASE_URL");
+    assert!(url.starts_with("postgres://app_shop:"), "{url}");
 }

@@ -108,7 +108,9 @@ fn what_another_doorbell_cannot_have_keeps_it_from_nothing_else() {
     // Both are on one machine: one of them has the address.
     let port = free_port();
     assert_eq!(put(&a, "db", &echo(port)).0, 200);
-    eventually("the other cannot have it", || refused(&b).contains("cannot listen on"));
+    // Mostly the one that was asked, unless the other hears of it very fast.
+    let cannot = |d: &Doorbell| refused(d).contains("cannot listen on");
+    eventually("one of them cannot have it", || cannot(&a) || cannot(&b));
     add(&b, "blog", "blog.test");
     assert_eq!(b.get("blog.test", "/").status, 200);
     eventually("it is seen", || a.get("blog.test", "/").status == 200);

@@ -1,26 +1,41 @@
 //! A file of SQLite: SQLite copies it itself (`VACUUM INTO`), while others read and write it.
 //!
-//! The copy is in a folder that nobody else may enter, and has no name any more when it is read.
+//! The copy is in a folder that nobody but the app may enter, and has no name any more when it is read.
 
 use std::{
     fs::{self, DirBuilder, File},
     io::{self, Write},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, lchown},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use doorbell_config::registry::printable;
+use doorbell_supervisor::Account;
 use sqlx::{AssertSqlSafe, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
 use uuid::Uuid;
 
-use crate::backup::BackupError;
+use crate::backup::{BackupError, app_user::act_as};
 
 /// How long to wait for a writer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Writes a copy of a file.
-pub(super) fn dump(path: &Path, out: &mut dyn Write) -> Result<(), BackupError> {
+/// Writes a copy of a file, made with the rights of the app that it is of.
+pub(super) fn dump(
+    path: &Path,
+    user: Option<&Account>,
+    out: &mut dyn Write,
+) -> Result<(), BackupError> {
+    let folder = PrivateFolder::make_for(user)?;
+    let copied = act_as(user, || copy(path, &folder.0.join("copy")));
+    let copied = copied.map_err(BackupError::io("cannot act as the app's user"))??;
+    drop(folder);
+    let Some(mut file) = copied else { return Ok(()) };
+    io::copy(&mut file, out).map(drop).map_err(BackupError::io("cannot write the archive"))
+}
+
+/// A copy of a file, open; `None` if there is no file: an app that never wrote has none yet.
+fn copy(path: &Path, copy: &Path) -> Result<Option<File>, BackupError> {
     match fs::symlink_metadata(path) {
         Ok(about) if about.is_file() => {}
         // The app could lead us anywhere.
@@ -28,18 +43,13 @@ pub(super) fn dump(path: &Path, out: &mut dyn Write) -> Result<(), BackupError> 
             let why = format!("sqlite:{}: it is no file but a link or the like", path.display());
             return Err(BackupError::Database(why));
         }
-        // An app that never wrote has none yet.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
             return Err(BackupError::io(format!("cannot read {}", path.display()))(error));
         }
     }
-    let folder = PrivateFolder::make()?;
-    let copy = folder.0.join("copy");
-    vacuum(path, &copy)?;
-    let mut file = File::open(&copy).map_err(BackupError::io("cannot read the copy"))?;
-    drop(folder);
-    io::copy(&mut file, out).map(drop).map_err(BackupError::io("cannot write the archive"))
+    vacuum(path, copy)?;
+    File::open(copy).map(Some).map_err(BackupError::io("cannot read the copy"))
 }
 
 fn vacuum(path: &Path, copy: &Path) -> Result<(), BackupError> {
@@ -60,15 +70,19 @@ fn vacuum(path: &Path, copy: &Path) -> Result<(), BackupError> {
     })
 }
 
-/// A folder for us alone, which goes with all that is in it.
+/// A folder for us, or this user, alone, which goes with all that is in it.
 struct PrivateFolder(PathBuf);
 
 impl PrivateFolder {
-    fn make() -> Result<Self, BackupError> {
+    fn make_for(user: Option<&Account>) -> Result<Self, BackupError> {
         let path = std::env::temp_dir().join(format!("doorbell-{}", Uuid::new_v4().simple()));
-        let made = DirBuilder::new().mode(0o700).create(&path);
-        made.map_err(BackupError::io(format!("cannot make the folder {}", path.display())))?;
-        Ok(Self(path))
+        let failed = || BackupError::io(format!("cannot make the folder {}", path.display()));
+        DirBuilder::new().mode(0o700).create(&path).map_err(failed())?;
+        let made = Self(path.clone());
+        if let Some(user) = user {
+            lchown(&path, Some(user.user()), Some(user.group())).map_err(failed())?;
+        }
+        Ok(made)
     }
 }
 

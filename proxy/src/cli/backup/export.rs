@@ -22,7 +22,7 @@ use super::{
 use crate::{
     admin::backup::For,
     backup::{
-        dump,
+        app_user, dump,
         envelope::Key,
         format::{Access, Dumped, FORMAT, Folder, Manifest, Told},
         gather::{self, Gathering},
@@ -83,7 +83,7 @@ pub(super) fn export(arg: &ExportArg) -> anyhow::Result<u8> {
     let mut writer = Writer::begin(output, &passphrase, &manifest, &told.keys, &told.secrets)?;
     if let Some(access) = &access {
         let mut pieces = writer.database(dump::extension(access.parsed()?.dialect));
-        dump::dump(access, &mut pieces)?;
+        dump::dump(access, app_user::of(&told.keys)?.as_ref(), &mut pieces)?;
         pieces.finish()?;
     }
     for (number, opened) in folders.iter().enumerate() {

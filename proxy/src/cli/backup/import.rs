@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use doorbell_supervisor::Account;
 use hyper::Method;
 use serde::Serialize;
 use serde_json::Value;
@@ -62,7 +63,8 @@ pub(super) fn import(arg: &ImportArg) -> anyhow::Result<u8> {
         // What was there before this is not to be advised away.
         let is_new = database.as_ref().is_some_and(|access| access.kind.is_own()) && !arg.adopt;
         let remains = if is_new { Remains::DatabaseToo } else { Remains::Definition };
-        let mut filling = Filling { database, destinations: Vec::new(), notes: Vec::new() };
+        let user = plan.user.clone();
+        let mut filling = Filling { database, user, destinations: Vec::new(), notes: Vec::new() };
         let filled = filling.fill(&plan, |filling| {
             Ok(reader::read(source.read()?, &passphrase, filling).map(drop)?)
         });
@@ -160,6 +162,8 @@ impl Visitor for Checking {
 /// Puts everything in its place.
 struct Filling {
     database: Option<Access>,
+    /// Whom the app runs as.
+    user: Option<Account>,
     destinations: Vec<Destination>,
     /// What was left out.
     notes: Vec<String>,
@@ -186,7 +190,7 @@ impl Visitor for Filling {
     fn database(&mut self, head: &Head, dump: &mut dyn Read) -> Result<(), BackupError> {
         if let Some((access, dumped)) = self.database.as_ref().zip(head.manifest.database.as_ref())
         {
-            self.notes.extend(restore::restore(access, dumped, dump)?);
+            self.notes.extend(restore::restore(access, dumped, self.user.as_ref(), dump)?);
         }
         Ok(())
     }

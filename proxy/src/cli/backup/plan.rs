@@ -7,13 +7,14 @@ use doorbell_config::{
     name::AppId,
     spec::{DatabaseUrl, Dialect},
 };
-use nix::unistd::{Group, User};
+use doorbell_supervisor::Account;
 use serde_json::{Map, Value};
 
 use super::{super::keys, ImportArg};
 use crate::{
     admin::conditions::merge,
     backup::{
+        app_user,
         format::{Dumped, Kind, Secrets, is_akin},
         reader::{Head, folder_path},
         unpack::{Existing, Owner, Site},
@@ -33,6 +34,8 @@ pub(super) struct Plan {
     /// Where its folders go, in the order of the archive.
     pub(super) sites: Vec<Site>,
     pub(super) existing: Existing,
+    /// Whom the app runs as, if that is not us.
+    pub(super) user: Option<Account>,
     /// Whose files are to be, if we may give them away.
     pub(super) owner: Option<Owner>,
     pub(super) notes: Vec<String>,
@@ -56,12 +59,15 @@ impl Plan {
                 site.path().display()
             );
         }
-        let owner = if sites.is_empty() { None } else { owner(&keys, &sites)? };
+        let has_data = database.is_some() || !sites.is_empty();
+        let user = has_data.then(|| app_user::of(&keys)).transpose();
+        let user = user.context("the app needs another (--set user=..)")?.flatten();
+        let owner = owner(&keys, &sites, user.as_ref());
         let secrets = head.secrets.clone();
         // Of a database that is left out it says nothing.
         let is_whole = database.is_some() == head.manifest.database.is_some();
         let upgraded_to = head.manifest.upgraded_to.clone().filter(|_| is_whole);
-        Ok(Self { id, keys, secrets, upgraded_to, database, sites, existing, owner, notes })
+        Ok(Self { id, keys, secrets, upgraded_to, database, sites, existing, user, owner, notes })
     }
 
     /// Whether something is to be put in place before the app may start.
@@ -199,28 +205,17 @@ fn sites(arg: &ImportArg, head: &Head, keys: &Map<String, Value>) -> anyhow::Res
 
 /// Whose the files are to be: the app's user, else whose the place is where they are put. `None` where we are
 /// not root, and they are ours.
-fn owner(keys: &Map<String, Value>, sites: &[Site]) -> anyhow::Result<Option<Owner>> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
+fn owner(keys: &Map<String, Value>, sites: &[Site], user: Option<&Account>) -> Option<Owner> {
+    if let Some(user) = user {
+        return Some(Owner { user: user.user(), group: user.group() });
     }
-    let name = |key: &str| keys.get(key).and_then(Value::as_str);
-    if let Some(name_of_user) = name("user") {
-        let user = User::from_name(name_of_user)?
-            .with_context(|| format!("there is no user {name_of_user:?} here (--set user=..)"))?;
-        let group = match name("group") {
-            Some(name) => {
-                let group = Group::from_name(name)?;
-                let missing = || format!("there is no group {name:?} here (--set group=..)");
-                group.with_context(missing)?.gid.as_raw()
-            }
-            None => user.gid.as_raw(),
-        };
-        return Ok(Some(Owner { user: user.uid.as_raw(), group }));
+    if keys.contains_key("user") || !rustix::process::geteuid().is_root() {
+        return None;
     }
     use std::os::unix::fs::MetadataExt;
-    let path = sites.first().map(Site::path).unwrap_or_default();
-    let about = path.ancestors().find_map(|path| std::fs::metadata(path).ok());
-    Ok(about.map(|about| Owner { user: about.uid(), group: about.gid() }))
+    let path = sites.first()?.path();
+    let about = path.ancestors().find_map(|path| std::fs::metadata(path).ok())?;
+    Some(Owner { user: about.uid(), group: about.gid() })
 }
 
 #[cfg(test)]

@@ -1,15 +1,18 @@
 //! Databases of all kinds, saved while somebody writes, and restored here or elsewhere.
 
 use std::{
-    fs,
-    process::Command,
+    fs::{self, Permissions},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
 };
 
 use doorbell_tests::{Authority, Doorbell, MariaDb, Postgres, eventually};
 
-use super::{super::secrets::variable, Saved, add};
+use super::{
+    super::{secrets::variable, sqlite},
+    Saved, add,
+};
 use crate::node;
 
 /// Writes again and again until `meanwhile` is over, which begins when something was written.
@@ -221,24 +224,15 @@ fn a_file_of_sqlite_is_saved_while_it_is_written() {
     let (here, elsewhere) = (place("databases"), place("others"));
     add(&d, "shop", &format!("new_database=sqlite:{}", here.display()));
     let own = variable(&d, "shop", "K");
-    let sql = |file: &std::path::Path, statements: &str| {
-        let script = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], 60, isolation_level=None)\n\
-            print(*[row for s in sys.argv[2].split(';') for row in c.execute(s)], sep='\\n')";
-        let mut python = Command::new("python3");
-        let output =
-            python.args(["-c", script]).arg(file).arg(statements).output().expect("python3");
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    };
     let file = here.join("app_shop/database.sqlite");
-    sql(
+    sqlite(
         &file,
         "PRAGMA journal_mode = WAL; CREATE TABLE a (n); CREATE TABLE b (n);
         INSERT INTO a VALUES (x'00ff'); INSERT INTO b VALUES (x'00ff')",
     );
     let saved = Saved::at(&d);
     let write =
-        || drop(sql(&file, "BEGIN; INSERT INTO a VALUES (1); INSERT INTO b VALUES (1); COMMIT"));
+        || drop(sqlite(&file, "BEGIN; INSERT INTO a VALUES (1); INSERT INTO b VALUES (1); COMMIT"));
     let told = while_written(write, || saved.export("shop", &[]));
     assert_eq!(told["database"], "sqlite");
     let database = format!("database.new_database=sqlite:{}", elsewhere.display());
@@ -248,8 +242,54 @@ fn a_file_of_sqlite_is_saved_while_it_is_written() {
     let copy = elsewhere.join("app_shop2/database.sqlite");
     let question =
         "SELECT (SELECT count(*) FROM a) = (SELECT count(*) FROM b), (SELECT count(*) FROM a) > 1";
-    assert_eq!(sql(&copy, question), "(1, 1)");
-    assert_eq!(sql(&copy, "PRAGMA integrity_check"), "('ok',)");
+    assert_eq!(sqlite(&copy, question), "(1, 1)");
+    assert_eq!(sqlite(&copy, "PRAGMA integrity_check"), "('ok',)");
+}
+
+#[test]
+fn an_app_gets_no_further_by_its_backup_than_by_itself() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let d = Doorbell::with(&node("main", ""));
+    let place = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(place.path(), Permissions::from_mode(0o755)).expect("its rights");
+    let folder = |name: &str, owner: u32| {
+        let folder = place.path().join(name);
+        fs::create_dir(&folder).expect("a folder");
+        fs::set_permissions(&folder, Permissions::from_mode(0o700)).expect("its rights");
+        sqlite(&folder.join("data"), &format!("CREATE TABLE t AS SELECT '{name}' AS whose"));
+        for path in [&folder, &folder.join("data")] {
+            chown(path, Some(owner), Some(owner)).expect("its owner");
+        }
+        folder
+    };
+    let (own, others) = (folder("own", 1), folder("others", 0));
+    let copy = place.path().join("copy");
+    fs::create_dir(&copy).expect("a folder");
+    chown(&copy, Some(1), Some(1)).expect("its owner");
+    add(&d, "shop", &format!("new_connection=sqlite:{}", own.join("data").display()));
+    d.ok(&["app", "set", "shop", "user=daemon"]);
+    let saved = Saved::at(&d);
+    saved.export("shop", &["--with-connection"]);
+    let database = format!("database.new_connection=sqlite:{}", copy.join("data").display());
+    let as_new = ["--as", "b", "--set", "hosts=b.test", "--set", &database, "--with-connection"];
+    d.ok(&saved.line(&["app", "import"], &as_new));
+    assert_eq!(sqlite(&copy.join("data"), "SELECT whose FROM t"), "('own',)");
+    assert_eq!(fs::metadata(copy.join("data")).expect("the copy").uid(), 1);
+    // Whoever may write there leads us to what he may not read.
+    fs::rename(&own, place.path().join("away")).expect("a move");
+    symlink(&others, &own).expect("a link");
+    let refused = d.cli(&saved.line(&["app", "export", "shop"], &["--with-connection"]));
+    assert!(refused.stderr.contains("Permission denied"), "{refused:?}");
+    fs::remove_file(copy.join("data")).expect("the copy");
+    fs::rename(&copy, place.path().join("away2")).expect("a move");
+    fs::remove_file(others.join("data")).expect("others'");
+    symlink(&others, &copy).expect("a link");
+    let as_third = ["--as", "c", "--set", "hosts=c.test", "--set", &database, "--with-connection"];
+    let refused = d.cli(&saved.line(&["app", "import"], &as_third));
+    assert!(refused.stderr.contains("Permission denied"), "{refused:?}");
+    assert!(!others.join("data").exists());
 }
 
 #[test]

@@ -1,0 +1,12 @@
+-- Apps of files that have a database: which of the apps that have had the id each is, in the files of which
+-- Doorbell, and since when it is in them no more.
+CREATE TABLE file_app (
+    app TEXT NOT NULL,
+    doorbell TEXT NOT NULL,
+    incarnation BIGINT NOT NULL,
+    left_at BIGINT,
+    PRIMARY KEY (app, doorbell)
+);
+
+-- Tombstones of changes up to this revision may be gone: who has not seen them reads all apps.
+ALTER TABLE registry ADD COLUMN trimmed BIGINT NOT NULL DEFAULT 0;
