@@ -10,7 +10,7 @@
 //!   expected to find.
 //! - [`Changes`]: what a reader has missed since a [`Revision`]. [`Watch`] tells when to ask.
 //! - [`Turn`]: which Doorbell brings the data of an app up to date.
-//! - [`Registry::stay`]: which of the apps that have had an id an app of a file is.
+//! - [`Entrance`]: which of the apps that have had an id an app of a file is.
 //! - [`Token`], [`Entry`] of the audit log: beside the apps, in the same transactions.
 //!
 //! All statements are written once, for both databases: `store` says how. Two programs may use one registry
@@ -18,6 +18,7 @@
 
 mod audit;
 mod edit;
+mod ending;
 mod error;
 mod location;
 mod migration;
@@ -40,6 +41,7 @@ pub use error::{OpenError, RegistryError, WriteError, printable};
 pub use location::{Location, LocationError, PostgresUrl};
 pub use row::{AppRow, Changes, Revision, Unreadable};
 pub use secret::{MOST_SECRET_BYTES, SealedSecret};
+pub use stay::Entrance;
 pub use token::{MOST_SCOPE_BYTES, NewToken, Token, TokenHash};
 pub use upgrade::{Ended, Turn};
 pub use watch::Watch;

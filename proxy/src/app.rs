@@ -53,6 +53,12 @@ impl App {
         }
     }
 
+    /// Whether its instance answers for other apps too.
+    #[must_use]
+    pub fn shares_instance(&self) -> bool {
+        self.sharing.is_some() || self.gate.answers_for_others()
+    }
+
     /// Asks for a lease: at once if an instance is open, else by a place in the line or a refusal.
     pub fn lease(&self, sway: Sway) -> Entry {
         match &self.replicas {

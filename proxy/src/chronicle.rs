@@ -19,7 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
 
-use crate::clock;
+use crate::{clock, whole_file};
 
 /// Changes of an app that are kept.
 pub const KEPT: usize = 100;
@@ -116,6 +116,8 @@ struct Recent {
 enum Entry {
     Add(Transition),
     Remove(AppId),
+    /// From this id to that.
+    Rename(AppId, AppId),
 }
 
 impl Default for Chronicle {
@@ -174,6 +176,11 @@ impl Chronicle {
         self.write(Entry::Remove(app.clone()));
     }
 
+    /// An app has another id, and its history with it.
+    pub fn rename(&self, from: &AppId, to: &AppId) {
+        self.write(Entry::Rename(from.clone(), to.clone()));
+    }
+
     fn write(&self, entry: Entry) {
         let writer = self.to_write.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = writer.as_ref().map_or(Ok(()), |writer| writer.try_send(entry));
@@ -229,7 +236,11 @@ pub fn history(folder: &Path, app: &AppId) -> io::Result<Vec<Transition>> {
     // A line that was cut off by a full disk is no change.
     let all: Vec<Transition> =
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    Ok(all[all.len().saturating_sub(KEPT)..].to_vec())
+    let last = all.into_iter().rev().take(KEPT);
+    // It may have had another id.
+    let mut last: Vec<_> = last.map(|one| Transition { app: app.clone(), ..one }).collect();
+    last.reverse();
+    Ok(last)
 }
 
 fn write_all(folder: &Path, mut entries: mpsc::Receiver<Entry>) {
@@ -237,10 +248,8 @@ fn write_all(folder: &Path, mut entries: mpsc::Receiver<Entry>) {
     while let Some(entry) = entries.blocking_recv() {
         let written = match &entry {
             Entry::Add(transition) => append(folder, transition),
-            Entry::Remove(app) => match fs::remove_file(file_of(folder, app)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                Ok(()) | Err(_) => Ok(()),
-            },
+            Entry::Remove(app) => unless_missing(fs::remove_file(file_of(folder, app))),
+            Entry::Rename(from, to) => unless_missing(rename(folder, from, to)),
         };
         if let Err(error) = &written
             && !failed
@@ -249,6 +258,22 @@ fn write_all(folder: &Path, mut entries: mpsc::Receiver<Entry>) {
         }
         failed = written.is_err();
     }
+}
+
+fn unless_missing(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// In front of what the new id has done already.
+fn rename(folder: &Path, from: &AppId, to: &AppId) -> io::Result<()> {
+    let (from, to) = (file_of(folder, from), file_of(folder, to));
+    let mut text = fs::read(&from)?;
+    text.extend(fs::read(&to).unwrap_or_default());
+    whole_file::put(&to, &text)?;
+    fs::remove_file(from)
 }
 
 fn append(folder: &Path, transition: &Transition) -> io::Result<()> {
@@ -275,9 +300,7 @@ fn cut(folder: &Path, path: &Path, app: &AppId) -> io::Result<()> {
         serde_json::to_writer(&mut text, &transition)?;
         text.push(b'\n');
     }
-    let new = path.with_extension("new");
-    fs::write(&new, text)?;
-    fs::rename(new, path)
+    whole_file::put(path, &text)
 }
 
 #[cfg(test)]

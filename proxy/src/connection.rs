@@ -120,8 +120,11 @@ impl Service {
             Box::new(Exchange::begin(&self.shared, Arc::clone(stream.facts()), head));
         let judged = exchange.judge();
         let is_relayed = relay::carries(&exchange);
-        let for_framework =
-            if is_relayed { Bytes::new() } else { exchange.forwarded_bytes(Reader::Framework) };
+        let for_framework = if is_relayed {
+            Bytes::new()
+        } else {
+            exchange.forwarded_bytes(Reader::Framework).freeze()
+        };
         stream.begin(for_framework, exchange.head.body, body_limits(&exchange, is_relayed));
         let admitted = match judged {
             Ok(()) => exchange.admit(stream.left()).await,

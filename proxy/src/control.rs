@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use doorbell_config::{
-    file::Archive,
+    file::{Archive, Loaded},
     name::AppId,
     registry::{Location, Registry},
     spec::{ListenAddr, ServerSpec},
@@ -31,7 +31,7 @@ use tokio::{task::JoinHandle, time::timeout};
 use crate::{
     admin::{self, Admin},
     house::{Before, House},
-    ledger::{Ledger, copy},
+    ledger::{self, Ledger, copy},
     metrics::figures::Figures,
     pass::Question,
     scrape::Passes,
@@ -95,21 +95,21 @@ struct ProxyLine {
 pub async fn run(connection: UnixStream, place: Place, household: Household) -> anyhow::Result<()> {
     let house = Arc::new(House::new(place.config_path));
     house.keeps_history_in(place.folder.join(HISTORY));
-    house.begins_in(&place.folder);
+    house.is_called_as_in(&place.folder);
     let mut receiver = introduce(&house, connection, None)?;
     let beginning = hear_out(&mut receiver, &house).await?;
     let beginning = beginning.context("the supervisor left before it had begun")?;
     if !beginning.lacks_keys {
         house.opens_vault(&place.folder, beginning.keys);
     }
+    house.recalls_file_apps(&place.folder);
     let path = house.config_path.clone();
     let reading = tokio::task::spawn_blocking(move || {
         let mut archive = Archive::default();
         (House::read(&path, &mut archive, &[]), archive)
     });
     let (loaded, archive) = reading.await.context("reading the configuration")?;
-    let location = loaded.outcome.as_ref().ok().and_then(|config| config.registry.clone());
-    let location = location.unwrap_or_else(|| Location::Sqlite(place.folder.join(DATABASE)));
+    let location = location(&place.folder, &loaded)?;
     let now = loaded.outcome.as_ref().ok().map(|config| &config.server);
     if let Some(server) = beginning.server.as_ref().or(now) {
         household.start_logging(Role::Control, &server.log)?;
@@ -146,11 +146,12 @@ pub async fn run(connection: UnixStream, place: Place, household: Household) -> 
     let watcher = tokio::spawn(watch::reload_on_change(Arc::clone(&house)));
     let copier = tokio::spawn(copy::keep(Arc::clone(&house), place.folder.join(COPY)));
     let memory = tokio::spawn(Arc::clone(&house).remembers_file_apps(place.folder.clone()));
+    let noter = tokio::spawn(Arc::clone(&house).notes_file_apps());
     let follower = tokio::spawn(follow(Arc::clone(&house), registry, opening));
     admin.ready.store(true, Ordering::Relaxed);
     let outcome = listening.await;
     admin.ready.store(false, Ordering::Relaxed);
-    for task in [watcher, copier, memory, follower] {
+    for task in [watcher, copier, memory, noter, follower] {
         task.abort();
     }
     // Whoever follows a log does so for ever.
@@ -158,6 +159,20 @@ pub async fn run(connection: UnixStream, place: Place, household: Household) -> 
     // The supervisor sees the end also where this process goes on.
     house.link.disconnect();
     outcome.context("listening to the supervisor")?
+}
+
+/// Where the registry is: where the files say, or said when they were good.
+fn location(folder: &Path, loaded: &Loaded) -> anyhow::Result<Location> {
+    let named = match &loaded.outcome {
+        Ok(config) => {
+            if let Err(error) = ledger::place::remember(folder, config.registry.as_ref()) {
+                tracing::warn!(%error, "where the registry is cannot be written to the state folder");
+            }
+            config.registry.clone()
+        }
+        Err(_) => ledger::place::remembered(folder).context("where the registry is")?,
+    };
+    Ok(named.unwrap_or_else(|| Location::Sqlite(folder.join(DATABASE))))
 }
 
 /// Opens the registry, however long that takes. What cannot be waited for is told and tried again.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use doorbell_config::name::AppId;
 use doorbell_supervisor::message::{Endpoint, Refusal, StartTimes};
 
@@ -28,6 +28,7 @@ use crate::{
     pass::{Question, Reply, desk::COOKIE, office::PASS},
     patience::Pace,
     shared::Shared,
+    sharing::selectors,
     transport::ConnFacts,
     upstreams::Upstreams,
     verdict::{Matched, Verdict, judge},
@@ -123,6 +124,10 @@ impl Exchange {
             None => judge(&self.table, &self.head),
         };
         let (matched, outcome) = match verdict {
+            Verdict::Forward(matched) if matched.app.shares_instance() => {
+                let outcome = self.keep_to(&matched);
+                (Some(matched), outcome)
+            }
             Verdict::Forward(matched) => (Some(matched), Ok(())),
             Verdict::Answer(answer, app) => (app.map(Matched::without_app), Err(answer)),
         };
@@ -131,6 +136,18 @@ impl Exchange {
         self.matched = matched;
         self.passage = Some(Passage::of(&self.head, &self.facts, self.rules()));
         outcome
+    }
+
+    /// Whoever has found one of the apps of an instance is not to select another.
+    fn keep_to(&mut self, matched: &Matched) -> Result<(), Answer> {
+        let path = self.head.path().get(matched.stripped..).unwrap_or_default();
+        if selectors::leads_elsewhere(path, matched.app.spec.id.as_str()) {
+            return Err(Answer::NoRoute);
+        }
+        if let Some(query) = selectors::without_selector(self.head.query()) {
+            self.head.set_query(&query);
+        }
+        Ok(())
     }
 
     /// What its app's definition says about forwarding.
@@ -147,7 +164,7 @@ impl Exchange {
 
     /// The head of an HTTP/1 request as it goes on; empty if it does not.
     #[must_use]
-    pub fn forwarded_bytes(&self, reader: Reader) -> Bytes {
+    pub fn forwarded_bytes(&self, reader: Reader) -> BytesMut {
         match (&self.matched, &self.passage) {
             (Some(matched), Some(passage)) if matched.stripped == 0 => {
                 self.head.forwarded_bytes(self.head.target(), passage, reader)
@@ -155,7 +172,7 @@ impl Exchange {
             (Some(matched), Some(passage)) => {
                 self.head.forwarded_bytes(&matched.sent_target(&self.head), passage, reader)
             }
-            _ => Bytes::new(),
+            _ => BytesMut::new(),
         }
     }
 

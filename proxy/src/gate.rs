@@ -80,6 +80,8 @@ pub struct Gate {
     listeners: AtomicUsize,
     /// The supervisor knows that it is wanted though others serve in its place, or need not know.
     is_told: AtomicBool,
+    /// Other apps have, or had, leases here too.
+    shared: AtomicBool,
     total: Arc<HeldTotal>,
     reports: ReportSink,
 }
@@ -137,6 +139,7 @@ impl Gate {
             held_cap: AtomicUsize::new(held_cap),
             listeners: AtomicUsize::new(0),
             is_told: AtomicBool::new(false),
+            shared: AtomicBool::new(false),
             total,
             reports,
         }
@@ -176,6 +179,17 @@ impl Gate {
     #[must_use]
     pub fn try_lease(&self, sway: Sway) -> Option<Lease> {
         self.open.load().as_ref().and_then(|open| open.try_lease(sway))
+    }
+
+    /// From here on other apps have leases here too.
+    pub fn is_shared(&self) {
+        self.shared.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether other apps have, or had, leases here too.
+    #[must_use]
+    pub fn answers_for_others(&self) -> bool {
+        self.shared.load(Ordering::Relaxed)
     }
 
     /// Whether an instance is open.

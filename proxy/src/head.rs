@@ -7,7 +7,7 @@
 //! Not here: bodies ([`crate::framing`]), routing ([`crate::verdict`]), what is forwarded
 //! ([`crate::forward`]).
 
-use std::{borrow::Cow, net::SocketAddr, ops::Range};
+use std::{borrow::Cow, mem::MaybeUninit, net::SocketAddr, ops::Range};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use doorbell_config::{name::Hostname, path};
@@ -127,9 +127,9 @@ impl RequestHead {
     /// What is wrong, for the status of the answer.
     pub fn parse(bytes: Bytes, uri_limit: u64) -> Result<Self, HeadError> {
         check_bytes(&bytes)?;
-        let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut request = httparse::Request::new(&mut headers);
-        match request.parse(&bytes) {
+        let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(&bytes, &mut headers) {
             Ok(httparse::Status::Complete(n)) if n == bytes.len() => {}
             Ok(_) => return Err(HeadError::Malformed("incomplete head")),
             Err(httparse::Error::TooManyHeaders) => return Err(HeadError::FieldsTooLarge),
@@ -280,6 +280,12 @@ impl RequestHead {
         &self.target
     }
 
+    /// The query is another one, with its `?`, or none.
+    pub fn set_query(&mut self, query: &str) {
+        self.target.truncate(self.path_len);
+        self.target.push_str(query);
+    }
+
     /// The target as the client sent it, for the access log.
     #[must_use]
     pub fn raw_target(&self) -> &[u8] {
@@ -289,7 +295,7 @@ impl RequestHead {
     /// The head as it is passed on: the target in origin form and normal, one `Host` that agrees with
     /// it, the client's own fields, and what the app is told beyond them.
     #[must_use]
-    pub fn forwarded_bytes(&self, target: &str, passage: &Passage, reader: Reader) -> Bytes {
+    pub fn forwarded_bytes(&self, target: &str, passage: &Passage, reader: Reader) -> BytesMut {
         let mut head = BytesMut::with_capacity(self.bytes.len() + 512);
         for part in [self.method.as_str(), " ", target, " ", self.version.as_str(), "\r\nHost: "] {
             head.put_slice(part.as_bytes());
@@ -320,7 +326,7 @@ impl RequestHead {
             Reader::Framework => put(b"Connection", b"close"),
         }
         head.put_slice(b"\r\n\r\n");
-        head.freeze()
+        head
     }
 
     /// Whether a field is about the client's connection alone (RFC 9110 section 7.6.1).

@@ -22,7 +22,7 @@ use doorbell_config::{
     route::{Change, RouteTable},
     spec::{AppSpec, ListenAddr, ServerSpec},
 };
-use doorbell_supervisor::message::Snapshot;
+use doorbell_supervisor::{message::Snapshot, protocol::Lineage};
 use tokio::{
     sync::{Mutex, watch},
     task::JoinHandle,
@@ -33,7 +33,7 @@ use crate::{
     chronicle::{Chronicle, Happening},
     custody::Custody,
     difference::Difference,
-    ledger::{Ledger, List},
+    ledger::{InForce, Ledger, List},
     link::Link,
     metrics::export::Reloads,
     pass::office::Office,
@@ -104,6 +104,8 @@ pub struct House {
     /// What the ledger lists, for those who only look.
     list: watch::Sender<Arc<List>>,
     refused: ArcSwap<Vec<Refused>>,
+    /// Apps of the registry that are in force.
+    in_force: ArcSwap<InForce>,
     /// Seals and opens secrets; `None` where there are no keys.
     vault: ArcSwapOption<Vault>,
     /// Held while secrets are sealed anew.
@@ -116,8 +118,6 @@ pub struct House {
     ending: StdMutex<HashMap<AppId, usize>>,
     /// Whose database is being made or removed.
     turns: StdMutex<HashMap<AppId, Arc<Mutex<()>>>>,
-    /// Which of those that have had their ids apps of files are, once that is known.
-    stays: StdMutex<HashMap<AppId, u64>>,
     /// What is remembered of apps of files.
     file_apps: file_apps::FileApps,
     /// Which registry it is, once that is known.
@@ -151,6 +151,8 @@ struct Inner {
     server: Option<ServerSpec>,
     /// The supervisor is a new one, and is to be told all of this before any change of it.
     is_untold: bool,
+    /// The apps of the registry when it was taken over.
+    list: Arc<List>,
 }
 
 impl House {
@@ -169,7 +171,6 @@ impl House {
             databases: StdMutex::default(),
             ending: StdMutex::default(),
             turns: StdMutex::default(),
-            stays: StdMutex::default(),
             file_apps: file_apps::FileApps::default(),
             installation: StdMutex::default(),
             sealed: StdMutex::default(),
@@ -190,6 +191,7 @@ impl House {
             ledger: Arc::default(),
             list: watch::Sender::default(),
             refused: ArcSwap::default(),
+            in_force: ArcSwap::default(),
             registry: ArcSwapOption::empty(),
             is_registry_known: watch::Sender::default(),
             registry_problem: ArcSwapOption::empty(),
@@ -223,12 +225,6 @@ impl House {
                 None
             }
         }
-    }
-
-    /// Takes in what an earlier process remembered in this folder.
-    pub fn begins_in(&self, folder: &Path) {
-        self.is_called_as_in(folder);
-        self.file_apps.begin(folder);
     }
 
     /// Keeps the history of apps in this folder.
@@ -306,13 +302,22 @@ impl House {
         self.list.subscribe()
     }
 
+    /// Apps of the registry that are in force, by the revision at which each came to be.
+    #[must_use]
+    fn in_force(&self) -> Arc<InForce> {
+        self.in_force.load_full()
+    }
+
     /// Apps of the registry that cannot be, and why.
     #[must_use]
     pub fn refused(&self) -> Arc<Vec<Refused>> {
         self.refused.load_full()
     }
 
-    fn tell(&self, difference: &Difference) {
+    fn tell(&self, difference: &Difference, lineage: &Lineage) {
+        for (from, to) in &lineage.renamed {
+            self.chronicle.rename(from, to);
+        }
         if !difference.put.is_empty() {
             let apps = difference.put.iter().map(|app| app.id.clone()).collect();
             self.chronicle.happened(Happening::Defined { apps });
@@ -321,7 +326,6 @@ impl House {
             for app in &difference.gone {
                 self.chronicle.forget(app);
                 self.forget_version(app);
-                self.forget_stay(app);
             }
             self.chronicle.happened(Happening::Removed { apps: difference.gone.clone() });
         }

@@ -5,7 +5,7 @@
 //! [`crate::house`].
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -15,9 +15,11 @@ use doorbell_config::{
     problem::Problems,
     registry::{AppRow, Changes, Edit, Expect, Revision, What},
 };
+use doorbell_supervisor::protocol::Lineage;
 use serde_json::{Map, Value};
 
 pub mod copy;
+pub mod place;
 
 /// An app of the registry.
 #[derive(Clone, Debug)]
@@ -49,8 +51,11 @@ pub struct Ledger {
     /// What the registry is known up to.
     pub known: Revision,
     /// Apps of the registry as they are in force.
-    in_force: BTreeMap<AppId, Arc<Entry>>,
+    in_force: Arc<InForce>,
 }
+
+/// Apps of the registry that are in force: when each came to be, and what it is.
+pub type InForce = BTreeMap<AppId, (Revision, Arc<Entry>)>;
 
 /// Why an edit makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,16 +105,27 @@ impl Ledger {
     pub fn is_in_force(&self, app: &AppId) -> bool {
         let written = self.list.get(app).map(|listed| &listed.entry);
         let in_force = self.in_force.get(app);
-        in_force.zip(written).is_some_and(|(in_force, written)| Arc::ptr_eq(in_force, written))
+        in_force.zip(written).is_some_and(|((_, in_force), written)| Arc::ptr_eq(in_force, written))
     }
 
-    /// The list is in force, but for what is refused and was not kept.
-    pub fn holds(&mut self, kept: &[AppId]) {
-        let refused: HashSet<_> = self.refused.iter().map(|refused| &refused.app).collect();
+    /// What is in force of the list, but for what is refused and was not kept.
+    #[must_use]
+    pub fn in_force_but<'r>(
+        &self,
+        refused: impl Iterator<Item = &'r Refused>,
+        kept: &[AppId],
+    ) -> InForce {
+        let refused: HashSet<_> = refused.map(|refused| &refused.app).collect();
         let is_in = |id: &&AppId| !refused.contains(*id) || kept.contains(*id);
         let in_force = self.list.iter().filter(|(id, _)| is_in(id));
-        self.in_force =
-            in_force.map(|(id, listed)| (id.clone(), Arc::clone(&listed.entry))).collect();
+        let listed =
+            |(id, one): (&AppId, &Listed)| (id.clone(), (one.created, Arc::clone(&one.entry)));
+        in_force.map(listed).collect()
+    }
+
+    /// This is in force now.
+    pub fn holds(&mut self, in_force: Arc<InForce>) {
+        self.in_force = in_force;
     }
 
     /// Apps that cannot be loaded any more, whatever has become of the files: something that they name is
@@ -182,6 +198,38 @@ impl Ledger {
         }
         (list, misfits)
     }
+}
+
+/// Who is whom among the apps of two lists: an app is the same as long as it came to be at the same revision.
+#[must_use]
+pub fn lineage(before: &Arc<List>, after: &Arc<List>) -> Lineage {
+    let mut lineage = Lineage::default();
+    if Arc::ptr_eq(before, after) {
+        return lineage;
+    }
+    // Both are in order, and mostly alike.
+    let mut now = after.iter().peekable();
+    let mut lost = Vec::new();
+    for (id, was) in &**before {
+        while now.next_if(|(other, _)| *other < id).is_some() {}
+        let is_same =
+            now.peek().is_some_and(|(other, is)| *other == id && is.created == was.created);
+        if !is_same {
+            lost.push((id, was.created));
+        }
+    }
+    if lost.is_empty() {
+        return lineage;
+    }
+    let heirs: HashMap<Revision, &AppId> =
+        after.iter().map(|(id, listed)| (listed.created, id)).collect();
+    for (id, created) in lost {
+        match heirs.get(&created) {
+            Some(heir) => lineage.renamed.push((id.clone(), AppId::clone(heir))),
+            None => lineage.deleted.push(id.clone()),
+        }
+    }
+    lineage
 }
 
 impl Listed {

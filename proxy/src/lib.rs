@@ -60,4 +60,5 @@ pub mod upstreams;
 pub mod vault;
 pub mod verdict;
 pub mod watch;
+pub mod whole_file;
 pub mod worker;

@@ -22,7 +22,7 @@ use crate::{
     client_stream::{ClientStream, close_gently},
     connection::{Next, Service},
     exchange::{Exchange, MOST_SENT},
-    head::{Reader, Version},
+    head::Version,
     peer::{self, Address, Destination, Why},
     transport::Trouble,
     tunnel,
@@ -57,9 +57,9 @@ pub async fn run(
 ) -> Next {
     let is_idempotent = exchange.head.method.is_idempotent();
     let repeatable = if is_idempotent { Repeatable::Always } else { Repeatable::Unsent };
-    let mut letter = Letter::new(exchange.forwarded_bytes(Reader::App), repeatable);
+    let mut letter = Letter::new(repeatable);
     loop {
-        let mut app = match open(service, &stream, &mut exchange, &mut letter).await {
+        let mut app = match open(service, &stream, &mut exchange).await {
             Ok(app) => app,
             Err(answer) => return service.answer(stream, exchange, answer).await,
         };
@@ -156,7 +156,6 @@ async fn open(
     service: &Service,
     stream: &ClientStream,
     exchange: &mut Exchange,
-    letter: &mut Letter,
 ) -> Result<AppStream, Answer> {
     loop {
         if exchange.passing.failed_connects > 0 && exchange.endpoint() != Some(&Endpoint::Upstream)
@@ -165,9 +164,6 @@ async fn open(
         }
         if exchange.lease.is_none() {
             exchange.admit(stream.left()).await?;
-            if exchange.passing.moved {
-                letter.head = exchange.forwarded_bytes(Reader::App);
-            }
         }
         let destination = peer::destination(exchange).await?;
         // The last look before anything is sent, where there was time to leave: a request that nobody

@@ -16,6 +16,7 @@ use doorbell_supervisor::message::Endpoint;
 use crate::gate::{Gate, Lease, ReportSink, Sway};
 
 mod readiness;
+pub mod selectors;
 
 pub use readiness::{Readiness, Unready};
 
@@ -37,6 +38,7 @@ impl Sharing {
         gate: Arc<Gate>,
         reports: ReportSink,
     ) -> Self {
+        gate.is_shared();
         let ready = shared.ready.as_ref();
         let readiness = ready.map(|_| Box::new(Readiness::new(spec, shared.clone(), reports)));
         Self { shared: shared.clone(), gate, readiness }

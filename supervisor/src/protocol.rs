@@ -395,6 +395,9 @@ pub enum Wish {
         is_whole: bool,
         /// Whether it is only asked if it could hold.
         is_trial: bool,
+        /// Who is whom among the apps that change.
+        #[serde(default)]
+        lineage: Lineage,
     },
     /// Something for one app; answered when it had its effect.
     Operate(AppId, Verb),
@@ -402,6 +405,16 @@ pub enum Wish {
     Usages,
     /// Take on the binary that stands where ours did.
     Upgrade,
+}
+
+/// Apps that are the same under another id, and ids that another app has, or none: what operators said of an app
+/// (`disable`) is about that app, and not about its id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// From which id to which.
+    pub renamed: Vec<(AppId, AppId)>,
+    /// Ids whose app is no more.
+    pub deleted: Vec<AppId>,
 }
 
 /// An app that claims routes of others.

@@ -14,8 +14,8 @@ use doorbell_supervisor::{
     hub::{self, HubOptions, Launcher},
     message::{GateOrder, GateReport, Generation, Verb},
     protocol::{
-        Answer, FromControl, FromProxy, Hello, Listening, Role, TRUSTED_LIMITS, ToControl, ToProxy,
-        VERSION, Wish,
+        Answer, FromControl, FromProxy, Hello, Lineage, Listening, Role, TRUSTED_LIMITS, ToControl,
+        ToProxy, VERSION, Wish,
     },
     wire::{self, Frame, Receiver, Sender},
 };
@@ -81,8 +81,14 @@ async fn control(
                 sender.send(&FromControl::Apps(vec![app("blog")])).unwrap();
                 let (gone, rejected) = (Vec::new(), Vec::new());
                 let server = Box::new(server.clone());
-                let wish =
-                    Wish::Configure { server, gone, rejected, is_whole: true, is_trial: false };
+                let wish = Wish::Configure {
+                    server,
+                    gone,
+                    rejected,
+                    is_whole: true,
+                    is_trial: false,
+                    lineage: Lineage::default(),
+                };
                 let wish = FromControl::Wish { number: 1, wish: Box::new(wish) };
                 sender.send(&wish).unwrap();
             }

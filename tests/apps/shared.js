@@ -25,6 +25,7 @@ const health = (app, response) => {
 const answer = (request, response) => {
   const app = request.headers['x-app'] || 'none';
   const url = new URL(request.url, 'http://h');
+  if (url.pathname === '/url') return response.end(request.url);
   if (url.pathname === '/health') return health(app, response);
   if (url.pathname === '/asked') return response.end(JSON.stringify(asked));
   if (url.pathname === '/pid') return response.end(String(process.pid));

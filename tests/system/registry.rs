@@ -332,3 +332,26 @@ fn what_happens_is_told_and_kept() {
             .is_some_and(|all| all.len() >= states.len())
     });
 }
+
+#[test]
+fn what_operators_switched_is_about_the_app_and_not_its_id() {
+    let d = Doorbell::with(&node("main", ""));
+    add(&d, "blog", "blog.test");
+    d.ok(&["disable", "blog"]);
+    d.ok(&["app", "rename", "blog", "news"]);
+    assert_eq!(d.get("blog.test", "/").status, 503, "it is disabled under its new id");
+    assert_eq!(d.status("news")["goal"], "disabled");
+    add(&d, "blog", "other.test");
+    assert_eq!(d.get("other.test", "/").status, 200, "another app of the old id");
+    d.ok(&["app", "delete", "news", "--yes"]);
+    add(&d, "news", "news.test");
+    assert_eq!(d.get("news.test", "/").status, 200, "and of the new one");
+    // What was enabled against its definition.
+    d.ok(&["app", "set", "news", "start=disabled"]);
+    d.ok(&["enable", "news"]);
+    assert_eq!(d.get("news.test", "/").status, 200);
+    d.ok(&["app", "delete", "news", "--yes"]);
+    let (id, pairs) = ("news", pairs("news.test"));
+    d.ok(&["app", "add", id, &pairs[0], &pairs[1], &pairs[2], "start=disabled"]);
+    assert_eq!(d.get("news.test", "/").status, 503);
+}

@@ -7,6 +7,8 @@ use doorbell_tests::{
     Connection, Doorbell, Response, Role, Setup, WebSocket, eventually, get, kill, request, within,
 };
 
+use crate::node;
+
 /// The host, with more lines of its own.
 pub(crate) fn host(id: &str, more: &str) -> String {
     format!(
@@ -99,6 +101,22 @@ fn what_a_client_says_of_the_app_never_arrives() {
     assert_eq!(curl(&d, "--http2-prior-knowledge", &lies, "shop", "/"), "shop");
     assert_eq!(curl(&d, "--http2-prior-knowledge", &lies, "shop", "/names"), "x-app x-hostname");
     assert_eq!(curl(&d, "--http2-prior-knowledge", &lies, "main", "/"), "none");
+}
+
+#[test]
+fn nobody_gets_from_one_app_to_another_by_its_query_or_path() {
+    let d = Doorbell::with(&(family("", "") + &node("alone", "")));
+    let query = "/url?a=1&__appName=blog&%5f_appName%5B%5D=blog&b";
+    for app in ["main", "shop"] {
+        let host = format!("{app}.test");
+        assert_eq!(d.get(&host, query).text(), "/url?a=1&b");
+        assert_eq!(curl(&d, "--http2-prior-knowledge", &[], app, query), "/url?a=1&b");
+        assert_eq!(d.get(&host, "/api/__app/blog/users").status, 404);
+        assert_eq!(d.get(&host, &format!("/api/__app/{app}/users")).status, 200);
+    }
+    let path = "GET /apps/shop/api/__app/blog/ HTTP/1.1\r\nHost: nobody.test\r\n\r\n";
+    assert_eq!(request(d.port, path).expect("an answer").status, 404);
+    assert!(d.get("alone.test", "/?__appName=blog").text().contains("/?__appName=blog"));
 }
 
 #[test]

@@ -126,6 +126,29 @@ fn a_binary_that_does_not_come_up_changes_nothing() {
 }
 
 #[test]
+fn an_upgrade_that_fails_at_its_last_step_changes_nothing() {
+    let d = start("");
+    let mut websocket = WebSocket::open(d.port, "app.test", "/ws").expect("a websocket");
+    let before = (lasting(&d), d.proxy_pid(), d.control_pid());
+    let load = Load::on(d.port, "app.test", 2);
+    // What is known of apps cannot be written down.
+    let in_the_way = d.state_path().join("run/carried.json");
+    std::fs::create_dir(&in_the_way).expect("a folder");
+    let output = d.cli(&["upgrade"]);
+    assert!(output.stderr.contains("cannot become the new binary"), "{output:?}");
+    eventually("the new proxy has left", || {
+        (lasting(&d), d.proxy_pid(), d.control_pid()) == before
+    });
+    load.wait_for(5);
+    websocket.send("still here");
+    assert_eq!(websocket.read().as_deref(), Some("still here"));
+    std::fs::remove_dir(&in_the_way).expect("the folder");
+    d.ok(&["upgrade"]);
+    load.wait_for(5);
+    load.end_without_failure();
+}
+
+#[test]
 fn many_listeners_pass_through_an_upgrade() {
     let ports: Vec<u16> = (0..36).map(|_| doorbell_tests::free_port()).collect();
     let d = start("");

@@ -254,6 +254,7 @@ impl Change<'_> {
                 revision = excluded.revision,
                 definition = excluded.definition,
                 changed_at = excluded.changed_at,
+                ending_since = NULL,
                 created = CASE WHEN app.definition IS NULL
                     THEN excluded.created ELSE app.created END,
                 created_at = CASE WHEN app.definition IS NULL
@@ -277,7 +278,8 @@ impl Change<'_> {
 
     async fn bury(&self, transaction: &mut Transaction) -> Result<(), WriteError> {
         const BURY: &str =
-            "UPDATE app SET definition = NULL, revision = $2, changed_at = $3 WHERE id = $1";
+            "UPDATE app SET definition = NULL, revision = $2, changed_at = $3, ending_since = NULL
+            WHERE id = $1";
         transaction.rows(BURY, &self.values()).await?;
         Ok(())
     }

@@ -65,6 +65,17 @@ impl FromStr for Location {
     }
 }
 
+impl Location {
+    /// As it can be written, password and all.
+    #[must_use]
+    pub fn reveal(&self) -> String {
+        match self {
+            Self::Sqlite(path) => format!("sqlite:{}", path.display()),
+            Self::Postgres(address) => address.url.clone(),
+        }
+    }
+}
+
 fn sqlite(path: &str) -> Result<Location, LocationError> {
     let path = path.strip_prefix("//").unwrap_or(path);
     if path.starts_with('/') && !path.ends_with('/') && !path.contains('\0') {

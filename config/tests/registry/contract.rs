@@ -16,6 +16,7 @@ crate::on_both!(
     all_edits_are_made_or_none,
     a_deleted_app_leaves_its_id_and_nothing_else,
     who_is_gone_for_long_is_forgotten_and_nobody_misses_that,
+    who_is_being_deleted_is_so_until_that_is_done_or_somebody_changes_it,
     a_renamed_app_keeps_its_place_and_its_secrets,
     secrets_leave_their_app_as_it_is,
     a_secret_is_resealed_only_as_it_was_read,
@@ -155,6 +156,26 @@ async fn who_is_gone_for_long_is_forgotten_and_nobody_misses_that(place: Place) 
     assert_eq!((whole.whole, there), (true, vec!["there"]));
     write(&registry, "old", "another").await;
     assert_eq!(ids(&registry).await, ["there", "old"]);
+}
+
+async fn who_is_being_deleted_is_so_until_that_is_done_or_somebody_changes_it(place: Place) {
+    let registry = place.open().await;
+    let blog = id("blog");
+    let is_ending = async || place.open().await.is_ending(&blog).await.unwrap();
+    registry.note_ending(&blog, true).await.unwrap();
+    assert!(!is_ending().await, "there is none");
+    write(&registry, "blog", "one").await;
+    for is_to_end in [true, false, true] {
+        registry.note_ending(&blog, is_to_end).await.unwrap();
+        assert_eq!(is_ending().await, is_to_end);
+    }
+    write(&registry, "blog", "two").await;
+    assert!(!is_ending().await, "it is to be");
+    registry.note_ending(&blog, true).await.unwrap();
+    let delete = [edit("blog", Expect::Present, What::Delete)];
+    registry.write(&delete, &somebody()).await.unwrap();
+    write(&registry, "blog", "another").await;
+    assert!(!is_ending().await);
 }
 
 async fn a_renamed_app_keeps_its_place_and_its_secrets(place: Place) {

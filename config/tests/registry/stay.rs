@@ -1,93 +1,97 @@
 //! Which of the apps that have had an id an app of a file is.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use doorbell_config::registry::{Ended, Registry, Turn};
+use doorbell_config::registry::{Ended, Entrance, Registry, Turn};
 
 use crate::place::{Place, id, somebody};
 
 crate::on_both!(
     who_stays_is_the_same,
     who_comes_back_is_another,
-    who_was_away_for_a_moment_is_the_same,
     who_is_in_the_files_of_two_is_one,
+    a_doorbell_that_is_not_seen_any_more_has_no_apps,
+    who_left_before_it_was_noted_was_there,
     what_an_earlier_one_was_up_to_is_forgotten,
 );
 
-const LONG: Duration = Duration::from_secs(600);
-/// A second past 1970: longer ago than any absence that is overlooked.
-const LONG_AGO: u64 = 1_000;
-
-async fn stay(registry: &Registry, doorbell: &str) -> u64 {
-    registry.stay(&id("blog"), doorbell).await.unwrap()
+async fn enter(registry: &Registry, doorbell: &str, is_other: bool) -> u64 {
+    let entrances = ["blog", "shop"].map(|app| Entrance { app: id(app), is_other });
+    registry.enter(&entrances, doorbell).await.unwrap()[0]
 }
 
-async fn note(registry: &Registry, doorbell: &str, since: u64, is_there: bool) {
-    registry.note_stays(doorbell, since, |app| app == "blog" && is_there).await.unwrap();
-}
-
-fn now() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    u64::try_from(now.as_millis()).unwrap()
+async fn leave(registry: &Registry, doorbell: &str) {
+    registry.leave(&[id("blog")], doorbell).await.unwrap();
 }
 
 async fn who_stays_is_the_same(place: Place) {
     let registry = place.open().await;
-    assert_eq!(stay(&registry, "a").await, 0, "the first of its id");
-    note(&registry, "a", LONG_AGO, true).await;
-    assert_eq!(stay(&place.open().await, "a").await, 0);
+    assert_eq!(enter(&registry, "a", false).await, 0, "the first of its id");
+    assert_eq!(enter(&place.open().await, "a", false).await, 0);
 }
 
 async fn who_comes_back_is_another(place: Place) {
     let registry = place.open().await;
-    let mut seen = vec![stay(&registry, "a").await];
-    for _ in 0..3 {
-        note(&registry, "a", LONG_AGO, false).await;
-        // Noted once: it is not away for a shorter time because somebody looks again.
-        note(&registry, "a", now(), false).await;
-        note(&registry, "a", now(), true).await;
-        let again = stay(&registry, "a").await;
+    let mut seen = vec![enter(&registry, "a", false).await];
+    for round in 0..4 {
+        // Whether it was noted that it left, or nobody could be told.
+        if round % 2 == 0 {
+            leave(&registry, "a").await;
+        }
+        let again = enter(&registry, "a", round % 2 == 1).await;
         assert!(!seen.contains(&again), "{again} in {seen:?}");
-        assert_eq!(stay(&registry, "a").await, again);
+        assert_eq!(enter(&registry, "a", false).await, again);
         seen.push(again);
     }
-    assert_eq!(registry.revision().await.unwrap().number(), seen[3]);
-}
-
-async fn who_was_away_for_a_moment_is_the_same(place: Place) {
-    let registry = place.open().await;
-    stay(&registry, "a").await;
-    note(&registry, "a", now(), false).await;
-    assert_eq!(stay(&registry, "a").await, 0, "it starts before anybody has looked");
-    note(&registry, "a", LONG_AGO, false).await;
-    note(&registry, "a", LONG_AGO + 5_000, true).await;
-    assert_eq!(stay(&registry, "a").await, 0, "it was there again, and starts much later");
 }
 
 async fn who_is_in_the_files_of_two_is_one(place: Place) {
     let registry = place.open().await;
-    stay(&registry, "a").await;
-    stay(&registry, "b").await;
-    note(&registry, "a", LONG_AGO, false).await;
-    assert_eq!(stay(&registry, "a").await, 0, "it is still in those of the other");
     for doorbell in ["a", "b"] {
-        note(&registry, doorbell, LONG_AGO, false).await;
+        enter(&registry, doorbell, false).await;
     }
-    let next = stay(&registry, "b").await;
+    leave(&registry, "a").await;
+    assert_eq!(enter(&registry, "a", true).await, 0, "it is still in those of the other");
+    for doorbell in ["a", "b"] {
+        leave(&registry, doorbell).await;
+    }
+    let next = enter(&registry, "b", true).await;
     assert_ne!(next, 0);
-    assert_eq!(stay(&registry, "a").await, next);
-    assert_eq!(stay(&registry, "c").await, next);
+    for doorbell in ["a", "c"] {
+        assert_eq!(enter(&registry, doorbell, true).await, next);
+    }
+}
+
+async fn a_doorbell_that_is_not_seen_any_more_has_no_apps(place: Place) {
+    let registry = place.open().await;
+    for doorbell in ["a", "b"] {
+        enter(&registry, doorbell, false).await;
+    }
+    place.sql("UPDATE file_app SET seen_at = 1000").await;
+    registry.note_presence("b").await.unwrap();
+    leave(&registry, "a").await;
+    assert_eq!(enter(&registry, "a", true).await, 0, "the other is there");
+    place.sql("UPDATE file_app SET seen_at = 1000 WHERE doorbell = 'b'").await;
+    leave(&registry, "a").await;
+    assert_ne!(enter(&registry, "a", false).await, 0);
+}
+
+async fn who_left_before_it_was_noted_was_there(place: Place) {
+    let registry = place.open().await;
+    leave(&registry, "a").await;
+    assert_ne!(enter(&registry, "a", false).await, 0);
 }
 
 async fn what_an_earlier_one_was_up_to_is_forgotten(place: Place) {
     let registry = place.open().await;
-    let turn = async || registry.begin_upgrade(&id("blog"), "1", "a", LONG).await.unwrap();
-    stay(&registry, "a").await;
+    let long = Duration::from_secs(600);
+    let turn = async || registry.begin_upgrade(&id("blog"), "1", "a", long).await.unwrap();
+    enter(&registry, "a", false).await;
     assert_eq!(turn().await, Turn::Yours);
     let reached = Ended::Reached("1");
     registry.end_upgrade(&id("blog"), reached, "a", &somebody()).await.unwrap();
-    note(&registry, "a", LONG_AGO, false).await;
+    leave(&registry, "a").await;
     assert_eq!(turn().await, Turn::Done);
-    stay(&registry, "a").await;
+    enter(&registry, "a", false).await;
     assert_eq!(turn().await, Turn::Yours);
 }

@@ -51,19 +51,29 @@ pub(super) async fn end(
     }
     audit::note(admin, who, "remove database", Some(id));
     let ending = admin.house.ends(id);
+    let noted = admin.house.note_ending(id, true).await;
+    noted.map_err(|why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, &why))?;
+    match removed(admin, id).await {
+        Ok(warning) => Ok(Some(Ended { _ending: ending, warning })),
+        Err(problem) => {
+            if let Err(error) = admin.house.note_ending(id, false).await {
+                tracing::warn!(app = %id, error, "it is not started before it is changed");
+            }
+            Err(problem)
+        }
+    }
+}
+
+/// Stops an app and removes its database; tells what an operator should know.
+async fn removed(admin: &Admin, id: &AppId) -> Result<Option<String>, Problem> {
     let stopped = admin.house.link.operate(id.clone(), Verb::Stop).await;
     let failed = |why: &dyn std::fmt::Display| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why);
     stopped.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
     match admin.house.remove_database(id).await {
-        Ok(removed) => {
-            let warning = match removed {
-                Removed::ButUser(words) => Some(format!(
-                    "its user is kept, locked out, since it has something else: {words}"
-                )),
-                Removed::All | Removed::Nothing => None,
-            };
-            Ok(Some(Ended { _ending: ending, warning }))
+        Ok(Removed::ButUser(words)) => {
+            Ok(Some(format!("its user is kept, locked out, since it has something else: {words}")))
         }
+        Ok(Removed::All | Removed::Nothing) => Ok(None),
         Err(DatabaseError::Unknown(why)) => Err(failed(&why)),
         Err(DatabaseError::Provision(error)) => {
             let why = format!("{error}; the app is still there");

@@ -90,6 +90,16 @@ impl Kind {
         }
     }
 
+    /// Which one the keys of an app ask for, and where.
+    #[must_use]
+    pub fn asked_by(keys: &Map<String, Value>) -> Option<DatabaseSpec> {
+        let asked = keys.get("database")?.as_object()?;
+        [Self::NewDatabase, Self::NewSchema, Self::NewConnection].into_iter().find_map(|kind| {
+            let url = asked.get(kind.key())?.as_str()?.parse().ok()?;
+            Some(kind.spec(url))
+        })
+    }
+
     /// What asks for it, there.
     #[must_use]
     pub fn spec(self, url: DatabaseUrl) -> DatabaseSpec {

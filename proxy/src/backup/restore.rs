@@ -13,7 +13,6 @@ use doorbell_config::{
     registry::printable,
     spec::{DatabasePlace, Dialect, Secret},
 };
-use doorbell_supervisor::Account;
 use tokio::time::timeout;
 
 use super::{
@@ -24,19 +23,18 @@ use super::{
 
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Puts a dump into a database that is empty, and the app's of this user; tells what was left out.
+/// Puts a dump into a database that is empty; tells what was left out.
 ///
 /// # Errors
 /// In the server's words. PostgreSQL and SQLite are then as before.
 pub fn restore(
     access: &Access,
     dumped: &Dumped,
-    user: Option<&Account>,
     dump: &mut dyn Read,
 ) -> Result<Vec<String>, BackupError> {
     let url = access.parsed()?;
     match (url.dialect, &url.place) {
-        (Dialect::Sqlite, DatabasePlace::File(path)) => sqlite::restore(path, user, dump),
+        (Dialect::Sqlite, DatabasePlace::File(path)) => sqlite::restore(path, dump),
         (Dialect::Postgres | Dialect::Sqlite, _) => {
             let schemas = dumped.schema.as_deref().zip(access.schema.as_deref());
             postgres::restore(&url, schemas, dump)

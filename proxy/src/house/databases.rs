@@ -1,9 +1,6 @@
 //! Databases of apps: made before their first start, removed when an operator says so.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, PoisonError};
 
 use doorbell_config::{
     name::AppId,
@@ -13,6 +10,7 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::House;
+use crate::backup::format::Kind;
 use crate::provision::{Adopt, Connection, Marker, ProvisionError, Removed, provisioner};
 
 /// How an app got to its database when that was made or seen last, and what was asked for then.
@@ -69,10 +67,18 @@ impl House {
         if self.is_ending(app) {
             return Err("it is being deleted".into());
         }
-        let spec = self.database_spec(app).await.ok_or("its database is not known any more")?;
+        let unknown = "its database is not known while the configuration is broken: mend it first";
+        let spec = self.database_spec(app).await.ok_or(unknown)?;
+        if !Kind::from(&*spec).is_own() {
+            return self.given_database(app, &spec).await;
+        }
         let marker = self.marker(app).await?;
         if let Some(seen) = self.seen_database(app, &spec, &marker) {
             return Ok(values(&seen.connection));
+        }
+        if self.was_ending(app).await? {
+            return Err("its deletion was begun, and its database may be gone: delete it again, or change it \
+                        (`doorbell app set`) to keep it".into());
         }
         let password = self.database_password(app).await?;
         let told = |step: crate::provision::Step| {
@@ -86,6 +92,17 @@ impl House {
         let mut databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
         databases.insert(app.clone(), seen);
         Ok(shown)
+    }
+
+    /// How to get to a database that is not ours to make.
+    async fn given_database(
+        &self,
+        app: &AppId,
+        spec: &DatabaseSpec,
+    ) -> Result<Vec<(String, Secret)>, String> {
+        let nobody = Marker { installation: Uuid::nil(), app: app.clone(), incarnation: 0 };
+        let told = provisioner(spec).provision(&nobody, &Secret::new(""), Adopt::No, &|_| {}).await;
+        told.map(|connection| values(&connection)).map_err(|error| error.to_string())
     }
 
     /// Lets an app have what an earlier app of its id had.
@@ -114,6 +131,25 @@ impl House {
         let removed = provisioner(&spec).remove(&marker, &told).await?;
         tracing::info!(%app, ?removed, "its database is removed");
         Ok(removed)
+    }
+
+    /// Whether somebody, here or elsewhere, began to delete an app of the registry with its database.
+    async fn was_ending(&self, app: &AppId) -> Result<bool, String> {
+        if !self.in_force().contains_key(app) {
+            return Ok(false);
+        }
+        let registry = self.registry_soon().await.map_err(|error| error.to_string())?;
+        registry.is_ending(app).await.map_err(|error| error.to_string())
+    }
+
+    /// Notes that an app is being deleted with its database, or not any more, for whoever comes after this process
+    /// and for other Doorbells.
+    ///
+    /// # Errors
+    /// Why it cannot be noted.
+    pub async fn note_ending(&self, app: &AppId, is_ending: bool) -> Result<(), String> {
+        let registry = self.registry().map_err(|error| error.to_string())?;
+        registry.note_ending(app, is_ending).await.map_err(|error| error.to_string())
     }
 
     /// From here on an app is not started, until what is returned is dropped: it is about to be deleted.
@@ -151,36 +187,21 @@ impl House {
                 read
             }
         };
-        let listed = self.list().get(app).map(|listed| listed.created.number());
-        let incarnation = match listed {
-            Some(created) => created,
-            None => self.stay(app).await?,
-        };
+        let incarnation = self.incarnation(app).await?;
         Ok(Marker { installation, app: app.clone(), incarnation })
     }
 
-    /// Which of those that have had its id an app of a file is.
-    async fn stay(&self, app: &AppId) -> Result<u64, String> {
-        // Who is known not to answer is not waited for.
-        if self.registry_problem().is_some()
-            && let Some(known) = self.stays().get(app)
-        {
-            return Ok(*known);
+    /// Which of all that have had its id an app is.
+    async fn incarnation(&self, app: &AppId) -> Result<u64, String> {
+        if let Some((created, _)) = self.in_force().get(app) {
+            return Ok(created.number());
         }
-        let registry = self.registry_soon().await.map_err(|error| error.to_string())?;
-        let stay = registry.stay(app, &self.own_name()?).await;
-        let stay = stay.map_err(|error| error.to_string())?;
-        self.stays().insert(app.clone(), stay);
-        Ok(stay)
-    }
-
-    fn stays(&self) -> MutexGuard<'_, HashMap<AppId, u64>> {
-        self.stays.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// An app is gone: another one of its id begins anew.
-    pub(super) fn forget_stay(&self, app: &AppId) {
-        self.stays().remove(app);
+        if let Some(stay) = self.stay(app).await? {
+            return Ok(stay);
+        }
+        // Held before this process was, while the files are broken.
+        let listed = self.list().get(app).map(|listed| listed.created.number());
+        listed.ok_or_else(|| "the configuration is broken: mend it first".into())
     }
 
     fn seen_database(

@@ -19,14 +19,14 @@ use doorbell_config::{
     route::{Change, Conflict, PathAccess},
     spec::{Config, ListenAddr, ServerSpec},
 };
-use doorbell_supervisor::protocol::{Answer, ConfigureError, Rejected, Wish};
+use doorbell_supervisor::protocol::{Answer, ConfigureError, Lineage, Rejected, Wish};
 use tokio::sync::OwnedMutexGuard;
 
 use super::{House, Inner, Routes, put};
 use crate::{
     clock,
     difference::Difference,
-    ledger::{Ledger, List},
+    ledger::{self, InForce, Ledger, List},
     link::NoSupervisor,
 };
 
@@ -92,7 +92,9 @@ impl House {
             let kept = self.keep_in_force(&mut loaded, &ledger);
             let refused = loaded.refused.clone();
             let doors = doors(&loaded, &ledger.list);
-            let outcome = match self.take_over(loaded, &ledger.list).await {
+            let in_force = ledger.in_force_but(refused.iter().chain(&without), &kept);
+            let in_force = Arc::new(in_force);
+            let outcome = match self.take_over(loaded, &in_force, &ledger.list).await {
                 Err(ReloadError::Configure(ConfigureError::Listen(address, why))) => {
                     let owner = doors.into_iter().find(|(door, _)| *door == address);
                     if let Some((_, app)) = owner {
@@ -107,7 +109,7 @@ impl House {
                 Ok(mut report) => {
                     report.warnings.extend(without.iter().map(left_out));
                     ledger.refused = refused.into_iter().chain(without).collect();
-                    ledger.holds(&kept);
+                    ledger.holds(in_force);
                     self.publish(&ledger);
                     Ok(report)
                 }
@@ -169,6 +171,7 @@ impl House {
             rejected: rejected.collect(),
             is_whole: inner.server.is_none(),
             is_trial: false,
+            lineage: Lineage::default(),
         };
         Plan { difference, routes, conflicts, wish }
     }
@@ -187,7 +190,12 @@ impl House {
     }
 
     /// Makes a configuration the one that holds.
-    async fn take_over(&self, loaded: Loaded, list: &List) -> Result<ReloadReport, ReloadError> {
+    async fn take_over(
+        &self,
+        loaded: Loaded,
+        in_force: &Arc<InForce>,
+        list: &Arc<List>,
+    ) -> Result<ReloadReport, ReloadError> {
         let mut inner = self.inner.lock().await;
         // The mistake of a config that is wrong is in one of these.
         self.sources.send_replace(Arc::new(loaded.sources));
@@ -195,14 +203,19 @@ impl House {
         if inner.is_untold {
             return Err(NoSupervisor.into());
         }
-        let Plan { difference, routes, conflicts, wish } = self.plan(&inner, &config);
+        let Plan { difference, routes, conflicts, mut wish } = self.plan(&inner, &config);
+        let traced = ledger::lineage(&inner.list, list);
+        if let Wish::Configure { lineage, .. } = &mut wish {
+            lineage.clone_from(&traced);
+        }
         self.retry_upgrades(&self.changed_with_upgrade(&inner, &difference)).await;
         self.listens_on(self.configured(&difference, wish).await?);
         self.routes.store(Arc::new(routes));
         self.scraper.forget(&difference.gone);
-        let (now, is_of_file) = (clock::unix_millis(), |app: &AppId| !list.contains_key(app));
-        self.file_apps.change(&difference, inner.server.is_none(), now, is_of_file);
-        self.tell(&difference);
+        self.in_force.store(Arc::clone(in_force));
+        let is_of_file = |app: &AppId| !in_force.contains_key(app);
+        self.file_apps.change(&difference, inner.server.is_none(), is_of_file);
+        self.tell(&difference, &traced);
         let server = &config.server;
         let started_with = self.started_with.load_full().unwrap_or_else(|| {
             let first = Arc::new(server.clone());
@@ -224,6 +237,7 @@ impl House {
         (inner.rejected, inner.apps) =
             config.apps.into_iter().partition(|app| is_rejected(&app.id));
         inner.server = Some(config.server);
+        inner.list = Arc::clone(list);
         self.reload_good.store(true, Ordering::Relaxed);
         self.reload_at.store(clock::unix_seconds(), Ordering::Relaxed);
         Ok(report)

@@ -5,8 +5,8 @@ use std::{
     time::Duration,
 };
 
-use doorbell_config::spec::{ListenAddr, ServerSpec};
-use doorbell_supervisor::protocol::{Answer, Wish};
+use doorbell_config::spec::{AppSpec, ListenAddr, ServerSpec};
+use doorbell_supervisor::protocol::{Answer, Lineage, Wish};
 
 use super::{Before, House, Inner, Routes, put};
 use crate::{clock, link::NoSupervisor, metrics::figures::Figures};
@@ -41,7 +41,7 @@ impl House {
         let puts = apps.iter().chain(&instead).map(put);
         let (routes, _) = Routes::new().with(puts);
         self.routes.store(Arc::new(routes));
-        *self.inner.lock().await = Inner { apps, rejected, server, is_untold: false };
+        *self.inner.lock().await = Inner { apps, rejected, server, ..Inner::default() };
     }
 
     /// The next supervisor knows nothing: no change is told to it before [`House::restate`].
@@ -58,11 +58,14 @@ impl House {
         // As they were served; their latest definitions come with the next change of the file.
         apps.extend(inner.rejected.iter().filter_map(|app| routes.app(app.id.as_str()).cloned()));
         let (gone, rejected, is_whole) = (Vec::new(), Vec::new(), true);
-        let (server, is_trial) = (Box::new(server), false);
-        let wish = Wish::Configure { server, gone, rejected, is_whole, is_trial };
+        let (server, is_trial, lineage) = (Box::new(server), false, Lineage::default());
+        let wish = Wish::Configure { server, gone, rejected, is_whole, is_trial, lineage };
         match self.link.wish(&apps, wish).await {
             Ok(Answer::Configured(Ok(listening))) => {
                 inner.is_untold = false;
+                // It knows no later ones.
+                let served = |app: Arc<AppSpec>| routes.app(app.id.as_str()).cloned();
+                inner.rejected = inner.rejected.drain(..).filter_map(served).collect();
                 self.listens_on(listening);
             }
             Ok(Answer::Configured(Err(error))) => {

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::House;
+use crate::whole_file;
 
 /// The file, in the folder of the registry, that says which Doorbell this is.
 const NAME: &str = "doorbell.id";
@@ -27,12 +28,12 @@ pub(super) struct Known {
 
 impl House {
     /// Learns which Doorbell this is, among those that share a registry: the same after each start.
-    pub(super) fn is_called_as_in(&self, folder: &Path) {
+    pub fn is_called_as_in(&self, folder: &Path) {
         match name_in(folder) {
             Ok(name) => *self.name.lock().unwrap_or_else(PoisonError::into_inner) = Some(name),
             Err(error) => {
                 let path = folder.join(NAME);
-                tracing::error!(path = %path.display(), %error, "apps with an upgrade cannot start");
+                tracing::error!(path = %path.display(), %error, "apps with an upgrade, or a new database, cannot start");
             }
         }
     }
@@ -145,12 +146,17 @@ impl House {
         all.insert(app.first(), answering);
     }
 
-    pub(super) fn own_name(&self) -> Result<String, String> {
-        let name = self.name.lock().unwrap_or_else(PoisonError::into_inner);
+    fn own_name(&self) -> Result<String, String> {
         // Whoever copies the folder to another machine is another.
         let machine = rustix::system::uname();
-        name.map(|name| format!("{name} {}", machine.nodename().to_string_lossy()))
-            .ok_or_else(|| format!("doorbell cannot read or write its {NAME}: see its log"))
+        Ok(format!("{} {}", self.id()?, machine.nodename().to_string_lossy()))
+    }
+
+    /// Which Doorbell this is, whatever its machine is called.
+    pub(super) fn id(&self) -> Result<String, String> {
+        let name = *self.name.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = || format!("doorbell cannot read or write its {NAME}: see its log");
+        name.map(|name| name.to_string()).ok_or_else(missing)
     }
 
     fn version_of(&self, app: &AppId) -> Option<Known> {
@@ -179,10 +185,7 @@ fn name_in(folder: &Path) -> io::Result<Uuid> {
         Ok(text) => text.trim().parse().map_err(io::Error::other),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let name = Uuid::new_v4();
-            let new = path.with_extension("new");
-            fs::write(&new, format!("{name}\n"))?;
-            fs::File::open(&new)?.sync_all()?;
-            fs::rename(&new, &path)?;
+            whole_file::put(&path, format!("{name}\n").as_bytes())?;
             Ok(name)
         }
         Err(error) => Err(error),

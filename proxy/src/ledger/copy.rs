@@ -6,9 +6,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs, io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,7 +16,7 @@ use doorbell_config::{file::Entry, name::AppId, registry::Revision};
 use serde::{Deserialize, Serialize};
 
 use super::{List, Listed};
-use crate::house::House;
+use crate::{house::House, whole_file};
 
 const EXTENSION: &str = "json";
 
@@ -102,13 +101,7 @@ fn write(folder: &Path, id: &AppId, listed: &Listed) -> io::Result<()> {
         changed_at: listed.changed_at,
         file: listed.entry.as_file().to_owned(),
     };
-    let (path, new) = (file_of(folder, id), folder.join(format!("{id}.new")));
-    let mut options = fs::OpenOptions::new();
-    let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(&serde_json::to_vec(&copied)?)?;
-    // Or a machine that loses its power could be left with an empty file in the place of the old one.
-    file.sync_data()?;
-    fs::rename(new, path)
+    whole_file::put(&file_of(folder, id), &serde_json::to_vec(&copied)?)
 }
 
 /// Copies the list whenever it has changed, until the task is dropped.

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
@@ -27,7 +27,7 @@ use crate::{
     clock,
     exchange::Exchange,
     framing::BodyTracker,
-    head::BodyKind,
+    head::{BodyKind, Reader},
     patience::Silence,
     rewrite,
 };
@@ -100,10 +100,8 @@ impl<'a> Carriage<'a> {
         letter: &'a mut Letter,
         terms: Terms,
     ) -> Self {
-        let kept = letter.kept.as_deref().unwrap_or_default();
-        let mut out = BytesMut::with_capacity(letter.head.len() + kept.len());
-        out.extend_from_slice(&letter.head);
-        out.extend_from_slice(kept);
+        let mut out = exchange.forwarded_bytes(Reader::App);
+        out.extend_from_slice(letter.kept.as_deref().unwrap_or_default());
         match (&mut app.silence, terms.silence) {
             (Some(silence), Some(limit)) if silence.limit() == limit => silence.heard(),
             (silence, limit) => *silence = limit.map(Silence::of),
@@ -354,7 +352,6 @@ impl<'a> Carriage<'a> {
         let closes = self.terms.closes || head.body == Delimiter::Close || !self.client.body_done();
         // Nothing is sent again from here on, and a client need not hurry with what is left.
         self.letter.kept = None;
-        self.letter.head = Bytes::new();
         self.client.owes_body(Owes::NotNow);
         let timing = self.exchange.server_timing();
         let prefix = self.exchange.stripped_prefix();

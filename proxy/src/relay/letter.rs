@@ -1,13 +1,12 @@
-//! A request's bytes for the app, kept as long as they may have to be sent again.
+//! A request's body for the app, kept as long as it may have to be sent again.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 /// Most bytes of a request's body that are kept to send it again.
 const MOST_KEPT: usize = 64 * 1024;
 
-/// A request as it is sent, and sent again.
+/// What of a request has to be kept to send it again: its head can be written anew.
 pub(super) struct Letter {
-    pub(super) head: Bytes,
     /// What was read of the body; `None` once that is too much to be kept, or of no use.
     pub(super) kept: Option<BytesMut>,
     repeatable: Repeatable,
@@ -23,9 +22,9 @@ pub(super) enum Repeatable {
 }
 
 impl Letter {
-    /// A request with this head.
-    pub(super) fn new(head: Bytes, repeatable: Repeatable) -> Self {
-        Self { head, kept: Some(BytesMut::new()), repeatable }
+    /// A request of which nothing was read yet.
+    pub(super) fn new(repeatable: Repeatable) -> Self {
+        Self { kept: Some(BytesMut::new()), repeatable }
     }
 
     /// Whether it can be sent again.

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     lifecycle::{Event, Goal, Launch, Off},
     message::{Endpoint, GateOrder},
+    protocol::Lineage,
 };
 
 impl Desk {
@@ -170,6 +171,13 @@ impl Desk {
             && !id.is_further_replica();
         if mode_changed && starts_with_us && !was_started {
             self.play(id, Event::Start);
+        }
+    }
+
+    /// What operators switched goes with the apps that it was said of.
+    pub(super) fn trace(&mut self, lineage: &Lineage) {
+        if self.switches.follow(lineage) {
+            self.keep_switches();
         }
     }
 

@@ -362,6 +362,7 @@ impl Desk {
     fn instruct(&mut self, instruction: Instruction) {
         self.is_defining = true;
         match instruction {
+            Instruction::Trace(lineage) => self.trace(&lineage),
             Instruction::DefineAll(specs) => {
                 self.define_all(&specs);
                 self.is_set_up = true;

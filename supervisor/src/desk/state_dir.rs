@@ -16,7 +16,9 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use crate::{driver::create_private, message::Generation, supervisor::SupervisorError};
+use crate::{
+    driver::create_private, message::Generation, protocol::Lineage, supervisor::SupervisorError,
+};
 
 const SWITCHES: &str = "switches.json";
 const GENERATION: &str = "generation";
@@ -177,6 +179,21 @@ impl Switches {
         self.enabled.remove(app.app_str())
     }
 
+    /// Apps have other ids, or are no more; tells whether that changes anything.
+    pub(super) fn follow(&mut self, lineage: &Lineage) -> bool {
+        let before = self.clone();
+        for switched in [&mut self.disabled, &mut self.enabled] {
+            let to = |(from, to): &(AppId, AppId)| switched.contains(from).then(|| to.clone());
+            let heirs: Vec<AppId> = lineage.renamed.iter().filter_map(to).collect();
+            let former = lineage.renamed.iter().map(|(from, _)| from);
+            for app in former.chain(&lineage.deleted) {
+                switched.remove(app);
+            }
+            switched.extend(heirs);
+        }
+        *self != before
+    }
+
     pub(super) fn disable(&mut self, app: &AppId) {
         self.enabled.remove(app.app_str());
         self.disabled.insert(app.first());
@@ -228,6 +245,24 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_switched_goes_with_its_app() {
+        let app = |name| AppId::parse(name).unwrap();
+        let mut switches = Switches::default();
+        switches.disable(&app("a"));
+        switches.disable(&app("b"));
+        switches.enable(&app("c"), Some(StartMode::Disabled));
+        // In one change: an id changes hands, an app takes it, and one is deleted.
+        let renamed = vec![(app("a"), app("d")), (app("e"), app("a"))];
+        let lineage = Lineage { renamed, deleted: vec![app("c")] };
+        assert!(switches.follow(&lineage));
+        let is_off = |name, mode| switches.is_disabled(&app(name), Some(mode));
+        assert!(is_off("d", StartMode::OnDemand) && is_off("b", StartMode::OnDemand));
+        assert!(!is_off("a", StartMode::OnDemand));
+        assert!(is_off("c", StartMode::Disabled));
+        assert!(!switches.follow(&Lineage { renamed: vec![], deleted: vec![app("x")] }));
+    }
 
     #[tokio::test]
     async fn switches_outlive_us() {

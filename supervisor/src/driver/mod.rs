@@ -46,7 +46,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock, TryLockError},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, TryLockError},
     time::Duration,
 };
 
@@ -323,26 +323,34 @@ const LAST_STARTS: Duration = Duration::from_secs(5);
 /// takes over in between.
 static STARTING: RwLock<()> = RwLock::new(());
 
+/// As long as it lives no program is started.
+pub(crate) struct NobodyStarts(
+    #[expect(dead_code, reason = "it is held")] RwLockWriteGuard<'static, ()>,
+);
+
+/// Waits until no program is between its start and its record, and lets none begin; `None` if one hangs there.
+pub(crate) fn nobody_starts() -> Option<NobodyStarts> {
+    let until = Instant::now() + LAST_STARTS;
+    loop {
+        match STARTING.try_write() {
+            Ok(held) => return Some(NobodyStarts(held)),
+            Err(TryLockError::Poisoned(held)) => return Some(NobodyStarts(held.into_inner())),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+            Err(TryLockError::WouldBlock) => return None,
+        }
+    }
+}
+
 /// Becomes another program, which takes up what this one leaves; returns only if that fails.
 pub(crate) fn become_another(
     program: &Path,
     arguments: &[OsString],
     lock: &OwnedFd,
     open_files: Option<u64>,
+    _nobody_starts: &NobodyStarts,
 ) -> io::Result<Infallible> {
-    let until = Instant::now() + LAST_STARTS;
-    let _nobody_starts = loop {
-        match STARTING.try_write() {
-            Ok(held) => break held,
-            Err(TryLockError::Poisoned(held)) => break held.into_inner(),
-            Err(TryLockError::WouldBlock) if Instant::now() < until => {
-                std::thread::park_timeout(Duration::from_millis(1));
-            }
-            Err(TryLockError::WouldBlock) => {
-                return Err(io::Error::other("an app hangs in its start"));
-            }
-        }
-    };
     // The other one is to see the limit that we were started with.
     let raised = getrlimit(Resource::Nofile);
     if let Some(soft) = open_files {

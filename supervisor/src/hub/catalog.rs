@@ -11,7 +11,7 @@ use doorbell_config::{
 };
 
 use super::configure::Listener;
-use crate::protocol::{Listening, Rejected};
+use crate::protocol::{Lineage, Listening, Rejected};
 
 /// The apps of the configuration that holds.
 #[derive(Debug, Default)]
@@ -38,6 +38,8 @@ pub(super) struct Wanted {
     pub(super) is_whole: bool,
     /// Whether it is only asked if it could hold.
     pub(super) is_trial: bool,
+    /// Who is whom among the apps that change.
+    pub(super) lineage: Lineage,
 }
 
 impl Wanted {

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     message::Instruction,
-    protocol::{Answer, Apply, ConfigureError, Listening, ToControl, ToProxy, portions},
+    protocol::{Answer, Apply, ConfigureError, Lineage, Listening, ToControl, ToProxy, portions},
     reception::KnownListener,
     service_notify,
 };
@@ -229,6 +229,9 @@ impl Hub {
     ) -> Result<(), crate::supervisor::InstructError> {
         let limits = &wanted.server.limits;
         self.desk.set_limits(limits.parallel_starts, limits.memory).await;
+        if wanted.lineage != Lineage::default() {
+            self.desk.instruct(Instruction::Trace(wanted.lineage.clone())).await?;
+        }
         if is_first {
             return self.desk.instruct(Instruction::DefineAll(wanted.put.clone())).await;
         }

@@ -323,9 +323,10 @@ impl Hub {
             let _ = events.send(Event::Answered { control, wish, answer }).await;
         };
         match what {
-            Wish::Configure { server, gone, rejected, is_whole, is_trial } => {
+            Wish::Configure { server, gone, rejected, is_whole, is_trial, lineage } => {
                 let put = std::mem::take(&mut self.office.put);
-                let wanted = Wanted { server: *server, put, gone, rejected, is_whole, is_trial };
+                let server = *server;
+                let wanted = Wanted { server, put, gone, rejected, is_whole, is_trial, lineage };
                 self.configure((control, wish), wanted).await;
             }
             Wish::Operate(app, verb) => {

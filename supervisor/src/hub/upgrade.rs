@@ -7,12 +7,12 @@
 
 use std::{ffi::OsString, io, path::PathBuf, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Event, Hub, Launcher,
     launch::{self, Fate, Image},
-    proxies::Stage,
+    proxies::{Proxy, Stage},
     switchboard::Number,
 };
 use crate::{
@@ -106,14 +106,63 @@ impl Hub {
         }
     }
 
-    /// Once the new proxy serves, and no configuration or answer is on its way: from here on there is no way back
-    /// but forward.
+    /// Once the new proxy serves, and no configuration or answer is on its way: what may fail is done first, and the
+    /// last is what cannot be taken back.
     pub(super) async fn look_whether_upgraded(&mut self) {
         let Some(proxy) = self.upgrade.as_ref().and_then(|upgrade| upgrade.proxy) else { return };
         let serves = self.proxies.get(&proxy).is_some_and(|proxy| proxy.stage == Stage::Serving);
         if !serves || !self.turns.is_empty() || !self.echoes.is_empty() {
             return;
         }
+        let Some(successor) = self.options.successor.clone() else { return };
+        let (held, is_held) = oneshot::channel();
+        let (go, may_go) = oneshot::channel();
+        let open_files = self.options.supervisor.open_files;
+        let becoming = tokio::task::spawn_blocking(move || {
+            // No program may be between its start and its record. One that hangs there is not waited for.
+            let nobody_starts = driver::nobody_starts()
+                .ok_or_else(|| io::Error::other("an app hangs in its start: try again"))?;
+            // Who does not hear of it is not there any more.
+            let _ = held.send(());
+            let lock = may_go.blocking_recv().map_err(io::Error::other)??;
+            let Successor { binary, arguments } = successor;
+            driver::become_another(&binary, &arguments, &lock, open_files, &nobody_starts)
+        });
+        if is_held.await.is_ok() {
+            let carried = self.desk.carry().await;
+            if carried.is_ok() {
+                self.drain_all_but(proxy).await;
+            }
+            // Or it has panicked, and says so below.
+            let _ = go.send(carried);
+        }
+        let error = match becoming.await {
+            Ok(Err(error)) => error,
+            Ok(Ok(never)) => match never {},
+            Err(error) => error.into(),
+        };
+        self.desk.forget_carried();
+        self.settle_on_one(proxy);
+        self.upgrade_failed(&format!("it cannot become the new binary: {error}"));
+    }
+
+    /// One of the proxies is enough: the new one goes on with this supervisor, if the others have been told to leave.
+    fn settle_on_one(&mut self, proxy: Number) {
+        let goes_on = |(number, old): (&Number, &Proxy)| {
+            *number != proxy && old.takes_part() && old.stage != Stage::Draining
+        };
+        if !self.proxies.iter().any(goes_on) {
+            return;
+        }
+        let limit = self.server.as_ref().unwrap_or(&self.options.server).timeouts.upgrade;
+        if let Some(new) = self.proxies.get_mut(&proxy) {
+            new.drain(limit, Drain::ForAnother);
+        }
+        self.note_roles();
+    }
+
+    /// All proxies but the new one finish what they have.
+    async fn drain_all_but(&mut self, proxy: Number) {
         let limit = self.server.as_ref().unwrap_or(&self.options.server).timeouts.upgrade;
         for (number, old) in &mut self.proxies {
             if *number != proxy && old.takes_part() && old.stage != Stage::Draining {
@@ -125,29 +174,6 @@ impl Hub {
             proxy.peer.flush().await;
         }
         self.office.flush().await;
-        let error = self.become_successor().await;
-        self.desk.forget_carried();
-        // The new proxy goes on, with this supervisor.
-        self.upgrade_failed(&format!("the new binary cannot be executed: {error}"));
-    }
-
-    /// Does not return, unless it cannot be done.
-    async fn become_successor(&mut self) -> io::Error {
-        let Some(successor) = self.options.successor.clone() else {
-            return io::ErrorKind::NotFound.into();
-        };
-        // No program may be between its start and its record. One that hangs there is not waited for.
-        let carried = self.desk.carry().await;
-        let open_files = self.options.supervisor.open_files;
-        let outcome = tokio::task::spawn_blocking(move || {
-            let lock = carried?;
-            driver::become_another(&successor.binary, &successor.arguments, &lock, open_files)
-        });
-        match outcome.await {
-            Ok(Err(error)) => error,
-            Ok(Ok(never)) => match never {},
-            Err(error) => error.into(),
-        }
     }
 
     /// Nothing has changed, and whoever asked is told why.

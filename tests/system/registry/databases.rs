@@ -89,12 +89,13 @@ fn an_app_of_a_file_that_comes_back_later_is_another() {
     let d = Doorbell::with(&of_file(&server));
     let url = variable(&d, "shop", "DATABASE_URL");
     assert!(url.starts_with("postgres://app_shop:"), "{url}");
-    let registry = d.state_path().join("registry/registry.db");
-    let rows = |what: &str| sqlite(&registry, &format!("SELECT {what} FROM file_app"));
+    let remembered = d.state_path().join("registry/file-apps.json");
+    let is_remembered =
+        |what: &str| std::fs::read_to_string(&remembered).is_ok_and(|text| text.contains(what));
     let take_out = || {
         d.rewrite(&node("main", ""));
         eventually("it is out", || d.cli(&["status", "shop"]).status != 0);
-        eventually("that is noted", || rows("left_at IS NULL") == "(0,)");
+        eventually("that is remembered", || is_remembered("\"left\""));
     };
     let put_back = || {
         d.rewrite(&of_file(&server));
@@ -102,11 +103,15 @@ fn an_app_of_a_file_that_comes_back_later_is_another() {
     };
     take_out();
     put_back();
-    eventually("that is noted", || rows("left_at IS NULL") == "(1,)");
+    eventually("that is remembered", || is_remembered("{\"is\":0}") && !is_remembered("left"));
     assert_eq!(variable(&d, "shop", "DATABASE_URL"), url, "it was away for a moment");
     take_out();
     // As if that was longer ago.
-    sqlite(&registry, "UPDATE file_app SET left_at = 1000");
+    let text = std::fs::read_to_string(&remembered).expect("what is remembered");
+    let at = text.find("\"at\":").expect("since when") + 5;
+    let end = at + text[at..].find(',').expect("an end");
+    std::fs::write(&remembered, format!("{}1000{}", &text[..at], &text[end..])).expect("a file");
+    d.kill_role(Role::Control);
     put_back();
     let refused = d.cli(&["start", "shop"]);
     assert!(refused.stderr.contains("an earlier app"), "{refused:?}");
@@ -130,4 +135,38 @@ fn a_broken_file_keeps_no_app_from_its_database() {
     d.kill_role(Role::Control);
     let url = variable(&d, "shop", "DATABASE_URL");
     assert!(url.starts_with("postgres://app_shop:"), "{url}");
+}
+
+#[test]
+fn an_app_of_the_registry_has_its_database_though_the_files_are_broken() {
+    let postgres = Postgres::start();
+    let server = postgres.database();
+    let d = Doorbell::with(&node("main", ""));
+    assert_eq!(add(&d, "shop", &server).status, 0);
+    d.rewrite(&(node("main", "") + "[app.broken\n"));
+    eventually("it is seen", || d.log().contains("configuration not loaded"));
+    d.kill_role(Role::Control);
+    let url = variable(&d, "shop", "DATABASE_URL");
+    assert!(url.starts_with("postgres://app_shop:"), "{url}");
+}
+
+#[test]
+fn an_app_whose_deletion_was_cut_short_gets_no_empty_database() {
+    let postgres = Postgres::start();
+    let server = postgres.database();
+    let d = Doorbell::with(&node("main", ""));
+    assert_eq!(add(&d, "shop", &server).status, 0);
+    d.ok(&["start", "shop"]);
+    d.ok(&["stop", "shop"]);
+    // As it is when a control process dies between the removal of the database and that of the app.
+    let registry = d.state_path().join("registry/registry.db");
+    sqlite(&registry, "UPDATE app SET ending_since = 1000");
+    d.kill_role(Role::Control);
+    let refused = d.cli(&["start", "shop"]);
+    assert!(refused.stderr.contains("delete it again"), "{refused:?}");
+    assert_eq!(d.get("shop.test", "/").status, 503);
+    d.ok(&["app", "set", "shop", "name=Shop"]);
+    d.ok(&["start", "shop"]);
+    d.ok(&["app", "delete", "shop", "--yes", "--with-database"]);
+    assert_eq!(databases(&postgres, &server), "");
 }

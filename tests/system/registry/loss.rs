@@ -84,3 +84,23 @@ fn a_registry_file_that_is_none_is_told_and_left_alone() {
     assert!(refused.stderr.contains("registry is damaged"), "{refused:?}");
     assert!(std::fs::read_to_string(&file).is_ok_and(|text| text.starts_with("no database")));
 }
+
+#[test]
+fn a_broken_file_leads_to_no_other_registry() {
+    let postgres = Postgres::start();
+    let d = on(&postgres.database());
+    add(&d, "blog", "blog.test");
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    let good = node("main", "");
+    d.rewrite(&(good.clone() + "[app.broken\n"));
+    eventually("it is seen", || d.log().contains("configuration not loaded"));
+    d.kill_role(Role::Control);
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    assert_eq!(d.starts("blog"), 1, "it runs on");
+    assert!(!d.state_path().join("registry/registry.db").exists());
+    d.rewrite(&good);
+    eventually("it is mended", || d.cli(&["app", "set", "blog", "name=x"]).status == 0);
+    assert_eq!(d.get("blog.test", "/").status, 200);
+    d.kill_role(Role::Control);
+    assert!(d.ok(&["app", "show", "blog"]).contains("name = \"x\""));
+}

@@ -136,7 +136,8 @@ pub struct AppKeys {
     pub shared_with: Option<At<Text<AppId>>>,
     /// Whether the app speaks HTTP/2 rather than HTTP/1.1; without TLS, by prior knowledge (h2c).
     pub http2: bool,
-    /// Whether `X-App` and `X-Hostname` headers from clients reach the app.
+    /// Whether `X-App` and `X-Hostname` headers from clients reach the app. Where apps share an instance, nothing
+    /// that selects one of them does, neither `?__appName=` nor `/__app/<id>/`.
     pub client_app_headers: bool,
     /// Whether visitors get a page that says so (503) instead of the app. It is not woken; what runs
     /// goes on.

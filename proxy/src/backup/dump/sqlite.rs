@@ -3,15 +3,16 @@
 //! The copy is in a folder that nobody but the app may enter, and has no name any more when it is read.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, lchown},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use doorbell_config::registry::printable;
 use doorbell_supervisor::Account;
+use rustix::fs::{Mode, OFlags};
 use sqlx::{AssertSqlSafe, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
 use uuid::Uuid;
 
@@ -27,8 +28,9 @@ pub(super) fn dump(
     out: &mut dyn Write,
 ) -> Result<(), BackupError> {
     let folder = PrivateFolder::make_for(user)?;
-    let copied = act_as(user, || copy(path, &folder.0.join("copy")));
-    let copied = copied.map_err(BackupError::io("cannot act as the app's user"))??;
+    let acted = BackupError::io("cannot act as the app's user");
+    let copied = act_as(user, || folder.is_reachable().and_then(|()| copy(path, &folder.copy())));
+    let copied = copied.map_err(acted)??;
     drop(folder);
     let Some(mut file) = copied else { return Ok(()) };
     io::copy(&mut file, out).map(drop).map_err(BackupError::io("cannot write the archive"))
@@ -49,7 +51,13 @@ fn copy(path: &Path, copy: &Path) -> Result<Option<File>, BackupError> {
         }
     }
     vacuum(path, copy)?;
-    File::open(copy).map(Some).map_err(BackupError::io("cannot read the copy"))
+    // The app may have put something else in its place.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(copy);
+    let file = file.and_then(|file| {
+        if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidData.into()) }
+    });
+    file.map(Some).map_err(BackupError::io("cannot read the copy"))
 }
 
 fn vacuum(path: &Path, copy: &Path) -> Result<(), BackupError> {
@@ -71,24 +79,40 @@ fn vacuum(path: &Path, copy: &Path) -> Result<(), BackupError> {
 }
 
 /// A folder for us, or this user, alone, which goes with all that is in it.
-struct PrivateFolder(PathBuf);
+struct PrivateFolder<'u> {
+    path: PathBuf,
+    user: Option<&'u Account>,
+}
 
-impl PrivateFolder {
-    fn make_for(user: Option<&Account>) -> Result<Self, BackupError> {
+impl<'u> PrivateFolder<'u> {
+    fn make_for(user: Option<&'u Account>) -> Result<Self, BackupError> {
         let path = std::env::temp_dir().join(format!("doorbell-{}", Uuid::new_v4().simple()));
         let failed = || BackupError::io(format!("cannot make the folder {}", path.display()));
         DirBuilder::new().mode(0o700).create(&path).map_err(failed())?;
-        let made = Self(path.clone());
         if let Some(user) = user {
-            lchown(&path, Some(user.user()), Some(user.group())).map_err(failed())?;
+            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let made = rustix::fs::open(&path, flags, Mode::empty());
+            let made = made.map_err(|error| failed()(error.into()))?;
+            fchown(made, Some(user.user()), Some(user.group())).map_err(failed())?;
         }
-        Ok(made)
+        Ok(Self { path: path.clone(), user })
+    }
+
+    fn copy(&self) -> PathBuf {
+        self.path.join("copy")
+    }
+
+    /// Whether whoever is to write there gets there.
+    fn is_reachable(&self) -> Result<(), BackupError> {
+        let path = self.path.display();
+        let what = format!("{path}: set TMPDIR to a folder that the app's user may enter");
+        fs::metadata(self.path.join(".")).map(drop).map_err(BackupError::io(what))
     }
 }
 
-impl Drop for PrivateFolder {
+impl Drop for PrivateFolder<'_> {
     fn drop(&mut self) {
-        // There is nobody to tell, and it is ours alone.
-        let _ = fs::remove_dir_all(&self.0);
+        // There is nobody to tell. What the app may have put there is removed with no more than its own rights.
+        let _ = act_as(self.user, || fs::remove_dir_all(&self.path));
     }
 }

@@ -8,11 +8,8 @@ use std::{
     path::Path,
 };
 
-use doorbell_supervisor::Account;
-use rustix::process::geteuid;
-
 use super::not_empty;
-use crate::backup::{BackupError, app_user::act_as, output::NewFile};
+use crate::backup::{BackupError, output::NewFile};
 
 /// What each of them begins with: <https://www.sqlite.org/fileformat.html>.
 const MAGIC: &[u8] = b"SQLite format 3\0";
@@ -28,30 +25,15 @@ pub(super) fn check(dump: &mut dyn Read) -> Result<(), BackupError> {
     Err(BackupError::Refused("its database is no file of SQLite".into()))
 }
 
-/// Writes the file with the rights of the app that it is for; without a user of its own, for the owner of its
-/// folder.
-pub(super) fn restore(
-    path: &Path,
-    user: Option<&Account>,
-    dump: &mut dyn Read,
-) -> Result<Vec<String>, BackupError> {
+/// Writes the file, for the owner of its folder.
+pub(super) fn restore(path: &Path, dump: &mut dyn Read) -> Result<Vec<String>, BackupError> {
     let shown = path.display().to_string();
-    if act(user, || Ok(is_in_use(path)))? {
+    if is_in_use(path) {
         return Err(not_empty(&format!("sqlite:{shown}")));
     }
-    let failed = || BackupError::io(format!("cannot write {shown}"));
-    let mut new = act(user, || begin(path).map_err(failed()))?;
-    if io::copy(dump, new.file()).map_err(failed())? > 0 {
-        act(user, || new.finish().map_err(failed()))?;
-    }
+    let failed = BackupError::io(format!("cannot write {shown}"));
+    write(path, dump).map_err(failed)?;
     Ok(Vec::new())
-}
-
-fn act<T: Send>(
-    user: Option<&Account>,
-    work: impl FnOnce() -> Result<T, BackupError> + Send,
-) -> Result<T, BackupError> {
-    act_as(user, work).map_err(BackupError::io("cannot act as the app's user"))?
 }
 
 /// Whether there is something in it, or beside it that SQLite would play back into what takes its place.
@@ -65,13 +47,13 @@ fn is_in_use(path: &Path) -> bool {
         || ["-journal", "-wal", "-shm"].iter().any(|more| beside(more))
 }
 
-fn begin(path: &Path) -> io::Result<NewFile> {
+fn write(path: &Path, dump: &mut dyn Read) -> io::Result<()> {
     let owner = fs::metadata(path.parent().unwrap_or(Path::new("/")))?;
     let mut new = NewFile::open(path)?;
-    if geteuid().is_root() && owner.uid() != new.file().metadata()?.uid() {
+    if owner.uid() != new.file().metadata()?.uid() {
         fchown(new.file(), Some(owner.uid()), Some(owner.gid()))?;
     }
-    Ok(new)
+    if io::copy(dump, new.file())? == 0 { Ok(()) } else { new.finish() }
 }
 
 #[cfg(test)]
@@ -83,13 +65,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("database.sqlite");
         fs::write(folder.path().join("database.sqlite-journal"), "").unwrap();
-        assert!(restore(&path, None, &mut &MAGIC[..]).is_err());
+        assert!(restore(&path, &mut &MAGIC[..]).is_err());
         fs::remove_file(folder.path().join("database.sqlite-journal")).unwrap();
-        restore(&path, None, &mut &b""[..]).unwrap();
+        restore(&path, &mut &b""[..]).unwrap();
         assert!(!path.exists(), "nothing was in it");
-        restore(&path, None, &mut &MAGIC[..]).unwrap();
+        restore(&path, &mut &MAGIC[..]).unwrap();
         assert_eq!(fs::read(&path).unwrap(), MAGIC);
-        assert!(restore(&path, None, &mut &MAGIC[..]).is_err());
+        assert!(restore(&path, &mut &MAGIC[..]).is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use doorbell_config::spec::Dialect;
 use http_body_util::BodyExt;
 use hyper::Method;
 use serde::{Serialize, de::DeserializeOwned};
@@ -22,7 +23,8 @@ use super::{
 use crate::{
     admin::backup::For,
     backup::{
-        app_user, dump,
+        app_user::{self, act_as},
+        dump,
         envelope::Key,
         format::{Access, Dumped, FORMAT, Folder, Manifest, Told},
         gather::{self, Gathering},
@@ -67,8 +69,13 @@ pub(super) fn export(arg: &ExportArg) -> anyhow::Result<u8> {
     let path = format!("/v1/apps/{}/export", encode(&arg.app));
     let told: Told = ask(&socket, path, !arg.without_database)?;
     let mut report = Report::new(arg, &told);
-    let folders = open_folders(arg, &told)?;
     let access = database(arg, &told, &mut report)?;
+    let is_file = access.as_ref().map(Access::parsed).transpose()?;
+    let is_file = is_file.is_some_and(|url| url.dialect == Dialect::Sqlite);
+    let user = (is_file || !arg.folder.is_empty()).then(|| app_user::of(&told.keys, &socket));
+    let user = user.transpose().context("whom the app runs as")?.flatten();
+    let acting = "cannot act as the app's user";
+    let folders = act_as(user.as_ref(), || open_folders(arg, &told)).context(acting)??;
     let manifest = Manifest {
         format: FORMAT,
         doorbell: env!("CARGO_PKG_VERSION").into(),
@@ -83,11 +90,12 @@ pub(super) fn export(arg: &ExportArg) -> anyhow::Result<u8> {
     let mut writer = Writer::begin(output, &passphrase, &manifest, &told.keys, &told.secrets)?;
     if let Some(access) = &access {
         let mut pieces = writer.database(dump::extension(access.parsed()?.dialect));
-        dump::dump(access, app_user::of(&told.keys)?.as_ref(), &mut pieces)?;
+        dump::dump(access, user.as_ref(), &mut pieces)?;
         pieces.finish()?;
     }
     for (number, opened) in folders.iter().enumerate() {
-        report.gather(&mut writer, number, opened)?;
+        let gathered = act_as(user.as_ref(), || report.gather(&mut writer, number, opened));
+        gathered.context(acting)??;
     }
     let output = writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error);
     output.context("cannot write the archive")?.finish()?;

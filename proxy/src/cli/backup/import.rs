@@ -12,7 +12,6 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use doorbell_supervisor::Account;
 use hyper::Method;
 use serde::Serialize;
 use serde_json::Value;
@@ -32,6 +31,7 @@ use crate::{
     admin::{backup::Imported, definitions::Keys, edits::Changed},
     backup::{
         BackupError,
+        app_user::act_as,
         format::Access,
         inner_path::InnerPath,
         reader::{self, Head, Item, Visitor, folder_path},
@@ -48,7 +48,7 @@ pub(super) fn import(arg: &ImportArg) -> anyhow::Result<u8> {
     let passphrase = arg.passphrase.known_one()?;
     let head = reader::read(source.read()?, &passphrase, &mut Checking)
         .with_context(|| format!("{} is not imported", arg.file.display()))?;
-    let plan = Plan::make(arg, &head)?;
+    let plan = Plan::make(arg, &head, &socket)?;
     add(&socket, &plan, When::Never)?;
     if arg.dry_run {
         Report::new(arg, &plan, &head).tell(arg)?;
@@ -63,8 +63,7 @@ pub(super) fn import(arg: &ImportArg) -> anyhow::Result<u8> {
         // What was there before this is not to be advised away.
         let is_new = database.as_ref().is_some_and(|access| access.kind.is_own()) && !arg.adopt;
         let remains = if is_new { Remains::DatabaseToo } else { Remains::Definition };
-        let user = plan.user.clone();
-        let mut filling = Filling { database, user, destinations: Vec::new(), notes: Vec::new() };
+        let mut filling = Filling { database, destinations: Vec::new(), notes: Vec::new() };
         let filled = filling.fill(&plan, |filling| {
             Ok(reader::read(source.read()?, &passphrase, filling).map(drop)?)
         });
@@ -162,8 +161,6 @@ impl Visitor for Checking {
 /// Puts everything in its place.
 struct Filling {
     database: Option<Access>,
-    /// Whom the app runs as.
-    user: Option<Account>,
     destinations: Vec<Destination>,
     /// What was left out.
     notes: Vec<String>,
@@ -173,12 +170,16 @@ impl Filling {
     fn fill(
         &mut self,
         plan: &Plan,
-        read: impl FnOnce(&mut Self) -> anyhow::Result<()>,
+        read: impl FnOnce(&mut Self) -> anyhow::Result<()> + Send,
     ) -> anyhow::Result<()> {
         let open = |site| Destination::open(site, plan.existing, plan.owner);
         self.destinations = plan.sites.iter().map(open).collect::<Result<_, _>>()?;
-        read(self)?;
-        Ok(self.destinations.iter().try_for_each(Destination::settle)?)
+        // From here on whoever may write there could lead us elsewhere.
+        let filled = act_as(plan.user.as_ref(), || {
+            read(self)?;
+            Ok(self.destinations.iter().try_for_each(Destination::settle)?)
+        });
+        filled.context("cannot act as the app's user")?
     }
 }
 
@@ -190,7 +191,7 @@ impl Visitor for Filling {
     fn database(&mut self, head: &Head, dump: &mut dyn Read) -> Result<(), BackupError> {
         if let Some((access, dumped)) = self.database.as_ref().zip(head.manifest.database.as_ref())
         {
-            self.notes.extend(restore::restore(access, dumped, self.user.as_ref(), dump)?);
+            self.notes.extend(restore::restore(access, dumped, dump)?);
         }
         Ok(())
     }

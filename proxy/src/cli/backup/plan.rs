@@ -3,10 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use doorbell_config::{
-    name::AppId,
-    spec::{DatabaseUrl, Dialect},
-};
+use doorbell_config::{name::AppId, spec::Dialect};
 use doorbell_supervisor::Account;
 use serde_json::{Map, Value};
 
@@ -43,7 +40,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Decides it; whether the app can be is for the server to say.
-    pub(super) fn make(arg: &ImportArg, head: &Head) -> anyhow::Result<Self> {
+    pub(super) fn make(arg: &ImportArg, head: &Head, socket: &Path) -> anyhow::Result<Self> {
         let id = arg.new_id.as_deref().unwrap_or(&head.manifest.id);
         let id = AppId::parse(id).context("the app needs another id (--as)")?;
         let keys = wanted(arg, &head.definition)?;
@@ -59,9 +56,10 @@ impl Plan {
                 site.path().display()
             );
         }
-        let has_data = database.is_some() || !sites.is_empty();
-        let user = has_data.then(|| app_user::of(&keys)).transpose();
-        let user = user.context("the app needs another (--set user=..)")?.flatten();
+        let is_file = database.as_ref().is_some_and(|dumped| dumped.dialect == "sqlite");
+        let user = (is_file || !sites.is_empty()).then(|| app_user::of(&keys, socket));
+        let advice = "the app needs another `user` or `group` here (--set user=..)";
+        let user = user.transpose().context(advice)?.flatten();
         let owner = owner(&keys, &sites, user.as_ref());
         let secrets = head.secrets.clone();
         // Of a database that is left out it says nothing.
@@ -121,7 +119,7 @@ fn database(
     keys: &Map<String, Value>,
     notes: &mut Vec<String>,
 ) -> anyhow::Result<Option<Dumped>> {
-    let target = keys.get(DATABASE).and_then(Value::as_object).and_then(chosen);
+    let target = Kind::asked_by(keys).map(|spec| (Kind::from(&spec), spec.url().dialect));
     let (dumped, (kind, dialect)) = match (dumped, target) {
         (Some(dumped), Some(target)) => (dumped, target),
         (Some(_), None) => {
@@ -156,13 +154,6 @@ fn database(
         bail!("the archive has the database of a `{had}`, which cannot be put into a `{is}`");
     }
     Ok(Some(dumped.clone()))
-}
-
-fn chosen(keys: &Map<String, Value>) -> Option<(Kind, Dialect)> {
-    [Kind::NewDatabase, Kind::NewSchema, Kind::NewConnection].into_iter().find_map(|kind| {
-        let url: DatabaseUrl = keys.get(kind.key())?.as_str()?.parse().ok()?;
-        Some((kind, url.dialect))
-    })
 }
 
 /// Where each folder of the archive is to be.
@@ -251,7 +242,7 @@ mod tests {
         let head = Head { manifest, definition, secrets: Secrets::default() };
         let line = ["doorbell", "x"].iter().chain(line);
         let arg = Line::try_parse_from(line).map_err(|error| error.to_string())?.arg;
-        Plan::make(&arg, &head).map_err(|error| format!("{error:#}"))
+        Plan::make(&arg, &head, Path::new("/no/socket")).map_err(|error| format!("{error:#}"))
     }
 
     #[test]
