@@ -88,6 +88,10 @@ impl Registry {
     /// When the registry fails.
     pub async fn remove_token(&self, name: &str, by: &Actor) -> Result<bool, WriteError> {
         storable("token", name)?;
+        let known = self.store.rows(KNOWN, &[Value::Text(name)]).await?;
+        if known.is_empty() {
+            return Ok(false);
+        }
         Ok(self.transact(async |transaction| remove(transaction, name, by).await).await?)
     }
 
@@ -131,6 +135,8 @@ impl Registry {
         self.transact(async |transaction| transaction.rows(NOTE, &values).await.map(drop)).await
     }
 }
+
+const KNOWN: &str = "SELECT name FROM token WHERE name = $1";
 
 /// Whether its name was free.
 async fn add(
