@@ -335,7 +335,7 @@ mod tests {
         set(Stay::Left { at: NOW - 1000, before: Box::new(Stay::Is(4)) });
         assert_eq!(file_apps.due(NOW), (vec![], vec![], Some(ABSENCE - 1000)));
         let (_, gone, _) = file_apps.due(NOW + ABSENCE);
-        assert_eq!(gone, [id.clone()]);
+        assert_eq!(gone, std::slice::from_ref(&id));
         set(Stay::Is(4));
         file_apps.noted(&[], &[], &gone, NOW + ABSENCE);
         assert_eq!(file_apps.stay(&id), Some(Stay::Is(4)), "it is back");
