@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -27,10 +27,18 @@ pub struct Link {
     sender: ArcSwapOption<Sender>,
     next: AtomicU64,
     wishes: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
-    snapshots: RwLock<HashMap<AppId, Arc<Snapshot>>>,
+    snapshots: RwLock<Snapshots>,
     /// What earlier supervisors counted.
     earlier: Mutex<Counted>,
     abilities: Mutex<Vec<Ability>>,
+}
+
+/// What is known of apps.
+#[derive(Default)]
+struct Snapshots {
+    now: HashMap<AppId, Arc<Snapshot>>,
+    /// What was known of those of which the supervisor, a new one, has not told yet.
+    before: HashMap<AppId, Arc<Snapshot>>,
 }
 
 /// Cold starts by app: those that became ready, and those that failed.
@@ -155,7 +163,8 @@ impl Link {
     /// What is known of one app.
     #[must_use]
     pub fn snapshot(&self, app: &AppId) -> Option<Arc<Snapshot>> {
-        self.snapshots.read().unwrap_or_else(PoisonError::into_inner).get(app).cloned()
+        let snapshots = self.snapshots.read().unwrap_or_else(PoisonError::into_inner);
+        snapshots.now.get(app).or_else(|| snapshots.before.get(app)).cloned()
     }
 
     /// Takes what the machine lets the supervisor do.
@@ -169,30 +178,36 @@ impl Link {
         self.abilities.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes news of an app; gives what was known before.
+    /// Takes news of an app; gives what this supervisor had told before.
     pub fn learn(&self, mut snapshot: Snapshot) -> Option<Arc<Snapshot>> {
         let (ready, failed) = self.earlier().all.get(&snapshot.app).copied().unwrap_or_default();
         snapshot.starts.cold_ready += ready;
         snapshot.starts.cold_failed += failed;
-        let mut snapshots = self.snapshots.write().unwrap_or_else(PoisonError::into_inner);
-        snapshots.insert(snapshot.app.clone(), Arc::new(snapshot))
+        let mut snapshots = self.snapshots_to_change();
+        snapshots.before.remove(&snapshot.app);
+        snapshots.now.insert(snapshot.app.clone(), Arc::new(snapshot))
     }
 
     /// The app is gone.
     pub fn forget(&self, app: &AppId) {
         self.earlier().all.remove(app);
-        self.snapshots.write().unwrap_or_else(PoisonError::into_inner).remove(app);
+        let mut snapshots = self.snapshots_to_change();
+        snapshots.now.remove(app);
+        snapshots.before.remove(app);
     }
 
-    /// Everything is about to be told anew, by one that has counted nothing yet.
+    /// Everything is about to be told anew, by one that has counted nothing yet. Until then what was known
+    /// stands.
     pub fn forget_all(&self) {
-        let mut snapshots = self.snapshots.write().unwrap_or_else(PoisonError::into_inner);
-        let counted = snapshots.drain().map(|(app, snapshot)| {
-            (app, (snapshot.starts.cold_ready, snapshot.starts.cold_failed))
+        let mut snapshots = self.snapshots_to_change();
+        let known = std::mem::take(&mut snapshots.now);
+        let counted = known.iter().map(|(app, snapshot)| {
+            (app.clone(), (snapshot.starts.cold_ready, snapshot.starts.cold_failed))
         });
         let mut earlier = self.earlier();
         earlier.but_for_the_last = earlier.all.clone();
         earlier.all.extend(counted.filter(|(_, counts)| *counts != (0, 0)));
+        snapshots.before.extend(known);
     }
 
     /// This one goes on counting where the last one stopped.
@@ -201,7 +216,44 @@ impl Link {
         earlier.all = std::mem::take(&mut earlier.but_for_the_last);
     }
 
+    fn snapshots_to_change(&self) -> RwLockWriteGuard<'_, Snapshots> {
+        self.snapshots.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn earlier(&self) -> std::sync::MutexGuard<'_, Counted> {
         self.earlier.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn snapshot(cold_ready: u64) -> Snapshot {
+        let starts = json!({ "ready": 0, "failed": 0, "cold_ready": cold_ready, "cold_failed": 0 });
+        let text = json!({
+            "app": "blog", "goal": "down", "state": "stopped", "since_unix_seconds": 0, "starts": starts,
+            "warnings": [], "last_output": [],
+        });
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn what_was_known_stands_until_the_next_supervisor_tells_more() {
+        let (link, app) = (Link::default(), AppId::parse("blog").unwrap());
+        let cold = || link.snapshot(&app).map(|snapshot| snapshot.starts.cold_ready);
+        link.learn(snapshot(2));
+        // The next one may be killed before it has told anything.
+        for _ in 0..2 {
+            link.forget_all();
+            assert_eq!(cold(), Some(2));
+        }
+        assert!(link.learn(snapshot(1)).is_none(), "nothing has happened");
+        assert_eq!(cold(), Some(3));
+        link.forget_all();
+        link.forget(&app);
+        assert_eq!(cold(), None);
     }
 }

@@ -43,8 +43,15 @@ pub struct Passes {
 #[derive(Default)]
 pub struct Scraper {
     next: AtomicU64,
-    lines: Mutex<BTreeMap<u32, Line>>,
-    gone: Mutex<GoneFigures>,
+    /// In one place: a proxy that goes or comes back between two looks would be counted twice, or not at all.
+    known: Mutex<Known>,
+}
+
+/// Whose figures are known.
+#[derive(Default)]
+struct Known {
+    lines: BTreeMap<u32, Line>,
+    gone: GoneFigures,
 }
 
 /// Figures of proxies that are gone.
@@ -82,6 +89,22 @@ impl GoneFigures {
     }
 }
 
+impl Known {
+    /// One is there, perhaps after all: what it said before stands until it says more.
+    fn join(&mut self, number: u32, line: Line) {
+        let earlier = self.lines.get(&number).map(|before| lock(&before.last).clone());
+        let gone = self.gone.proxies.remove(&number);
+        *lock(&line.last) = earlier.or(gone).unwrap_or_default();
+        self.lines.insert(number, line);
+    }
+
+    fn sum(&self) -> Figures {
+        let mut sum = self.gone.sum();
+        self.lines.values().for_each(|line| sum.add(&lock(&line.last)));
+        sum
+    }
+}
+
 impl Scraper {
     /// Asks this proxy too from here on. What comes back resolves when it says nothing any more.
     ///
@@ -94,15 +117,15 @@ impl Scraper {
         passes: Passes,
     ) -> std::io::Result<impl Future<Output = ()> + Send + use<>> {
         let (sender, receiver) = wire::open::<Told>(connection, ANSWER_LIMITS)?;
-        let asked = Arc::default();
-        // It is there after all: what it said before stands until it says more.
-        let mut last = lock(&self.gone).proxies.remove(&number);
-        if let Some(before) = self.lines().get(&number) {
-            last = Some(lock(&before.last).clone());
-        }
-        let last = Arc::new(Mutex::new(last.unwrap_or_default()));
-        let over = CancellationToken::new();
-        let (to, done) = ((Arc::clone(&asked), Arc::clone(&last)), over.clone().drop_guard());
+        let (asked, over) = (Arc::default(), CancellationToken::new());
+        let line = Line {
+            sender: sender.clone(),
+            asked: Arc::clone(&asked),
+            last: Arc::default(),
+            over: over.clone(),
+        };
+        let (last, done) = (Arc::clone(&line.last), over.clone().drop_guard());
+        self.known().join(number, line);
         if let Some(seal) = passes.seal {
             let (number, about_passes) = (0, Some(AboutPasses::Seal(seal)));
             // One that is gone asks nothing.
@@ -110,48 +133,43 @@ impl Scraper {
         }
         let answers = (sender.clone(), passes.answer);
         tokio::spawn(async move {
-            hear(receiver, to.0, to.1, answers).await;
+            hear(receiver, asked, last, answers).await;
             drop(done);
         });
-        let ended = over.clone();
-        self.lines().insert(number, Line { sender, asked, last, over });
-        Ok(ended.cancelled_owned())
+        Ok(over.cancelled_owned())
     }
 
     /// The proxy says nothing any more: what it counted of known apps stays. Gives all that is to be kept, if that
     /// is news.
     pub fn settle(&self, number: u32, is_known: impl Fn(&AppId) -> bool) -> Option<Figures> {
-        let line = {
-            let mut lines = self.lines();
-            let is_over = lines.get(&number).is_some_and(|line| line.over.is_cancelled());
-            is_over.then(|| lines.remove(&number)).flatten()?
-        };
+        let mut known = self.known();
+        let is_over = known.lines.get(&number).is_some_and(|line| line.over.is_cancelled());
+        let line = is_over.then(|| known.lines.remove(&number)).flatten()?;
         let mut figures = lock(&line.last).clone();
         figures.settle();
         figures.apps.retain(|app, _| is_known(app));
-        let mut gone = lock(&self.gone);
-        gone.proxies.insert(number, figures);
-        gone.forget_numbers();
-        Some(gone.sum())
+        known.gone.proxies.insert(number, figures);
+        known.gone.forget_numbers();
+        Some(known.gone.sum())
     }
 
     /// What proxies that are gone have counted.
     #[must_use]
     pub fn gone(&self) -> Figures {
-        lock(&self.gone).sum()
+        self.known().gone.sum()
     }
 
     /// What an earlier control process knew of proxies that were gone.
     pub fn remember(&self, figures: Figures) {
-        lock(&self.gone).kept = figures;
+        self.known().gone.kept = figures;
     }
 
     /// Apps that are no more count nothing any more.
     pub fn forget(&self, apps: &[AppId]) {
-        let mut gone = lock(&self.gone);
+        let mut known = self.known();
         for app in apps {
-            gone.kept.apps.remove(app);
-            for figures in gone.proxies.values_mut() {
+            known.gone.kept.apps.remove(app);
+            for figures in known.gone.proxies.values_mut() {
                 figures.apps.remove(app);
             }
         }
@@ -159,14 +177,10 @@ impl Scraper {
 
     /// Asks every proxy, and adds up.
     pub async fn figures(&self) -> Figures {
-        let asking: Vec<_> = self.lines().values().map(|line| self.ask(line)).collect();
+        let asking: Vec<_> = self.known().lines.values().map(|line| self.ask(line)).collect();
         // One that does not answer has said something before.
         let _ = timeout(PATIENCE, join_all(asking)).await;
-        let mut sum = self.gone();
-        for line in self.lines().values() {
-            sum.add(&lock(&line.last));
-        }
-        sum
+        self.known().sum()
     }
 
     fn ask(&self, line: &Line) -> oneshot::Receiver<()> {
@@ -181,8 +195,8 @@ impl Scraper {
         answered
     }
 
-    fn lines(&self) -> MutexGuard<'_, BTreeMap<u32, Line>> {
-        lock(&self.lines)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        lock(&self.known)
     }
 }
 

@@ -9,6 +9,7 @@ mod adoption;
 mod awake;
 mod browser;
 mod command_line;
+mod counting;
 mod crowd;
 mod deaths;
 mod enclosure;

@@ -12,7 +12,7 @@ use doorbell_tests::{
 };
 use rustix::process::Signal;
 
-use crate::{crowd::Crowd, node, python, reloading::Load};
+use crate::{counting, crowd::Crowd, node, python, reloading::Load};
 
 /// Lines that an app has noted at its starts.
 fn starts(d: &Doorbell) -> usize {
@@ -226,17 +226,8 @@ fn a_start_that_its_supervisor_did_not_see_to_the_end_is_one_start() {
 
 const ANSWERED: &str = "doorbell_http_requests_total{app=\"app\",method=\"GET\",code=\"200\"}";
 
-/// Every series that may only rise.
 fn counters(d: &Doorbell) -> BTreeMap<String, f64> {
-    let page = d.metrics();
-    let series = page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
-        let (name, value) = line.rsplit_once(' ')?;
-        let kind = name.split('{').next()?;
-        // The processes of apps count their own time.
-        let rises = ["_total", "_count", "_sum", "_bucket"].iter().any(|end| kind.ends_with(end));
-        (rises && !kind.contains("cpu")).then_some((name.to_owned(), value.parse().ok()?))
-    });
-    series.collect()
+    counting::counters(&d.metrics(), &[])
 }
 
 #[track_caller]
