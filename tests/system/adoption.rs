@@ -8,12 +8,13 @@ use std::{
     os::unix::{fs::MetadataExt, net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command},
+    time::Instant,
 };
 
 use doorbell_tests::{Doorbell, Role, Setup, began, eventually, kill};
 use serde_json::{Value, json};
 
-use crate::{node, processes::is_alive, python};
+use crate::{crowd::Crowd, node, processes::is_alive, python, roles::is_root};
 
 /// An app for each way to be ready and to run.
 const KINDS: [&str; 7] =
@@ -151,17 +152,58 @@ fn all_numbers(log: &str) -> usize {
     next
 }
 
-#[test]
-fn no_line_is_lost_or_written_twice_whatever_is_killed() {
+/// An app that prints numbers until it has enough.
+pub(crate) fn counting() -> String {
     let more =
         "env = { ENOUGH_FILE = \"{dir}/enough\" }\nlogs = { max_size = \"256KiB\", keep = 10000 }";
-    let mut d = Doorbell::with(&python("app", "count", more));
+    python("app", "count", more)
+}
+
+/// Waits until more stands in the log of the one that counts.
+pub(crate) fn grows(d: &Doorbell) {
+    let before = log_of(d, "app").len();
+    eventually("it is written on", || log_of(d, "app").len() > before);
+}
+
+/// Has it print its last number; tells how many there are, of which none is missing.
+#[track_caller]
+pub(crate) fn numbers_of(d: &Doorbell) -> usize {
+    fs::write(d.dir.path().join("enough"), "").expect("a file");
+    eventually("the last line is there", || log_of(d, "app").contains("numbers end"));
+    all_numbers(&log_of(d, "app"))
+}
+
+#[test]
+fn no_line_is_lost_or_written_twice_over_upgrades_and_kills_of_the_proxy_under_load() {
+    let d = Setup::new(&counting()).own_binary().start();
     assert_eq!(d.get("app.test", "/").status, 200);
     let pid = d.app_pid("app");
-    let grows = |d: &Doorbell| {
-        let before = log_of(d, "app").len();
-        eventually("it is written on", || log_of(d, "app").len() > before);
-    };
+    let crowd = Crowd::on(d.port, "app.test", 4);
+    let mut kills = Vec::new();
+    for round in 0..10 {
+        (grows(&d), crowd.wait_for(20));
+        if round % 2 == 0 {
+            d.replace_binary(None);
+            d.ok(&["upgrade"]);
+        } else {
+            let proxy = d.proxy_pid();
+            kill(proxy);
+            kills.push(Instant::now());
+            d.wait_for_successor(Role::Proxy, proxy);
+        }
+    }
+    (grows(&d), crowd.wait_for(20));
+    let (figures, numbers) = (crowd.end(&kills), numbers_of(&d));
+    eprintln!("{numbers} lines through 5 upgrades and 5 kills of the proxy: {figures}");
+    figures.only_held();
+    assert_eq!(d.app_pid("app"), pid);
+}
+
+#[test]
+fn no_line_is_lost_or_written_twice_whatever_is_killed() {
+    let mut d = Doorbell::with(&counting());
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let pid = d.app_pid("app");
     for kills in 0..13 {
         grows(&d);
         match kills {
@@ -174,9 +216,7 @@ fn no_line_is_lost_or_written_twice_whatever_is_killed() {
         }
     }
     grows(&d);
-    fs::write(d.dir.path().join("enough"), "").expect("a file");
-    eventually("the last line is there", || log_of(&d, "app").contains("numbers end"));
-    let numbers = all_numbers(&log_of(&d, "app"));
+    let numbers = numbers_of(&d);
     eprintln!("{numbers} lines through 10 kills of the supervisor and 3 of everything");
     assert_eq!(d.app_pid("app"), pid);
 }
@@ -318,6 +358,10 @@ fn a_stranger_who_calls_as_a_role_is_nobody() {
 #[test]
 fn with_one_user_that_is_not_root_parts_outlive_each_other_too() {
     const NOBODY: u32 = 65534;
+    if !is_root() {
+        // All tests show it then.
+        return;
+    }
     let apps = node("app", "env = { STARTS_FILE = \"{dir}/starts\" }");
     let mut d = Setup::new(&apps).user(NOBODY).start();
     let pid = d.get("app.test", "/pid").text();

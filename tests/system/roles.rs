@@ -16,7 +16,7 @@ fn status(pid: u32, name: &str) -> String {
     line.trim_start_matches(':').split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     status(std::process::id(), "Uid").starts_with('0')
 }
 
