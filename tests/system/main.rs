@@ -45,6 +45,7 @@ mod tcp;
 mod tls;
 mod upgrading;
 mod upstreams;
+mod users;
 mod wake;
 mod watching;
 mod wire;
