@@ -255,7 +255,8 @@ pub fn role(role: Role, reception: PathBuf, place: Option<Place>) -> anyhow::Res
 
 /// What a role may keep. The configuration may name files anywhere, now or after its next change:
 /// whether the control process may read them is up to its user.
-fn plan(role: Role, place: Option<&Place>) -> Plan {
+#[must_use]
+pub fn plan(role: Role, place: Option<&Place>) -> Plan {
     match role {
         Role::Control => Plan::Control {
             read: vec!["/".into()],

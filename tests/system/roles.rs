@@ -1,8 +1,8 @@
 //! What the processes of Doorbell may, and as whom they run.
 
-use std::fs;
+use std::{fs, process::Command};
 
-use doorbell_tests::{Doorbell, Setup};
+use doorbell_tests::{Doorbell, Setup, eventually};
 
 use crate::node;
 
@@ -28,7 +28,38 @@ fn is_confined(d: &Doorbell) {
         assert_eq!((status(pid, "NoNewPrivs"), status(pid, "Seccomp")), ("1".into(), "2".into()));
         assert_eq!(status(pid, "SigBlk"), "0".repeat(16), "it hears who wants it to end");
         assert_eq!(status(pid, "Name"), "doorbell");
+        let says = confinement(d, pid);
+        match landlock() {
+            Some(kernels) => {
+                let version =
+                    says.split("; landlock ").nth(1).and_then(|rest| rest.split(';').next());
+                let version: u32 = version.and_then(|text| text.parse().ok()).expect(&says);
+                assert!((1..=kernels).contains(&version), "{says}, and the kernel has {kernels}");
+            }
+            None => assert!(says.contains("; no landlock: "), "{says}"),
+        }
+        assert!(
+            says.contains("; seccomp allows ") || says.contains("; seccomp refuses "),
+            "{says}"
+        );
     }
+}
+
+/// What a process of its own said that it gave up.
+fn confinement(d: &Doorbell, pid: u32) -> String {
+    let log = d.log();
+    let of_it = |line: &&str| {
+        line.contains(&format!("pid={pid} ")) || line.ends_with(&format!("pid={pid}"))
+    };
+    let said = log.lines().filter(of_it).find_map(|line| line.split_once("confined: "));
+    said.unwrap_or_else(|| panic!("{pid} does not say that it is confined:\n{log}")).1.to_owned()
+}
+
+/// The version of landlock(7) that the kernel has; `None` if it has none, or it is switched off.
+fn landlock() -> Option<u32> {
+    const ASK: &str = "import ctypes; print(ctypes.CDLL(None).syscall(444, None, 0, 1))";
+    let output = Command::new("python3").args(["-c", ASK]).output().expect("python3");
+    String::from_utf8_lossy(&output.stdout).trim().parse().ok().filter(|version| *version > 0)
 }
 
 #[test]
@@ -58,8 +89,10 @@ fn roles_run_as_the_user_that_is_named_and_reach_what_they_need() {
     d.kill_supervisor();
     d.start_again();
     works(&d);
-    let access = fs::read_to_string(d.dir.path().join("access.log"));
-    doorbell_tests::eventually("it is logged", || access.as_ref().is_ok_and(|log| !log.is_empty()));
+    let access = d.dir.path().join("access.log");
+    // Two requests each time, the last ones behind the death of the supervisor.
+    let lines = || fs::read_to_string(&access).map_or(0, |log| log.lines().count());
+    eventually("all is logged", || lines() == 4);
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod forbidden;
 mod needed;
 mod proxy;
 mod raw;
+mod registry;
 mod starter;
 
 #[global_allocator]
@@ -27,7 +28,7 @@ struct Case {
     child: fn(&mut Report) -> Outcome,
 }
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     Case {
         name: "the_proxy_keeps_what_it_needs_and_nothing_else",
         test: proxy::test,
@@ -47,6 +48,11 @@ const CASES: [Case; 5] = [
         name: "a_path_that_is_not_there_is_named",
         test: starter::expect_success,
         child: starter::confine_without_a_path,
+    },
+    Case {
+        name: "the_proxy_that_is_run_cannot_reach_the_registry",
+        test: registry::test,
+        child: registry::child,
     },
     Case { name: "the_control_role_keeps_its_folders", test: control::test, child: control::child },
 ];
