@@ -116,7 +116,7 @@ struct Proxy {
     hang_up: watch::Sender<bool>,
     end: watch::Sender<bool>,
     /// Since it is to end, until when running exchanges may take.
-    draining: Option<Instant>,
+    draining: Option<(Instant, Drain)>,
     /// Those who wait for the workers to have closed their doors.
     doors: TaskTracker,
     /// Whoever asks for figures.
@@ -367,7 +367,7 @@ impl Proxy {
 
     /// Accepts nobody any more; who is there may finish.
     async fn drain(&mut self, limit: Duration, manner: Drain) {
-        self.draining = Some(Instant::now() + limit);
+        self.draining = Some((Instant::now() + limit, manner));
         self.listening.clear();
         // Nobody may listen any more, which is as good.
         let _ = self.shutdown.send(true);
@@ -390,14 +390,18 @@ impl Proxy {
         let (until, metrics) = (self.draining, Arc::clone(&self.shared.metrics));
         let doors = self.doors.clone();
         async move {
-            let Some(until) = until else { return std::future::pending().await };
+            let Some((until, manner)) = until else { return std::future::pending().await };
             doors.wait().await;
             let open = || metrics.connections.load(Ordering::Relaxed);
             while open() > 0 && Instant::now() < until {
                 tokio::time::sleep(DRAIN_LOOK).await;
             }
             if open() > 0 {
-                tracing::warn!(left = open(), "connections cut at the end of timeouts.shutdown");
+                let setting = match manner {
+                    Drain::ForAnother => "timeouts.upgrade",
+                    Drain::ForGood => "timeouts.shutdown",
+                };
+                tracing::warn!(left = open(), "connections cut at the end of {setting}");
             }
         }
     }

@@ -2,7 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use doorbell_tests::{Doorbell, Role, Setup, WebSocket, eventually, get, within};
+use doorbell_tests::{
+    Doorbell, Frames, Outcome, Role, Setup, WebSocket, eventually,
+    frames::{ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, fields, frame},
+    get, within,
+};
 
 use crate::{node, reloading::Load};
 
@@ -215,7 +219,41 @@ fn old_websockets_are_cut_at_the_end_of_their_time() {
     d.ok(&["upgrade"]);
     assert_eq!(websocket.read(), None);
     eventually("the old proxy ends", || doorbell_tests::began(proxy).is_none());
+    assert!(d.log().contains("connections cut at the end of timeouts.upgrade"), "{}", d.log());
     assert_eq!(d.get("app.test", "/").status, 200);
+}
+
+#[test]
+fn a_stream_of_http2_ends_well_though_its_proxy_is_replaced() {
+    let d = start("");
+    let proxy = d.proxy_pid();
+    let mut client = Frames::open(d.port);
+    let upload = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "app.test"),
+        (":path", "/upload"),
+    ];
+    client.send(frame(HEADERS, END_HEADERS, 1, &fields(&upload)));
+    client.send(frame(DATA, 0, 1, b"hello"));
+    eventually("it is under way", || {
+        d.metric("doorbell_http_requests_in_flight{app=\"app\"}") == Some(1.0)
+    });
+    d.ok(&["upgrade"]);
+    let goodbye = client.read_until(|kind, _| kind == GOAWAY).expect("a goodbye");
+    assert_eq!(goodbye[4..8], [0; 4], "nothing is wrong");
+    // By the answer it knows that we have read that (RFC 9113 section 6.8).
+    let ping = client.read_until(|kind, _| kind == PING).expect("a question whether we have heard");
+    client.send(frame(PING, ACK, 0, &ping));
+    assert_ne!(d.proxy_pid(), proxy);
+    assert_eq!(d.get("app.test", "/").status, 200);
+    client.send(frame(DATA, END_STREAM, 1, b"world"));
+    assert_eq!(client.outcome(1), Outcome::Status(200));
+    let answer = client.read_until(|kind, stream| (kind, stream) == (DATA, 1)).expect("its body");
+    assert!(String::from_utf8_lossy(&answer).contains("\"length\":10"), "{answer:?}");
+    while client.read().is_some() {}
+    eventually("the old proxy ends", || doorbell_tests::began(proxy).is_none());
+    assert!(!d.log().contains("connections cut"), "{}", d.log());
 }
 
 #[test]
