@@ -34,7 +34,7 @@ class App(BaseHTTPRequestHandler):
 
     def log_message(self, form, *args):
         # Between two words of a number there would be another thread's.
-        if MODE != "count":
+        if MODE not in ("count", "burst"):
             print("request", form % args, flush=True)
 
 
@@ -87,6 +87,16 @@ def count():
     print("numbers end", n, flush=True)
 
 
+def burst():
+    """Prints more numbers at once than a pipe holds, as soon as there is a file."""
+    while not os.path.exists(os.environ["BURST_FILE"]):
+        time.sleep(0.01)
+    enough = 40_000
+    text = "".join(f"number {k} {'x' * (k % 50)}\n" for k in range(enough))
+    print(f"{text}numbers end {enough}", flush=True)
+    open(os.environ["BURST_FILE"] + ".done", "w").close()
+
+
 if __name__ == "__main__":
     print("mode", MODE or "plain", flush=True)
     if MODE == "exit":
@@ -106,8 +116,8 @@ if __name__ == "__main__":
             print(f"line {n:06d} {'x' * (n % 50)}")
         sys.stdout.flush()
         serve()
-    elif MODE == "count":
-        threading.Thread(target=count, daemon=True).start()
+    elif MODE in ("count", "burst"):
+        threading.Thread(target=globals()[MODE], daemon=True).start()
         serve()
     else:
         serve()

@@ -124,7 +124,9 @@ impl Doorbell {
         if !self.list_of_roles().exists() {
             return self.pid();
         }
-        self.find_role(role).unwrap_or_else(|| panic!("no {role:?}:\n{}", self.log()))
+        // One may be on its way to take another's place.
+        let found = poll(PATIENCE, || self.find_role(role));
+        found.unwrap_or_else(|| panic!("no {role:?}:\n{}", self.log()))
     }
 
     fn find_role(&self, role: Role) -> Option<u32> {

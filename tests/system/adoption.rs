@@ -8,10 +8,10 @@ use std::{
     os::unix::{fs::MetadataExt, net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use doorbell_tests::{Doorbell, Role, Setup, began, eventually, kill};
+use doorbell_tests::{Doorbell, Role, Setup, began, eventually, kill, within};
 use serde_json::{Value, json};
 
 use crate::{crowd::Crowd, node, processes::is_alive, python, roles::is_root};
@@ -237,6 +237,42 @@ fn what_an_app_said_last_without_a_supervisor_is_in_its_log() {
     d.start_again();
     eventually("the last line is there", || log_of(&d, "app").contains("numbers end"));
     all_numbers(&log_of(&d, "app"));
+}
+
+/// Bytes that wait in the pipe that is a process's standard output, and how many have room in it.
+fn in_the_pipe(pid: u32) -> (u64, u64) {
+    let pipe = fs::File::open(format!("/proc/{pid}/fd/1")).expect("its output");
+    let waiting = rustix::io::ioctl_fionread(&pipe).expect("how many wait");
+    let room = rustix::pipe::fcntl_getpipe_size(&pipe).expect("its size");
+    (waiting, room.try_into().expect("a size"))
+}
+
+#[test]
+fn an_app_that_prints_more_than_its_pipe_holds_waits_for_the_next_supervisor() {
+    const PAGE: u64 = 4096;
+    let more = "env = { BURST_FILE = \"{dir}/burst\" }";
+    let mut d = Doorbell::with(&python("app", "burst", more));
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let pid = d.app_pid("app").expect("a process");
+    d.kill_supervisor();
+    fs::write(d.dir.path().join("burst"), "").expect("a file");
+    eventually("its pipe is full", || {
+        let (waiting, room) = in_the_pipe(pid);
+        waiting + PAGE > room
+    });
+    let done = d.dir.path().join("burst.done");
+    // Longer than a pipe may be full while there is a supervisor before lines are dropped.
+    within(Duration::from_secs(3), "it waits, and answers", || {
+        !done.exists() && d.get("app.test", "/").status == 200
+    });
+    d.begin_again();
+    eventually("it goes on", || done.exists());
+    d.wait_until_ready();
+    eventually("the last line is there", || log_of(&d, "app").contains("numbers end"));
+    let log = log_of(&d, "app");
+    assert!(log.len() > 1 << 20, "{} bytes are no more than a pipe may hold", log.len());
+    all_numbers(&log);
+    assert_eq!(d.app_pid("app"), Some(pid));
 }
 
 /// A process that has nothing to do with any doorbell.
