@@ -10,6 +10,8 @@
 
 mod desk;
 mod driver;
+#[cfg(test)]
+mod forms;
 pub mod hub;
 mod lifecycle;
 pub mod logs;

@@ -5,7 +5,8 @@
 //! ([`FromControl`]); a proxy, which faces the internet, can say no more than what its gates see
 //! ([`FromProxy`]), and of that only what is plausible is believed (`hub`). How messages travel is
 //! [`crate::wire`]. A field that is added later needs a default; a change of meaning a new
-//! [`VERSION`].
+//! [`VERSION`]: "Two versions" in docs/architecture.md. What each kind looks like stands in
+//! `tests/fixtures/wire`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -455,3 +456,6 @@ pub enum ConfigureError {
     #[error("doorbell shuts down")]
     Closing,
 }
+
+#[cfg(test)]
+mod tests;

@@ -220,6 +220,7 @@ fn short(folder: &OwnedFd, name: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forms;
 
     #[tokio::test]
     async fn who_calls_is_answered_however_long_the_path_is() {
@@ -256,5 +257,14 @@ mod tests {
         assert_eq!(reception.known(), (Vec::new(), 0));
         reception.close();
         assert_eq!(reception.known(), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn another_versions_roles_sockets_and_settings_are_understood() {
+        let roles = forms::are_understood::<Vec<Known>>("run/roles");
+        let there: Vec<_> = roles.iter().flatten().map(|known| known.role).collect();
+        assert_eq!(there, [Role::Control, Role::Proxy]);
+        forms::are_understood::<Vec<KnownListener>>("run/listeners");
+        forms::are_understood::<ServerSpec>("run/settings");
     }
 }

@@ -3,21 +3,16 @@
 //! Each is taken up when its app is defined. When all are, what nobody took up is ended; starts wait
 //! for that, so that no app ever runs twice.
 
-use std::{
-    collections::HashMap,
-    hash::{DefaultHasher, Hash, Hasher},
-};
+use std::collections::HashMap;
 
-use doorbell_config::{
-    name::AppId,
-    spec::{AppSpec, Backend, ListenNotice, Placeholder},
-};
+use doorbell_config::name::AppId;
 use tokio::time::Instant;
 
 use super::{
     Desk,
     app::{App, Instance, Past},
     carry::Carried,
+    fingerprint::fingerprint,
     sweep,
 };
 use crate::{
@@ -32,37 +27,6 @@ pub(super) fn by_app(adoptees: Vec<(AppId, Adoptee)>) -> HashMap<AppId, Vec<Adop
         by_app.entry(app).or_default().push(adoptee);
     }
     by_app
-}
-
-/// Tells definitions apart that run a program in different ways. Equal ones may differ between two
-/// versions of Doorbell; then instances are replaced once.
-pub(super) fn fingerprint(spec: &AppSpec) -> u64 {
-    let Backend::Process(process) = &spec.backend else { return 0 };
-    let mut hasher = DefaultHasher::new();
-    process.command.hash(&mut hasher);
-    process.directory.hash(&mut hasher);
-    process.env.hash(&mut hasher);
-    process.resources.hash(&mut hasher);
-    process.user.hash(&mut hasher);
-    format!("{:?} {:?}", process.endpoint, process.ready.probe).hash(&mut hasher);
-    // Said only where it is not as ever, so that what an earlier version started is known again.
-    if process.no_new_privs {
-        "no_new_privs".hash(&mut hasher);
-    }
-    if !process.enclosure.is_open() {
-        process.enclosure.hash(&mut hasher);
-    }
-    if process.ready.listen == ListenNotice::Never {
-        "unheard".hash(&mut hasher);
-    }
-    if let Some(version) = &process.version {
-        version.hash(&mut hasher);
-    }
-    let mut texts = process.command.iter().chain(process.env.values());
-    if texts.any(|text| text.asks_for(Placeholder::BasePath)) {
-        spec.base_path().hash(&mut hasher);
-    }
-    hasher.finish()
 }
 
 impl App {

@@ -115,3 +115,15 @@ pub(crate) fn forget(run_dir: &Path) {
 fn path(run_dir: &Path) -> PathBuf {
     run_dir.join(FILE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forms;
+
+    #[test]
+    fn what_another_version_knew_of_apps_is_understood() {
+        let all = forms::are_understood::<HashMap<AppId, Carried>>("run/carried");
+        assert!(all.iter().all(|known| known.len() == 1));
+    }
+}

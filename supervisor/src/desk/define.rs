@@ -4,12 +4,13 @@ use std::{collections::HashSet, sync::Arc};
 
 use doorbell_config::{
     name::AppId,
-    spec::{AppSpec, Backend, Placeholder, ProcessSpec, StartMode},
+    spec::{AppSpec, Backend, ProcessSpec, StartMode},
 };
 
 use super::{
     Desk,
     app::{App, start_mode},
+    fingerprint::Outset,
     needs::Descent,
     replicas,
 };
@@ -274,21 +275,8 @@ impl Desk {
 
 /// Whether instances of the old definition are as good as those of the new one.
 fn launch(old: &AppSpec, new: &AppSpec) -> Launch {
-    let (Backend::Process(before), Backend::Process(after)) = (&old.backend, &new.backend) else {
-        return Launch::Changed;
-    };
-    let runs_alike = before.command == after.command
-        && before.version == after.version
-        && before.upgrade == after.upgrade
-        && before.directory == after.directory
-        && before.env == after.env
-        && before.endpoint == after.endpoint
-        && before.no_new_privs == after.no_new_privs
-        && before.enclosure == after.enclosure
-        && before.ready.listen == after.ready.listen
-        && before.ready.probe == after.ready.probe;
-    let texts = || after.command.iter().chain(after.env.values());
-    let sees_base_path = texts().any(|text| text.asks_for(Placeholder::BasePath));
-    let base_path_stays = !sees_base_path || old.base_path() == new.base_path();
-    if runs_alike && base_path_stays { Launch::Same } else { Launch::Changed }
+    match (Outset::of(old), Outset::of(new)) {
+        (Some(before), Some(after)) if before == after => Launch::Same,
+        _ => Launch::Changed,
+    }
 }

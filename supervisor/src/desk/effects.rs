@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::{
     Desk,
-    adopt::fingerprint,
     app::{Instance, Start, unix_seconds},
+    fingerprint::fingerprint,
 };
 use crate::{
     driver::{Job, Work},

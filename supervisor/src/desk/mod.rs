@@ -16,6 +16,7 @@ mod bonds;
 mod carry;
 mod define;
 mod effects;
+mod fingerprint;
 mod hours;
 mod line;
 mod needs;

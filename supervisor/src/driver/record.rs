@@ -219,3 +219,24 @@ impl Record {
 pub(crate) fn boot() -> io::Result<String> {
     Ok(fs::read_to_string(BOOT_ID)?.trim().to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forms;
+
+    #[test]
+    fn another_versions_instances_are_understood() {
+        let phases: Vec<_> = forms::are_understood::<Record>("run/instance")
+            .into_iter()
+            .map(|record| match record.phase {
+                Phase::Upgrading => 0,
+                Phase::Starting => 1,
+                Phase::Ready => 2,
+                Phase::Frozen => 3,
+                Phase::Leaving => 4,
+            })
+            .collect();
+        assert_eq!(phases, [0, 1, 2, 3, 4]);
+    }
+}
