@@ -369,9 +369,10 @@ impl Page {
 }
 
 fn histogram_proto(bounds: &[f64], histogram: &HistogramFigures) -> HistogramProto {
-    let mut cumulative = 0;
+    let mut cumulative = 0_u64;
     let buckets = bounds.iter().zip(&histogram.buckets).map(|(bound, bucket)| {
-        cumulative += bucket;
+        // A proxy that is not ours any more may count anything.
+        cumulative = cumulative.saturating_add(*bucket);
         let mut proto = Bucket::default();
         proto.set_upper_bound(*bound);
         proto.set_cumulative_count(cumulative);
@@ -387,4 +388,18 @@ fn histogram_proto(bounds: &[f64], histogram: &HistogramFigures) -> HistogramPro
 /// Exact up to 2^53, as every value in Prometheus.
 fn count(value: u64) -> f64 {
     value as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_can_be_made_of_whatever_a_proxy_counts() {
+        let buckets = vec![u64::MAX; REQUEST_BUCKETS.len()];
+        let histogram = HistogramFigures { buckets, count: u64::MAX, sum_nanos: u64::MAX };
+        let proto = histogram_proto(&REQUEST_BUCKETS, &histogram);
+        let counts = proto.get_bucket().iter().map(Bucket::cumulative_count);
+        assert!(counts.eq([u64::MAX; REQUEST_BUCKETS.len()]));
+    }
 }

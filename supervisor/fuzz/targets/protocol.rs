@@ -1,13 +1,14 @@
-//! What a proxy says to the supervisor: whatever the bytes, and however they are split, they are
+//! What the processes say to each other: whatever the bytes, and however they are split, they are
 //! messages up to a point, and behind it the connection ends.
 #![no_main]
 
 use std::{cell::RefCell, io::Write, os::unix::net::UnixStream};
 
 use doorbell_supervisor::{
-    protocol::{FromProxy, PROXY_LIMITS},
-    wire::{self, Frame},
+    protocol::{FromControl, FromProxy, PROXY_LIMITS, TRUSTED_LIMITS, ToControl, ToProxy},
+    wire::{self, Frame, Limits},
 };
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::runtime::{Builder, Runtime};
 
 /// Less than what a socket holds, so that nobody has to read while it is written.
@@ -19,12 +20,15 @@ thread_local! {
 }
 
 /// The messages, and whether what came behind them was forbidden.
-fn read(pieces: &[&[u8]]) -> (Vec<String>, bool) {
+fn read<T>(pieces: &[&[u8]], limits: Limits) -> (Vec<String>, bool)
+where
+    T: Serialize + DeserializeOwned + Send + 'static,
+{
     RUNTIME.with_borrow(|runtime| {
         runtime.block_on(async {
             let (mut ours, theirs) = UnixStream::pair().expect("a pair");
             let (_sender, mut receiver) =
-                wire::open::<FromProxy>(theirs, PROXY_LIMITS).expect("a connection");
+                wire::open::<T>(theirs, limits).expect("a connection");
             for piece in pieces {
                 ours.write_all(piece).expect("there is room");
                 // Each piece is read by itself.
@@ -48,8 +52,17 @@ fn read(pieces: &[&[u8]]) -> (Vec<String>, bool) {
     })
 }
 
-libfuzzer_sys::fuzz_target!(|input: (u16, bool, &[u8])| {
-    let (cut, is_framed, bytes) = input;
+/// However it is split, it says the same.
+fn is_the_same<T>(whole: &[u8], cut: u16, limits: Limits)
+where
+    T: Serialize + DeserializeOwned + Send + 'static,
+{
+    let (first, second) = whole.split_at(usize::from(cut) % (whole.len() + 1));
+    assert_eq!(read::<T>(&[first, second], limits), read::<T>(&[whole], limits));
+}
+
+libfuzzer_sys::fuzz_target!(|input: (u8, u16, bool, &[u8])| {
+    let (who, cut, is_framed, bytes) = input;
     let bytes = &bytes[..bytes.len().min(MOST)];
     // With a head that is right the fuzzer gets to the text sooner.
     let mut framed = Vec::new();
@@ -59,6 +72,10 @@ libfuzzer_sys::fuzz_target!(|input: (u16, bool, &[u8])| {
         framed.push(0);
     }
     framed.extend_from_slice(bytes);
-    let (first, second) = framed.split_at(usize::from(cut) % (framed.len() + 1));
-    assert_eq!(read(&[first, second]), read(&[&framed]));
+    match who % 4 {
+        0 => is_the_same::<FromProxy>(&framed, cut, PROXY_LIMITS),
+        1 => is_the_same::<FromControl>(&framed, cut, TRUSTED_LIMITS),
+        2 => is_the_same::<ToProxy>(&framed, cut, TRUSTED_LIMITS),
+        _ => is_the_same::<ToControl>(&framed, cut, TRUSTED_LIMITS),
+    }
 });

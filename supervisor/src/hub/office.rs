@@ -228,12 +228,14 @@ impl Hub {
         match told {
             FromControl::Hello(hello) => {
                 if hello.protocol != VERSION || hello.role != Role::Control {
-                    tracing::error!("the control process speaks another protocol, and is replaced");
-                    self.office.end(Fate::Die);
+                    self.expel_control("speaks another protocol");
                 }
             }
             FromControl::Held { app, generation } => self.desk.hand_back(app, generation, with),
             FromControl::Admin(address) => self.brought_admin(&address, with),
+            FromControl::Introduced if self.office.is_open => {
+                self.expel_control("introduced itself twice");
+            }
             FromControl::Introduced => {
                 self.office.due = None;
                 if let Err(error) = self.open_admin() {
@@ -358,6 +360,11 @@ impl Hub {
             self.office.tell(&ToControl::End);
             self.office.is_renewed = true;
         }
+    }
+
+    /// Ends one that breaks the rules, and hears it no more.
+    fn expel_control(&mut self, why: &'static str) {
+        self.control_gone(Some(io::Error::other(format!("it {why}"))));
     }
 
     fn control_gone(&mut self, error: Option<io::Error>) {

@@ -341,3 +341,49 @@ impl Reception {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, os::unix::net::UnixListener};
+
+    use doorbell_config::{name::AppId, spec::ListenAddr};
+
+    use super::*;
+
+    fn listener() -> (ListenAddr, OwnedFd) {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        (ListenAddr::Tcp(socket.local_addr().unwrap()), socket.into())
+    }
+
+    #[test]
+    fn only_the_sockets_that_an_earlier_supervisor_opened_for_an_address_are_taken_back() {
+        let ((address, ours), (elsewhere, foreign)) = (listener(), listener());
+        let folder = tempfile::tempdir().unwrap();
+        let by_path = OwnedFd::from(UnixListener::bind(folder.path().join("x.sock")).unwrap());
+        let stream = OwnedFd::from(UnixStream::pair().unwrap().0);
+        let listening = Listening { number: 3, configured: address.clone(), address, app: None };
+        let inodes = [&ours, &by_path, &stream].map(|socket| inode(socket).unwrap()).into();
+        let known = KnownListener { listening: listening.clone(), inodes };
+        let returning = Returning { listeners: vec![known], ..Returning::default() };
+        let copy = |socket: &OwnedFd| socket.try_clone().unwrap();
+        let knows = |listening: &Listening, sockets: &[&OwnedFd]| {
+            let sockets: Vec<_> = sockets.iter().map(|socket| copy(socket)).collect();
+            returning.knows(listening, &sockets)
+        };
+        assert!(knows(&listening, &[&ours]) && knows(&listening, &[&ours, &ours]));
+        assert!(!knows(&listening, &[]), "none");
+        assert!(!knows(&listening, &[&foreign]), "another one");
+        assert!(!knows(&listening, &[&ours, &foreign]), "another one beside ours");
+        for other in [&by_path, &stream] {
+            assert!(!knows(&listening, &[other]), "ours, and for something else");
+        }
+        let others = [
+            Listening { number: 4, ..listening.clone() },
+            Listening { address: elsewhere, ..listening.clone() },
+            Listening { app: AppId::parse("db").ok(), ..listening },
+        ];
+        for other in &others {
+            assert!(!knows(other, &[&ours]) && !knows(other, &[&foreign]), "{other:?}");
+        }
+    }
+}
