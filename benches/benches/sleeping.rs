@@ -1,5 +1,7 @@
 //! What 10,000 sleeping apps cost: memory, processor time over a minute, loading and reloading.
 //!
+//! How much memory each of its processes has is told without apps, and with all in one file.
+//!
 //! Once with all of them in one file, once with a file for each; both sleep through the same minute.
 //! Each has forwarded a request before, to an upstream that somebody else runs, so that what the
 //! first request leaves behind is seen too.
@@ -79,10 +81,12 @@ fn main() -> anyhow::Result<()> {
     let empty = Doorbell::start("", Core::Any)?;
     wait::pass(SETTLING);
     println!("Without any app: {}\n", in_words(cost::memory(empty.pid())?));
+    print_parts("without any app", &empty)?;
     drop(empty);
     let alone = Sleeper::start(Layout::OneFile, apps, upstream)?;
     wait::pass(SETTLING);
     println!("{}, alone: {}\n", alone.name(), in_words(cost::memory(alone.doorbell.pid())?));
+    print_parts(&alone.name(), &alone.doorbell)?;
     drop(alone);
 
     let mut sleepers = [Layout::OneFile, Layout::FileEach]
@@ -178,6 +182,17 @@ fn app(number: usize, version: usize) -> String {
 fn in_words(memory: Memory) -> String {
     let mib = |kib: u64| short(kib as f64 / 1024.0);
     format!("RSS {} MiB, PSS {} MiB", mib(memory.rss_kib), mib(memory.pss_kib))
+}
+
+fn print_parts(of: &str, doorbell: &Doorbell) -> anyhow::Result<()> {
+    let mut rows = Vec::new();
+    for (part, pid) in doorbell.parts() {
+        let memory = cost::memory_alone(pid)?;
+        let mib = |kib: u64| short(kib as f64 / 1024.0);
+        rows.push(vec![part.to_owned(), mib(memory.rss_kib), mib(memory.pss_kib)]);
+    }
+    println!("{}", table(&[of, "RSS MiB", "PSS MiB"], &rows));
+    Ok(())
 }
 
 fn print_sleep(sleepers: &[Sleeper], seconds: u64) -> anyhow::Result<()> {

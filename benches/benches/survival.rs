@@ -2,7 +2,8 @@
 //! until everything is adopted, and how many requests failed.
 //!
 //! A client asks the same running app again and again on new connections; what is told is the longest
-//! pause between two answers around each blow.
+//! pause between two answers around each blow. Requests that failed are those that a connection was made
+//! for; how many found no listener depends on how soon the client tries again, which it does at once.
 //!
 //! Blows come seconds apart, as far as a part must have lived to be started again at once.
 //!
@@ -35,6 +36,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two blows: a part that lived shorter is started again after a pause.
 const APART: Duration = Duration::from_secs(6);
 
+/// What is done to it.
+const BLOWS: [&str; 5] = [
+    "kill -9 of the proxy",
+    "kill -9 of control",
+    "kill -9 of the supervisor",
+    "kill -9 of all at once",
+    "upgrade",
+];
+
 fn main() -> anyhow::Result<()> {
     let rounds = option("--rounds", 10)?;
     let apps = option("--apps", 500)?;
@@ -48,29 +58,40 @@ fn main() -> anyhow::Result<()> {
 /// A client that asks without end.
 struct Caller {
     stop: Arc<AtomicBool>,
-    failed: Arc<AtomicU64>,
+    failures: Arc<Failures>,
     answers: Arc<Mutex<Vec<Instant>>>,
     thread: std::thread::JoinHandle<()>,
 }
 
+/// Requests that were not answered.
+#[derive(Default)]
+struct Failures {
+    /// Nobody listened.
+    refused: AtomicU64,
+    /// Answered otherwise, or not to the end.
+    failed: AtomicU64,
+}
+
 impl Caller {
     fn start(address: SocketAddr) -> Self {
-        let (stop, failed, answers) = (Arc::default(), Arc::default(), Arc::default());
-        let to: (Arc<AtomicBool>, Arc<AtomicU64>, Arc<Mutex<Vec<Instant>>>) =
-            (Arc::clone(&stop), Arc::clone(&failed), Arc::clone(&answers));
+        let (stop, failures, answers) = (Arc::default(), Arc::default(), Arc::default());
+        let to: (Arc<AtomicBool>, Arc<Failures>, Arc<Mutex<Vec<Instant>>>) =
+            (Arc::clone(&stop), Arc::clone(&failures), Arc::clone(&answers));
         let thread = std::thread::spawn(move || {
             while !to.0.load(Ordering::Relaxed) {
-                let answer = Connection::open(address)
-                    .and_then(|mut open| open.ask("GET", "app-0.test", "/"));
-                match answer {
+                let Ok(mut open) = Connection::open(address) else {
+                    to.1.refused.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                };
+                match open.ask("GET", "app-0.test", "/") {
                     Ok(answer) if answer.is_good() => {
                         to.2.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
                     }
-                    Ok(_) | Err(_) => _ = to.1.fetch_add(1, Ordering::Relaxed),
+                    Ok(_) | Err(_) => _ = to.1.failed.fetch_add(1, Ordering::Relaxed),
                 }
             }
         });
-        Self { stop, failed, answers, thread }
+        Self { stop, failures, answers, thread }
     }
 
     /// The longest pause between two answers since a moment, once one came behind it.
@@ -87,10 +108,11 @@ impl Caller {
         pauses.max().context("no two answers")
     }
 
-    fn end(self) -> u64 {
+    /// Ends it; tells how many requests failed, and how many found nobody.
+    fn end(self) -> [u64; 2] {
         self.stop.store(true, Ordering::Relaxed);
         drop(self.thread.join());
-        self.failed.load(Ordering::Relaxed)
+        [&self.failures.failed, &self.failures.refused].map(|count| count.load(Ordering::Relaxed))
     }
 }
 
@@ -99,9 +121,7 @@ fn print_blows(rounds: usize) -> anyhow::Result<()> {
     let woken = Connection::open(doorbell.address)?.ask("GET", "app-0.test", "/")?;
     anyhow::ensure!(woken.is_good(), "not answered: {}", woken.status);
     let mut rows = Vec::new();
-    for blow in
-        ["kill -9 of the proxy", "kill -9 of control", "kill -9 of the supervisor", "upgrade"]
-    {
+    for blow in BLOWS {
         let mut pauses = Vec::new();
         let caller = Caller::start(doorbell.address);
         for _ in 0..rounds {
@@ -110,12 +130,17 @@ fn print_blows(rounds: usize) -> anyhow::Result<()> {
             strike(&mut doorbell, blow)?;
             pauses.push(millis(caller.pause_since(since)?));
         }
-        let failed = caller.end();
+        let [failed, refused] = caller.end().map(|count| count.to_string());
         let worst = pauses.iter().copied().fold(0.0, f64::max);
-        rows.push(vec![blow.to_owned(), short(median(&pauses)), short(worst), failed.to_string()]);
+        rows.push(vec![blow.to_owned(), short(median(&pauses)), short(worst), failed, refused]);
     }
-    let title =
-        ["blow", "longest pause, median ms", "worst ms", "requests that failed in all rounds"];
+    let title = [
+        "blow",
+        "longest pause, median ms",
+        "worst ms",
+        "requests that failed in all rounds",
+        "that found no listener",
+    ];
     println!("{}", table(&title, &rows));
     Ok(())
 }
@@ -129,6 +154,7 @@ fn strike(doorbell: &mut Doorbell, blow: &str) -> anyhow::Result<()> {
         }
         "kill -9 of the proxy" => doorbell.kill_role("proxy"),
         "kill -9 of control" => doorbell.kill_role("control"),
+        "kill -9 of all at once" => doorbell.kill_all().map(drop),
         _ => doorbell.kill_supervisor().map(drop),
     }
 }

@@ -88,13 +88,25 @@ pub struct Memory {
 pub fn memory(pid: u32) -> anyhow::Result<Memory> {
     let mut total = Memory::default();
     for pid in tree(pid) {
-        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-        let field = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok())
-        };
-        total.rss_kib += field("Rss:").context("no Rss")?;
-        total.pss_kib += field("Pss:").context("no Pss")?;
+        let Memory { rss_kib, pss_kib } = memory_alone(pid)?;
+        total.rss_kib += rss_kib;
+        total.pss_kib += pss_kib;
     }
     Ok(total)
+}
+
+/// Memory that a process has, without its children.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn memory_alone(pid: u32) -> anyhow::Result<Memory> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok())
+    };
+    Ok(Memory {
+        rss_kib: field("Rss:").context("no Rss")?,
+        pss_kib: field("Pss:").context("no Pss")?,
+    })
 }

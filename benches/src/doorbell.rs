@@ -96,9 +96,26 @@ impl Doorbell {
     /// # Errors
     /// If it does not become ready.
     pub fn kill_supervisor(&mut self) -> anyhow::Result<Duration> {
+        self.server.kill()?;
+        self.start_again()
+    }
+
+    /// Kills all of its processes and starts another supervisor; tells how long that one took to be ready.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub fn kill_all(&mut self) -> anyhow::Result<Duration> {
+        let parts = self.parts();
+        self.server.kill()?;
+        for (_, pid) in &parts[1..] {
+            kill(*pid)?;
+        }
+        self.start_again()
+    }
+
+    fn start_again(&mut self) -> anyhow::Result<Duration> {
         let ready = |log: &str| log.matches(READY).count();
         let before = ready(&self.log());
-        self.server.kill()?;
         let since = Instant::now();
         self.server = serve(&self.binary, &self.folder, Core::Any)?;
         wait::until(PATIENCE, || (ready(&self.log()) > before).then_some(()))
@@ -111,6 +128,13 @@ impl Doorbell {
         let list: Vec<Value> = serde_json::from_slice(&list).ok()?;
         let mut pids = list.iter().filter(|one| one["role"] == role).map(|one| &one["pid"]);
         pids.next_back().and_then(Value::as_u64).and_then(|pid| u32::try_from(pid).ok())
+    }
+
+    /// Its processes and what they are, the supervisor first; that alone if all is in one.
+    #[must_use]
+    pub fn parts(&self) -> Vec<(&'static str, u32)> {
+        let others = ["control", "proxy"].map(|role| Some((role, self.role(role)?)));
+        [("supervisor", self.pid())].into_iter().chain(others.into_iter().flatten()).collect()
     }
 
     /// Its process id.
