@@ -97,6 +97,17 @@ pub struct News {
     pub what: Happening,
 }
 
+/// What a listener hears.
+#[derive(Debug)]
+pub struct Listening {
+    /// What happened after what it heard; `None` if that is not known any more.
+    pub missed: Option<Vec<Arc<News>>>,
+    /// The last number that was given so far.
+    pub last: u64,
+    /// What happens from here on.
+    pub coming: broadcast::Receiver<Arc<News>>,
+}
+
 /// Tells and keeps what happens.
 #[derive(Debug)]
 pub struct Chronicle {
@@ -202,21 +213,21 @@ impl Chronicle {
         let _ = self.tell.send(news);
     }
 
-    /// What happens from here on, behind what happened after a piece of news that was heard; `None` in
-    /// its place if that is not known any more.
+    /// What happens from here on, behind what happened after a piece of news that was heard.
     #[must_use]
-    pub fn listen(
-        &self,
-        heard: Option<u64>,
-    ) -> (Option<Vec<Arc<News>>>, broadcast::Receiver<Arc<News>>) {
+    pub fn listen(&self, heard: Option<u64>) -> Listening {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let receiver = self.tell.subscribe();
-        let Some(heard) = heard else { return (Some(Vec::new()), receiver) };
+        let coming = self.tell.subscribe();
+        // Numbers begin far from zero.
+        let last = recent.next - 1;
+        let Some(heard) = heard else {
+            return Listening { missed: Some(Vec::new()), last, coming };
+        };
         let first = recent.news.front().map_or(recent.next, |news| news.number);
         let is_known =
             heard.checked_add(1).is_some_and(|next| (first..=recent.next).contains(&next));
         let missed = || recent.news.iter().filter(|news| news.number > heard).cloned().collect();
-        (is_known.then(missed), receiver)
+        Listening { missed: is_known.then(missed), last, coming }
     }
 }
 
@@ -337,14 +348,15 @@ mod tests {
     fn who_was_cut_off_hears_what_it_missed() {
         let chronicle = Chronicle::default();
         let happens = || chronicle.happened(Happening::Removed { apps: Vec::new() });
-        let (missed, mut first) = chronicle.listen(None);
+        let Listening { missed, last, mut coming } = chronicle.listen(None);
         assert!(missed.unwrap().is_empty());
         happens();
-        let heard = first.try_recv().unwrap().number;
+        let heard = coming.try_recv().unwrap().number;
+        assert_eq!(heard, last + 1);
         happens();
         happens();
         let numbers = |heard| {
-            let missed = chronicle.listen(Some(heard)).0?;
+            let missed = chronicle.listen(Some(heard)).missed?;
             Some(missed.iter().map(|news| news.number - heard).collect::<Vec<_>>())
         };
         assert_eq!(numbers(heard), Some(vec![1, 2]));

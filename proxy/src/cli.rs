@@ -20,8 +20,10 @@ mod documents;
 mod import;
 mod keys;
 mod live;
+mod logs;
 mod screen;
 mod secrets;
+mod stream;
 mod table;
 
 use access::TokenVerb;
@@ -251,7 +253,7 @@ enum Verb {
         socket: SocketArg,
     },
     /// Show an app's output
-    Logs(control::Logs),
+    Logs(logs::Logs),
     /// Print the JSON Schema of the configuration file
     Schema,
     /// Print completions for a shell

@@ -15,9 +15,13 @@ use std::{
 
 use doorbell_config::name::AppId;
 
+mod mark;
 mod replicas;
 
-pub use replicas::{FollowAll, Line, follow_all, tail_all};
+pub use mark::Marks;
+pub use replicas::{FollowAll, Line, follow_all, follow_from, tail_all};
+
+use mark::Mark;
 
 use crate::output::{CURRENT, rotate::rotated_files};
 
@@ -33,7 +37,10 @@ const PACE: Duration = Duration::from_millis(100);
 /// If a file cannot be read. An app without output has no lines.
 pub async fn tail(log_dir: &Path, app: &AppId, lines: usize) -> io::Result<Vec<String>> {
     let folder = log_dir.join(&*app.file_name());
-    let read = move || Ok(Follow::open(folder, lines)?.ready.into());
+    let read = move || {
+        let ready = Follow::open(folder, lines)?.ready;
+        Ok(ready.into_iter().map(|(line, _)| line).collect())
+    };
     tokio::task::spawn_blocking(read).await?
 }
 
@@ -53,8 +60,13 @@ pub struct Follow {
     folder: PathBuf,
     /// `None` until there is one.
     file: Option<Open>,
-    ready: VecDeque<String>,
+    ready: VecDeque<Read>,
+    /// Behind the last line that was given; `None` as long as nothing was ever written.
+    mark: Option<Mark>,
 }
+
+/// A line, and the place behind it.
+type Read = (String, Mark);
 
 /// A file that is read to its end, and may grow.
 #[derive(Debug)]
@@ -73,7 +85,7 @@ impl Follow {
     /// If a file cannot be read.
     pub async fn next_line(&mut self) -> io::Result<String> {
         loop {
-            if let Some(line) = self.ready.pop_front() {
+            if let Some(line) = self.next_read() {
                 return Ok(line);
             }
             if !self.read_on()? {
@@ -82,16 +94,25 @@ impl Follow {
         }
     }
 
+    /// The next of those that were read already.
+    fn next_read(&mut self) -> Option<String> {
+        let (line, mark) = self.ready.pop_front()?;
+        self.mark = Some(mark);
+        Some(line)
+    }
+
     fn open(folder: PathBuf, lines: usize) -> io::Result<Self> {
         let mut files = open_all(&folder)?;
         let mut ready = VecDeque::new();
+        let mut mark = None;
         for open in files.iter_mut().rev() {
             let size = open.file.metadata()?.len();
             let missing = lines - ready.len();
             let (start, end) = last_lines(&open.file, size, missing)?;
-            for line in read_lines(&open.file, start, end)?.into_iter().rev() {
-                ready.push_front(line);
+            for read in open.read_lines(start, end)?.into_iter().rev() {
+                ready.push_front(read);
             }
+            mark = Some(Mark { inode: open.inode, at: start });
             open.at = end;
             if ready.len() >= lines {
                 break;
@@ -99,7 +120,24 @@ impl Follow {
         }
         // The newest file may be a rotated one whose successor is not there yet: `read_on` goes on
         // from whichever it is.
-        Ok(Self { folder, file: files.pop(), ready })
+        Ok(Self { folder, file: files.pop(), ready, mark })
+    }
+
+    /// Goes on where another has stopped.
+    fn open_at(folder: PathBuf, mark: Option<Mark>) -> io::Result<Self> {
+        let mut files = open_all(&folder)?;
+        let mut place = None;
+        for (number, open) in files.iter_mut().enumerate() {
+            if let Some(mark) = mark
+                && open.has(mark)?
+            {
+                open.at = mark.at;
+                place = Some(number);
+            }
+        }
+        // It was removed since, or nothing was there: all that are there are newer.
+        let file = (!files.is_empty()).then(|| files.swap_remove(place.unwrap_or(0)));
+        Ok(Self { folder, file, ready: VecDeque::new(), mark })
     }
 
     /// Reads what was written since; whether there was something.
@@ -134,18 +172,37 @@ impl Open {
         Ok(Self { file, inode, at: 0, unfinished: Vec::new() })
     }
 
-    fn read_block(&mut self, lines: &mut VecDeque<String>) -> io::Result<bool> {
+    /// Whether a mark is in this file, behind a whole line.
+    fn has(&self, mark: Mark) -> io::Result<bool> {
+        if mark.inode != self.inode || mark.at > self.file.metadata()?.len() {
+            return Ok(false);
+        }
+        let mut last = [b'\n'];
+        if mark.at > 0 {
+            self.file.read_exact_at(&mut last, mark.at - 1)?;
+        }
+        Ok(last == [b'\n'])
+    }
+
+    fn read_lines(&self, start: u64, end: u64) -> io::Result<Vec<Read>> {
+        let mut bytes = vec![0; usize::try_from(end - start).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut bytes, start)?;
+        Ok(split(&bytes, Mark { inode: self.inode, at: start }).collect())
+    }
+
+    fn read_block(&mut self, lines: &mut VecDeque<Read>) -> io::Result<bool> {
         if self.file.metadata()?.len() < self.at {
             // A line that was torn by a full disk is cut off, and comes again.
             self.at -= self.unfinished.len() as u64;
             self.unfinished.clear();
         }
+        let start = Mark { inode: self.inode, at: self.at - self.unfinished.len() as u64 };
         let mut block = vec![0; BLOCK];
         let read = self.file.read_at(&mut block, self.at)?;
         self.at += read as u64;
         self.unfinished.extend_from_slice(block.get(..read).unwrap_or_default());
         let whole = self.unfinished.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        lines.extend(self.unfinished[..whole].split_inclusive(|byte| *byte == b'\n').map(as_text));
+        lines.extend(split(&self.unfinished[..whole], start));
         self.unfinished.drain(..whole);
         Ok(read > 0)
     }
@@ -190,10 +247,12 @@ pub(crate) fn last_lines(file: &File, size: u64, lines: usize) -> io::Result<(u6
     Ok((0, end.unwrap_or(0)))
 }
 
-fn read_lines(file: &File, start: u64, end: u64) -> io::Result<Vec<String>> {
-    let mut bytes = vec![0; usize::try_from(end - start).map_err(io::Error::other)?];
-    file.read_exact_at(&mut bytes, start)?;
-    Ok(bytes.split_inclusive(|byte| *byte == b'\n').map(as_text).collect())
+/// Whole lines that begin here.
+fn split(bytes: &[u8], mut mark: Mark) -> impl Iterator<Item = Read> {
+    bytes.split_inclusive(|byte| *byte == b'\n').map(move |line| {
+        mark.at += line.len() as u64;
+        (as_text(line), mark)
+    })
 }
 
 fn as_text(line: &[u8]) -> String {

@@ -52,6 +52,19 @@ impl Running {
         let found = self.lines.by_ref().any(|line| line.is_ok_and(|line| line.contains(text)));
         assert!(found, "ended without {text:?}");
     }
+
+    /// The next line; `None` at its end.
+    #[track_caller]
+    pub fn next_line(&mut self) -> Option<String> {
+        self.lines.next().map(|line| line.expect("a line"))
+    }
+
+    /// Waits for its end; gives its exit status.
+    #[track_caller]
+    pub fn wait(&mut self) -> i32 {
+        let ended = poll(PATIENCE, || self.child.try_wait().ok().flatten());
+        ended.expect("its end").code().expect("an exit status")
+    }
 }
 
 impl Drop for Running {

@@ -42,6 +42,7 @@ mod scripted;
 mod sharing;
 mod survival;
 mod tcp;
+mod telling;
 mod tls;
 mod upgrading;
 mod upstreams;

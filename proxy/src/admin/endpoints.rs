@@ -24,6 +24,12 @@ use crate::{chronicle::Transition, house::ReloadReport};
 const IF_MATCH: (&str, &str) =
     ("If-Match", "The ETag of what was read: anything else is left as it is, and answered 412");
 const IF_NONE_MATCH: (&str, &str) = ("If-None-Match", "`*`: only if there is no such app yet");
+const ACCEPT_EVENTS: (&str, &str) = (
+    "Accept",
+    "`text/event-stream`: a server-sent event for each line, of the JSON that `json` gives",
+);
+const LAST_LINE_ID: (&str, &str) =
+    ("Last-Event-ID", "The id of the last line that came as an event: goes on behind it");
 const LAST_EVENT_ID: (&str, &str) = ("Last-Event-ID", "The id of the last event that was heard");
 
 pub(super) fn all() -> Vec<Endpoint> {
@@ -61,7 +67,8 @@ fn of_apps() -> Vec<Endpoint> {
             logs::read,
         )
         .asks::<logs::Wish>()
-        .gives_other(&["text/plain", "application/jsonl"]),
+        .hears(&[ACCEPT_EVENTS, LAST_LINE_ID])
+        .gives_other(&["text/plain", "application/jsonl", "text/event-stream"]),
         Endpoint::new(
             post.clone(),
             "/v1/apps/{id}/pass",

@@ -21,12 +21,12 @@ use super::{
     Admin, Problem, apps,
     wrapped::{Path, Query},
 };
-use crate::chronicle::{self, News, Transition};
+use crate::chronicle::{self, Listening, News, Transition};
 
 /// Said when nothing happens, so that who is gone is noticed.
-const ALIVE: Duration = Duration::from_secs(15);
-/// What is told in the place of what cannot be told any more.
-const LOST: &str = "lost";
+pub(super) const ALIVE: Duration = Duration::from_secs(15);
+/// What is told in the place of what cannot be told any more: its name, and what it says.
+const LOST: (&str, &str) = ("lost", r#"{"event":"lost"}"#);
 
 /// Which events.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -45,18 +45,23 @@ pub(super) async fn read(
         None => None,
     };
     let heard = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
-    let (missed, receiver) = admin.house.chronicle.listen(heard);
-    let lost = missed.is_none().then(|| Ok(Event::default().event(LOST).data("{}")));
-    let news = stream::iter(missed.unwrap_or_default()).map(Some).chain(come(receiver));
+    let Listening { missed, last, coming } = admin.house.chronicle.listen(heard);
+    // Where to go on, for who is cut off before there is news.
+    let first = match (&missed, heard) {
+        (None, _) => Some(lost().id(last.to_string())),
+        (Some(_), None) => Some(Event::default().id(last.to_string())),
+        (Some(_), Some(_)) => None,
+    };
+    let news = stream::iter(missed.unwrap_or_default()).map(Some).chain(come(coming));
     let events = news.filter_map(move |news| {
         let event = news.map_or_else(
-            || Some(Event::default().event(LOST).data("{}")),
+            || Some(lost()),
             |news| concerns(&news, only.as_deref()).then(|| event(&news)).flatten(),
         );
         std::future::ready(event.map(Ok::<_, Infallible>))
     });
     let stop = admin.stopping();
-    let events = stream::iter(lost).chain(events).take_until(stop);
+    let events = stream::iter(first.map(Ok)).chain(events).take_until(stop);
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(ALIVE)).into_response())
 }
 
@@ -73,6 +78,10 @@ fn come(receiver: Receiver<Arc<News>>) -> impl futures_util::Stream<Item = Optio
 
 fn concerns(news: &News, only: Option<&str>) -> bool {
     only.is_none_or(|only| news.what.apps().iter().any(|app| app.app_str() == only))
+}
+
+fn lost() -> Event {
+    Event::default().event(LOST.0).data(LOST.1)
 }
 
 fn event(news: &News) -> Option<Event> {

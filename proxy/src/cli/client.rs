@@ -34,12 +34,12 @@ pub(super) struct Call {
     method: Method,
     path: String,
     body: Bytes,
-    if_match: Option<String>,
+    headers: Vec<(&'static str, String)>,
 }
 
 impl Call {
     pub(super) fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), body: Bytes::new(), if_match: None }
+        Self { method, path: path.into(), body: Bytes::new(), headers: Vec::new() }
     }
 
     pub(super) fn json(self, body: &impl serde::Serialize) -> anyhow::Result<Self> {
@@ -48,7 +48,13 @@ impl Call {
 
     /// Only if the app is still at this revision.
     pub(super) fn if_at(self, revision: u64) -> Self {
-        Self { if_match: Some(format!("\"{revision}\"")), ..self }
+        self.with("if-match", format!("\"{revision}\""))
+    }
+
+    /// With a field of its head.
+    pub(super) fn with(mut self, name: &'static str, value: String) -> Self {
+        self.headers.push((name, value));
+        self
     }
 
     /// Makes it, and reads the answer as JSON.
@@ -85,8 +91,8 @@ async fn send(socket: &Path, call: Call) -> anyhow::Result<Response<Incoming>> {
         .uri(call.path)
         .header("host", "localhost")
         .header("content-type", "application/json");
-    if let Some(tag) = call.if_match {
-        request = request.header("if-match", tag);
+    for (name, value) in call.headers {
+        request = request.header(name, value);
     }
     let request = request.body(Full::new(call.body))?;
     let response = sender.send_request(request).await.context(CLOSED)?;

@@ -7,13 +7,12 @@ use std::{
 };
 
 use doorbell_supervisor::protocol::IN_A_MOMENT;
-use http_body_util::BodyExt;
 use hyper::Method;
 use serde_json::json;
 
 use super::{
-    JsonArg, SocketArg,
-    client::{CLOSED, call, call_json},
+    JsonArg,
+    client::{CLOSED, call_json},
     screen, table,
 };
 use crate::{
@@ -117,48 +116,6 @@ pub(super) fn pass(
     };
     let url = format!("{origin}{path}");
     how.tell(&json!({ "url": url }), || url.clone())
-}
-
-/// What of an app's output is shown.
-#[derive(Debug, clap::Args)]
-pub(super) struct Logs {
-    /// The app's id
-    app: String,
-    /// Go on with what comes
-    #[arg(short, long)]
-    follow: bool,
-    /// Lines to begin with
-    #[arg(short = 'n', long, default_value_t = 100)]
-    lines: usize,
-    /// For machines: a line of JSON each
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    socket: SocketArg,
-}
-
-impl Logs {
-    pub(super) fn run(&self) -> anyhow::Result<u8> {
-        let Self { app, follow, lines, json, socket } = self;
-        let app = encode(app);
-        let path = format!("/v1/apps/{app}/logs?lines={lines}&follow={follow}&json={json}");
-        let socket = socket.find()?;
-        block_on(async {
-            let mut body = call(&socket, Method::GET, &path).await?.into_body();
-            let mut out = io::stdout().lock();
-            let mut output = screen::Output::new();
-            while let Some(frame) = body.frame().await {
-                if let Ok(data) = frame?.into_data() {
-                    match out.write_all(&output.pass(&data)).and_then(|()| out.flush()) {
-                        // Whoever read us has seen enough: `doorbell logs blog | head`.
-                        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
-                        other => other?,
-                    }
-                }
-            }
-            Ok(0)
-        })
-    }
 }
 
 /// An id as a path segment; what is no id reaches the server as what it is, and is refused there.

@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http_body_util::BodyExt;
 use hyper::Method;
 use serde::Serialize;
 use serde_json::Value;
@@ -15,9 +14,11 @@ use serde_json::Value;
 use super::{
     JsonArg,
     access::{rows_under, time},
-    client::{call, call_json},
+    client::call_json,
     control::{block_on, encode},
-    screen, table,
+    screen,
+    stream::{Event, follow},
+    table,
 };
 use crate::admin::status::{AppStatus, Status};
 
@@ -28,44 +29,33 @@ const CLEAR: &str = "\x1b[H\x1b[J";
 
 pub(super) fn events(socket: &Path, app: Option<&str>, json: bool) -> anyhow::Result<u8> {
     let app = app.map(|app| format!("?app={}", encode(app))).unwrap_or_default();
-    block_on(async {
-        let mut body = call(socket, Method::GET, &format!("/v1/events{app}")).await?.into_body();
-        let mut text = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame?.into_data() else { continue };
-            text.extend_from_slice(&data);
-            // An event ends with an empty line.
-            while let Some(end) = text.windows(2).position(|two| two == b"\n\n") {
-                let event: Vec<u8> = text.drain(..end + 2).collect();
-                let Some(line) = shown(&String::from_utf8_lossy(&event), json) else { continue };
-                let mut out = io::stdout().lock();
-                match writeln!(out, "{line}").and_then(|()| out.flush()) {
-                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
-                    other => other?,
-                }
-            }
-        }
-        Ok(0)
-    })
+    block_on(follow(socket, &format!("/v1/events{app}"), |event| {
+        let Some(line) = shown(event, json) else { return Ok(()) };
+        let mut out = io::stdout().lock();
+        writeln!(out, "{line}").and_then(|()| out.flush())
+    }))
 }
 
 /// An event as a line.
-fn shown(event: &str, json: bool) -> Option<String> {
-    let data = event.lines().find_map(|line| line.strip_prefix("data: "))?;
-    let told: Value = serde_json::from_str(data).ok()?;
+fn shown(event: &Event<'_>, json: bool) -> Option<String> {
+    let told: Value = serde_json::from_str(event.data).ok()?;
     if json {
         return Some(screen::line(&told.to_string()));
     }
     let text = |key: &str| told[key].as_str().map(screen::line).unwrap_or_default();
-    let name = event.lines().find_map(|line| line.strip_prefix("event: ")).unwrap_or_default();
-    if name != "state" {
-        let apps = told["apps"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let apps: Vec<_> = apps.map(screen::line).collect();
-        return Some(format!("{name} {}", apps.join(", ")));
+    match event.name {
+        "state" => {
+            let at = time(told["at_unix_ms"].as_u64()?);
+            let reason = told["reason"].as_str().map(|why| format!(": {}", screen::line(why)));
+            Some(format!("{at} {} {}{}", text("app"), text("state"), reason.unwrap_or_default()))
+        }
+        "lost" => Some("lost: what happened meanwhile is not known".to_owned()),
+        name => {
+            let apps = told["apps"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let apps: Vec<_> = apps.map(screen::line).collect();
+            Some(format!("{name} {}", apps.join(", ")))
+        }
     }
-    let at = time(told["at_unix_ms"].as_u64()?);
-    let reason = told["reason"].as_str().map(|why| format!(": {}", screen::line(why)));
-    Some(format!("{at} {} {}{}", text("app"), text("state"), reason.unwrap_or_default()))
 }
 
 pub(super) fn top(socket: &Path, how: JsonArg) -> anyhow::Result<u8> {

@@ -7,14 +7,14 @@
 use std::{
     fmt,
     io::{self, ErrorKind},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
 };
 
 use doorbell_config::name::AppId;
 
-use super::{CURRENT, Follow, PACE};
+use super::{CURRENT, Follow, Marks, PACE};
 
 /// Lines of several replicas as they are written; see [`follow_all`].
 #[derive(Debug)]
@@ -61,12 +61,34 @@ pub async fn tail_all(log_dir: &Path, replicas: &[AppId], lines: usize) -> io::R
 /// If a file cannot be read.
 pub async fn follow_all(log_dir: &Path, replicas: &[AppId], lines: usize) -> io::Result<FollowAll> {
     let (log_dir, replicas) = (log_dir.to_owned(), replicas.to_owned());
-    let open = move || FollowAll::open(&log_dir, &replicas, lines);
+    let open =
+        move || FollowAll::open(&log_dir, &replicas, |_, folder| Follow::open(folder, lines));
+    tokio::task::spawn_blocking(open).await?
+}
+
+/// Follows the output of these replicas from where another has stopped: none lost and none repeated, but
+/// for what was removed since by rotation. Of a replica that it did not know, all is new.
+///
+/// # Errors
+/// If a file cannot be read.
+pub async fn follow_from(
+    log_dir: &Path,
+    replicas: &[AppId],
+    marks: Marks,
+) -> io::Result<FollowAll> {
+    let (log_dir, replicas) = (log_dir.to_owned(), replicas.to_owned());
+    let open = move || {
+        FollowAll::open(&log_dir, &replicas, |id, folder| Follow::open_at(folder, marks.of(id)))
+    };
     tokio::task::spawn_blocking(open).await?
 }
 
 impl FollowAll {
-    fn open(log_dir: &Path, replicas: &[AppId], lines: usize) -> io::Result<Self> {
+    fn open(
+        log_dir: &Path,
+        replicas: &[AppId],
+        open: impl Fn(&AppId, PathBuf) -> io::Result<Follow>,
+    ) -> io::Result<Self> {
         let longest = replicas.iter().map(|id| id.as_str().len()).max().unwrap_or_default();
         let mut parts = Vec::with_capacity(replicas.len());
         for id in replicas {
@@ -76,7 +98,7 @@ impl FollowAll {
             };
             let folder = log_dir.join(&*id.file_name());
             let written = written_at(&folder)?;
-            let follow = Follow::open(folder, lines)?;
+            let follow = open(id, folder)?;
             parts.push((written, Part { app: id.clone(), name, follow }));
         }
         parts.sort_by_key(|(written, _)| *written);
@@ -102,10 +124,16 @@ impl FollowAll {
         }
     }
 
+    /// Where it stands: behind the last line that it gave.
+    #[must_use]
+    pub fn marks(&self) -> Marks {
+        Marks::new(self.0.iter().filter_map(|part| Some((&part.app, part.follow.mark?))))
+    }
+
     /// The next of those that were read already.
     fn next_read(&mut self) -> Option<Line> {
         self.0.iter_mut().find_map(|Part { app, name, follow }| {
-            let text = follow.ready.pop_front()?;
+            let text = follow.next_read()?;
             Some(Line { app: app.clone(), text, name: Arc::clone(name) })
         })
     }
@@ -122,7 +150,7 @@ fn written_at(folder: &Path) -> io::Result<Option<SystemTime>> {
 
 #[cfg(test)]
 mod tests {
-    use doorbell_config::spec::OutputSpec;
+    use doorbell_config::{name::ByteSize, spec::OutputSpec};
 
     use super::*;
     use crate::output::Logs;
@@ -155,5 +183,45 @@ mod tests {
             let next = follow.next_line().await.unwrap();
             assert_eq!((next.to_string(), &next.app), (expected, &replicas[id]));
         }
+    }
+
+    #[tokio::test]
+    async fn who_was_cut_off_goes_on_where_it_stopped_across_rotations() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = AppId::parse("blog").unwrap();
+        let replicas = [app.clone(), app.replica(2)];
+        let logs = Logs::new(folder.path().into());
+        let spec = OutputSpec { max_size: ByteSize(200), keep: 1000 };
+        let write = |id: &AppId, numbers: std::ops::Range<u32>| {
+            let log = logs.open(id, spec);
+            for n in numbers {
+                log.write(format!("line {n}\n").as_bytes(), &mut |_| {}).1.unwrap();
+            }
+        };
+        let next = async |follow: &mut FollowAll| follow.next_line().await.unwrap().text;
+        write(&app, 0..10);
+        let mut marks = follow_all(folder.path(), &replicas, 3).await.unwrap().marks();
+        // Each is cut off behind its third line, with more read than told.
+        for n in (7..607).step_by(3) {
+            if n % 2 == 0 {
+                write(&app, n..n + 6);
+            }
+            let again = marks.to_string().parse().unwrap();
+            let mut follow = follow_from(folder.path(), &replicas, again).await.unwrap();
+            for n in n..n + 3 {
+                assert_eq!(next(&mut follow).await, format!("line {n}"));
+            }
+            marks = follow.marks();
+        }
+        // Of one that had written nothing, all is new; of one whose file is gone, what is there.
+        write(&replicas[1], 0..2);
+        let mut follow = follow_from(folder.path(), &replicas[1..], marks).await.unwrap();
+        assert_eq!([next(&mut follow).await, next(&mut follow).await], ["line 0", "line 1"]);
+        let marks = follow.marks();
+        std::fs::remove_dir_all(folder.path().join(&*replicas[1].file_name())).unwrap();
+        let logs = Logs::new(folder.path().into());
+        logs.open(&replicas[1], spec).write(b"anew\n", &mut |_| {}).1.unwrap();
+        let mut follow = follow_from(folder.path(), &replicas[1..], marks).await.unwrap();
+        assert_eq!(next(&mut follow).await, "anew");
     }
 }
