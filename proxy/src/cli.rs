@@ -17,6 +17,7 @@ mod client;
 mod control;
 mod doctor;
 mod documents;
+mod history;
 mod import;
 mod keys;
 mod live;
@@ -48,6 +49,7 @@ const CONFIG: &str = "/etc/doorbell/doorbell.toml";
   doorbell serve --config doorbell.toml      serve until SIGTERM
   doorbell status                            what runs, since when, at what cost
   doorbell logs blog -f                      follow an app's output
+  doorbell history blog                      when it was started and stopped, and why
   curl --unix-socket /run/doorbell/admin.sock http://localhost/metrics")]
 struct Cli {
     #[command(subcommand)]
@@ -232,6 +234,13 @@ enum Verb {
         #[command(flatten)]
         socket: SocketArg,
     },
+    /// Show the last changes of an app's state, with when and why
+    ///
+    /// The last hundred, the newest at the end; they outlive restarts.
+    #[command(after_help = "Examples:
+  doorbell history blog
+  doorbell history blog --json      as GET /v1/apps/blog/history")]
+    History(AppArg),
     /// Follow what happens to apps
     Events {
         /// Only to this one
@@ -353,6 +362,9 @@ pub fn run() -> anyhow::Result<u8> {
         Verb::Secret(verb) => verb.run(),
         Verb::Audit { app, entries, json, socket } => {
             access::audit(&socket, app.as_deref(), entries, json)
+        }
+        Verb::History(AppArg { app, how, socket }) => {
+            history::history(&socket.find()?, &app, how.json)
         }
         Verb::Events { app, json, socket } => live::events(&socket.find()?, app.as_deref(), json),
         Verb::Top { how, socket } => live::top(&socket.find()?, how),

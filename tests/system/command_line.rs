@@ -53,6 +53,12 @@ fn machines_are_told_in_json() {
     let texts = lines.iter().map(|line| line["line"].as_str().expect("a text").to_owned() + "\n");
     assert_eq!(texts.collect::<String>(), shown);
     assert_eq!(told(&["stop", "app"])["id"], "app");
+    eventually("it is kept", || {
+        let changes = told(&["history", "app"]);
+        let changes = changes.as_array().expect("a list");
+        assert!(changes.iter().all(|change| change["app"] == "app"), "{changes:?}");
+        changes.last().is_some_and(|last| last["state"] == "stopped")
+    });
     assert_eq!(told(&["reload"])["apps"], 1);
     assert_eq!(told(&["secret", "rotate"])["secrets"], 1);
     assert!(told(&["pass", "app"])["url"].as_str().is_some_and(|url| url.starts_with("http://")));
@@ -95,7 +101,9 @@ fn the_doctor_tells_what_holds_with_and_without_a_server() {
 #[test]
 fn without_a_server_the_verbs_say_so_plainly() {
     let (_dir, path) = Setup::new(&node("app", "")).write();
-    for args in [&["status"][..], &["reload"], &["stop", "app"], &["logs", "app"]] {
+    for args in
+        [&["status"][..], &["reload"], &["stop", "app"], &["logs", "app"], &["history", "app"]]
+    {
         let mut args = args.to_vec();
         let path = path.to_string_lossy();
         args.extend(["--config", &path]);
@@ -161,6 +169,27 @@ fn a_disabled_app_stays_so_across_a_restart() {
     d.stop();
     let d = with_state(state);
     assert_eq!(d.get("app.test", "/").status, 200);
+}
+
+#[test]
+fn the_history_of_an_app_is_a_table_the_newest_last() {
+    let d = Doorbell::with(&[node("app", ""), node("other", "")].concat());
+    assert_eq!(d.ok(&["history", "other"]).trim(), "WHEN  APP  STATE  WHY");
+    d.ok(&["start", "app"]);
+    d.ok(&["disable", "app"]);
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    eventually("it is kept", || {
+        let table = d.ok(&["history", "app"]);
+        let mut lines = table.lines().map(words);
+        assert_eq!(lines.next().expect("a header"), ["WHEN", "APP", "STATE", "WHY"]);
+        let states: Vec<_> = lines.map(|words| words[2..4].join(" ")).collect();
+        let at = |state: &str| states.iter().position(|have| have.as_str() == state);
+        let is_whole = states.last().is_some_and(|last| last.starts_with("app disabled"));
+        assert!(!is_whole || at("app starting") < at("app ready"), "{table}");
+        is_whole && at("app starting").is_some()
+    });
+    let unknown = d.cli(&["history", "nobody"]);
+    assert!(unknown.status == 1 && unknown.stderr.contains("nobody"), "{unknown:?}");
 }
 
 #[test]
@@ -243,6 +272,8 @@ fn schema_man_and_completions_are_printed() {
         "restart",
         "enable",
         "disable",
+        "history",
+        "events",
         "logs",
         "schema",
         "completions",

@@ -102,10 +102,18 @@ pub(super) fn state(app: &AppStatus) -> String {
     let Some(snapshot) = &app.snapshot else { return "unknown".to_owned() };
     let name = match snapshot.state {
         StateName::Stopped if snapshot.goal == GoalName::Disabled => "disabled",
-        StateName::Stopped => "stopped",
         StateName::Provisioning if !snapshot.awaits.is_empty() => {
             return with_held(app, &format!("awaits {}", names(&snapshot.awaits)));
         }
+        other => state_name(other),
+    };
+    with_held(app, name)
+}
+
+/// A state in a word or two.
+pub(super) fn state_name(state: StateName) -> &'static str {
+    match state {
+        StateName::Stopped => "stopped",
         StateName::Provisioning => "queued",
         StateName::Starting => "starting",
         StateName::Ready => "ready",
@@ -114,8 +122,7 @@ pub(super) fn state(app: &AppStatus) -> String {
         StateName::Stopping => "stopping",
         StateName::BackingOff => "backing off",
         StateName::Failed => "failed",
-    };
-    with_held(app, name)
+    }
 }
 
 /// A state with whose it is, where an app shares another's.
