@@ -207,7 +207,7 @@ enum Verb {
     /// Tells what differs, and changes all of it or nothing.
     #[command(after_help = "Examples:
   doorbell apply -f apps.toml --dry-run      what would change, and whether it could
-  doorbell apply -f apps.toml --prune        these apps, and no others")]
+  doorbell apply -f apps.toml --prune        these apps, and no others; asks before it deletes")]
     Apply(ApplyArg),
     /// Add the apps that another program runs: NocoBase, pm2, or a Procfile
     ///

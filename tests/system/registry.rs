@@ -1,12 +1,15 @@
 //! Apps of the registry: added, changed and deleted while Doorbell runs.
 
 use std::{
+    io::Write,
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use doorbell_tests::{Doorbell, Postgres, Role, Setup, app_dir, eventually, eventually_within};
+use doorbell_tests::{
+    Doorbell, Postgres, Role, Setup, app_dir, binary, eventually, eventually_within,
+};
 use serde_json::{Value, json};
 
 use crate::{node, python};
@@ -222,9 +225,23 @@ fn apply_makes_the_apps_of_a_file_and_tells_what_differs() {
     assert!(trial.contains("env") && !trial.contains("\"1\""), "{trial}");
     assert_eq!(d.get("old.test", "/").status, 200);
     assert_eq!(d.get("blog.test", "/").status, 404);
-    d.ok(&["apply", "-f", &path, "--prune"]);
+    // Who cannot be asked deletes nothing, and changes nothing.
+    let unasked = d.cli(&["apply", "-f", &path, "--prune"]);
+    assert_eq!(unasked.status, 1, "{unasked:?}");
+    assert!(unasked.stderr.contains("say --yes to delete 1 app "), "{unasked:?}");
+    assert_eq!(d.get("blog.test", "/").status, 404);
+    let config = d.config_path();
+    let config = config.to_string_lossy();
+    for (typed, status) in [("2\n", 1), ("y\n", 1), ("1\n", 0)] {
+        assert_eq!(d.get("old.test", "/").status, 200);
+        let asked = ["apply", "-f", &path, "--prune", "--config", &config];
+        let (ended, told) = on_a_terminal(&asked, typed);
+        assert_eq!(ended, status, "{typed:?}: {told}");
+        assert!(told.contains("- old") && told.contains("This stops 1 app "), "{told}");
+    }
     assert_eq!(d.get("blog.test", "/").status, 200);
     assert_eq!(d.get("old.test", "/").status, 404);
+    // Where nothing is deleted, nothing is asked.
     let again = d.ok(&["apply", "-f", &path, "--prune"]);
     assert!(again.contains("nothing to change"), "{again}");
     // All of it or nothing.
@@ -235,6 +252,57 @@ fn apply_makes_the_apps_of_a_file_and_tells_what_differs() {
     .expect("a file");
     assert_ne!(d.cli(&["apply", "-f", &path]).status, 0);
     assert!(d.ok(&["app", "show", "blog"]).contains("A = \"1\""));
+}
+
+/// Runs a verb on a terminal of its own, where this is typed; its exit status, and what it printed.
+fn on_a_terminal(args: &[&str], typed: &str) -> (i32, String) {
+    let script =
+        "import os, pty, sys\nsys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
+    let mut python = Command::new("python3");
+    python.args(["-c", script]).arg(binary()).args(args);
+    let python = python.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = python.spawn().expect("python3");
+    child.stdin.as_mut().expect("its input").write_all(typed.as_bytes()).expect("to type");
+    let output = child.wait_with_output().expect("its end");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.code().expect("an exit status"), told)
+}
+
+#[test]
+fn machines_are_told_what_apply_changes() {
+    let d = Doorbell::with(&node("main", ""));
+    add(&d, "old", "old.test");
+    add(&d, "blog", "blog.test");
+    let file = d.dir.path().join("apps.toml");
+    let path = file.to_string_lossy();
+    let blog = d.ok(&["app", "show", "blog"]) + "env = { PASSWORD = \"hunter2\" }\n";
+    let new = d.ok(&["app", "show", "old"]).replace("old", "new");
+    std::fs::write(&file, blog.replace("blog.test", "news.test") + &new).expect("a file");
+    let told = |more: &[&str]| -> Value {
+        let text = d.ok(&[&["apply", "-f", &path, "--prune", "--yes", "--json"], more].concat());
+        assert!(!text.contains("hunter2"), "{text}");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let (trial, made) = (told(&["--dry-run"]), told(&[]));
+    for (told, is_made) in [(&trial, false), (&made, true)] {
+        let told = told.as_array().expect("a list");
+        let kinds: Vec<_> = told.iter().map(|one| (&one["id"], &one["change"])).collect();
+        let expected = [("blog", "changed"), ("new", "added"), ("old", "deleted")]
+            .map(|(id, kind)| (Value::from(id), Value::from(kind)));
+        assert_eq!(kinds, expected.iter().map(|(id, kind)| (id, kind)).collect::<Vec<_>>());
+        assert_eq!(
+            told[0]["keys"],
+            json!([
+                {"key": "env", "new": "********"},
+                {"key": "hosts", "old": ["blog.test"], "new": ["news.test"]},
+            ])
+        );
+        assert_eq!(told[0]["revision"].as_u64() > Some(0), is_made, "{told:?}");
+        assert!(told[1]["keys"].to_string().contains("new.test"), "{told:?}");
+    }
+    assert_eq!(told(&[]), json!([]));
+    assert_eq!(d.get("news.test", "/").status, 200);
+    assert_eq!(d.get("old.test", "/").status, 404);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     io::{self, Read, Write},
     path::Path,
 };
@@ -9,10 +10,11 @@ use std::{
 use anyhow::{Context, bail};
 use doorbell_config::file::KIND;
 use hyper::Method;
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    apps::HowArg,
+    apps::{HowArg, is_confirmed},
     client::{Call, call_json},
     control::block_on,
     screen,
@@ -22,16 +24,33 @@ use crate::admin::{
     edits::{Apply, Changed},
 };
 
+/// What stands for a value that may be secret.
+const HIDDEN: &str = "********";
+
 type Apps = BTreeMap<String, Map<String, Value>>;
 /// With the revisions that they are at.
 type Known = BTreeMap<String, (u64, Map<String, Value>)>;
 
-pub(super) fn apply(socket: &Path, file: &Path, prune: bool, how: HowArg) -> anyhow::Result<u8> {
+/// Whether who applies is asked before apps are deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    Before,
+    Never,
+}
+
+/// What becomes of the apps that are not in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Others {
+    Stay,
+    Go(Ask),
+}
+
+pub(super) fn apply(socket: &Path, file: &Path, others: Others, how: HowArg) -> anyhow::Result<u8> {
     let wanted = read(file)?;
     let now = block_on(known(socket))?;
-    let changes = Changes::between(&now, &wanted, prune);
+    let changes = Changes::between(&now, &wanted, others != Others::Stay);
     let mut out = io::stdout().lock();
-    if changes.told.is_empty() {
+    if changes.apps.is_empty() {
         if !how.is_json() {
             writeln!(out, "nothing to change: {} apps are as in the file", wanted.len())?;
         } else {
@@ -41,11 +60,15 @@ pub(super) fn apply(socket: &Path, file: &Path, prune: bool, how: HowArg) -> any
     }
     let call = Call::new(Method::POST, how.at("/v1/apply")).json(&changes.apply)?;
     if !how.is_json() {
-        write!(out, "{}", screen::lines(&changes.told))?;
+        write!(out, "{}", screen::lines(&changes.to_string()))?;
+        out.flush()?;
+    }
+    if others == Others::Go(Ask::Before) && !how.is_trial() && !changes.are_confirmed(how)? {
+        bail!("nothing was changed");
     }
     let changed: Vec<Changed> = block_on(call.make(socket))?;
     if how.is_json() {
-        writeln!(out, "{}", screen::json(&changed)?)?;
+        writeln!(out, "{}", screen::json(&changes.made(&changed))?)?;
         return Ok(0);
     }
     let warnings: BTreeSet<_> = changed.iter().flat_map(|changed| &changed.warnings).collect();
@@ -102,69 +125,159 @@ async fn known(socket: &Path) -> anyhow::Result<Known> {
 /// What is to be done, and how it looks.
 struct Changes {
     apply: Apply,
-    told: String,
+    /// What is new, then what is to go.
+    apps: Vec<Change>,
+}
+
+/// What becomes of an app.
+#[derive(Clone, Debug, Serialize)]
+struct Change {
+    id: String,
+    change: Kind,
+    /// What differs.
+    keys: Vec<KeyChange>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Added,
+    Changed,
+    Deleted,
+}
+
+/// A key that is not what it was. Of what may be secret nothing is told but that it differs.
+#[derive(Clone, Debug, Serialize)]
+struct KeyChange {
+    /// With the tables that it is in, as `idle.stop_after`.
+    key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    old: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    new: Option<Value>,
+}
+
+/// A change, and what it came to.
+#[derive(Debug, Serialize)]
+struct Made<'c> {
+    #[serde(flatten)]
+    change: &'c Change,
+    revision: u64,
+    warnings: &'c [String],
 }
 
 impl Changes {
     fn between(now: &Known, wanted: &Apps, prune: bool) -> Self {
-        let mut changes = Self { apply: Apply::default(), told: String::new() };
+        let mut changes = Self { apply: Apply::default(), apps: Vec::new() };
         for (id, keys) in wanted {
             let keys_now = Keys(keys.clone());
             match now.get(id) {
                 Some((_, old)) if old == keys => {}
                 Some((seen, old)) => {
-                    changes.told += &format!("~ {id}\n");
-                    changes.compare("", old, keys);
+                    changes.tell(id, Kind::Changed, compare("", old, keys));
                     changes.apply.put.insert(id.clone(), keys_now);
                     changes.apply.seen.insert(id.clone(), *seen);
                 }
                 None => {
-                    changes.told += &format!("+ {id}\n");
-                    changes.compare("", &Map::new(), keys);
+                    changes.tell(id, Kind::Added, compare("", &Map::new(), keys));
                     changes.apply.add.insert(id.clone(), keys_now);
                 }
             }
         }
         for (id, (seen, _)) in now.iter().filter(|(id, _)| prune && !wanted.contains_key(*id)) {
-            changes.told += &format!("- {id}\n");
+            changes.tell(id, Kind::Deleted, Vec::new());
             changes.apply.delete.push(id.clone());
             changes.apply.seen.insert(id.clone(), *seen);
         }
         changes
     }
 
-    /// What differs between two tables. Of what is in `env` the names alone are told.
-    fn compare(&mut self, above: &str, old: &Map<String, Value>, new: &Map<String, Value>) {
-        let all: BTreeSet<_> = old.keys().chain(new.keys()).collect();
-        for key in all {
-            let (old, new) = (old.get(key), new.get(key));
-            if old == new {
-                continue;
-            }
-            let name = format!("{above}{key}");
-            match (old, new) {
-                (Some(Value::Object(old)), Some(Value::Object(new))) => {
-                    self.compare(&format!("{name}."), old, new);
-                }
-                _ => {
-                    let shown = |value: &Value| {
-                        let hidden = ["env", "database"];
-                        let is_secret = hidden.iter().any(|key| {
-                            name.strip_prefix(key)
-                                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-                        });
-                        if is_secret { "********".to_owned() } else { value.to_string() }
-                    };
-                    if let Some(old) = old {
-                        self.told += &format!("    - {name} = {}\n", shown(old));
-                    }
-                    if let Some(new) = new {
-                        self.told += &format!("    + {name} = {}\n", shown(new));
+    fn tell(&mut self, id: &str, change: Kind, keys: Vec<KeyChange>) {
+        self.apps.push(Change { id: id.to_owned(), change, keys });
+    }
+
+    /// Asks for the number of apps that are to be deleted, if there are any.
+    fn are_confirmed(&self, how: HowArg) -> anyhow::Result<bool> {
+        if self.apply.delete.is_empty() {
+            return Ok(true);
+        }
+        let count = self.apply.delete.len();
+        let apps = screen::count(u64::try_from(count)?, "app");
+        if how.is_json() {
+            write!(io::stderr(), "{}", screen::lines(&self.to_string()))?;
+        }
+        let question = format!("This stops {apps} and deletes what is written of them.");
+        let unasked = format!("say --yes to delete {apps} without being asked");
+        is_confirmed(&format!("{question} Type how many: "), &count.to_string(), &unasked)
+    }
+
+    /// Each with what it came to.
+    fn made<'c>(&'c self, changed: &'c [Changed]) -> Vec<Made<'c>> {
+        let by_id: BTreeMap<_, _> = changed.iter().map(|one| (&one.id, one)).collect();
+        let made = |change: &'c Change| {
+            let came_to = by_id.get(&change.id);
+            let warnings = came_to.map_or(&[][..], |came_to| &came_to.warnings);
+            Made { change, revision: came_to.map_or(0, |came_to| came_to.revision), warnings }
+        };
+        self.apps.iter().map(made).collect()
+    }
+}
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Change { id, change, keys } in &self.apps {
+            let sign = match change {
+                Kind::Added => '+',
+                Kind::Changed => '~',
+                Kind::Deleted => '-',
+            };
+            writeln!(f, "{sign} {id}")?;
+            for KeyChange { key, old, new } in keys {
+                for (sign, value) in [('-', old), ('+', new)] {
+                    match value {
+                        Some(Value::String(hidden)) if hidden == HIDDEN => {
+                            writeln!(f, "    {sign} {key} = {HIDDEN}")?;
+                        }
+                        Some(value) => writeln!(f, "    {sign} {key} = {value}")?,
+                        None => {}
                     }
                 }
             }
         }
+        Ok(())
     }
+}
+
+/// What differs between two tables. Of what is in `env` the names alone are told.
+fn compare(above: &str, old: &Map<String, Value>, new: &Map<String, Value>) -> Vec<KeyChange> {
+    let mut changes = Vec::new();
+    let all: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    for key in all {
+        let (old, new) = (old.get(key), new.get(key));
+        if old == new {
+            continue;
+        }
+        let name = format!("{above}{key}");
+        match (old, new) {
+            (Some(Value::Object(old)), Some(Value::Object(new))) => {
+                changes.extend(compare(&format!("{name}."), old, new));
+            }
+            _ => {
+                let shown = |value: &Value| match is_secret(&name) {
+                    true => HIDDEN.into(),
+                    false => value.clone(),
+                };
+                changes.push(KeyChange { old: old.map(shown), new: new.map(shown), key: name });
+            }
+        }
+    }
+    changes
+}
+
+fn is_secret(key: &str) -> bool {
+    ["env", "database"].iter().any(|secret| {
+        key.strip_prefix(secret).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    })
 }
 
 #[cfg(test)]
@@ -192,7 +305,7 @@ mod tests {
         }));
         let changes = Changes::between(&now, &wanted, true);
         assert_eq!(
-            changes.told,
+            changes.to_string(),
             "~ a\n    - env.KEY = ********\n    + env.KEY = ********\n    + idle = {\"stop_after\":\"1m\"}\n\
              + d\n    + database = ********\n    + port = 80\n- c\n"
         );
@@ -200,6 +313,20 @@ mod tests {
         assert_eq!(changes.apply.add.keys().collect::<Vec<_>>(), ["d"]);
         assert_eq!(changes.apply.seen, [("a".to_owned(), 7), ("c".to_owned(), 9)].into());
         assert_eq!(changes.apply.delete, ["c"]);
+        assert_eq!(
+            serde_json::to_value(&changes.apps).unwrap(),
+            json!([
+                {"id": "a", "change": "changed", "keys": [
+                    {"key": "env.KEY", "old": HIDDEN, "new": HIDDEN},
+                    {"key": "idle", "new": {"stop_after": "1m"}},
+                ]},
+                {"id": "d", "change": "added", "keys": [
+                    {"key": "database", "new": HIDDEN},
+                    {"key": "port", "new": 80},
+                ]},
+                {"id": "c", "change": "deleted", "keys": []},
+            ])
+        );
         assert!(Changes::between(&now, &wanted, false).apply.delete.is_empty());
     }
 }

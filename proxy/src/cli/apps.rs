@@ -12,7 +12,9 @@ use hyper::Method;
 use serde_json::{Map, Value, json};
 
 use super::{
-    JsonArg, SocketArg, backup,
+    JsonArg, SocketArg,
+    apply::{self, Ask, Others},
+    backup,
     client::{Call, call_json},
     control::{block_on, encode},
     keys, screen, table,
@@ -289,14 +291,20 @@ fn delete(
 
 /// Asks on a terminal for the id of what is to be deleted.
 fn confirm(id: &str, what: &str) -> anyhow::Result<bool> {
+    let question = format!("This stops \"{id}\" and deletes {what}. Type its id: ");
+    is_confirmed(&question, id, &format!("say --yes to delete \"{id}\" without being asked"))
+}
+
+/// Asks on a terminal, and tells whether this is what was typed; who cannot be asked is told what to do.
+pub(super) fn is_confirmed(question: &str, answer: &str, unasked: &str) -> anyhow::Result<bool> {
     if !io::stdin().is_terminal() {
-        bail!("say --yes to delete \"{id}\" without being asked");
+        bail!("{unasked}");
     }
-    write!(io::stderr(), "This stops \"{id}\" and deletes {what}. Type its id: ")?;
+    write!(io::stderr(), "{question}")?;
     io::stderr().flush()?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    Ok(answer.trim() == id)
+    let mut typed = String::new();
+    io::stdin().read_line(&mut typed)?;
+    Ok(typed.trim() == answer)
 }
 
 fn open(socket: &Path, app: &str, how: JsonArg) -> anyhow::Result<u8> {
@@ -317,8 +325,13 @@ pub(super) struct ApplyArg {
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
     /// Delete the apps of the registry that are not in the file
+    ///
+    /// Asks for their number on a terminal; elsewhere `--yes` is needed.
     #[arg(long)]
     prune: bool,
+    /// Do not ask before apps are deleted
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     how: HowArg,
     #[command(flatten)]
@@ -327,7 +340,12 @@ pub(super) struct ApplyArg {
 
 impl ApplyArg {
     pub(super) fn run(self) -> anyhow::Result<u8> {
-        super::apply::apply(&self.socket.find()?, &self.file, self.prune, self.how)
+        let others = match (self.prune, self.yes) {
+            (false, _) => Others::Stay,
+            (true, false) => Others::Go(Ask::Before),
+            (true, true) => Others::Go(Ask::Never),
+        };
+        apply::apply(&self.socket.find()?, &self.file, others, self.how)
     }
 }
 
