@@ -326,7 +326,17 @@ fn of_two_doorbells_one_runs_it() {
         assert_eq!(d.get("blog.test", "/").status, 200, "as it was");
     }
     assert_eq!(runs(folder.path()), "1 2");
+    // Back to the last good one: it holds for both, and nothing is run for it.
     a.ok(&["app", "set", "blog", "version=1"]);
+    for d in [&a, &b] {
+        eventually("it is well again", || {
+            let status = d.status("blog");
+            status["state"] == "ready" && status["reason"].is_null()
+        });
+        assert_eq!(d.get("blog.test", "/").status, 200);
+        assert!(d.ok(&["app", "show", "blog"]).contains("version = \"1\""));
+    }
+    assert_eq!(runs(folder.path()), "1 2");
     // Another app of that id begins anew.
     a.ok(&["app", "delete", "blog", "--yes"]);
     a.ok(&["app", "add", "blog", "hosts=blog.test", "version=1", &command, &upgrade, &directory]);
