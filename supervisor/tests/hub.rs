@@ -299,7 +299,9 @@ async fn a_control_process_that_breaks_the_rules_is_replaced_and_heard_no_more()
     control.sender.send(&FromControl::Apps(vec![app("blog")])).unwrap();
     let server = ServerSpec { admin: Vec::new(), listen: Vec::new(), ..ServerSpec::default() };
     let (server, gone, rejected) = (Box::new(server), Vec::new(), Vec::new());
-    control.wish(Wish::Configure { server, gone, rejected, is_whole: true, is_trial: false });
+    let lineage = Lineage::default();
+    let (is_whole, is_trial) = (true, false);
+    control.wish(Wish::Configure { server, gone, rejected, is_whole, is_trial, lineage });
     let mut proxy = scene.good_proxy().await;
     let answer = control.until_answered().await;
     assert!(matches!(answer, Answer::Configured(Ok(_))), "{answer:?}");
