@@ -8,11 +8,14 @@ use std::{
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use doorbell_config::{name::AppId, spec::StartMode};
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
@@ -26,6 +29,12 @@ const LOCK: &str = "lock";
 const START_TIMES: &str = "start_times.json";
 /// More starts than one Doorbell makes.
 const LEAP: u64 = 1 << 32;
+
+/// How long a folder may be in use by what an earlier Doorbell, which was killed, was just starting: that
+/// holds all descriptors until its program is executed.
+const LAST_START: Duration = Duration::from_secs(2);
+/// Between two looks.
+const PACE: Duration = Duration::from_millis(5);
 
 /// The folder, locked as long as this lives.
 #[derive(Debug)]
@@ -79,10 +88,14 @@ impl StateDir {
                 options.open(path.join(LOCK)).map_err(failed)?
             }
         };
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path, lock }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(SupervisorError::InUse(path)),
-            Err(error) => Err(failed(error.into())),
+        let until = Instant::now() + LAST_START;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self { path, lock }),
+                Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::park_timeout(PACE),
+                Err(Errno::WOULDBLOCK) => return Err(SupervisorError::InUse(path)),
+                Err(error) => return Err(failed(error.into())),
+            }
         }
     }
 
@@ -296,6 +309,21 @@ mod tests {
         let state = StateDir::open(folder.path(), None).unwrap();
         assert_eq!(state.switches(), Switches::default());
         assert!(folder.path().join("switches.json.corrupt").exists());
+    }
+
+    #[test]
+    fn who_comes_before_the_last_start_of_one_that_was_killed_is_over_waits_for_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = StateDir::open(folder.path(), None).unwrap();
+        let path = folder.path().to_owned();
+        let next = std::thread::spawn(move || StateDir::open(&path, None).map(drop));
+        let since = Instant::now();
+        while since.elapsed() < LAST_START / 10 {
+            assert!(!next.is_finished(), "it is refused");
+            std::thread::yield_now();
+        }
+        drop(first);
+        next.join().unwrap().unwrap();
     }
 
     #[test]
