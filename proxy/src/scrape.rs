@@ -131,7 +131,7 @@ impl Scraper {
             // One that is gone asks nothing.
             let _ = sender.send(&Ask { number, about_passes });
         }
-        let answers = (sender.clone(), passes.answer);
+        let answers = (sender, passes.answer);
         tokio::spawn(async move {
             hear(receiver, asked, last, answers).await;
             drop(done);
