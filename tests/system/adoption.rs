@@ -181,7 +181,8 @@ fn no_line_is_lost_or_written_twice_over_upgrades_and_kills_of_the_proxy_under_l
     let crowd = Crowd::on(d.port, "app.test", 4);
     let mut kills = Vec::new();
     for round in 0..10 {
-        (grows(&d), crowd.wait_for(20));
+        grows(&d);
+        crowd.wait_for(20);
         if round % 2 == 0 {
             d.replace_binary(None);
             d.ok(&["upgrade"]);
@@ -192,7 +193,8 @@ fn no_line_is_lost_or_written_twice_over_upgrades_and_kills_of_the_proxy_under_l
             d.wait_for_successor(Role::Proxy, proxy);
         }
     }
-    (grows(&d), crowd.wait_for(20));
+    grows(&d);
+    crowd.wait_for(20);
     let (figures, numbers) = (crowd.end(&kills), numbers_of(&d));
     eprintln!("{numbers} lines through 5 upgrades and 5 kills of the proxy: {figures}");
     figures.only_held();

@@ -134,10 +134,12 @@ fn watch_through(blows: &[Blow], but_for: &'static [&'static str]) -> Vec<String
     let watch = Watch::on(d.metrics_port, but_for);
     eventually("it comes and goes", || visitor.visits.load(Ordering::Relaxed) > 1);
     for blow in blows {
-        (crowd.wait_for(20), watch.wait_for(20));
+        crowd.wait_for(20);
+        watch.wait_for(20);
         strike(&mut d, *blow);
     }
-    (crowd.wait_for(20), watch.wait_for(20));
+    crowd.wait_for(20);
+    watch.wait_for(20);
     let pages = watch.pages.load(Ordering::Relaxed);
     let asked = crowd.end(&[]).asked;
     eprintln!("{pages} pages, {asked} requests, {} visits to one that sleeps", visitor.end());
