@@ -8,6 +8,7 @@ use doorbell_config::{
 };
 use doorbell_tests::Postgres;
 use serde_json::{Map, Value};
+use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 
 /// Where a registry is, and what belongs to it.
@@ -51,16 +52,40 @@ impl Place {
     }
 
     /// Runs statements past Doorbell, in whichever database it is.
-    pub(crate) async fn sql(&self, statements: &'static str) {
+    pub(crate) async fn sql(&self, statements: &str) {
+        self.script(statements.to_owned()).await;
+    }
+
+    /// The same.
+    pub(crate) async fn script(&self, statements: String) {
         if let Some(address) = &self.address {
-            Postgres::shared().sql(address, &format!("SET search_path TO doorbell; {statements}"));
+            let statements = format!("SET search_path TO doorbell; {statements}");
+            Postgres::shared().sql(address, &statements);
             return;
         }
-        use sqlx::{ConnectOptions, Connection};
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.file());
-        let mut connection = options.connect().await.expect("the file");
+        let mut connection = self.connect().await;
+        let statements = sqlx::AssertSqlSafe(statements);
         sqlx::raw_sql(statements).execute(&mut connection).await.expect("statements");
         connection.close().await.expect("its end");
+    }
+
+    /// The number that a question has for an answer, past Doorbell.
+    pub(crate) async fn number(&self, question: &'static str) -> i64 {
+        if let Some(address) = &self.address {
+            let question = format!("SET search_path TO doorbell; {question}");
+            let told = Postgres::shared().sql(address, &question);
+            return told.lines().last().expect("a line").parse().expect("a number");
+        }
+        let mut connection = self.connect().await;
+        let number = sqlx::query_scalar(question).fetch_one(&mut connection).await;
+        connection.close().await.expect("its end");
+        number.expect("a number")
+    }
+
+    /// To the file of SQLite.
+    async fn connect(&self) -> sqlx::SqliteConnection {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.file());
+        options.connect().await.expect("the file")
     }
 }
 
