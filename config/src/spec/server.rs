@@ -13,8 +13,8 @@ use crate::name::{AppId, ByteSize};
 pub struct ServerSpec {
     /// Where clients connect.
     pub listen: Vec<ListenAddr>,
-    /// Where operators connect. Unix sockets (mode 0600) carry every verb; TCP addresses only
-    /// metrics and health.
+    /// Where operators connect. Unix sockets (mode 0600) carry every verb; TCP addresses metrics and
+    /// health, and the verbs for those who have a token.
     pub admin: Vec<ListenAddr>,
     /// Folder for state that outlives a restart, such as which apps are disabled. Made 0700.
     pub state_dir: PathBuf,

@@ -26,8 +26,8 @@ pub struct ServerKeys {
     pub listen: At<OneOrMany<ListenAddr>>,
     /// Where operators connect: one address or a list, at least one of them a Unix socket, which
     /// only its owner may open and which the `doorbell` commands use. TCP addresses give metrics
-    /// and health only, to those who ask by an IP address or as `localhost`: a scraper that uses
-    /// another name gets 403.
+    /// and health, and the admin API to those who have a token; all of it to those who ask by an IP
+    /// address or as `localhost`: a scraper that uses another name gets 403.
     pub admin: At<OneOrMany<ListenAddr>>,
     /// Folder for what outlives a restart, such as which apps are disabled. Readable by its owner
     /// only.
