@@ -74,7 +74,7 @@ fn a_flood_of_output_is_bounded_and_harms_nobody_else() {
 }
 
 /// A disk of its own for a folder, which is small and full; what is below is seen at the second path.
-fn on_full_disk(app: &str, folder: &str) -> Doorbell {
+pub(crate) fn on_full_disk(app: &str, folder: &str) -> Doorbell {
     let script = format!(
         "mkdir -p {folder}\nmount -t tmpfs -o size=4m tmpfs {folder}\n\
          head -c 3500000 /dev/zero > {folder}/filler"
@@ -87,14 +87,14 @@ fn inside(d: &Doorbell, path: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{}/root{}/{path}", d.pid(), d.dir.path().display()))
 }
 
-fn fill(d: &Doorbell, folder: &str) {
+pub(crate) fn fill(d: &Doorbell, folder: &str) {
     // To the last byte: how much that is, the file system knows.
     let rest = inside(d, folder).join("rest");
     let filled = fs::write(&rest, vec![b'x'; 8 << 20]);
     assert!(filled.is_err(), "the disk has no end");
 }
 
-fn make_room(d: &Doorbell, folder: &str) {
+pub(crate) fn make_room(d: &Doorbell, folder: &str) {
     for file in ["rest", "filler"] {
         fs::remove_file(inside(d, folder).join(file)).expect("the file");
     }

@@ -17,6 +17,7 @@ use crate::{node, python};
 mod access;
 mod backup;
 mod databases;
+mod harm;
 mod loss;
 mod obstacles;
 mod secrets;
