@@ -212,6 +212,23 @@ fn a_warning_is_told_each_time() {
 }
 
 #[test]
+fn a_place_that_two_files_share_is_told_though_only_one_was_read() {
+    let stores = |id: &str, folder: &str| app(id, &format!("env = {{ UPLOADS = \"{folder}\" }}"));
+    let files = [("a", &*stores("a", "/srv/a")), ("b", &stores("b", "/srv/b"))];
+    let mut folder = Folder::new("", &files);
+    let warnings = |folder: &mut Folder| {
+        let main = folder.path("main.toml");
+        folder.archive.load(&main, &|_| None, &[]).outcome.unwrap().warnings
+    };
+    assert_eq!(warnings(&mut folder), []);
+    folder.put("apps/a.toml", &stores("a", "/srv/b"));
+    for _ in 0..2 {
+        let told = warnings(&mut folder);
+        assert!(told[0].message.contains("`a` and `b` store in the same folder"), "{told:?}");
+    }
+}
+
+#[test]
 fn a_page_that_changes_changes_the_apps_that_show_it() {
     let shows = "pages = { waiting = \"page.html\" }";
     let mut folder = Folder::new("", &[("a", &app("a", "")), ("b", &app("b", shows))]);

@@ -325,6 +325,68 @@ fn oddities_are_warnings() {
 }
 
 #[test]
+fn apps_that_store_in_one_place_are_warned_of() {
+    let app = |id: &str, more: &str| {
+        format!(
+            "[app.{id}]\nhosts = [\"{id}.test\"]\ncommand = [\"a\"]\ndirectory = \"/srv/{id}\"\n{more}\n"
+        )
+    };
+    let told = |a: &str, b: &str| -> Vec<String> {
+        let config = text(&(app("a", a) + &app("b", b)));
+        config.warnings.iter().map(|warning| warning.message.clone()).collect()
+    };
+    let database = |url: &str| format!("database = {{ new_connection = \"postgres://{url}\" }}");
+    let env = |variable: &str| format!("env = {{ {variable} }}");
+    let one = database("a:secret@db.test/shop");
+    let cases = [
+        (one.clone(), database("b@db.test:5432/shop?sslmode=require"), "use the same database"),
+        (
+            env("UPLOAD_DIR = \"/srv/files/\""),
+            env("APP_STORAGE = \"/srv/./files\""),
+            "store in the same folder",
+        ),
+        (
+            "paths = [\"/a\"]\n".to_owned() + &env("STORAGE_PREFIX = \"X_\""),
+            "paths = [\"/b\"]\n".to_owned() + &env("API_CLIENT_STORAGE_PREFIX = \"X_\""),
+            "store under the same names in browsers",
+        ),
+    ];
+    for (a, b, what) in &cases {
+        // Browsers keep what they store by host.
+        let hosts = |text: &str| text.replace("paths", "hosts = [\"x.test\"]\npaths");
+        let (a, b) = (hosts(a), hosts(b));
+        let without = |text: String| match text.contains("x.test") {
+            true => text.replacen("hosts = [\"a.test\"]\n", "", 1).replacen(
+                "hosts = [\"b.test\"]\n",
+                "",
+                1,
+            ),
+            false => text,
+        };
+        let config = text(&without(app("a", &a) + &app("b", &b)));
+        let [warning] = &config.warnings[..] else { panic!("{what}: {:?}", config.warnings) };
+        assert_eq!(warning.message, format!("apps `b` and `a` {what}"));
+        assert!(!warning.to_string().contains("secret"), "{warning}");
+        // Who needs the other knows of it.
+        let config = text(&without(app("a", &a) + &app("b", &(b + "\nneeds = [\"a\"]"))));
+        assert_eq!(config.warnings, [], "{what}");
+    }
+    for (a, b) in [
+        (one.clone(), database("a:secret@db.test/other")),
+        (one.clone(), database("a:secret@other.test/shop")),
+        (one, "database = { new_database = \"postgres://a:secret@db.test/\" }".into()),
+        (env("UPLOAD_DIR = \"./files\""), env("UPLOAD_DIR = \"./files\"")),
+        (env("UPLOAD_DIR = \"/srv/{id}/files\""), env("UPLOAD_DIR = \"/srv/{id}/files\"")),
+        (env("STORAGE_TYPE = \"local\""), env("STORAGE_TYPE = \"local\"")),
+        (env("STORAGE_URL = \"s3://bucket\""), env("STORAGE_URL = \"s3://bucket\"")),
+        (env("STORAGE_PREFIX = \"X_\""), env("STORAGE_PREFIX = \"X_\"")),
+        (env("TABLE_PREFIX = \"/x/\""), env("TABLE_PREFIX = \"/x/\"")),
+    ] {
+        assert_eq!(told(&a, &b), [""; 0], "{a} {b}");
+    }
+}
+
+#[test]
 fn an_admin_address_beyond_loopback_is_warned_of() {
     let warnings = |address: &str| {
         text(&format!("[server]\nadmin = [\"unix:a.sock\", \"{address}\"]\n")).warnings

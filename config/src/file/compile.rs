@@ -9,6 +9,7 @@ mod pages;
 mod process;
 mod server;
 pub(super) mod shared;
+mod stores;
 mod tcp;
 mod upstream;
 mod wake;
@@ -69,6 +70,7 @@ pub(super) fn config(raw: Raw, others: &[&AppSpec]) -> Compiled {
     claims::check(&sources, &server, &apps, &mut findings);
     needs::check(&apps, others, &mut findings);
     shared::check(&apps, others, &mut findings);
+    stores::check(&apps, &specs, others, &mut findings);
     let odd_files = findings.files();
     let (problems, warnings) = findings.into_problems(&sources);
     Compiled { server, registry, apps: specs, problems, warnings, odd_files, pages: pages.seen }
