@@ -82,6 +82,9 @@ pub struct AppSpec {
     pub http2: bool,
     /// Whether `X-App` and `X-Hostname` from clients reach the app.
     pub client_app_headers: bool,
+    /// Whether it stands before the others where apps are listed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
     /// Whether visitors get the maintenance page instead of the app.
     #[serde(default)]
     pub maintenance: bool,

@@ -252,7 +252,7 @@ enum Verb {
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// Watch what apps use: CPU, memory and requests, the busiest first
+    /// Watch what apps use: CPU, memory and requests, the pinned ones first, then the busiest
     ///
     /// Without a terminal, and with `--json`, one picture is printed.
     Top {

@@ -132,6 +132,37 @@ fn status_is_a_table_for_people_and_json_for_machines() {
 }
 
 #[test]
+fn who_is_pinned_stands_before_the_others() {
+    let pinned = |id| node(id, "pinned = true\ninstances = 2");
+    let d = Doorbell::with(&[node("a", ""), pinned("z"), node("b", ""), pinned("y")].concat());
+    let order = ["y", "y:2", "z", "z:2", "a", "b"];
+    let first_words = |table: &str| {
+        let lines = table.lines().skip(1).take_while(|line| !line.is_empty());
+        lines
+            .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(first_words(&d.ok(&["status"])), order);
+    assert_eq!(first_words(&d.ok(&["app", "list"])), ["y", "z", "a", "b"]);
+    let apps = d.api("read").get("/v1/apps").json();
+    let apps = apps["apps"].as_array().expect("a list");
+    let told: Vec<_> = apps.iter().map(|app| (&app["id"], app["pinned"] == true)).collect();
+    let ids = order.map(serde_json::Value::from);
+    assert_eq!(told, ids.iter().zip([true, true, true, true, false, false]).collect::<Vec<_>>());
+    for app in ["a", "y", "z"] {
+        d.ok(&["start", app]);
+    }
+    let pid = d.app_pid("a");
+    let top: serde_json::Value = serde_json::from_str(&d.ok(&["top", "--json"])).expect("JSON");
+    let top: Vec<_> = top.as_array().expect("a list").iter().map(|app| &app["pinned"]).collect();
+    assert!(top.len() >= 3 && top.is_sorted_by_key(|is_pinned| **is_pinned == false), "{top:?}");
+    // To be pinned is no reason to be started again.
+    d.rewrite(&node("a", "pinned = true"));
+    eventually("it is pinned", || d.cli(&["status", "b"]).status != 0);
+    assert_eq!((&d.status("a")["pinned"], d.app_pid("a")), (&true.into(), pid));
+}
+
+#[test]
 fn stop_is_undone_by_a_visit_and_disable_is_not() {
     let d = Doorbell::with(&[node("app", ""), node("other", "")].concat());
     d.ok(&["start", "app"]);

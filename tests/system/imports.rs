@@ -239,6 +239,10 @@ fn the_apps_of_a_nocobase_get_programs_of_their_own() {
     }
     assert_eq!(env["DB_HOST"].as_str(), server.folder().to_str());
     assert_eq!(d.status("crm")["name"], "Customers ${X}");
+    assert_eq!(
+        (&d.status("crm")["pinned"], &d.status("a_shop")["pinned"]),
+        (&true.into(), &Value::Null)
+    );
     let other = d.get("a_shop.apps.test", "/").json();
     assert_eq!(other["env"]["DB_DATABASE"], "a_shop");
     assert_eq!(other["env"]["APP_KEY"], "a_shop-key");

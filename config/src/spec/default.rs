@@ -29,6 +29,7 @@ impl AppSpec {
             timeouts: Interned::default(),
             http2: false,
             client_app_headers: false,
+            pinned: false,
             maintenance: false,
             pages: Interned::default(),
             wake: None,

@@ -1,6 +1,6 @@
 //! What an operator sees of one app, as a transfer object.
 
-use std::collections::HashMap;
+use std::{cmp::Reverse, collections::HashMap};
 
 use doorbell_config::{
     name::AppId,
@@ -26,6 +26,9 @@ pub struct AppStatus {
     pub replica: Option<u8>,
     /// Display name.
     pub name: String,
+    /// Whether it stands before the others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
     /// Where its definition is.
     #[serde(default)]
     pub source: Source,
@@ -76,10 +79,10 @@ impl AppStatus {
         ids.map(|id| Self::of(app, &id, house, figures, usages)).collect()
     }
 
-    /// Where it stands among others: replicas behind their apps, in order.
-    pub(super) fn place(&self) -> (&str, u8) {
+    /// Where it stands among others: who is pinned first, and replicas behind their apps, in order.
+    pub(super) fn place(&self) -> (Reverse<bool>, &str, u8) {
         let app = self.id.split_once(':').map_or(&*self.id, |(app, _)| app);
-        (app, self.replica.unwrap_or_default())
+        (Reverse(self.pinned), app, self.replica.unwrap_or_default())
     }
 
     /// The status of an app now, or of one of its replicas.
@@ -98,6 +101,7 @@ impl AppStatus {
             id: id.to_string(),
             replica: id.is_further_replica().then(|| id.replica_number()),
             name: app.name.clone(),
+            pinned: app.pinned,
             source: if house.list().contains_key(id.app_str()) {
                 Source::Registry
             } else {

@@ -101,6 +101,7 @@ fn figures(status: &Status) -> HashMap<String, (f64, u64)> {
 #[derive(Debug, Serialize)]
 struct Line {
     app: String,
+    pinned: bool,
     state: String,
     /// Of one processor.
     cpu_percent: f64,
@@ -111,7 +112,7 @@ struct Line {
     held: u64,
 }
 
-/// Those that do most come first; those that do nothing are left out.
+/// Those that are pinned come first, then those that do most; those that do nothing are left out.
 fn lines(status: &Status, now: &Picture, before: &Picture) -> Vec<Line> {
     let seconds = now.at.duration_since(before.at).as_secs_f64();
     let line = |app: &AppStatus| {
@@ -121,6 +122,7 @@ fn lines(status: &Status, now: &Picture, before: &Picture) -> Vec<Line> {
         let requests_per_second = requests.saturating_sub(then) as f64 / seconds;
         Line {
             app: app.id.clone(),
+            pinned: app.pinned,
             state: table::state(app),
             // An instance that was replaced counts anew.
             cpu_percent: (cpu - cpu_then).max(0.0) / seconds * 100.0,
@@ -134,8 +136,9 @@ fn lines(status: &Status, now: &Picture, before: &Picture) -> Vec<Line> {
     let busy = status.apps.iter().filter(|app| app.usage.is_some() || app.held > 0);
     let mut lines: Vec<_> = busy.map(line).collect();
     lines.sort_by(|a, b| {
+        let by_pin = b.pinned.cmp(&a.pinned);
         let by_cpu = b.cpu_percent.total_cmp(&a.cpu_percent);
-        by_cpu.then(b.requests_per_second.total_cmp(&a.requests_per_second))
+        by_pin.then(by_cpu).then(b.requests_per_second.total_cmp(&a.requests_per_second))
     });
     lines
 }

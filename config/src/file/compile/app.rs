@@ -29,6 +29,7 @@ pub(super) fn compile(
     held_long_enough(&mut section, raw, &spec);
     spec.http2 = keys.http2;
     spec.client_app_headers = keys.client_app_headers;
+    spec.pinned = keys.pinned;
     spec.maintenance = keys.maintenance;
     spec.wake = keys.wake.as_ref().and_then(|keys| wake::compile(&mut section, keys));
     if let Some(entrance) = &raw.tcp {

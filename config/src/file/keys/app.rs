@@ -139,6 +139,8 @@ pub struct AppKeys {
     /// Whether `X-App` and `X-Hostname` headers from clients reach the app. Where apps share an instance, nothing
     /// that selects one of them does, neither `?__appName=` nor `/__app/<id>/`.
     pub client_app_headers: bool,
+    /// Whether it stands before the others where apps are listed.
+    pub pinned: bool,
     /// Whether visitors get a page that says so (503) instead of the app. It is not woken; what runs
     /// goes on.
     pub maintenance: bool,

@@ -181,7 +181,7 @@ impl Source {
             keys.insert("start".into(), "with-server".into());
         }
         if ["t", "true", "1"].contains(&row.pinned.as_str()) {
-            intake.leave(format!("{from}: pinned"), "Doorbell has no menu to pin it to");
+            keys.insert("pinned".into(), true.into());
         }
         rest(intake, &from, &options, &self.program);
         intake.apps.push(Taken { id, from, keys });
