@@ -201,6 +201,10 @@ impl Link {
     pub fn forget_all(&self) {
         let mut snapshots = self.snapshots_to_change();
         let known = std::mem::take(&mut snapshots.now);
+        if known.is_empty() {
+            // One that told nothing, as it was about to go, was none: the last one is the one before.
+            return;
+        }
         let counted = known.iter().map(|(app, snapshot)| {
             (app.clone(), (snapshot.starts.cold_ready, snapshot.starts.cold_failed))
         });
@@ -255,5 +259,17 @@ mod tests {
         link.forget_all();
         link.forget(&app);
         assert_eq!(cold(), None);
+    }
+
+    #[test]
+    fn what_an_upgraded_supervisor_counts_on_is_counted_once() {
+        let (link, app) = (Link::default(), AppId::parse("blog").unwrap());
+        link.learn(snapshot(2));
+        // The one that is being replaced may still answer the call, and tell nothing.
+        link.forget_all();
+        link.forget_all();
+        link.is_counted_on();
+        link.learn(snapshot(3));
+        assert_eq!(link.snapshot(&app).map(|snapshot| snapshot.starts.cold_ready), Some(3));
     }
 }
