@@ -55,7 +55,7 @@ fn rows(version: usize, is_postgres: bool) -> String {
         2 => "UPDATE registry SET installation = 'the first';".into(),
         3 => "INSERT INTO upgrade (app, version) VALUES ('blog', '1');".into(),
         4 => "UPDATE upgrade SET failed = '2', why = 'exited with status 5';".into(),
-        5 => "INSERT INTO file_app (app, doorbell, incarnation) VALUES ('main', 'a', 7);".into(),
+        5 => "INSERT INTO file_app VALUES ('main', 'a', 7, 1, 1);".into(),
         other => panic!("what does version {other} keep?"),
     }
 }

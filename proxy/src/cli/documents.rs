@@ -84,11 +84,12 @@ pub(super) fn admin_socket(path: &Path) -> anyhow::Result<PathBuf> {
     let text = std::fs::read_to_string(path).with_context(|| {
         format!("cannot read {}: name the socket with --socket", path.display())
     })?;
-    let Ok(file) = text.parse::<toml::Table>() else {
-        // Not TOML: let the reader say where.
-        return from_config(&read(path)?);
-    };
+    let (file, is_whole) = as_far_as_it_goes(&text);
     let admin = file.get("server").and_then(|server| server.get("admin"));
+    if admin.is_none() && !is_whole {
+        // Let the reader say where the mistake is.
+        return from_config(&read(path)?);
+    }
     let addresses = match admin {
         Some(toml::Value::String(one)) => vec![one.as_str()],
         Some(toml::Value::Array(many)) => many.iter().filter_map(toml::Value::as_str).collect(),
@@ -101,6 +102,20 @@ pub(super) fn admin_socket(path: &Path) -> anyhow::Result<PathBuf> {
             Ok(folder.join(socket))
         }
         _ => from_config(&read(path)?),
+    }
+}
+
+/// What stands in front of the first line that is no TOML, and whether that is all.
+fn as_far_as_it_goes(text: &str) -> (toml::Table, bool) {
+    let mut front = text;
+    loop {
+        let error = match front.parse() {
+            Ok(table) => return (table, front.len() == text.len()),
+            Err(error) => error,
+        };
+        let mistake = error.span().and_then(|span| front.get(..span.start));
+        // What is left may end in the midst of something: then that is the next mistake.
+        front = mistake.unwrap_or_default().rsplit_once('\n').map_or("", |(before, _)| before);
     }
 }
 
@@ -173,6 +188,19 @@ fn write_man(command: &mut Command, out: &mut dyn Write) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_is_found_in_front_of_a_mistake() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("doorbell.toml");
+        let server = "[server]\nadmin = [\n  \"127.0.0.1:1\",\n  \"unix:a.sock\",\n]\n";
+        for mistake in ["", "[app.broken\n", "x = [\n1,\n", "[app.a]\nb = \"\n", "\u{7}"] {
+            std::fs::write(&path, format!("{server}[app.a]\n{mistake}")).unwrap();
+            assert_eq!(admin_socket(&path).unwrap(), folder.path().join("a.sock"), "{mistake}");
+        }
+        std::fs::write(&path, format!("[broken\n{server}")).unwrap();
+        assert!(admin_socket(&path).unwrap_err().to_string().contains("unclosed table"));
+    }
 
     #[test]
     fn the_manual_has_the_options_of_every_verb() {

@@ -142,8 +142,8 @@ impl Hub {
             Err(error) => error.into(),
         };
         self.desk.forget_carried();
-        self.settle_on_one(proxy);
         self.upgrade_failed(&format!("it cannot become the new binary: {error}"));
+        self.settle_on_one(proxy);
     }
 
     /// One of the proxies is enough: the new one goes on with this supervisor, if the others have been told to leave.
