@@ -48,6 +48,13 @@ pub(crate) fn add(d: &Doorbell, app: &str, host: &str) {
     d.ok(&["app", "add", app, &pairs[0], &pairs[1], &pairs[2]]);
 }
 
+/// A control process that is started while what stands behind these apps in the file is no TOML.
+fn starts_on_a_broken_file(d: &Doorbell, good: &str) {
+    d.rewrite(&format!("{good}[app.broken\n"));
+    eventually("it is seen", || d.log().contains("configuration not loaded"));
+    d.kill_role(Role::Control);
+}
+
 /// A Doorbell with a file app, on a registry at this place.
 fn on(place: &str) -> Doorbell {
     Setup::new(&node("main", "")).server(&format!("registry = \"{place}\"")).start()

@@ -5,7 +5,7 @@ use std::{fs, os::unix::net::UnixStream, time::Instant};
 use doorbell_tests::{Doorbell, Role, Setup, eventually, free_port, get, kill};
 
 use crate::{
-    adoption::{counting, grows, numbers_of},
+    adoption::output::{counting, grows, numbers_of},
     crowd::Crowd,
     node,
     reloading::Load,

@@ -87,7 +87,8 @@ impl FileApps {
         is_whole: bool,
         is_of_file: impl Fn(&AppId) -> bool,
     ) {
-        let is_other = change(&mut self.lock(), difference, is_whole, is_of_file);
+        let now = clock::unix_millis();
+        let is_other = change(&mut self.lock(), difference, is_whole, now, is_of_file);
         if is_other {
             self.changed.send_modify(|changes| *changes += 1);
         }
@@ -149,9 +150,10 @@ fn change(
     apps: &mut Apps,
     difference: &Difference,
     is_whole: bool,
+    now: u64,
     is_of_file: impl Fn(&AppId) -> bool,
 ) -> bool {
-    let (before, now) = (apps.clone(), clock::unix_millis());
+    let before = apps.clone();
     let mut there: HashSet<&AppId> = HashSet::new();
     for spec in difference.put.iter().filter(|spec| is_of_file(&spec.id)) {
         let known = apps.get_mut(&spec.id);
@@ -302,9 +304,50 @@ fn database(app: &Arc<AppSpec>) -> Option<&Arc<DatabaseSpec>> {
 
 #[cfg(test)]
 mod tests {
+    use doorbell_config::spec::RouteSpec;
+
     use super::*;
 
     const NOW: u64 = 1_000_000_000;
+
+    #[test]
+    fn who_is_in_no_file_has_left_whoever_has_its_id_now() {
+        let spec = |id: &str| {
+            let mut process = ProcessSpec::new(Vec::new(), "/".into());
+            let url = "postgres://me@db.test/".parse().unwrap();
+            process.database = Some(Arc::new(DatabaseSpec::NewDatabase(url)));
+            let routes = RouteSpec::new(Vec::new(), Vec::new());
+            let backend = Backend::Process(process.into());
+            Arc::new(AppSpec::new(AppId::parse(id).unwrap(), routes, backend))
+        };
+        let [a, b, c] = ["a", "b", "c"].map(spec);
+        let mut apps = Apps::new();
+        let mut after = |put: &[&Arc<AppSpec>], gone: &[&Arc<AppSpec>], is_whole, now, of_file| {
+            let put = put.iter().map(|app| Arc::clone(app)).collect();
+            let gone = gone.iter().map(|app| app.id.clone()).collect();
+            let is_of_file = |id: &AppId| of_file || *id != b.id;
+            change(&mut apps, &Difference { put, gone }, is_whole, now, is_of_file);
+            let stays: Vec<_> = apps.values().map(|app| app.stay.clone()).collect();
+            stays
+        };
+        let new = Stay::New { is_other: false };
+        let left = |at| Stay::Left { at, before: Box::new(Stay::New { is_other: false }) };
+        assert_eq!(after(&[&a, &b, &c], &[], true, NOW, true), [&new, &new, &new].map(Stay::clone));
+        assert_eq!(
+            after(&[&b], &[&c], false, NOW, false),
+            [new.clone(), left(NOW), left(NOW)],
+            "one is of the registry now, and one is gone"
+        );
+        assert_eq!(
+            after(&[&b, &c], &[], false, NOW + ABSENCE - 1, false),
+            [new.clone(), left(NOW), new.clone()]
+        );
+        // A start that finds them all anew.
+        assert_eq!(
+            after(&[&b], &[], true, NOW + ABSENCE, true),
+            [left(NOW + ABSENCE), Stay::New { is_other: true }, left(NOW + ABSENCE)]
+        );
+    }
 
     #[test]
     fn who_is_away_for_a_moment_is_the_same() {

@@ -2,7 +2,7 @@
 
 use doorbell_tests::{Doorbell, Postgres, Role, app_dir, eventually};
 
-use super::{secrets::variable, sqlite};
+use super::{secrets::variable, sqlite, starts_on_a_broken_file};
 use crate::{node, python};
 
 /// Adds an app that gets a database of its own on this server.
@@ -130,9 +130,7 @@ fn a_broken_file_keeps_no_app_from_its_database() {
     let postgres = Postgres::start();
     let server = postgres.database();
     let d = Doorbell::with(&of_file(&server));
-    d.rewrite(&(of_file(&server) + "[app.broken\n"));
-    eventually("it is seen", || d.log().contains("configuration not loaded"));
-    d.kill_role(Role::Control);
+    starts_on_a_broken_file(&d, &of_file(&server));
     let url = variable(&d, "shop", "DATABASE_URL");
     assert!(url.starts_with("postgres://app_shop:"), "{url}");
 }
@@ -143,9 +141,7 @@ fn an_app_of_the_registry_has_its_database_though_the_files_are_broken() {
     let server = postgres.database();
     let d = Doorbell::with(&node("main", ""));
     assert_eq!(add(&d, "shop", &server).status, 0);
-    d.rewrite(&(node("main", "") + "[app.broken\n"));
-    eventually("it is seen", || d.log().contains("configuration not loaded"));
-    d.kill_role(Role::Control);
+    starts_on_a_broken_file(&d, &node("main", ""));
     let url = variable(&d, "shop", "DATABASE_URL");
     assert!(url.starts_with("postgres://app_shop:"), "{url}");
 }

@@ -2,7 +2,7 @@
 
 use doorbell_tests::{Postgres, Role, Setup, eventually};
 
-use super::{add, on};
+use super::{add, on, starts_on_a_broken_file};
 use crate::node;
 
 #[test]
@@ -92,9 +92,7 @@ fn a_broken_file_leads_to_no_other_registry() {
     add(&d, "blog", "blog.test");
     assert_eq!(d.get("blog.test", "/").status, 200);
     let good = node("main", "");
-    d.rewrite(&(good.clone() + "[app.broken\n"));
-    eventually("it is seen", || d.log().contains("configuration not loaded"));
-    d.kill_role(Role::Control);
+    starts_on_a_broken_file(&d, &good);
     assert_eq!(d.get("blog.test", "/").status, 200);
     assert_eq!(d.starts("blog"), 1, "it runs on");
     assert!(!d.state_path().join("registry/registry.db").exists());

@@ -26,6 +26,9 @@ use tokio::{
     time::timeout,
 };
 
+mod control;
+mod random;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A hub with its scripted roles: each that it starts comes out here.
@@ -259,106 +262,6 @@ async fn a_proxy_that_breaks_the_rules_is_replaced_and_nothing_else_is_touched()
     assert!(!scene.hub.is_finished());
 }
 
-impl Peer<ToControl> {
-    /// The next one that the hub starts, welcomed.
-    async fn welcomed(controls: &mut mpsc::Receiver<UnixStream>) -> Self {
-        let came = timeout(PATIENCE, controls.recv()).await.expect("one is started").unwrap();
-        let (sender, receiver) = wire::open(came, TRUSTED_LIMITS).unwrap();
-        let mut control = Self { sender, receiver };
-        control.sender.send(&FromControl::Hello(hello(Role::Control))).unwrap();
-        control.sender.send(&FromControl::Introduced).unwrap();
-        while !matches!(control.next().await.expect("a welcome"), ToControl::Begin) {}
-        control
-    }
-
-    async fn next(&mut self) -> Option<ToControl> {
-        let next = timeout(PATIENCE, self.receiver.next()).await.expect("the hub says something");
-        next.ok().flatten().map(|(message, _)| message)
-    }
-
-    fn wish(&self, wish: Wish) {
-        let wish = Box::new(wish);
-        // It may have been given up.
-        let _ = self.sender.send(&FromControl::Wish { number: 1, wish });
-    }
-
-    async fn until_answered(&mut self) -> Answer {
-        loop {
-            if let ToControl::Answer { answer, .. } = self.next().await.expect("an answer") {
-                return *answer;
-            }
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_control_process_that_breaks_the_rules_is_replaced_and_heard_no_more() {
-    let (mut scene, mut controls) = Scene::with_controls();
-    let disable = || Wish::Operate(AppId::parse("blog").unwrap(), Verb::Disable);
-    let mut control = Peer::welcomed(&mut controls).await;
-    control.sender.send(&FromControl::Apps(vec![app("blog")])).unwrap();
-    let server = ServerSpec { admin: Vec::new(), listen: Vec::new(), ..ServerSpec::default() };
-    let (server, gone, rejected) = (Box::new(server), Vec::new(), Vec::new());
-    let lineage = Lineage::default();
-    let (is_whole, is_trial) = (true, false);
-    control.wish(Wish::Configure { server, gone, rejected, is_whole, is_trial, lineage });
-    let mut proxy = scene.good_proxy().await;
-    let answer = control.until_answered().await;
-    assert!(matches!(answer, Answer::Configured(Ok(_))), "{answer:?}");
-    let stranger = Hello { protocol: VERSION + 1, ..hello(Role::Control) };
-    for frame in [
-        Frame::of(&"no message at all").unwrap(),
-        Frame::of(&FromProxy::Applied { turn: 1 }).unwrap(),
-        Frame::of(&FromControl::Introduced).unwrap(),
-        Frame::of(&FromControl::Hello(stranger)).unwrap(),
-        Frame::of(&FromControl::Hello(hello(Role::Proxy))).unwrap(),
-    ] {
-        control.sender.send_frame(frame).unwrap();
-        control.wish(disable());
-        while let Some(message) = control.next().await {
-            assert!(!matches!(message, ToControl::Answer { .. }), "it is heard: {message:?}");
-        }
-        control = Peer::welcomed(&mut controls).await;
-    }
-    // The proxy is the same, and nobody has disabled the app.
-    let disabled = |order: &GateOrder| matches!(order, GateOrder::Refuse { .. });
-    control.wish(disable());
-    let (echo, orders) = proxy.until_echo().await;
-    assert_eq!(orders.iter().filter(|order| disabled(order)).count(), 1, "{orders:?}");
-    proxy.sender.send(&FromProxy::Echoed(echo)).unwrap();
-    assert!(matches!(control.until_answered().await, Answer::Operated(Ok(()))));
-    assert!(!scene.hub.is_finished());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_control_process_may_speak_of_what_there_is_not() {
-    let (mut scene, mut controls) = Scene::with_controls();
-    let control = Peer::welcomed(&mut controls).await;
-    let proxy = scene.proxy().await;
-    proxy.introduce();
-    let (nobody, generation) = (AppId::parse("nobody").unwrap(), Generation(7));
-    let socket = || Arc::new(std::os::fd::OwnedFd::from(UnixStream::pair().unwrap().0));
-    let address = ListenAddr::Unix("/etc/passwd".into());
-    let held = FromControl::Held { app: nobody.clone(), generation };
-    let given = Err("nothing".to_owned());
-    let prepared = FromControl::Prepared { app: nobody.clone(), generation, number: 9, given };
-    for frame in [
-        Frame::with(&held, vec![socket(), socket()]).unwrap(),
-        Frame::of(&held).unwrap(),
-        Frame::with(&FromControl::Admin(address.clone()), vec![socket()]).unwrap(),
-        Frame::of(&FromControl::Admin(address)).unwrap(),
-        Frame::of(&prepared).unwrap(),
-        Frame::with(&FromControl::Keep("no figures".to_owned()), vec![socket()]).unwrap(),
-    ] {
-        control.sender.send_frame(frame).unwrap();
-    }
-    let mut control = control;
-    control.wish(Wish::Operate(nobody, Verb::Start));
-    let answer = control.until_answered().await;
-    assert!(matches!(answer, Answer::Operated(Err(_))), "{answer:?}");
-    assert!(!scene.hub.is_finished());
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reports_that_nobody_asked_for_start_nothing_and_fill_nothing() {
     let mut scene = Scene::start();
@@ -474,97 +377,4 @@ async fn a_proxy_that_hangs_is_replaced() {
     }
     next.introduce();
     assert!(!scene.hub.is_finished());
-}
-
-/// What a proxy may say, drawn from a seed: mostly about the app that there is.
-struct Draw {
-    state: u64,
-    /// Whether it says what ends it, now and then.
-    is_rude: bool,
-}
-
-impl Draw {
-    /// A number below `end` (xorshift, Marsaglia 2003).
-    fn below(&mut self, end: u64) -> u64 {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        self.state % end
-    }
-
-    fn message(&mut self) -> FromProxy {
-        if self.is_rude && self.below(60) == 0 {
-            return self.rude_message();
-        }
-        let app = if self.below(4) == 0 { "nobody" } else { "blog" };
-        let app = AppId::parse(app).unwrap();
-        let generation = Generation(self.below(4));
-        match self.below(11) {
-            9 => {
-                let words = (self.below(2) == 0).then(|| "404".to_owned());
-                FromProxy::Report(GateReport::Lacks { app, generation, words })
-            }
-            0 => FromProxy::Applied { turn: self.below(6) },
-            8 => FromProxy::Echoed(self.below(6)),
-            1 => FromProxy::Report(GateReport::Retired { app, generation }),
-            2 => {
-                let idle_for = Duration::from_millis(self.below(u64::MAX));
-                FromProxy::Report(GateReport::Busy { app, generation, idle_for })
-            }
-            3 => FromProxy::Report(GateReport::Drained { app, generation }),
-            4 => FromProxy::Report(GateReport::Unreachable { app, generation }),
-            5 => FromProxy::Report(GateReport::Answered { app, generation }),
-            6 => {
-                let words = "\u{1b}[2J".repeat(usize::try_from(self.below(100)).unwrap());
-                FromProxy::Report(GateReport::NotAnswered { app, generation, words })
-            }
-            7 => FromProxy::Hello(hello(Role::Proxy)),
-            _ => FromProxy::Report(GateReport::Wanted { app }),
-        }
-    }
-
-    /// What no proxy says that was told what to do.
-    fn rude_message(&mut self) -> FromProxy {
-        let address = ListenAddr::Tcp(([127, 0, 0, 1], 0).into());
-        let (number, configured) = (self.below(3), address.clone());
-        match self.below(3) {
-            0 => FromProxy::Introduced,
-            1 => FromProxy::Hello(Hello { protocol: VERSION + 1, ..hello(Role::Proxy) }),
-            _ => FromProxy::Listening(Listening { number, configured, address, app: None }),
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_a_proxy_says_the_hub_goes_on() {
-    for seed in 1..30 {
-        let mut scene = Scene::start();
-        let is_rude = seed % 3 == 0;
-        let mut draw = Draw { state: seed, is_rude };
-        let mut proxy = scene.good_proxy().await;
-        for _ in 0..300 {
-            let is_heard = proxy.sender.send(&draw.message()).is_ok();
-            assert!(is_heard || is_rude, "the hub listens");
-        }
-        // None of that is forbidden to those who are not rude; this is.
-        let is_heard = proxy.sender.send(&FromProxy::Introduced).is_ok();
-        assert!(is_heard || is_rude, "the hub listens");
-        while proxy.next().await.is_some() {}
-        let mut next = scene.good_proxy().await;
-        let wanted = GateReport::Wanted { app: AppId::parse("blog").unwrap() };
-        next.sender.send(&FromProxy::Report(wanted)).unwrap();
-        loop {
-            // Refused at once, since the program fails; or it was refused to the first one.
-            match next.next().await.expect("it is served") {
-                ToProxy::Order(GateOrder::Refuse { .. }) => break,
-                ToProxy::Gates(orders)
-                    if orders.iter().any(|order| matches!(order, GateOrder::Refuse { .. })) =>
-                {
-                    break;
-                }
-                _ => {}
-            }
-        }
-        assert!(!scene.hub.is_finished(), "seed {seed}");
-    }
 }
