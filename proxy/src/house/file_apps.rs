@@ -340,7 +340,7 @@ mod tests {
         );
         assert_eq!(
             after(&[&b, &c], &[], false, NOW + ABSENCE - 1, false),
-            [new.clone(), left(NOW), new.clone()]
+            [new.clone(), left(NOW), new]
         );
         // A start that finds them all anew.
         assert_eq!(
