@@ -157,10 +157,11 @@ impl Reader {
             return;
         }
         self.next.batch = self.next_batch();
-        if self.next.batch.is_some() || !self.next.said.is_empty() || self.next.lost > 0 {
+        let has_more =
+            self.next.batch.is_some() || !self.next.said.is_empty() || self.next.lost > 0;
+        // What was dropped while the disk was away is owed still, though nothing more comes.
+        if has_more || self.stuck.is_some() {
             self.start_writing();
-        } else {
-            self.stuck = None;
         }
     }
 
@@ -404,5 +405,41 @@ async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use doorbell_config::{
+        name::{AppId, ByteSize},
+        spec::OutputSpec,
+    };
+
+    use super::*;
+    use crate::output::{CURRENT, Logs};
+
+    #[tokio::test]
+    async fn what_was_dropped_while_the_disk_was_away_is_told_though_nothing_more_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pipe, _apps) = OutputPipe::create(&folder.path().join("1.out")).unwrap();
+        let spec = OutputSpec { max_size: ByteSize(1000), keep: 1 };
+        let log = Logs::new(folder.path().join("log")).open(&AppId::parse("app").unwrap(), spec);
+        let mut reader = Reader::of(pipe, Arc::clone(&log), Arc::default()).unwrap();
+        std::fs::create_dir(folder.path().join("log")).unwrap();
+        std::fs::write(folder.path().join("log/app"), "in the way").unwrap();
+        // All that was in the pipe, and the disk is still away when that is to be told.
+        reader.next.lost = 3;
+        reader.write();
+        reader.until_written().await;
+        assert!(reader.stuck.is_some());
+        std::fs::remove_file(folder.path().join("log/app")).unwrap();
+        sleep_until(reader.wake().unwrap()).await;
+        reader.write();
+        reader.until_written().await;
+        assert!(reader.stuck.is_none());
+        let written = std::fs::read_to_string(folder.path().join("log/app").join(CURRENT));
+        assert!(written.unwrap().starts_with("[doorbell] 3 lines lost"));
+        reader.write();
+        assert!(reader.writing.is_none(), "that is all");
     }
 }
