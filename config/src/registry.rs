@@ -67,6 +67,15 @@ impl Registry {
         }
     }
 
+    /// Looks whether a registry has a shape that is known here; one that is not there has. Changes nothing.
+    ///
+    /// # Errors
+    /// [`OpenError::is_too_new`], or why it cannot be looked at.
+    pub async fn is_known(location: &Location) -> Result<(), OpenError> {
+        let known = Store::is_known(location).await;
+        known.map_err(|error| OpenError { location: location.clone(), error })
+    }
+
     /// Makes all of some work in a transaction, or none.
     async fn transact<T, E: From<RegistryError>>(
         &self,

@@ -35,6 +35,7 @@ use secrets::SecretVerb;
 
 use crate::{
     control::Place,
+    rehearsal,
     serve::{self, Beginning, Split},
 };
 
@@ -68,6 +69,9 @@ enum Verb {
         /// Take up what an earlier version of this process left
         #[arg(long, hide = true, value_name = "STATE_DIR")]
         upgraded: Option<PathBuf>,
+        /// Only tell how that would go
+        #[arg(long, hide = true, requires = "upgraded")]
+        rehearse: bool,
     },
     /// The process that operators talk to; started by `serve`
     #[command(hide = true)]
@@ -80,6 +84,9 @@ enum Verb {
         /// Where a new supervisor is found
         #[arg(long)]
         reception: PathBuf,
+        /// Only tell how it would come up
+        #[arg(long)]
+        rehearse: bool,
     },
     /// The process that clients talk to; started by `serve`
     #[command(hide = true)]
@@ -314,14 +321,20 @@ struct AppArg {
 /// What to tell the user.
 pub fn run() -> anyhow::Result<u8> {
     match Cli::parse().verb {
-        Verb::Serve { config, one_process, upgraded } => {
+        Verb::Serve { config, upgraded: Some(state_dir), rehearse: true, one_process: _ } => {
+            documents::rehearsed(rehearsal::serve(config.config, &state_dir))
+        }
+        Verb::Serve { config, one_process, upgraded, rehearse: _ } => {
             let split = if one_process { Split::OneProcess } else { Split::Processes };
             let beginning = upgraded.map_or(Beginning::Fresh, Beginning::Upgraded);
             serve::serve(config.config, split, &beginning)?;
             Ok(0)
         }
-        Verb::Control { config, registry, reception } => {
+        Verb::Control { config, registry, reception, rehearse } => {
             let place = Place { config_path: config.config, folder: registry };
+            if rehearse {
+                return documents::rehearsed(rehearsal::control(&place));
+            }
             serve::role(Role::Control, reception, Some(place))?;
             Ok(0)
         }

@@ -48,7 +48,7 @@ const FIRST_OPENING: Duration = Duration::from_secs(3);
 /// The file in the control process's folder, where no other registry is named.
 const DATABASE: &str = "registry.db";
 /// The folder in it for a copy of the registry.
-const COPY: &str = "copy";
+pub(crate) const COPY: &str = "copy";
 /// The folder in it for the history of apps.
 const HISTORY: &str = "history";
 /// Pause before a registry that cannot be opened is tried again: doubled up to the longest.
@@ -161,15 +161,20 @@ pub async fn run(connection: UnixStream, place: Place, household: Household) -> 
     outcome.context("listening to the supervisor")?
 }
 
-/// Where the registry is: where the files say, or said when they were good.
+/// Where the registry is; what the files say of that is remembered.
 fn location(folder: &Path, loaded: &Loaded) -> anyhow::Result<Location> {
+    if let Ok(config) = &loaded.outcome
+        && let Err(error) = ledger::place::remember(folder, config.registry.as_ref())
+    {
+        tracing::warn!(%error, "where the registry is cannot be written to the state folder");
+    }
+    location_now(folder, loaded)
+}
+
+/// Where the registry is: where the files say, or said when they were good.
+pub(crate) fn location_now(folder: &Path, loaded: &Loaded) -> anyhow::Result<Location> {
     let named = match &loaded.outcome {
-        Ok(config) => {
-            if let Err(error) = ledger::place::remember(folder, config.registry.as_ref()) {
-                tracing::warn!(%error, "where the registry is cannot be written to the state folder");
-            }
-            config.registry.clone()
-        }
+        Ok(config) => config.registry.clone(),
         Err(_) => ledger::place::remembered(folder).context("where the registry is")?,
     };
     Ok(named.unwrap_or_else(|| Location::Sqlite(folder.join(DATABASE))))

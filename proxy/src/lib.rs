@@ -46,6 +46,7 @@ pub mod patience;
 pub mod peer;
 pub mod provision;
 pub mod readiness;
+pub mod rehearsal;
 pub mod relay;
 pub mod rewrite;
 pub mod sandbox;

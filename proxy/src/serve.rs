@@ -69,7 +69,11 @@ pub fn serve(config_path: PathBuf, split: Split, beginning: &Beginning) -> anyho
     hub::keep_descriptors();
     logging::start(&server.log)?;
     allocator::purge_in_background();
-    let options = options(config_path, server, split, beginning)?;
+    let lock = match beginning {
+        Beginning::Fresh => None,
+        Beginning::Upgraded(_) => Some(take_input().context("the state folder's lock")?),
+    };
+    let options = options(config_path, server, split, lock)?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(hub::run(options));
     // A disk that hangs holds threads of the runtime, which would be waited for without end.
@@ -79,7 +83,7 @@ pub fn serve(config_path: PathBuf, split: Split, beginning: &Beginning) -> anyho
 
 /// The settings that this process needs. Where something lives that an earlier one started, a file that
 /// has become wrong meanwhile is no reason to let go of it: then those hold that held before.
-fn settings(config_path: &Path, beginning: &Beginning) -> anyhow::Result<ServerSpec> {
+pub(crate) fn settings(config_path: &Path, beginning: &Beginning) -> anyhow::Result<ServerSpec> {
     if let Beginning::Upgraded(state_dir) = beginning
         && let Ok(server) = settings_that_held(state_dir)
     {
@@ -121,16 +125,13 @@ fn state_dir_in(line: &str) -> Option<PathBuf> {
     Some(line.get("state_dir")?.as_str()?.into())
 }
 
-fn options(
+pub(crate) fn options(
     config_path: PathBuf,
     server: ServerSpec,
     split: Split,
-    beginning: &Beginning,
+    lock: Option<OwnedFd>,
 ) -> anyhow::Result<HubOptions> {
-    let lock = match beginning {
-        Beginning::Fresh => None,
-        Beginning::Upgraded(_) => Some(Arc::new(take_input().context("the state folder's lock")?)),
-    };
+    let is_upgraded = lock.is_some();
     let user = server.user.as_deref().map(user).transpose()?.flatten();
     if server.user.is_none() && rustix::process::geteuid().is_root() {
         tracing::warn!("the proxy runs as root: name another user for it in `server.user`");
@@ -143,7 +144,7 @@ fn options(
         open_files: raise_descriptor_limit(),
         group: user.map(|user| user.gid),
         has_custodian: split == Split::Processes,
-        lock,
+        lock: lock.map(Arc::new),
     };
     let control_dir = server.state_dir.join(REGISTRY);
     let binary = binary()?;
@@ -175,7 +176,6 @@ fn options(
     // Sockets of a listener, one for each worker, travel in one message.
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = workers.min(MOST_DESCRIPTORS);
-    let is_upgraded = *beginning != Beginning::Fresh;
     let successor = Some(successor);
     Ok(HubOptions { supervisor, server, launcher, workers, successor, is_upgraded, control_dir })
 }
@@ -283,7 +283,7 @@ fn take_input() -> std::io::Result<OwnedFd> {
     Ok(input)
 }
 
-fn runtime() -> anyhow::Result<Runtime> {
+pub(crate) fn runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")

@@ -28,6 +28,7 @@ pub mod service_notify;
 mod snapshots;
 mod supervisor;
 pub mod wire;
+mod written;
 
 pub use driver::{Account, AccountError, Advances, Deputy, make_way};
 pub use snapshots::{Change, Snapshots};

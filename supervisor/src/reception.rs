@@ -24,8 +24,9 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use crate::{
-    driver::{Process, boot, has_threads, share_socket},
+    driver::{Process, RUN, boot, has_threads, share_socket},
     protocol::{Listening, Role},
+    written,
 };
 
 const SOCKET: &str = "roles.sock";
@@ -165,6 +166,14 @@ impl Reception {
         fs::rename(fresh, path)
     }
 
+    /// Whether all that is written down here could be read.
+    pub(crate) fn understand(&self) -> io::Result<()> {
+        written::read::<Vec<Known>>(&self.folder.join(LIST))?;
+        written::read::<Vec<KnownListener>>(&self.folder.join(LISTENERS))?;
+        written::read::<ServerSpec>(&self.folder.join(SETTINGS))?;
+        Ok(())
+    }
+
     /// Forgets everybody: a shutdown in order.
     pub(crate) fn close(&self) {
         for name in [LIST, LISTENERS, SETTINGS, SOCKET] {
@@ -180,7 +189,7 @@ impl Reception {
 /// # Errors
 /// If there are none that can be read.
 pub fn settings_that_held(state_dir: &Path) -> io::Result<ServerSpec> {
-    let text = fs::read(state_dir.join("run").join(SETTINGS))?;
+    let text = fs::read(state_dir.join(RUN).join(SETTINGS))?;
     Ok(serde_json::from_slice(&text)?)
 }
 

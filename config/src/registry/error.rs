@@ -52,6 +52,14 @@ pub struct OpenError {
     pub error: RegistryError,
 }
 
+impl OpenError {
+    /// Whether it is newer than this program: waiting does not help.
+    #[must_use]
+    pub fn is_too_new(&self) -> bool {
+        matches!(self.error, RegistryError::TooNew { .. })
+    }
+}
+
 /// Why nothing was written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {

@@ -36,6 +36,9 @@ const MIGRATIONS: &[Migration] = &[
     },
 ];
 
+/// Asks for a registry's version.
+pub(super) const VERSION: &str = "SELECT version FROM registry";
+
 const HAS_TABLES: (&str, &str) = (
     "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'registry'",
     "SELECT count(*) FROM pg_catalog.pg_tables
@@ -77,6 +80,6 @@ async fn version(transaction: &mut Transaction) -> Result<u64, RegistryError> {
     if tables.first().map_or(Ok(0), |row| row.number(0))? == 0 {
         return Ok(0);
     }
-    let rows = transaction.rows("SELECT version FROM registry", &[]).await?;
+    let rows = transaction.rows(VERSION, &[]).await?;
     rows.first().map_or_else(|| Err(no_revision()), |row| row.number(0))
 }

@@ -12,7 +12,7 @@ use std::{future::Future, time::Duration};
 
 use sqlx::{Postgres, Row as _, Sqlite, postgres::PgRow, sqlite::SqliteRow};
 
-use super::{error::RegistryError, location::Location};
+use super::{error::RegistryError, location::Location, migration};
 
 mod lent;
 mod postgres;
@@ -69,6 +69,15 @@ impl Store {
                 Ok(Self::Postgres(Box::new(store)))
             }
         }
+    }
+
+    /// Looks whether there is nothing newer than we are.
+    pub(super) async fn is_known(location: &Location) -> Result<(), RegistryError> {
+        let version = match location {
+            Location::Sqlite(path) => sqlite::version(path).await?,
+            Location::Postgres(url) => postgres::version(url).await?,
+        };
+        migration::known(u64::try_from(version).unwrap_or_default())
     }
 
     /// The rows of one statement that only reads.

@@ -19,7 +19,9 @@ crate::on_both!(
 
 async fn a_newer_registry_is_refused(place: Place) {
     write(&place.open().await, "blog", "one").await;
+    assert_eq!(Registry::is_known(&place.location).await, Ok(()));
     place.sql("UPDATE registry SET version = 99").await;
+    assert!(Registry::is_known(&place.location).await.unwrap_err().is_too_new());
     let error = Registry::open(&place.location).await.unwrap_err();
     assert_eq!(error.error, RegistryError::TooNew { found: 99, known: KNOWN });
     assert!(error.to_string().contains("upgrade this one"), "{error}");

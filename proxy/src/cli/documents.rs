@@ -15,7 +15,7 @@ use doorbell_config::{
     spec::{AppSpec, Backend, Config, ListenAddr},
 };
 
-use doorbell_supervisor::protocol::TAKES_OVER_FROM;
+use doorbell_supervisor::{hub::Rehearsed, protocol::TAKES_OVER_FROM};
 use serde_json::json;
 
 use super::JsonArg;
@@ -149,6 +149,13 @@ fn from_config(config: &Config) -> anyhow::Result<PathBuf> {
 
 pub(super) fn speaks() -> anyhow::Result<u8> {
     writeln!(io::stdout(), "{}", serde_json::to_string(&TAKES_OVER_FROM)?)?;
+    Ok(0)
+}
+
+/// What fails is an answer too.
+pub(super) fn rehearsed(outcome: anyhow::Result<Rehearsed>) -> anyhow::Result<u8> {
+    let told = outcome.unwrap_or_else(|error| Rehearsed::Fails(format!("{error:#}")));
+    writeln!(io::stdout(), "{}", serde_json::to_string(&told)?)?;
     Ok(0)
 }
 

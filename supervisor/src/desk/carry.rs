@@ -21,6 +21,7 @@ use super::{Desk, app::Past};
 use crate::{
     lifecycle::{BackingOff, Because, Goal, State},
     message::StartCounts,
+    written,
 };
 
 const FILE: &str = "carried.json";
@@ -104,6 +105,11 @@ pub(super) fn read(run_dir: &Path) -> HashMap<AppId, Carried> {
         tracing::warn!(%error, "what was known of apps is not understood");
         HashMap::new()
     })
+}
+
+/// Whether it could be read.
+pub(super) fn understand(run_dir: &Path) -> io::Result<()> {
+    written::read::<HashMap<AppId, Carried>>(&path(run_dir)).map(drop)
 }
 
 /// Nobody took over after all.

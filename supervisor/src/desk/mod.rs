@@ -170,6 +170,12 @@ enum Wake {
     Nothing,
 }
 
+/// Whether another supervisor's desk has left nothing in these folders that could not be read.
+pub(crate) fn understand(state_dir: &Path, run_dir: &Path) -> std::io::Result<()> {
+    state_dir::understand(state_dir)?;
+    carry::understand(run_dir)
+}
+
 impl Desk {
     /// A desk that is ready to run.
     pub(crate) fn new(

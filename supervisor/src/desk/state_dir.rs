@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     driver::create_private, message::Generation, protocol::Lineage, supervisor::SupervisorError,
+    written,
 };
 
 const SWITCHES: &str = "switches.json";
@@ -239,6 +240,11 @@ impl Generations {
         self.last += 1;
         Generation(self.last)
     }
+}
+
+/// Whether it could be read what operators switched.
+pub(super) fn understand(path: &Path) -> io::Result<()> {
+    written::read::<Switches>(&path.join(SWITCHES)).map(drop)
 }
 
 /// Replaces a file: after a crash there is the old one or the new one, whole.

@@ -77,7 +77,7 @@ pub(crate) use self::{
     leftover::Leftovers,
     procfs::{Process, Scanner, has_threads},
     reclaim::has_swap,
-    record::{Phase, boot},
+    record::{Phase, Record, boot},
     root::{Exit, Root},
     sys::{SIGNAL_INFO, hold_signals, signal_descriptor, watch_for},
     usage::Meter,
@@ -97,6 +97,9 @@ use crate::{
     output::{Logs, Tail},
     probe::{LastLook, Pace},
 };
+
+/// The folder in the state folder for what concerns this run alone.
+pub(crate) const RUN: &str = "run";
 
 /// Characters that are kept of what a proxy says of an instance.
 const MOST_WORDS: usize = 400;
@@ -302,7 +305,7 @@ impl Driver {
 
     /// Folder of the sockets of all apps.
     pub(crate) fn run_dir(&self) -> PathBuf {
-        self.state_dir.join("run")
+        self.state_dir.join(RUN)
     }
 
     /// The task of one instance, and the hold on it.

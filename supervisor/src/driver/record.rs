@@ -18,7 +18,10 @@ use super::{
     procfs::{Pid, Process},
     vigil::Vigil,
 };
-use crate::message::{Endpoint, Generation, StartTimes};
+use crate::{
+    message::{Endpoint, Generation, StartTimes},
+    written,
+};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -177,28 +180,28 @@ impl Record {
         folder.join(format!("{}.json", base36(generation.0)))
     }
 
-    /// All that are written down in the run folders of apps.
+    /// All that are written down in the run folders of apps. What cannot be read is told and left out.
     pub(crate) fn read_all(run_dir: &Path) -> io::Result<Vec<Self>> {
-        let mut all = Vec::new();
-        for folder in fs::read_dir(run_dir)?.filter_map(Result::ok) {
-            // The list of roles, say.
-            let Ok(files) = fs::read_dir(folder.path()) else { continue };
-            for file in files.filter_map(Result::ok).map(|file| file.path()) {
-                if file.extension().is_some_and(|extension| extension == "json") {
-                    match Self::read(&file) {
-                        Ok(record) => all.push(record),
-                        Err(error) => {
-                            tracing::error!(path = %file.display(), %error, "no record of an instance");
-                        }
-                    }
-                }
-            }
-        }
-        Ok(all)
+        let read = Self::paths(run_dir)?.filter_map(|path| {
+            written::read(&path).unwrap_or_else(|error| {
+                tracing::error!(%error, "no record of an instance");
+                None
+            })
+        });
+        Ok(read.collect())
     }
 
-    fn read(path: &Path) -> io::Result<Self> {
-        Ok(serde_json::from_slice(&fs::read(path)?)?)
+    /// Whether all of them could be read.
+    pub(crate) fn understand_all(run_dir: &Path) -> io::Result<()> {
+        Self::paths(run_dir)?.try_for_each(|path| written::read::<Self>(&path).map(drop))
+    }
+
+    fn paths(run_dir: &Path) -> io::Result<impl Iterator<Item = PathBuf> + use<>> {
+        let folders = fs::read_dir(run_dir)?.filter_map(Result::ok);
+        // Not all are folders: the list of roles, say.
+        let files = folders.filter_map(|folder| fs::read_dir(folder.path()).ok()).flatten();
+        let paths = files.filter_map(Result::ok).map(|file| file.path());
+        Ok(paths.filter(|path| path.extension().is_some_and(|extension| extension == "json")))
     }
 
     /// Whether its first process still runs: this very one, and not another with its number.

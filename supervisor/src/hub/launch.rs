@@ -7,14 +7,21 @@ use std::{
         fd::OwnedFd,
         unix::{fs::FileTypeExt, net::UnixStream, process::CommandExt},
     },
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
 };
 
 use rustix::process::{PidfdFlags, pidfd_open};
-use tokio::{io::AsyncReadExt, net::unix::pipe, sync::watch, task::JoinHandle, time::timeout};
+use serde::de::DeserializeOwned;
+use tokio::{
+    io::AsyncReadExt,
+    net::unix::pipe,
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
 
 use crate::{
     driver::{Exit, Root, children},
@@ -28,10 +35,8 @@ const GOODBYE: Duration = Duration::from_secs(10);
 const FOR_PROXIES: [&str; 7] =
     ["SSL_CERT_FILE", "SSL_CERT_DIR", "NO_COLOR", "TZ", "LANG", "RUST_BACKTRACE", "LOCALDOMAIN"];
 
-/// The verb by which a binary tells what it takes over from, as a list of numbers in JSON.
-pub const SPEAKS: &str = "takes-over-from";
-/// Bytes of such a list.
-const MOST_SPOKEN: u64 = 4096;
+/// Bytes of an answer of a program that is asked something.
+const MOST_ANSWERED: u64 = 256 * 1024;
 
 /// The program that we are, also when another one stands in its place by now.
 const OWN_IMAGE: &str = "/proc/self/exe";
@@ -140,13 +145,26 @@ impl Processes {
         reception: Option<&Reception>,
         image: Image,
     ) -> io::Result<(u32, OwnedFd)> {
+        let mut command = self.command(role, reception, image);
+        command.stdin(Stdio::from(connection));
+        let (child, pidfd) = start(&mut command)?;
+        Ok((child.id(), pidfd))
+    }
+
+    /// The program of a role, with all but its connection.
+    pub(super) fn command(
+        &self,
+        role: Role,
+        reception: Option<&Reception>,
+        image: Image,
+    ) -> Command {
         let mut command = match image {
             Image::Ours => Command::new(OWN_IMAGE),
             Image::Successor => Command::new(&self.binary),
         };
         command.arg0(&self.binary);
         // Not in our group: a terminal's Ctrl-C is for us alone, who shut down in order.
-        command.process_group(0).stdin(Stdio::from(connection)).stderr(own_stderr());
+        command.process_group(0).stderr(own_stderr());
         match role {
             Role::Control => command.args(&self.control),
             Role::Proxy => {
@@ -163,12 +181,18 @@ impl Processes {
             // Without further groups: setgroups(2) is called too.
             command.gid(user.gid).uid(user.uid);
         }
-        children::spawn_registered(|| {
-            let pid = command.spawn()?.id();
-            let raw = children::to_rustix(pid).ok_or(io::ErrorKind::InvalidData)?;
-            io::Result::Ok((pid, pidfd_open(raw, PidfdFlags::NONBLOCK)?))
-        })
+        command
     }
+}
+
+/// Starts a program, and gives a handle on it that outlives its number.
+fn start(command: &mut Command) -> io::Result<(Child, OwnedFd)> {
+    let started = children::spawn_registered(|| {
+        let child = command.spawn()?;
+        let pid = children::to_rustix(child.id()).ok_or(io::ErrorKind::InvalidData)?;
+        io::Result::Ok((child.id(), (child, pidfd_open(pid, PidfdFlags::NONBLOCK)?)))
+    });
+    started.map(|(_, started)| started)
 }
 
 /// Standard error, opened anew where it is a pipe or a terminal: a role that made ours non-blocking
@@ -244,23 +268,19 @@ async fn patience(told: &mut watch::Receiver<Fate>) {
     }
 }
 
-/// Asks a binary which versions of the protocol it can take over from.
-pub(super) async fn ask_what_it_speaks(binary: &Path) -> io::Result<Vec<u32>> {
-    let mut command = Command::new(binary);
-    command.arg(SPEAKS).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
-    let mut output = None;
-    let (pid, pidfd) = children::spawn_registered(|| {
-        let mut child = command.spawn()?;
-        output = child.stdout.take();
-        let raw = children::to_rustix(child.id()).ok_or(io::ErrorKind::InvalidData)?;
-        io::Result::Ok((child.id(), pidfd_open(raw, PidfdFlags::NONBLOCK)?))
-    })?;
-    let mut root = Root::watch(pid, pidfd)?;
-    let output = output.ok_or(io::ErrorKind::BrokenPipe)?;
+/// Runs a program that answers in JSON on standard output, and ends by itself before a moment.
+pub(super) async fn ask<T: DeserializeOwned>(
+    mut command: Command,
+    until: Instant,
+) -> io::Result<T> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let (mut child, pidfd) = start(&mut command)?;
+    let mut root = Root::watch(child.id(), pidfd)?;
+    let output = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
     let mut output = pipe::Receiver::from_owned_fd(output.into())?;
     let mut text = Vec::new();
-    let answered = timeout(GOODBYE, async {
-        (&mut output).take(MOST_SPOKEN).read_to_end(&mut text).await?;
+    let answered = timeout_at(until, async {
+        (&mut output).take(MOST_ANSWERED).read_to_end(&mut text).await?;
         io::Result::Ok(root.exit().await)
     });
     let answered = answered.await;
@@ -270,7 +290,7 @@ pub(super) async fn ask_what_it_speaks(binary: &Path) -> io::Result<Vec<u32>> {
         Ok(Ok(exit)) if exit.is_success() => Ok(serde_json::from_slice(&text)?),
         Ok(Ok(exit)) => Err(io::Error::other(exit.to_string())),
         Ok(Err(error)) => Err(error),
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end")),
     }
 }
 
@@ -301,16 +321,34 @@ mod tests {
     async fn who_is_to_die_is_given_no_time_by_a_later_word() {
         let mut command = Command::new("sleep");
         command.arg("100");
-        let (pid, pidfd) = children::spawn_registered(|| {
-            let pid = command.spawn()?.id();
-            let raw = children::to_rustix(pid).ok_or(io::ErrorKind::InvalidData)?;
-            io::Result::Ok((pid, pidfd_open(raw, PidfdFlags::NONBLOCK)?))
-        })
-        .unwrap();
-        let runner = Runner::of(Role::Proxy, pid, pidfd).unwrap();
+        let (child, pidfd) = start(&mut command).unwrap();
+        let runner = Runner::of(Role::Proxy, child.id(), pidfd).unwrap();
         runner.tell(Fate::Die);
         runner.tell(Fate::Leave);
         timeout(GOODBYE / 2, runner.ended()).await.expect("it is killed");
+    }
+
+    #[tokio::test]
+    async fn who_is_asked_and_does_not_end_is_ended() {
+        let shell = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            command
+        };
+        let soon = || Instant::now() + Duration::from_millis(100);
+        let late = Instant::now() + GOODBYE;
+        let numbers: Vec<u32> = ask(shell("echo '[1, 2]'"), late).await.unwrap();
+        assert_eq!(numbers, [1, 2]);
+        for (script, until, why) in [
+            ("echo 7; exec sleep 1000", soon(), "does not end"),
+            ("exec >&-; exec sleep 1000", soon(), "does not end"),
+            ("echo 7; exit 3", late, "exited with status 3"),
+            ("echo seven", late, "expected"),
+            ("yes", soon(), "does not end"),
+        ] {
+            let error = ask::<u32>(shell(script), until).await.unwrap_err().to_string();
+            assert!(error.contains(why), "{script}: {error}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -320,7 +358,7 @@ mod tests {
         patience(&mut told).await;
         let (fate, mut told) = watch::channel(Fate::Live);
         fate.send_replace(Fate::Leave);
-        let since = tokio::time::Instant::now();
+        let since = Instant::now();
         patience(&mut told).await;
         assert_eq!(since.elapsed(), GOODBYE);
         fate.send_replace(Fate::Die);

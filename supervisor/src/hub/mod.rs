@@ -6,7 +6,8 @@
 //! back as an event.
 //!
 //! `proxies` and `office` are about the two kinds of roles, `overdue` about those that hang, `configure`
-//! about what is to be, `echo` about when that is told, `switchboard` makes one gate of many, `closing` is the end.
+//! about what is to be, `echo` about when that is told, `switchboard` makes one gate of many,
+//! `rehearsal` and `upgrade` make room for another version, `closing` is the end.
 
 mod catalog;
 mod closing;
@@ -18,6 +19,7 @@ mod office;
 mod overdue;
 mod peer;
 mod proxies;
+mod rehearsal;
 mod returning;
 mod seed;
 mod signals;
@@ -51,9 +53,9 @@ use self::{
     upgrade::Upgrade,
 };
 pub use self::{
-    launch::{Launcher, Processes, SPEAKS, StartTask, User},
+    launch::{Launcher, Processes, StartTask, User},
+    rehearsal::{REHEARSE, Rehearsed, SPEAKS, Successor, understand},
     signals::{hold_signals, let_signals_in},
-    upgrade::Successor,
 };
 pub use crate::driver::keep_descriptors;
 use crate::{
@@ -125,8 +127,8 @@ enum Event {
     Restart(Role),
     /// A process wants to come back.
     Came(u32, std::os::unix::net::UnixStream),
-    /// What a new binary takes over from.
-    Speaks(io::Result<Vec<u32>>),
+    /// Whether a new binary can take over, or why not.
+    Rehearsed(Result<(), String>),
     /// One that was expected back has ended.
     Lost(Number),
     /// Everybody is there: this may be configured now.
@@ -281,7 +283,7 @@ impl Hub {
             Event::Came(pid, stream) => self.came(pid, stream),
             Event::Lost(number) => self.lost(number),
             Event::Configure(wish, wanted) => self.configure(wish, *wanted).await,
-            Event::Speaks(spoken) => self.binary_speaks(spoken),
+            Event::Rehearsed(rehearsed) => self.rehearsed(rehearsed),
             Event::DeskClosed(report) => self.desk_closed(report),
         }
     }

@@ -1,23 +1,24 @@
 //! Another version takes over, and nobody notices.
 //!
-//! The new binary is asked what it speaks, its proxy is started beside the old one, with the same
-//! sockets, and only when that serves the old one is told to finish what it has and this process
-//! becomes the new binary (execve(2)): same pid, same children. From there on it goes as after a kill:
-//! roles come back, instances are adopted. Whatever fails before that changes nothing.
+//! The new binary is asked what it speaks and shows that it comes up here (`rehearsal`). Its proxy is started
+//! beside the old one, with the same sockets, and only when that serves the old one is told to finish what it
+//! has and this process becomes the new binary (execve(2)): same pid, same children. From there on it goes as
+//! after a kill: roles come back, instances are adopted. Whatever fails before that changes nothing.
 
-use std::{ffi::OsString, io, path::PathBuf, time::Duration};
+use std::{io, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Event, Hub, Launcher,
-    launch::{self, Fate, Image},
+    launch::{Fate, Image},
     proxies::{Proxy, Stage},
+    rehearsal::{Rehearsal, Successor},
     switchboard::Number,
 };
 use crate::{
     driver,
-    protocol::{Answer, Drain, IN_A_MOMENT, VERSION},
+    protocol::{Answer, Drain, IN_A_MOMENT},
 };
 
 /// How long the new proxy may take until it serves.
@@ -35,15 +36,6 @@ pub(super) struct Upgrade {
     deadline: Instant,
 }
 
-/// How this process becomes another version of itself.
-#[derive(Clone, Debug)]
-pub struct Successor {
-    /// The program.
-    pub binary: PathBuf,
-    /// Its arguments, which make it take up what this one leaves.
-    pub arguments: Vec<OsString>,
-}
-
 impl Upgrade {
     pub(super) fn is(&self, proxy: Number) -> bool {
         self.proxy == Some(proxy)
@@ -57,44 +49,47 @@ impl Upgrade {
 impl Hub {
     /// Begins an upgrade.
     pub(super) fn upgrade(&mut self, asker: Asker) {
-        let hindrance = match (&self.options.launcher, &self.upgrade) {
-            (Launcher::Tasks(_), _) => Some("everything is in one process: restart it".to_owned()),
-            _ if self.closing.is_some() => Some("doorbell shuts down".to_owned()),
-            (_, Some(_)) => Some("another upgrade is under way".to_owned()),
-            _ if !self.returning.is_over()
-                || self.is_first_start()
-                || !self.office.is_settled() =>
-            {
-                Some(format!("doorbell has only just begun: {IN_A_MOMENT}"))
-            }
-            (Launcher::Processes(_), None) => None,
+        let rehearsal = match self.may_upgrade() {
+            Ok(rehearsal) => rehearsal,
+            Err(hindrance) => return self.answer_upgrade(asker, Err(hindrance)),
         };
-        if let Some(hindrance) = hindrance {
-            return self.answer_upgrade(asker, Err(hindrance));
-        }
-        let Some(binary) = self.options.successor.as_ref().map(|one| one.binary.clone()) else {
-            return self.answer_upgrade(asker, Err("it is not known where the program is".into()));
-        };
-        tracing::info!(binary = %binary.display(), "upgrading");
-        let deadline = Instant::now() + PATIENCE;
-        self.upgrade = Some(Upgrade { asker, proxy: None, deadline });
+        tracing::info!(binary = %rehearsal.successor.binary.display(), "upgrading");
+        self.upgrade = Some(Upgrade { asker, proxy: None, deadline: Instant::now() + PATIENCE });
         let events = self.events.0.clone();
         tokio::spawn(async move {
-            let spoken = launch::ask_what_it_speaks(&binary).await;
+            let rehearsed = rehearsal.hold(Instant::now() + PATIENCE / 2).await;
             // An error means that all is over.
-            let _ = events.send(Event::Speaks(spoken)).await;
+            let _ = events.send(Event::Rehearsed(rehearsed)).await;
         });
     }
 
-    /// The new binary has said what it speaks.
-    pub(super) fn binary_speaks(&mut self, spoken: io::Result<Vec<u32>>) {
-        match spoken {
-            Ok(versions) if versions.contains(&VERSION) => {}
-            Ok(versions) => {
-                let words = format!("it takes over from {versions:?}, and this is {VERSION}");
-                return self.upgrade_failed(&words);
-            }
-            Err(error) => return self.upgrade_failed(&format!("the new binary: {error}")),
+    /// The rehearsal that an upgrade begins with, or what stands in its way.
+    fn may_upgrade(&self) -> Result<Rehearsal, String> {
+        let Launcher::Processes(processes) = &self.options.launcher else {
+            return Err("everything is in one process: restart it".to_owned());
+        };
+        if self.closing.is_some() {
+            return Err("doorbell shuts down".to_owned());
+        }
+        if self.upgrade.is_some() {
+            return Err("another upgrade is under way".to_owned());
+        }
+        if !self.returning.is_over() || self.is_first_start() || !self.office.is_settled() {
+            return Err(format!("doorbell has only just begun: {IN_A_MOMENT}"));
+        }
+        let successor = self.options.successor.clone();
+        Ok(Rehearsal {
+            successor: successor.ok_or("it is not known where the program is")?,
+            processes: processes.clone(),
+            reception: self.reception.clone(),
+            desk: self.desk.clone(),
+        })
+    }
+
+    /// The new binary has shown whether it can take over.
+    pub(super) fn rehearsed(&mut self, rehearsed: Result<(), String>) {
+        if let Err(why) = rehearsed {
+            return self.upgrade_failed(&format!("the new binary: {why}"));
         }
         // It may have been given up meanwhile.
         let Some(mut upgrade) = self.upgrade.take() else { return };

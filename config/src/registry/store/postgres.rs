@@ -12,7 +12,11 @@ use sqlx::{
 };
 
 use super::{Lent, PATIENCE, Row, Transaction, Value, bound, in_time};
-use crate::registry::{error::RegistryError, location::PostgresUrl, migration};
+use crate::registry::{
+    error::RegistryError,
+    location::PostgresUrl,
+    migration::{self, VERSION},
+};
 
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -49,11 +53,7 @@ pub(in crate::registry) struct Store {
 impl Store {
     /// Connects, and makes or migrates the schema.
     pub(super) async fn open(url: &PostgresUrl) -> Result<Self, RegistryError> {
-        let options = url
-            .options()
-            .map_err(|error| RegistryError::Other(error.to_string()))?
-            .application_name("doorbell")
-            .disable_statement_logging();
+        let options = options(url)?;
         try_connect(&options).await?;
         let store = Self { pool: pool(&options, CONNECTIONS), options };
         let mut lent = store.begin().await?;
@@ -128,13 +128,31 @@ fn pool(options: &PgConnectOptions, connections: u32) -> PgPool {
         .connect_lazy_with(options.clone())
 }
 
+fn options(url: &PostgresUrl) -> Result<PgConnectOptions, RegistryError> {
+    let options = url.options().map_err(|error| RegistryError::Other(error.to_string()))?;
+    Ok(options.application_name("doorbell").disable_statement_logging())
+}
+
 /// Says why there is no connection, if there is none.
 async fn try_connect(options: &PgConnectOptions) -> Result<(), RegistryError> {
+    in_time(connect(options).await?.close()).await
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, RegistryError> {
     let connected = tokio::time::timeout(CONNECT, PgConnection::connect_with(options)).await;
-    let connection = connected.map_err(|_| {
-        RegistryError::Unreachable(format!("no connection within {} s", CONNECT.as_secs()))
-    })??;
-    in_time(connection.close()).await
+    let late =
+        || RegistryError::Unreachable(format!("no connection within {} s", CONNECT.as_secs()));
+    Ok(connected.map_err(|_| late())??)
+}
+
+/// The version of what is in a database.
+pub(super) async fn version(url: &PostgresUrl) -> Result<i64, RegistryError> {
+    let options = options(url)?;
+    let mut connection = connect(&options).await?;
+    in_time(sqlx::raw_sql(SETTINGS).execute(&mut connection)).await?;
+    let version = in_time(sqlx::query_scalar(VERSION).fetch_one(&mut connection)).await;
+    in_time(connection.close()).await?;
+    version
 }
 
 /// The rows of a statement.

@@ -22,7 +22,7 @@ use sqlx::{
 use super::{Lent, Row, Transaction, Value, bound, in_time};
 use crate::registry::{
     error::{RegistryError, printable},
-    migration,
+    migration::{self, VERSION},
 };
 
 /// How long SQLite waits for another program's lock.
@@ -165,6 +165,18 @@ pub(super) async fn rows(
 ) -> Result<Vec<Row>, RegistryError> {
     let rows = bound!(Sqlite, statement, values).fetch_all(lent.connection());
     Ok(in_time(rows).await?.into_iter().map(Row::Sqlite).collect())
+}
+
+/// The version of what is in a file; zero where there is none.
+pub(super) async fn version(path: &Path) -> Result<i64, RegistryError> {
+    if !path.try_exists().map_err(unreachable)? {
+        return Ok(0);
+    }
+    let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY);
+    let mut connection = in_time(options.disable_statement_logging().connect()).await?;
+    let version = in_time(sqlx::query_scalar(VERSION).fetch_one(&mut connection)).await;
+    in_time(connection.close()).await?;
+    version
 }
 
 /// Sees that the file is ours, or empty and so to be ours, before anything in it is changed.
