@@ -26,15 +26,21 @@ pub fn tree(pid: u32) -> Vec<u32> {
 /// # Errors
 /// If the kernel does not tell.
 pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
+    tree(pid).into_iter().map(processor_time_alone).sum()
+}
+
+/// Processor time that a process has used, without its children.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn processor_time_alone(pid: u32) -> anyhow::Result<Duration> {
     let mut total = Duration::ZERO;
-    for pid in tree(pid) {
-        let threads = fs::read_dir(format!("/proc/{pid}/task")).context("a process has ended")?;
-        for thread in threads {
-            let path = thread?.path().join("schedstat");
-            let text = fs::read_to_string(&path).context("the kernel keeps no schedstat")?;
-            let nanos = text.split(' ').next().and_then(|field| field.parse().ok());
-            total += Duration::from_nanos(nanos.context("schedstat is no number")?);
-        }
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).context("a process has ended")?;
+    for thread in threads {
+        let path = thread?.path().join("schedstat");
+        let text = fs::read_to_string(&path).context("the kernel keeps no schedstat")?;
+        let nanos = text.split(' ').next().and_then(|field| field.parse().ok());
+        total += Duration::from_nanos(nanos.context("schedstat is no number")?);
     }
     Ok(total)
 }

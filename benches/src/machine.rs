@@ -19,18 +19,26 @@ pub enum Core {
     Any,
 }
 
+/// The number of a core; of any, that of the first one.
+///
+/// # Errors
+/// If the system has fewer than two for us.
+pub fn number(core: Core) -> anyhow::Result<usize> {
+    let all = sched_getaffinity(None).context("which cores are ours?")?;
+    let ours: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| all.is_set(*cpu)).collect();
+    anyhow::ensure!(ours.len() >= 2, "two cores are needed: one to measure, one to make load");
+    Ok(ours[usize::from(core == Core::Load)])
+}
+
 /// Runs something on a core; processes that it starts stay there.
 ///
 /// # Errors
 /// If the system has fewer than two cores for us, or says no.
 pub fn on<T>(core: Core, run: impl FnOnce() -> T) -> anyhow::Result<T> {
     let before = sched_getaffinity(None).context("which cores are ours?")?;
-    let ours: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| before.is_set(*cpu)).collect();
-    anyhow::ensure!(ours.len() >= 2, "two cores are needed: one to measure, one to make load");
     let mut set = CpuSet::new();
     match core {
-        Core::Measured => set.set(ours[0]),
-        Core::Load => set.set(ours[1]),
+        Core::Measured | Core::Load => set.set(number(core)?),
         Core::Any => set = before,
     }
     sched_setaffinity(None, &set).context("cannot pin to a core")?;

@@ -188,6 +188,31 @@ fn haproxy(folder: &Path, address: SocketAddr, upstream: SocketAddr) -> anyhow::
          frontend clients\n  bind {address} backlog 4096\n  default_backend apps\n\
          backend apps\n  server app {upstream} pool-max-conn 128\n"
     );
+    haproxy_by(folder, &config)
+}
+
+/// HAProxy that joins connections to a server, with this line among its defaults.
+///
+/// # Errors
+/// If its file cannot be written.
+pub fn haproxy_tcp(
+    folder: &Path,
+    address: SocketAddr,
+    upstream: SocketAddr,
+    line: &str,
+) -> anyhow::Result<Command> {
+    let config = format!(
+        "global\n  nbthread 1\n  maxconn 1024\n\
+         defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n\
+         \x20 {line}\n\
+         frontend clients\n  bind {address} backlog 4096\n  default_backend apps\n\
+         backend apps\n  server app {upstream}\n"
+    );
+    haproxy_by(folder, &config)
+}
+
+fn haproxy_by(folder: &Path, config: &str) -> anyhow::Result<Command> {
+    fs::create_dir_all(folder)?;
     let file = folder.join("haproxy.cfg");
     fs::write(&file, config)?;
     let mut command = Command::new(HAPROXY);

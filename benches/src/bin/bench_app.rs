@@ -1,7 +1,8 @@
 //! An app that knows when it began and when it was ready, and answers with both.
 //!
 //! `bench-app PATH [MILLISECONDS [DEED AMOUNT]]`: how it becomes ready (`connect`, `http`, `notify` or
-//! `activation`), and what it takes to get there; `bench-app alone` says when it began, and ends.
+//! `activation`), and what it takes to get there; `bench-app alone` says when it began, and ends. `bench-app
+//! stream` speaks no HTTP: it sends as many bytes as it is asked for by eight, the lowest first.
 //! What it does besides: `keep` so many MiB of memory, `spin` in so many threads, `shout` lines of so
 //! many bytes without end.
 //! Times are those of CLOCK_MONOTONIC, which all processes share. Nothing is written on the way, so
@@ -25,6 +26,9 @@ fn main() -> anyhow::Result<()> {
     if path == "alone" {
         std::io::stdout().write_all(began.as_nanos().to_string().as_bytes())?;
         return Ok(());
+    }
+    if path == "stream" {
+        return stream(&listen()?);
     }
     let takes = arguments.next().map_or(Ok(0), |text| text.parse())?;
     doorbell_benches::wait::pass(Duration::from_millis(takes));
@@ -67,6 +71,28 @@ fn begin(deed: &str, amount: usize) -> anyhow::Result<Vec<u8>> {
         _ => anyhow::bail!("unknown deed {deed:?}"),
     }
     Ok(Vec::new())
+}
+
+/// Gives each client what it asks for, again and again.
+fn stream(listener: &TcpListener) -> anyhow::Result<()> {
+    loop {
+        let (mut client, _) = listener.accept()?;
+        client.set_nodelay(true)?;
+        thread::spawn(move || {
+            let (mut asked, bytes) = ([0; 8], vec![b'x'; 256 * 1024]);
+            // Its end is the client's to decide.
+            while client.read_exact(&mut asked).is_ok() {
+                let mut left = u64::from_le_bytes(asked);
+                while left > 0 {
+                    let piece = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                    match client.write(&bytes[..piece]) {
+                        Ok(written) => left -= written as u64,
+                        Err(_) => return,
+                    }
+                }
+            }
+        });
+    }
 }
 
 /// As much as is taken.

@@ -14,12 +14,13 @@ use sqlx::{Postgres, Row as _, Sqlite, postgres::PgRow, sqlite::SqliteRow};
 
 use super::{error::RegistryError, location::Location, migration};
 
+mod ear;
 mod lent;
 mod postgres;
 mod sqlite;
 
+use ear::Ear;
 use lent::Lent;
-pub(super) use postgres::Ear;
 
 /// How long one step at the database may take, the wait for a connection included. The databases' own limits
 /// are shorter and say more; this one is for what does not answer at all.
@@ -115,17 +116,8 @@ impl Store {
     /// What hears of changes by others.
     pub(super) async fn listen(&self) -> Result<Ear, RegistryError> {
         match self {
-            Self::Sqlite(_) => Ok(Ear::deaf()),
+            Self::Sqlite(store) => Ok(store.listen()),
             Self::Postgres(store) => store.listen().await,
-        }
-    }
-
-    /// How long to wait between two looks at the revision. SQLite has nobody who tells. A look costs one
-    /// statement, and both are within the second in which a change is to be seen.
-    pub(super) fn pause(&self) -> Duration {
-        match self {
-            Self::Sqlite(_) => Duration::from_millis(400),
-            Self::Postgres(_) => Duration::from_millis(900),
         }
     }
 }

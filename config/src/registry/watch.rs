@@ -1,7 +1,7 @@
 //! Who waits for changes, those of other programs included.
 //!
-//! PostgreSQL tells of a change; SQLite has nobody who could. Both are asked for their revision besides, within
-//! each second: what tells may have been lost on the way, or be in front of something that passes no such word on.
+//! PostgreSQL tells of a change; of a file of SQLite the kernel does. Both are asked for their revision besides, now
+//! and then: what tells may have been lost on the way, or be in front of something that passes no such word on.
 //! A connection that was lost is made anew, again and again with a bounded pause, and the revision is asked for
 //! after it is there: what came between is seen.
 
@@ -108,9 +108,10 @@ async fn listen(
     loop {
         ask(registry, tell).await?;
         *pause = FIRST_PAUSE;
+        let late = tokio::time::sleep(ear.pause());
         tokio::select! {
             heard = ear.heard() => heard?,
-            () = tokio::time::sleep(registry.store.pause()) => {}
+            () = late => {}
         }
     }
 }

@@ -140,10 +140,19 @@ pub(super) fn find_replica(admin: &Admin, id: &str) -> Result<(Arc<AppSpec>, App
     Ok((app, id))
 }
 
+/// An app that is in force.
 pub(super) fn find(admin: &Admin, id: &str) -> Result<Arc<AppSpec>, Problem> {
     let missing = |why: &dyn std::fmt::Display| Problem::new(StatusCode::NOT_FOUND, why);
     let id = AppId::parse(id).map_err(|error| missing(&error))?;
-    let routes = admin.house.routes.load();
-    let app = routes.app(id.as_str()).cloned();
-    app.ok_or_else(|| missing(&format!("app \"{id}\" is not configured")))
+    if let Some(app) = admin.house.routes.load().app(id.as_str()) {
+        return Ok(Arc::clone(app));
+    }
+    let refused = admin.house.refused();
+    Err(match refused.iter().find(|refused| refused.app == id) {
+        Some(refused) => {
+            let why = format!("app \"{id}\" is left out: {}", refused.problems);
+            Problem::new(StatusCode::CONFLICT, &why)
+        }
+        None => missing(&format!("app \"{id}\" is not configured")),
+    })
 }

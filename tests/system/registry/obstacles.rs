@@ -79,7 +79,13 @@ fn an_app_whose_address_is_taken_at_the_start_is_left_out_until_it_is_free() {
     add(&d, "blog", "blog.test");
     assert_eq!(d.get("blog.test", "/").status, 200);
     d.ok(&["reload"]);
-    assert_eq!(d.cli(&["status", "db"]).status, 1);
+    for verb in ["status", "start"] {
+        let told = d.cli(&[verb, "db"]);
+        assert!(
+            told.stderr.contains("is left out") && told.stderr.contains("cannot listen on"),
+            "{told:?}"
+        );
+    }
     drop(other);
     d.ok(&["reload"]);
     assert_eq!(refused(&d), "null");

@@ -11,7 +11,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgListener},
 };
 
-use super::{Lent, PATIENCE, Row, Transaction, Value, bound, in_time};
+use super::{Ear, Lent, PATIENCE, Row, Transaction, Value, bound, in_time};
 use crate::registry::{
     error::RegistryError,
     location::PostgresUrl,
@@ -113,7 +113,7 @@ impl Store {
         try_connect(&self.options).await?;
         let mut listener = in_time(PgListener::connect_with(&pool(&self.options, 1))).await?;
         in_time(listener.listen("doorbell")).await?;
-        Ok(Ear(Some(listener)))
+        Ok(Ear::Postgres(listener))
     }
 }
 
@@ -167,26 +167,4 @@ pub(super) async fn rows(
 
 async fn count(lent: &mut Lent<Postgres>, statement: &'static str) -> Result<u64, RegistryError> {
     rows(lent, statement, &[]).await?.first().map_or(Ok(0), |row| row.number(0))
-}
-
-/// What hears of changes by others, if anybody tells.
-pub(in crate::registry) struct Ear(Option<PgListener>);
-
-impl Ear {
-    /// One for a database whose changes nobody tells.
-    pub(super) fn deaf() -> Self {
-        Self(None)
-    }
-
-    /// Waits until somebody tells. Nothing is lost when this is dropped: who waits looks at the revision, too.
-    pub(in crate::registry) async fn heard(&mut self) -> Result<(), RegistryError> {
-        match &mut self.0 {
-            // Not `recv`, which would connect again by itself, and not look what was missed meanwhile.
-            Some(listener) => match listener.try_recv().await? {
-                Some(_) => Ok(()),
-                None => Err(RegistryError::Unreachable("the connection that listens ended".into())),
-            },
-            None => std::future::pending().await,
-        }
-    }
 }

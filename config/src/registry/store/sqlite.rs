@@ -19,7 +19,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteSynchronous},
 };
 
-use super::{Lent, Row, Transaction, Value, bound, in_time};
+use super::{Ear, Lent, Row, Transaction, Value, bound, in_time};
 use crate::registry::{
     error::{RegistryError, printable},
     migration::{self, VERSION},
@@ -84,6 +84,11 @@ impl Store {
             return Err(RegistryError::Unreachable("its file was replaced".into()));
         }
         Ok(begun)
+    }
+
+    /// What hears that another program writes to the file.
+    pub(super) fn listen(&self) -> Ear {
+        Ear::of_file(&self.path)
     }
 
     /// Ends all connections. The last of them is a writer, which brings what is in the log into the file.
