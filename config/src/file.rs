@@ -36,7 +36,7 @@ pub use archive::Archive;
 pub use entry::{Entry, EntryError, KIND, as_file};
 pub use environment::Environment;
 pub(crate) use format::FORMATS;
-pub use literal::{literal, literal_template};
+pub use literal::{literal, literal_template, plain};
 pub use seen::{Seen, Stamp};
 pub use text::{At, FromText, Text};
 pub use written::written;

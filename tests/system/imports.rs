@@ -5,7 +5,10 @@ use std::fs;
 use doorbell_tests::{Doorbell, MariaDb, Output, Postgres, Setup, tool};
 use serde_json::{Value, json};
 
-use crate::node;
+use crate::{
+    node,
+    registry::secrets::{files_with, store},
+};
 
 /// A program that tells its arguments and environment to whoever asks.
 const TELLS: &str = "
@@ -23,6 +26,19 @@ const TABLE: &str = r#"CREATE TABLE "applications" (
     "name" varchar(255) NOT NULL PRIMARY KEY, "displayName" varchar(255), "cname" varchar(255) UNIQUE,
     "pinned" boolean, "icon" varchar(255), "status" varchar(255) DEFAULT 'pending', "options" json,
     "sort" bigint);"#;
+
+/// A text is neither in the registry and its copy nor shown to who may see all of an app.
+#[track_caller]
+fn stands_nowhere(d: &Doorbell, app: &str, text: &str) {
+    assert_eq!(files_with(&d.state_path(), text), [""; 0], "in the clear");
+    let api = d.api("admin");
+    for path in ["definitions".to_owned(), format!("apps/{app}/definition"), format!("apps/{app}")]
+    {
+        let answer = api.ask("GET", &format!("/v1/{path}"), &[], &Value::Null);
+        assert!(answer.status == 200 && !answer.text().contains(text), "{}", answer.text());
+    }
+    assert!(!d.ok(&["app", "show", app]).contains(text));
+}
 
 /// A Doorbell with an app of its file, and a folder `shop` of another program's apps.
 fn with(files: &[(&str, &str)]) -> Doorbell {
@@ -50,7 +66,7 @@ fn the_processes_of_a_procfile_that_are_visited_are_served() {
             "# ours\nweb: node tells.js --port $PORT 'a {b}'\napi: MODE=api node tells.js $HOME *.js | cat\n\
              worker: sleep 1\n",
         ),
-        ("shop/.env", "KEY=\"a ${HOME} {b}\"\nPORT=5000\n"),
+        ("shop/.env", "KEY=\"a ${HOME} {b}\"\nURL=redis://:hunter2@h\nMODE=x{y}\nPORT=5000\n"),
     ]);
     let file = path(&d, "shop/Procfile");
     let words = ["import", "procfile", &file, "--host", "shop.test", "--host", "api=api.test"];
@@ -64,6 +80,12 @@ fn the_processes_of_a_procfile_that_are_visited_are_served() {
     let web = d.get("shop.test", "/").json();
     assert_eq!(web["args"], json!(["--port", web["env"]["PORT"], "a {b}"]));
     assert_eq!(web["env"]["KEY"], "a ${HOME} {b}");
+    assert_eq!(
+        (&web["env"]["URL"], &web["env"]["MODE"]),
+        (&json!("redis://:hunter2@h"), &json!("x{y}"))
+    );
+    assert!(told.contains("    sealed: KEY, URL\n"), "{told}");
+    stands_nowhere(&d, "shop", "hunter2");
     assert_ne!(web["env"]["PORT"], "5000");
     assert_eq!(web["cwd"].as_str(), Some(&*path(&d, "shop")));
     let api = d.get("api.test", "/").json();
@@ -78,15 +100,23 @@ fn the_processes_of_a_procfile_that_are_visited_are_served() {
 fn apps_are_printed_as_they_could_stand_in_a_file() {
     let d = with(&[
         ("shop/Procfile", "web: node tells.js ${X} {y}\n"),
-        ("shop/.env", "KEY=${HOME} {b} \"'\n"),
+        ("shop/.env", "GREETING=${HOME} {b} \"'\nDB_PASSWORD=hunter2\n"),
     ]);
     let file = path(&d, "shop/Procfile");
     let printed = tool(&["import", "procfile", &file, "--host", "shop.test", "--toml"]);
-    assert_eq!((printed.status, &*printed.stderr), (0, ""), "{printed:?}");
+    let command = "doorbell secret set shop DB_PASSWORD";
+    let told = format!("secret DB_PASSWORD of shop is not printed: {command}\n");
+    assert_eq!((printed.status, &*printed.stderr), (0, &*told), "{printed:?}");
+    assert!(!printed.stdout.contains("hunter2"), "{printed:?}");
     d.write_file("apps.toml", &printed.stdout);
     d.ok(&["apply", "-f", &path(&d, "apps.toml")]);
-    let web = d.get("shop.test", "/").json();
-    assert_eq!((&web["args"], &web["env"]["KEY"]), (&json!(["{y}"]), &json!("${HOME} {b} \"'")));
+    store(&d, "shop", "DB_PASSWORD", "hunter2");
+    let env = &d.get("shop.test", "/").json()["env"];
+    assert_eq!(
+        (&env["GREETING"], &env["DB_PASSWORD"]),
+        (&json!("${HOME} {b} \"'"), &json!("hunter2"))
+    );
+    assert_eq!(d.get("shop.test", "/").json()["args"], json!(["{y}"]));
 }
 
 #[test]
@@ -95,7 +125,7 @@ fn the_apps_of_pm2_are_served_and_what_has_no_counterpart_is_told() {
         {
             "name": "Shop", "script": "./tells.js", "args": "one 'two three'", "watch": true,
             "instances": 2, "exec_mode": "cluster", "max_memory_restart": "300M", "kill_timeout": 3000,
-            "env": {"A": 1}, "env_production": {"A": "${B} {c}"},
+            "env": {"A": 1, "API_TOKEN": 7}, "env_production": {"A": "${B} {c}", "API_TOKEN": "hunter2 {x}"},
         },
         {"name": "tool", "script": "npm", "args": "start"},
         {"name": 7},
@@ -107,6 +137,8 @@ fn the_apps_of_pm2_are_served_and_what_has_no_counterpart_is_told() {
     let ids: Vec<_> = told["took"].as_array().unwrap().iter().map(|app| &app["id"]).collect();
     assert_eq!(ids, ["shop", "tool"]);
     assert_eq!(told["took"][0]["keys"]["env"]["A"], "********");
+    assert_eq!(told["took"][0]["sealed"], json!(["API_TOKEN"]));
+    stands_nowhere(&d, "shop", "hunter2");
     let left = told["left"].to_string();
     for what in ["`watch`", "it has no `script`", "its host", "name as id"] {
         assert!(left.contains(what), "{what}: {left}");
@@ -114,6 +146,7 @@ fn the_apps_of_pm2_are_served_and_what_has_no_counterpart_is_told() {
     let seen = d.get("shop.test", "/").json();
     assert_eq!(seen["args"], json!(["one", "two three"]));
     assert_eq!(seen["env"]["A"], "${B} {c}");
+    assert_eq!(seen["env"]["API_TOKEN"], "hunter2 {x}");
     let shown = d.ok(&["app", "show", "shop"]);
     for line in ["instances = 2", "memory = \"300MiB\"", "signal = \"SIGINT\"", "name = \"Shop\""] {
         assert!(shown.contains(line), "{shown}");
@@ -181,6 +214,42 @@ fn what_is_to_be_added_must_not_be_there() {
 }
 
 #[test]
+fn secrets_that_come_with_apps_are_sealed_or_refused_without_a_word_of_them() {
+    let d = with(&[]);
+    let api = d.api("admin");
+    let new = |secrets: Value| {
+        let app = json!({
+            "hosts": ["new.test"], "directory": path(&d, "shop"), "secrets": ["K"],
+            "command": ["node", "tells.js"],
+        });
+        json!({"add": {"new": app}, "secrets": secrets})
+    };
+    let wrong = [
+        json!({"other": {"K": "hunter2"}}),
+        json!({"new": {"A B": "hunter2"}}),
+        json!({"new": {"K": "hunter2\u{0}"}}),
+        json!({"new": "hunter2"}),
+        json!({"new": {"K": ["hunter2"]}}),
+    ];
+    for secrets in wrong {
+        let refused = api.ask("POST", "/v1/apply", &[], &new(secrets));
+        assert_eq!(refused.status, 422, "{}", refused.text());
+        assert!(!refused.text().contains("hunter2"), "{}", refused.text());
+    }
+    let good = new(json!({"new": {"K": "hunter2"}}));
+    assert_eq!(api.ask("POST", "/v1/apply?dry_run=true", &[], &good).status, 200);
+    assert_eq!(api.get("/v1/apps/new/secrets").json(), json!([]));
+    let added = api.ask("POST", "/v1/apply", &[], &good);
+    let revision = &added.json()[0]["revision"];
+    let tag = format!("If-Match: \"{revision}\"");
+    let keys = json!({"name": "New"});
+    let patched = api.ask("PATCH", "/v1/apps/new/definition", &[&tag], &keys);
+    assert_eq!(patched.status, 200, "the revision is the app's: {}", patched.text());
+    assert_eq!(d.get("new.test", "/").json()["env"]["K"], "hunter2");
+    stands_nowhere(&d, "new", "hunter2");
+}
+
+#[test]
 fn the_apps_of_a_nocobase_get_programs_of_their_own() {
     let server = Postgres::shared();
     let database = server.database();
@@ -231,6 +300,7 @@ fn the_apps_of_a_nocobase_get_programs_of_their_own() {
         ("APP_PUBLIC_PATH", "/"),
         ("DB_DATABASE", "crm_db"),
         ("DB_PASSWORD", "p\"w"),
+        ("APP_KEY", "crm-key"),
         ("DB_USER", "doorbell"),
         ("DB_DIALECT", "postgres"),
         ("API_CLIENT_STORAGE_PREFIX", "NOCOBASE_crm_"),
@@ -238,6 +308,9 @@ fn the_apps_of_a_nocobase_get_programs_of_their_own() {
         assert_eq!(env[name], value, "{name}");
     }
     assert_eq!(env["DB_HOST"].as_str(), server.folder().to_str());
+    assert!(told.contains("    sealed: APP_KEY, DB_PASSWORD\n"), "{told}");
+    stands_nowhere(&d, "crm", "p\\\"w");
+    stands_nowhere(&d, "crm", "crm-key");
     assert_eq!(d.status("crm")["name"], "Customers ${X}");
     assert_eq!(
         (&d.status("crm")["pinned"], &d.status("a_shop")["pinned"]),

@@ -18,7 +18,7 @@ mod databases;
 mod harm;
 mod loss;
 mod obstacles;
-mod secrets;
+pub(crate) mod secrets;
 mod upgrades;
 
 /// The keys of an app that answers.

@@ -15,10 +15,11 @@ use axum::{
 use doorbell_config::{
     name::AppId,
     registry::{Edit, Expect, Revision, What, WriteError},
+    spec::Secret,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     Admin, Problem,
@@ -26,9 +27,11 @@ use super::{
     conditions::{Condition, merge, tag},
     databases,
     definitions::{Keys, not_there, of_registry, parse},
+    secrets::{check_name, check_value, explain as explain_secret},
     wrapped::{Path, Query, object},
 };
 use crate::{
+    backup::format::Secrets,
     house::{EditError, Edited, ReloadError, Trial},
     ledger::Misfit,
 };
@@ -89,6 +92,10 @@ pub struct Apply {
     /// Revisions that were seen of apps in `put` and `delete`: where one is another by now, nothing is changed.
     #[serde(default)]
     pub seen: BTreeMap<String, u64>,
+    /// Secrets of apps in `put` and `add`, by id and environment variable: stored, sealed, with them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, BTreeMap<String, String>>")]
+    pub secrets: BTreeMap<String, BTreeMap<String, Secret>>,
 }
 
 /// Another id.
@@ -213,9 +220,8 @@ pub(super) async fn apply(
     Query(how): Query<How>,
     body: Body,
 ) -> Result<Json<Vec<Changed>>, Problem> {
-    let Apply { put, add, delete, seen } =
-        serde_json::from_value(Value::Object(object(body).await?))
-            .map_err(|error| Problem::unfit(&error))?;
+    let Apply { put, add, delete, seen, secrets } = asked(object(body).await?)?;
+    let secrets = sealing(&admin, secrets, |app| put.contains_key(app) || add.contains_key(app))?;
     let expect = |id: &str| {
         seen.get(id).map_or(Expect::Anything, |seen| Expect::Revision(Revision::new(*seen)))
     };
@@ -228,20 +234,58 @@ pub(super) async fn apply(
         .chain(put)
         .chain(add)
         .map(|(id, expect, what)| Ok(Edit { app: of_registry(&admin, &id)?, expect, what }));
-    let edits: Vec<_> = edits.collect::<Result<_, Problem>>()?;
+    let mut edits: Vec<_> = edits.collect::<Result<_, Problem>>()?;
     let apps: Vec<_> = edits.iter().map(|edit| edit.app.to_string()).collect();
+    edits.extend(secrets);
+    let count = edits.len() as u64;
     let Edited { revision, report } = admin
         .house
         .edit(edits, who.actor, how.trial())
         .await
         .map_err(|error| explain(&error, true))?;
-    let first = (revision.number() + 1).saturating_sub(apps.len() as u64);
+    let first = (revision.number() + 1).saturating_sub(count);
     let changed = apps.into_iter().zip(first..).map(|(id, number)| Changed {
         id,
         revision: if revision == Revision::ZERO { 0 } else { number },
         warnings: report.warnings.clone(),
     });
     Ok(Json(changed.collect()))
+}
+
+fn asked(body: Map<String, Value>) -> Result<Apply, Problem> {
+    // Nothing of a secret is repeated.
+    let has_secrets = body.contains_key("secrets");
+    let read = serde_json::from_value(Value::Object(body));
+    read.map_err(|error| match has_secrets {
+        true => Problem::unfit(
+            &"write `put` and `add` (tables by id), `delete` (ids), `seen` (revisions by id) and `secrets` (by \
+              id, texts by variable)",
+        ),
+        false => Problem::unfit(&error),
+    })
+}
+
+/// The edits that store secrets of apps that are put.
+fn sealing(
+    admin: &Admin,
+    secrets: BTreeMap<String, BTreeMap<String, Secret>>,
+    is_put: impl Fn(&String) -> bool,
+) -> Result<Vec<Edit>, Problem> {
+    let mut edits = Vec::new();
+    for (app, named) in secrets {
+        if !is_put(&app) {
+            let why = format!("`secrets` has app {app:?}, which is neither in `put` nor in `add`");
+            return Err(Problem::unfit(&why));
+        }
+        for (name, value) in &named {
+            check_name(name)?;
+            check_value(value.reveal())?;
+        }
+        let secrets = Secrets { own: None, named };
+        let sealed = admin.house.sealing(&parse(&app)?, &secrets);
+        edits.extend(sealed.map_err(|error| explain_secret(&error))?);
+    }
+    Ok(edits)
 }
 
 impl How {

@@ -77,7 +77,7 @@ pub(super) async fn put(
 }
 
 /// Sees that a name can be that of an environment variable.
-pub(super) fn check_name(name: &str) -> Result<(), Problem> {
+pub(crate) fn check_name(name: &str) -> Result<(), Problem> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.is_empty() || name.len() > 255 || !name.chars().all(is_plain) {
         return Err(Problem::unfit(&"the name of a secret has letters, digits and `_`"));
@@ -86,7 +86,7 @@ pub(super) fn check_name(name: &str) -> Result<(), Problem> {
 }
 
 /// Sees that a value can be that of an environment variable.
-pub(super) fn check_value(value: &str) -> Result<(), Problem> {
+pub(crate) fn check_value(value: &str) -> Result<(), Problem> {
     if value.contains('\0') || value.len() > MOST_BYTES {
         return Err(Problem::unfit(&"a value has no NUL, and 32 KiB at most"));
     }

@@ -23,6 +23,7 @@ mod intake;
 mod nocobase;
 mod pm2;
 mod procfile;
+mod secrecy;
 mod words;
 
 use intake::Intake;

@@ -121,7 +121,10 @@ impl House {
     }
 
     /// The edits that store secrets.
-    fn sealing(&self, app: &AppId, secrets: &Secrets) -> Result<Vec<Edit>, SecretError> {
+    ///
+    /// # Errors
+    /// If they cannot be sealed.
+    pub fn sealing(&self, app: &AppId, secrets: &Secrets) -> Result<Vec<Edit>, SecretError> {
         let own = secrets.own.iter().map(|value| (OWN, value));
         let named = secrets.named.iter().map(|(name, value)| (name.as_str(), value));
         let all: Vec<_> = own.chain(named).collect();

@@ -9,7 +9,7 @@ use crate::{node, python};
 
 /// Stores a secret by the command line, its value through a pipe.
 #[track_caller]
-fn store(d: &Doorbell, app: &str, name: &str, value: &str) {
+pub(crate) fn store(d: &Doorbell, app: &str, name: &str, value: &str) {
     let mut command = std::process::Command::new(doorbell_tests::binary());
     command.args(["secret", "set", app, name, "--config"]).arg(d.config_path());
     let mut child = command.stdin(Stdio::piped()).spawn().expect("the binary");
@@ -30,7 +30,7 @@ fn of(answer: &doorbell_tests::Response, name: &str) -> String {
 }
 
 /// Every file below a folder that has a text in it.
-pub(super) fn files_with(folder: &std::path::Path, text: &str) -> Vec<String> {
+pub(crate) fn files_with(folder: &std::path::Path, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();

@@ -71,7 +71,8 @@ pub(super) fn print(intake: &Intake) -> anyhow::Result<u8> {
     let mut stdout = io::stdout();
     let file = if stdout.is_terminal() { screen::lines(&file) } else { file };
     write!(stdout, "{file}")?;
-    write!(io::stderr(), "{}", screen::lines(&told_left(&intake.left)))?;
+    let told = told_left(&intake.left) + &told_unprinted(&intake.apps);
+    write!(io::stderr(), "{}", screen::lines(&told))?;
     Ok(0)
 }
 
@@ -101,7 +102,8 @@ fn batches(apps: Vec<Taken>) -> Vec<Vec<Taken>> {
     let mut batches: Vec<Vec<Taken>> = Vec::new();
     let mut bytes = 0;
     for app in apps {
-        let size = Value::Object(app.keys.clone()).to_string().len();
+        let secrets = app.secrets.values().map(|secret| secret.reveal().len()).sum::<usize>();
+        let size = Value::Object(app.keys.clone()).to_string().len() + secrets;
         bytes += size;
         match batches.last_mut() {
             Some(batch) if bytes <= MOST_BYTES => batch.push(app),
@@ -187,6 +189,9 @@ impl Outcome {
             for (key, value) in without_secrets(&app.keys) {
                 told += &format!("    {key} = {value}\n");
             }
+            if !app.secrets.is_empty() {
+                told += &format!("    sealed: {}\n", names(app).join(", "));
+            }
         }
         told += &told_left(&self.left);
         for warning in &self.warnings {
@@ -202,6 +207,7 @@ impl Outcome {
             id: app.id.as_str(),
             from: &app.from,
             keys: without_secrets(&app.keys),
+            sealed: names(app),
         });
         Report {
             dry_run: is_trial,
@@ -226,6 +232,8 @@ struct TookReport<'a> {
     id: &'a str,
     from: &'a str,
     keys: Map<String, Value>,
+    /// Variables that are stored as secrets.
+    sealed: Vec<&'a str>,
 }
 
 /// Keys as they are shown: of `env` the names alone.
@@ -237,6 +245,20 @@ fn without_secrets(keys: &Map<String, Value>) -> Map<String, Value> {
     keys
 }
 
+/// The variables of an app that are sealed.
+fn names(app: &Taken) -> Vec<&str> {
+    app.secrets.keys().map(String::as_str).collect()
+}
+
+/// What no file should have in it, and how the app gets it.
+fn told_unprinted(apps: &[Taken]) -> String {
+    let secrets = apps.iter().flat_map(|app| names(app).into_iter().map(move |name| (app, name)));
+    let told = secrets.map(|(app, name)| {
+        format!("secret {name} of {0} is not printed: doorbell secret set {0} {name}\n", app.id)
+    });
+    told.collect()
+}
+
 fn told_left(left: &[Left]) -> String {
     left.iter().map(|Left { what, why }| format!("left {what}: {why}\n")).collect()
 }
@@ -246,7 +268,9 @@ async fn apply(socket: &Path, apps: &[Taken], is_trial: bool) -> anyhow::Result<
     let add: BTreeMap<_, _> =
         apps.iter().map(|app| (app.id.to_string(), Keys(app.keys.clone()))).collect();
     let path = if is_trial { "/v1/apply?dry_run=true" } else { "/v1/apply" };
-    let body = Apply { add, ..Apply::default() };
+    let secrets = apps.iter().filter(|app| !app.secrets.is_empty());
+    let secrets = secrets.map(|app| (app.id.to_string(), app.secrets.clone())).collect();
+    let body = Apply { add, secrets, ..Apply::default() };
     let changed: Vec<Changed> = Call::new(Method::POST, path).json(&body)?.make(socket).await?;
     Ok(changed.into_iter().flat_map(|changed| changed.warnings).collect())
 }
@@ -266,14 +290,15 @@ fn is_about_apps(error: &anyhow::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use doorbell_config::name::AppId;
+    use doorbell_config::{name::AppId, spec::Secret};
     use serde_json::json;
 
     use super::*;
 
     fn app(id: &str, keys: Value) -> Taken {
         let Value::Object(keys) = keys else { panic!("no table") };
-        Taken { id: AppId::parse(id).unwrap(), from: format!("process \"{id}\""), keys }
+        let (id, from) = (AppId::parse(id).unwrap(), format!("process \"{id}\""));
+        Taken { id, from, keys, secrets: [("A_KEY".to_owned(), Secret::new("hunter3"))].into() }
     }
 
     #[test]
@@ -285,11 +310,16 @@ mod tests {
         };
         assert_eq!(
             outcome.told(true),
-            "+ a (process \"a\")\n    hosts = [\"a.test\"]\n    env = {\"KEY\":\"********\"}\n\
+            "+ a (process \"a\")\n    hosts = [\"a.test\"]\n    env = {\"KEY\":\"********\"}\n    sealed: A_KEY\n\
              left process \"b\": nobody visits it\n1 app could be added\n"
         );
         let json = serde_json::to_string(&outcome.report(false)).unwrap();
-        assert!(!json.contains("hunter2") && json.contains("\"KEY\""), "{json}");
+        assert!(!json.contains("hunter") && json.contains("\"KEY\""), "{json}");
+        assert!(json.contains("\"sealed\":[\"A_KEY\"]"), "{json}");
+        assert_eq!(
+            told_unprinted(&outcome.took),
+            "secret A_KEY of a is not printed: doorbell secret set a A_KEY\n"
+        );
     }
 
     #[test]

@@ -1,11 +1,23 @@
-//! Environment variables on their way into an app's `env`: taken as they are, but for those that are Doorbell's.
+//! Environment variables on their way into an app's `env`: taken as they are, but for those that are Doorbell's;
+//! and those that tell a secret, which become `secrets` of the app.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
-use doorbell_config::file::literal_template;
+use doorbell_config::{
+    file::{literal_template, plain},
+    name::AppId,
+    spec::Secret,
+};
 use serde_json::{Map, Value};
 
-use super::intake::{Intake, shown};
+use super::{
+    intake::{Intake, shown},
+    secrecy::tells_secret,
+};
+use crate::admin::secrets::{check_name, check_value};
+
+/// What an app is given sealed, by the variable.
+pub(super) type Secrets = BTreeMap<String, Secret>;
 
 /// Takes these variables. `whose` says where they stand.
 pub(super) fn take(
@@ -34,6 +46,70 @@ pub(super) fn take_templates(
             env.insert(name, value.into());
         }
     }
+}
+
+/// Gives an app these variables: those that tell a secret as `secrets`, whose values are returned and stand in no key.
+pub(super) fn give(
+    intake: &mut Intake,
+    whose: &str,
+    id: &AppId,
+    env: Map<String, Value>,
+    keys: &mut Map<String, Value>,
+) -> Secrets {
+    let (mut open, mut secrets) = (Map::new(), Secrets::new());
+    for (name, value) in env {
+        match sealed(&name, &value, id) {
+            Fate::Sealed(secret) => _ = secrets.insert(name, secret),
+            Fate::Open => _ = open.insert(name, value),
+            Fate::Unsealed(why) => {
+                intake.leave(format!("{whose}: {} as a secret", shown(&name)), why);
+                open.insert(name, value);
+            }
+        }
+    }
+    if !open.is_empty() {
+        keys.insert("env".into(), Value::Object(open));
+    }
+    if !secrets.is_empty() {
+        keys.insert("secrets".into(), secrets.keys().cloned().collect());
+    }
+    secrets
+}
+
+/// Where a variable comes to stand.
+enum Fate {
+    /// In `env`.
+    Open,
+    /// Among the app's secrets.
+    Sealed(Secret),
+    /// In `env`, though it should not, for this reason.
+    Unsealed(&'static str),
+}
+
+fn sealed(name: &str, value: &Value, id: &AppId) -> Fate {
+    let template = value.as_str().unwrap_or_default();
+    let Some(text) = plain(template, id) else {
+        return match tells_secret(name, template) && has_words(template) {
+            true => Fate::Unsealed("placeholders are filled into it: it stands in `env`"),
+            false => Fate::Open,
+        };
+    };
+    if !tells_secret(name, &text) {
+        return Fate::Open;
+    }
+    if check_name(name).is_err() {
+        return Fate::Unsealed("secrets have names of letters, digits and `_`: it stands in `env`");
+    }
+    if check_value(&text).is_err() {
+        return Fate::Unsealed("a secret has 32 KiB at most: it stands in `env`");
+    }
+    Fate::Sealed(Secret::new(text))
+}
+
+/// Whether there is more to a template than one placeholder.
+fn has_words(template: &str) -> bool {
+    let inner = template.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+    inner.is_none_or(|inner| !inner.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
 }
 
 fn is_left(intake: &mut Intake, whose: &str, name: &str, value: &str) -> bool {
@@ -89,5 +165,38 @@ mod tests {
         assert_eq!(intake.left.len(), 6);
         let names_it = [("HOST".to_owned(), "shop.example.com".to_owned())];
         assert_eq!(take(&mut intake, "app", names_it).len(), 1);
+    }
+
+    #[test]
+    fn what_tells_a_secret_is_given_sealed_and_stands_in_no_key() {
+        let long = "x".repeat(40 * 1024);
+        let env = json!({
+            "MODE": "production", "API_KEY": "k$${y}", "APP_KEY": "{id}-key", "DB_URL": "db://u:pw@h/",
+            "DB_PASSWORD": "{database_password}", "SESSION_SECRET": "a{port}", "A-TOKEN": "x",
+            "BIG_TOKEN": long,
+        });
+        let Value::Object(env) = env else { panic!("no table") };
+        let id = AppId::parse("shop").unwrap();
+        let (mut intake, mut keys) = (Intake::default(), Map::new());
+        let secrets = give(&mut intake, "app", &id, env, &mut keys);
+        let secrets: Vec<_> =
+            secrets.iter().map(|(name, secret)| (name.as_str(), secret.reveal())).collect();
+        assert_eq!(
+            secrets,
+            [("API_KEY", "k${y}"), ("APP_KEY", "shop-key"), ("DB_URL", "db://u:pw@h/")]
+        );
+        assert_eq!(keys["secrets"], json!(["API_KEY", "APP_KEY", "DB_URL"]));
+        let Value::Object(open) = &keys["env"] else { panic!("no table") };
+        let open: Vec<_> = open.keys().map(String::as_str).collect();
+        assert_eq!(open, ["MODE", "DB_PASSWORD", "SESSION_SECRET", "A-TOKEN", "BIG_TOKEN"]);
+        let told: Vec<_> = intake.left.iter().map(|left| left.what.as_str()).collect();
+        assert_eq!(
+            told,
+            [
+                "app: \"SESSION_SECRET\" as a secret",
+                "app: \"A-TOKEN\" as a secret",
+                "app: \"BIG_TOKEN\" as a secret"
+            ]
+        );
     }
 }

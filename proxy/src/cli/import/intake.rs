@@ -6,6 +6,8 @@ use doorbell_config::{file::literal, name::AppId};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::environment::Secrets;
+
 /// Characters of a name that are shown at most.
 const MOST_SHOWN: usize = 80;
 /// Things that were left of which one by one is told; a file of nothing else should not fill the screen.
@@ -28,6 +30,8 @@ pub(super) struct Taken {
     pub(super) from: String,
     /// The keys of `[app.<id>]`.
     pub(super) keys: Map<String, Value>,
+    /// What is to be sealed, by the variable; its keys name them.
+    pub(super) secrets: Secrets,
 }
 
 /// Something that was left.
@@ -165,7 +169,8 @@ mod tests {
         assert_eq!(id.as_str(), "my-shop");
         assert_eq!(keys["name"], "My $${Shop}");
         assert!(intake.left[0].why.contains("`my-shop`"));
-        intake.apps.push(Taken { id, from: "app".into(), keys });
+        let secrets = Secrets::new();
+        intake.apps.push(Taken { id, from: "app".into(), keys, secrets });
         assert_eq!(intake.id("other", "my-shop", &mut Map::new()), None);
         assert!(intake.left[1].why.contains("another app"), "{:?}", intake.left);
     }
@@ -176,6 +181,7 @@ mod tests {
             id: AppId::parse(id).unwrap(),
             from: id.into(),
             keys: json!({ "hosts": hosts }).as_object().unwrap().clone(),
+            secrets: Secrets::new(),
         };
         let apps =
             vec![app("a", &["x.test"]), app("b", &["X.test", "y.test"]), app("c", &["y.test"])];

@@ -170,13 +170,15 @@ impl Source {
                 intake.leave(format!("{from}: its domain"), why);
             }
         }
+        let mut env = Map::new();
         let is_taken = match &self.program {
             Program::Shared(with) => shared(intake, &from, (row, &id), with, &mut keys),
-            Program::Own { .. } => self.own(intake, &from, row, &options, &mut keys),
+            Program::Own { .. } => self.own(intake, &from, row, &options, (&mut keys, &mut env)),
         };
         if !is_taken {
             return;
         }
+        let secrets = environment::give(intake, &from, &id, env, &mut keys);
         if start(intake, &from, &options, &self.program) {
             keys.insert("start".into(), "with-server".into());
         }
@@ -184,7 +186,7 @@ impl Source {
             keys.insert("pinned".into(), true.into());
         }
         rest(intake, &from, &options, &self.program);
-        intake.apps.push(Taken { id, from, keys });
+        intake.apps.push(Taken { id, from, keys, secrets });
     }
 
     fn host(
@@ -219,13 +221,13 @@ impl Source {
         from: &str,
         row: &Application,
         options: &Map<String, Value>,
-        keys: &mut Map<String, Value>,
+        (keys, env): (&mut Map<String, Value>, &mut Map<String, Value>),
     ) -> bool {
         let Program::Own { directory, command, env: given, databases } = &self.program else {
             return false;
         };
         let known = databases.variables(intake, from, &row.name, options);
-        let mut env = environment::take(intake, from, known);
+        *env = environment::take(intake, from, known);
         let placed = [
             ("APP_PORT", "{port}".to_owned()),
             // Its default listens for everybody.
@@ -252,7 +254,6 @@ impl Source {
         keys.insert("ready".into(), ready);
         keys.insert("directory".into(), literal(directory).into());
         keys.insert("command".into(), json!(command));
-        keys.insert("env".into(), Value::Object(env));
         true
     }
 }
@@ -377,12 +378,15 @@ mod tests {
                 "env": {
                     "APP_PORT": "{port}", "APP_HOST": "127.0.0.1", "APP_PUBLIC_PATH": "{base_path}",
                     "API_CLIENT_STORAGE_PREFIX": "NOCOBASE_{id}_", "LOGGER_LEVEL": "{id}",
-                    "APP_KEY": "k$$${y}", "DB_DIALECT": "postgres", "DB_HOST": "db.test",
-                    "DB_PORT": "5432", "DB_USER": "nb", "DB_PASSWORD": "own",
-                    "DB_DATABASE": "crm_db",
+                    "DB_DIALECT": "postgres", "DB_HOST": "db.test", "DB_PORT": "5432",
+                    "DB_USER": "nb", "DB_DATABASE": "crm_db",
                 },
+                "secrets": ["APP_KEY", "DB_PASSWORD"],
             })
         );
+        let secrets = &intake.apps[0].secrets;
+        let secrets = ["APP_KEY", "DB_PASSWORD"].map(|name| secrets[name].reveal());
+        assert_eq!(secrets, ["k$${y}", "own"]);
         assert_eq!(whats(&intake), ["app \"crm\": database option \"logging\"", "databases"]);
     }
 

@@ -184,11 +184,9 @@ impl Source<'_> {
         }
         let mut env = environment::take(intake, &from, self.variables(app));
         environment::take_templates(intake, &from, &mut env, command.env);
-        if !env.is_empty() {
-            keys.insert("env".into(), Value::Object(env));
-        }
+        let secrets = environment::give(intake, &from, &id, env, &mut keys);
         key::map(intake, &from, app, self.env, &mut keys);
-        intake.apps.push(Taken { id, from, keys });
+        intake.apps.push(Taken { id, from, keys, secrets });
     }
 
     fn directory(&self, app: &Map<String, Value>) -> PathBuf {

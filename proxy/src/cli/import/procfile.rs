@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, ensure};
 use clap::Args;
 use doorbell_config::file::literal;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use super::{
     HostArg, Intake, OutArg, dotenv, environment, folder_of,
@@ -168,10 +168,8 @@ impl Source<'_> {
         keys.insert("hosts".into(), json!(hosts));
         keys.insert("directory".into(), literal(self.folder).into());
         keys.insert("command".into(), line.command.into());
-        if !env.is_empty() {
-            keys.insert("env".into(), Value::Object(env));
-        }
-        intake.apps.push(Taken { id, from, keys });
+        let secrets = environment::give(intake, &from, &id, env, &mut keys);
+        intake.apps.push(Taken { id, from, keys, secrets });
     }
 }
 
@@ -193,6 +191,7 @@ fn unvisited(name: &str) -> String {
 mod tests {
     use doorbell_config::file::as_file;
     use proptest::prelude::*;
+    use serde_json::Value;
 
     use super::*;
 
@@ -206,17 +205,21 @@ mod tests {
     fn what_answers_requests_is_taken_and_the_rest_told() {
         let text = "# ours\nweb: bundle exec puma -p $PORT\nworker: sidekiq\nrelease: rake db:migrate\n\
                     api: A=1 ./api --all *.x\nnot a line\n";
-        let intake =
-            intake(text, &["shop.test", "www.shop.test", "api=api.test"], "KEY=x{y}\nPORT=1\nzz\n");
+        let intake = intake(
+            text,
+            &["shop.test", "www.shop.test", "api=api.test"],
+            "A=x{y}\nKEY=k{z}\nPORT=1\nzz\n",
+        );
         let [web, api] = &intake.apps[..] else { panic!("{:?}", intake.apps) };
         assert_eq!((web.id.as_str(), api.id.as_str()), ("shop", "shop-api"));
         assert_eq!(
             Value::Object(web.keys.clone()),
             json!({
                 "hosts": ["shop.test", "www.shop.test"], "directory": "/srv/shop",
-                "command": ["bundle", "exec", "puma", "-p", "{port}"], "env": {"KEY": "x{{y}}"},
+                "command": ["bundle", "exec", "puma", "-p", "{port}"], "env": {"A": "x{{y}}"}, "secrets": ["KEY"],
             })
         );
+        assert_eq!(web.secrets["KEY"].reveal(), "k{z}");
         assert_eq!(api.keys["command"], json!(["/bin/sh", "-c", "A=1 ./api --all *.x"]));
         let left: Vec<_> = intake.left.iter().map(|left| left.what.as_str()).collect();
         assert_eq!(
@@ -227,7 +230,7 @@ mod tests {
                 "process \"release\"",
                 "process \"api\": \"PORT\"",
                 "line 6",
-                ".env, line 3"
+                ".env, line 4"
             ]
         );
     }
