@@ -142,7 +142,13 @@ enum Verb {
     /// Start an app now and wait until it is ready
     Start(AppArg),
     /// Stop an app; the next request starts it again
-    Stop(AppArg),
+    Stop {
+        /// Kill it: its requests are not waited for, and it gets no time to end by itself
+        #[arg(long)]
+        now: bool,
+        #[command(flatten)]
+        app: AppArg,
+    },
     /// Start a new instance, then drain and stop the old one
     Restart(AppArg),
     /// Let a disabled app run again
@@ -354,7 +360,8 @@ pub fn run() -> anyhow::Result<u8> {
             control::status(&socket.find()?, app.as_deref(), json)
         }
         Verb::Start(app) => app.operate("start"),
-        Verb::Stop(app) => app.operate("stop"),
+        Verb::Stop { now: true, app } => app.operate("stop?now=true"),
+        Verb::Stop { now: false, app } => app.operate("stop"),
         Verb::Restart(app) => app.operate("restart"),
         Verb::Enable(app) => app.operate("enable"),
         Verb::Disable(app) => app.operate("disable"),

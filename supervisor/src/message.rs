@@ -70,6 +70,8 @@ pub enum Verb {
     Start,
     /// Stop now; the next request starts it again.
     Stop,
+    /// The same, without waiting for requests and without a grace.
+    StopNow,
     /// New instance ready, then the old one drained. Starts a stopped app.
     Restart,
     /// Undo `disable`.

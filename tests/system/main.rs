@@ -40,6 +40,7 @@ mod roles;
 mod routing;
 mod scripted;
 mod sharing;
+mod stopping;
 mod survival;
 mod tcp;
 mod telling;

@@ -17,7 +17,7 @@ use super::{
     Admin, Problem, audit,
     caller::Identity,
     status::{AppStatus, Refused, ServerStatus, Status},
-    wrapped::Path,
+    wrapped::{Path, Query},
 };
 use crate::pass::desk::FOLDER;
 
@@ -46,39 +46,57 @@ async fn status(admin: &Admin, app: &AppSpec, replica: &AppId) -> AppStatus {
     AppStatus::of(app, replica, house, &figures, &usages)
 }
 
+/// How an app is stopped.
+#[derive(Clone, Copy, Debug, Default, serde::Deserialize, schemars::JsonSchema)]
+pub struct Pace {
+    /// `stop` waits for no request, and gives the app no time: it is killed.
+    #[serde(default)]
+    pub now: bool,
+}
+
 /// Answers when the verb had its effect.
 pub(super) async fn operate(
     State(admin): State<Arc<Admin>>,
     Extension(who): Extension<Identity>,
-    Path((id, verb)): Path<(String, String)>,
+    Path((id, word)): Path<(String, String)>,
+    Query(pace): Query<Pace>,
 ) -> Result<Json<AppStatus>, Problem> {
     let (app, replica) = find_replica(&admin, &id)?;
-    let word = verb;
-    let verb = match word.as_str() {
-        "start" => Verb::Start,
-        "stop" => Verb::Stop,
-        "restart" => Verb::Restart,
-        "enable" => Verb::Enable,
-        // Who is disabled gets no new request, and finishes what it has.
-        "disable" | "drain" => Verb::Disable,
-        other => {
-            let detail =
-                format!("`{other}` is no verb: start, stop, restart, enable, disable or drain");
-            return Err(Problem::new(StatusCode::NOT_FOUND, &detail));
-        }
-    };
-    audit::note(&admin, &who, &word, Some(&replica));
+    let verb = verb(&word, pace)?;
+    let act = if verb == Verb::StopNow { "stop now" } else { &word };
+    audit::note(&admin, &who, act, Some(&replica));
     match verb {
         Verb::Start | Verb::Restart if app.upgrade().is_some() => {
             admin.house.retry_upgrades(&[&app.id]).await;
         }
-        Verb::Start | Verb::Restart | Verb::Stop | Verb::Enable | Verb::Disable => {}
+        Verb::Start | Verb::Restart | Verb::Stop | Verb::StopNow | Verb::Enable | Verb::Disable => {
+        }
     }
     match admin.house.link.operate(replica.clone(), verb).await {
         Ok(Ok(())) => Ok(Json(status(&admin, &app, &replica).await)),
         Ok(Err(error)) => Err(Problem::new(status_of(&error), &error)),
         Err(error) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, &error)),
     }
+}
+
+fn verb(word: &str, pace: Pace) -> Result<Verb, Problem> {
+    Ok(match (word, pace.now) {
+        ("stop", true) => Verb::StopNow,
+        ("start" | "restart" | "enable" | "disable" | "drain", true) => {
+            return Err(Problem::unfit(&"`now` is for `stop`"));
+        }
+        ("start", false) => Verb::Start,
+        ("stop", false) => Verb::Stop,
+        ("restart", false) => Verb::Restart,
+        ("enable", false) => Verb::Enable,
+        // Who is disabled gets no new request, and finishes what it has.
+        ("disable" | "drain", false) => Verb::Disable,
+        (other, _) => {
+            let detail =
+                format!("`{other}` is no verb: start, stop, restart, enable, disable or drain");
+            return Err(Problem::new(StatusCode::NOT_FOUND, &detail));
+        }
+    })
 }
 
 /// A link for an operator's browser.

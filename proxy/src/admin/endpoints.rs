@@ -84,6 +84,7 @@ fn of_apps() -> Vec<Endpoint> {
             "start, stop, restart, enable, disable or drain an app; answered when it has its effect",
             apps::operate,
         )
+        .asks::<apps::Pace>()
         .gives::<AppStatus>(),
     ]
 }

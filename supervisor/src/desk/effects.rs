@@ -48,7 +48,7 @@ impl Desk {
         if before != (app.life.state.name(), app.life.state.generation()) {
             app.since_unix_seconds = unix_seconds();
         }
-        if event == Event::Stop {
+        if matches!(event, Event::Stop | Event::StopNow) {
             self.call_off_withheld(id);
         }
         for effect in effects {
@@ -90,6 +90,11 @@ impl Desk {
             Effect::Spawn(generation) => self.spawn(id, generation),
             Effect::EndStart(generation, outcome) => self.end_start(id, generation, outcome),
             Effect::Signal(generation) => self.signal(id, generation),
+            Effect::Kill(generation) => {
+                if let Some(instance) = self.apps.get(id).and_then(|a| a.instance(generation)) {
+                    instance.handle.kill();
+                }
+            }
             Effect::Check(generation) => {
                 if let Some(instance) = self.apps.get(id).and_then(|a| a.instance(generation)) {
                     instance.handle.check();

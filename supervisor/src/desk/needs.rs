@@ -33,6 +33,8 @@ const MOST_AWAITED: usize = 20;
 pub(super) enum Descent {
     /// An operator stopped it, or what it needs.
     Stop,
+    /// The same, at once.
+    StopNow,
     /// Its goal forbids it to run.
     Forbidden,
 }
@@ -42,6 +44,7 @@ impl Descent {
     fn event(self) -> Event {
         match self {
             Self::Stop => Event::Stop,
+            Self::StopNow => Event::StopNow,
             Self::Forbidden => Event::GoalChanged,
         }
     }
@@ -108,7 +111,7 @@ impl Desk {
             self.bind_anew();
         }
         for id in std::mem::take(&mut self.forbidden) {
-            self.stop_dependants(&id);
+            self.stop_dependants(&id, Descent::Stop);
             self.descend(&id, Descent::Forbidden);
         }
         self.settle();
@@ -220,15 +223,18 @@ impl Desk {
     }
 
     /// Stops those that need an app, each behind those that need it itself.
-    pub(super) fn stop_dependants(&mut self, id: &AppId) {
+    pub(super) fn stop_dependants(&mut self, id: &AppId, how: Descent) {
         for dependant in self.bonds.all_dependants(id) {
             let Some(app) = self.apps.get_mut(&dependant) else { continue };
-            if app.is_disabled() || app.life.is_over() {
+            // Who goes down already is only hurried.
+            if app.life.is_over() || app.is_disabled() && how != Descent::StopNow {
                 continue;
             }
             tracing::info!(app = %dependant, need = %id, "is stopped with what it needs");
-            app.goal = Goal::Down;
-            self.descend(&dependant, Descent::Stop);
+            if !app.is_disabled() {
+                app.goal = Goal::Down;
+            }
+            self.descend(&dependant, how);
         }
     }
 

@@ -38,7 +38,7 @@ impl Desk {
         };
         let saved = match verb {
             Verb::Enable | Verb::Disable => Some(self.switch_file.save(&self.switches)),
-            Verb::Start | Verb::Stop | Verb::Restart => None,
+            Verb::Start | Verb::Stop | Verb::StopNow | Verb::Restart => None,
         };
         let app = id.clone();
         self.errands.spawn(async move {
@@ -97,7 +97,7 @@ impl Desk {
             }
             Verb::Start => Want::Ready { after: self.ready_before(id), failed: app.starts.failed },
             Verb::Restart => Want::Ready { after: app.starts.ready, failed: app.starts.failed },
-            Verb::Stop | Verb::Disable => Want::Gone(self.last_instance(id)),
+            Verb::Stop | Verb::StopNow | Verb::Disable => Want::Gone(self.last_instance(id)),
             // Enabling has its effect at once.
             Verb::Enable => Want::Gone(Generation(0)),
         };
@@ -159,9 +159,13 @@ impl Desk {
             Verb::Stop if self.is_disabled(id) => {}
             Verb::Stop => {
                 self.set_goal(id, Goal::Down);
-                self.stop_dependants(id);
-                self.descend(id, Descent::Stop);
-                self.settle();
+                self.stop(id, Descent::Stop);
+            }
+            Verb::StopNow => {
+                if !self.is_disabled(id) {
+                    self.set_goal(id, Goal::Down);
+                }
+                self.stop(id, Descent::StopNow);
             }
             Verb::Enable => {
                 self.switches.enable(id, Some(mode));
@@ -177,7 +181,7 @@ impl Desk {
             Verb::Disable => {
                 self.switches.disable(id);
                 self.set_goal(id, Goal::Disabled(Off::Operator));
-                self.stop_dependants(id);
+                self.stop_dependants(id, Descent::Stop);
                 self.descend(id, Descent::Forbidden);
                 self.settle();
             }
@@ -186,12 +190,20 @@ impl Desk {
         Ok(())
     }
 
+    fn stop(&mut self, id: &AppId, how: Descent) {
+        self.stop_dependants(id, how);
+        self.descend(id, how);
+        self.settle();
+    }
+
     fn tell_upstream(&mut self, id: &AppId, verb: Verb) -> Outcome {
         self.is_its_own(id, verb)?;
         match verb {
             Verb::Start if self.is_disabled(id) => return Err(OperateError::Disabled(id.clone())),
             Verb::Start => {}
-            Verb::Stop | Verb::Restart => return Err(OperateError::NoProcess(id.clone())),
+            Verb::Stop | Verb::StopNow | Verb::Restart => {
+                return Err(OperateError::NoProcess(id.clone()));
+            }
             Verb::Enable => {
                 self.switches.enable(id, None);
                 self.set_up_upstream(id, true);
@@ -209,7 +221,7 @@ impl Desk {
     fn is_its_own(&self, id: &AppId, verb: Verb) -> Outcome {
         let shared = self.apps.get(id).and_then(|app| app.spec.shared());
         match (verb, shared) {
-            (Verb::Start | Verb::Stop | Verb::Restart, Some(shared)) => {
+            (Verb::Start | Verb::Stop | Verb::StopNow | Verb::Restart, Some(shared)) => {
                 Err(OperateError::Shared { app: id.clone(), with: shared.with.clone() })
             }
             (Verb::Enable | Verb::Disable, Some(_)) | (_, None) => Ok(()),

@@ -64,7 +64,7 @@ impl Desk {
                 Ok([id.clone()].into_iter().chain(self.further_replicas(id)).collect())
             }
             Verb::Restart => Ok(vec![id.clone()]),
-            Verb::Start | Verb::Stop | Verb::Enable | Verb::Disable => {
+            Verb::Start | Verb::Stop | Verb::StopNow | Verb::Enable | Verb::Disable => {
                 Err(OperateError::OneReplica(id.clone()))
             }
         }

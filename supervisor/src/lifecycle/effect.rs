@@ -25,6 +25,8 @@ pub(crate) enum Effect {
     EndStart(Generation, StartOutcome),
     /// End its whole process tree: signal, grace, SIGKILL.
     Signal(Generation),
+    /// End it at once: SIGKILL.
+    Kill(Generation),
     /// See whether it still listens.
     Check(Generation),
     /// Let its whole process tree stand still, and give its memory back.

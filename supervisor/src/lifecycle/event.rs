@@ -14,6 +14,8 @@ pub(crate) enum Event {
     Start,
     /// Stop now; a second one does not wait for running requests.
     Stop,
+    /// Stop at once: no request is waited for, and no grace is given.
+    StopNow,
     /// A new instance in place of the old one.
     Restart,
     /// The definition changed.
@@ -54,6 +56,7 @@ impl Event {
             Self::Wanted
             | Self::Start
             | Self::Stop
+            | Self::StopNow
             | Self::Restart
             | Self::Redefined(_)
             | Self::GoalChanged

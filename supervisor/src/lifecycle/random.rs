@@ -33,6 +33,7 @@ enum Act {
     Admit,
     Start,
     Stop,
+    StopNow,
     Restart,
     Redefine(bool, bool),
     Disable(bool),
@@ -78,6 +79,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         6 => Just(Act::Admit),
         1 => Just(Act::Start),
         1 => Just(Act::Stop),
+        1 => Just(Act::StopNow),
         2 => Just(Act::Restart),
         2 => (any::<bool>(), any::<bool>()).prop_map(|(a, b)| Act::Redefine(a, b)),
         1 => any::<bool>().prop_map(Act::Disable),
@@ -310,6 +312,12 @@ impl World {
         matches!(self.terms.goal, Goal::Disabled(_))
     }
 
+    fn stop_now(&mut self) {
+        self.send(Event::StopNow);
+        let is_killed = |leaver: &Leaver| leaver.phase == LeaverPhase::Stopping;
+        assert!(self.life.leavers.iter().all(is_killed), "what is waited for?");
+    }
+
     fn act(&mut self, act: &Act) {
         match *act {
             Act::Request => self.request(),
@@ -336,6 +344,7 @@ impl World {
             Act::Start if self.is_disabled() => {}
             Act::Start => self.send(Event::Start),
             Act::Stop => self.send(Event::Stop),
+            Act::StopNow => self.stop_now(),
             Act::Restart if self.is_disabled() => {}
             Act::Restart => self.send(Event::Restart),
             Act::Redefine(changed, exclusive) => {

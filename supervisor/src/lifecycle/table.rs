@@ -93,6 +93,7 @@ fn events() -> Vec<Event> {
         Event::Wanted,
         Event::Start,
         Event::Stop,
+        Event::StopNow,
         Event::Restart,
         Event::Redefined(Launch::Same),
         Event::Redefined(Launch::Changed),

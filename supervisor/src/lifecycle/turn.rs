@@ -61,6 +61,7 @@ impl<'a> Turn<'a> {
             Event::Wanted => self.wanted(state),
             Event::Start => self.start(state),
             Event::Stop => self.stop(state),
+            Event::StopNow => self.stop_now(state),
             Event::Restart => self.restart(state),
             Event::Redefined(launch) => self.redefined(state, launch),
             Event::GoalChanged => self.goal_changed(state),
@@ -165,6 +166,15 @@ impl<'a> Turn<'a> {
         for generation in waiting {
             self.hurry(generation);
         }
+    }
+
+    /// Every instance that is on its way down is at its end.
+    fn kill_leavers(&mut self) {
+        self.hurry_leavers();
+        // Who is killed is not asked before.
+        self.effects.retain(|effect| !matches!(effect, Effect::Signal(_)));
+        let leaving: Vec<_> = self.leavers.iter().map(|leaver| leaver.generation).collect();
+        leaving.into_iter().for_each(|generation| self.emit(Effect::Kill(generation)));
     }
 
     fn signal(&mut self, generation: Generation) {

@@ -138,6 +138,25 @@ impl Turn<'_> {
         }
     }
 
+    /// An operator wants nothing of it to run any more, whatever it is at.
+    pub(super) fn stop_now(&mut self, state: State) -> State {
+        let state = self.stop(state);
+        self.kill_leavers();
+        match state {
+            State::Draining(Draining { generation, next }) => {
+                State::Stopping(Stopping { generation, next })
+            }
+            State::Stopped
+            | State::Provisioning(_)
+            | State::Starting(_)
+            | State::Ready(_)
+            | State::Frozen(_)
+            | State::Stopping(_)
+            | State::BackingOff(_)
+            | State::Failed => state,
+        }
+    }
+
     fn leave_line(&mut self, provisioning: &Provisioning) {
         match provisioning.line {
             Line::AwaitsNeeds => self.emit(Effect::ForgoNeeds),

@@ -52,7 +52,9 @@ impl World {
     /// Whose upgrade failed does not try again by itself.
     pub(super) fn check_failed(&self, after: &Life, event: Event) {
         let is_decided = match event {
-            Event::Start | Event::Stop | Event::Restart | Event::Redefined(_) => true,
+            Event::Start | Event::Stop | Event::StopNow | Event::Restart | Event::Redefined(_) => {
+                true
+            }
             Event::GoalChanged => self.is_disabled(),
             Event::Wanted
             | Event::Vigils(_)

@@ -23,7 +23,7 @@ impl World {
             Effect::EndStart(generation, _) => {
                 assert!(self.starts.remove(&generation), "ended a start twice");
             }
-            Effect::Signal(generation) => {
+            Effect::Signal(generation) | Effect::Kill(generation) => {
                 let program = self.programs.get_mut(&generation).expect("signalled a stranger");
                 program.1 = true;
             }
