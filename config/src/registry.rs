@@ -94,6 +94,15 @@ impl Registry {
         }
     }
 
+    /// Sees that what was overwritten is in no file any more; says whether that could be done now. PostgreSQL does
+    /// so in its own time.
+    ///
+    /// # Errors
+    /// When the registry fails.
+    pub async fn forget_overwritten(&self) -> Result<bool, RegistryError> {
+        self.store.forget_overwritten().await
+    }
+
     /// Ends all connections, those of its clones too, after what is under way. A file of SQLite is then whole by
     /// itself. Without this the same happens at some time after the last clone is dropped.
     pub async fn close(self) {

@@ -32,7 +32,7 @@ mod template;
 mod upgrade;
 mod wake;
 
-pub use database::{DatabasePlace, DatabaseSpec, DatabaseUrl, Dialect};
+pub use database::{DatabasePlace, DatabaseSpec, DatabaseUrl, Dialect, HIDDEN, SEALED};
 pub use enclosure::EnclosureSpec;
 pub use given::{Given, GivenSpec, Secret, UpgradeTurn};
 pub(crate) use hours::nearest_zone;

@@ -133,7 +133,7 @@ pub async fn run(connection: UnixStream, place: Place, household: Household) -> 
     if let Some(registry) = &registry {
         house.has_registry(registry);
     }
-    let mut ledger = first_list(registry.as_ref(), &place.folder).await;
+    let mut ledger = first_list(&house, registry.as_ref(), &place.folder).await;
     ledger.archive = archive;
     let (loaded, ledger) = house.read_with(loaded, ledger).await;
     let outcome = house.take_over_first(loaded, ledger).await;
@@ -210,15 +210,18 @@ fn is_lost(location: &Location, copy: &Path) -> bool {
 }
 
 /// What is known of the registry's apps at first: what it says, or if it does not answer soon, the copy.
-async fn first_list(registry: Option<&Registry>, folder: &Path) -> Ledger {
+async fn first_list(house: &House, registry: Option<&Registry>, folder: &Path) -> Ledger {
     let mut ledger = Ledger::default();
     let changes = match registry {
         Some(registry) => registry.changes_since(ledger.known).await.ok(),
         None => None,
     };
     match changes {
-        Some(changes) => ledger.take(&changes),
-        None => match copy::read(&folder.join(COPY)) {
+        Some(mut changes) => {
+            house.open_addresses(&mut changes).await;
+            ledger.take(&changes);
+        }
+        None => match copy::read(&folder.join(COPY), house.vault().as_deref()) {
             Ok(list) => ledger.list = Arc::new(list),
             Err(error) => tracing::error!(%error, "the copy of the registry's apps is of no use"),
         },

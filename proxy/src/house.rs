@@ -41,6 +41,7 @@ use crate::{
     vault::Vault,
 };
 
+mod addresses;
 mod backing_up;
 mod databases;
 mod editing;
@@ -108,6 +109,8 @@ pub struct House {
     in_force: ArcSwap<InForce>,
     /// Seals and opens secrets; `None` where there are no keys.
     vault: ArcSwapOption<Vault>,
+    /// Addresses of databases were read that stand in the registry in the clear.
+    has_clear_addresses: AtomicBool,
     /// Held while secrets are sealed anew.
     rotation: Mutex<()>,
     /// Whether what there is was taken over, or refused, once.
@@ -166,6 +169,7 @@ impl House {
             chronicle: Arc::default(),
             passes: Office::default(),
             vault: ArcSwapOption::empty(),
+            has_clear_addresses: AtomicBool::new(false),
             rotation: Mutex::default(),
             has_begun: watch::Sender::default(),
             databases: StdMutex::default(),
@@ -209,6 +213,12 @@ impl House {
             Ok(vault) => self.vault.store(Some(Arc::new(vault))),
             Err(error) => tracing::error!("{error}; apps with secrets cannot start"),
         }
+    }
+
+    /// The keys of secrets, if there are some.
+    #[must_use]
+    pub fn vault(&self) -> Option<Arc<Vault>> {
+        self.vault.load_full()
     }
 
     /// Reads the keys again; nothing if there are none.

@@ -18,6 +18,7 @@ use doorbell_config::{
 use doorbell_supervisor::protocol::Lineage;
 use serde_json::{Map, Value};
 
+pub mod address;
 pub mod copy;
 pub mod place;
 
@@ -283,7 +284,8 @@ fn apply(list: &mut List, edit: &Edit, now: u64) -> Result<(), Misfit> {
             (listed.created, listed.created_at) = (before.created, before.created_at);
             list.insert(to.clone(), listed);
         }
-        What::PutSecret { .. }
+        What::Reword(_)
+        | What::PutSecret { .. }
         | What::KeepSecret { .. }
         | What::Reseal { .. }
         | What::Reach(_)

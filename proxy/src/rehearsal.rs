@@ -51,7 +51,8 @@ pub fn serve(config_path: PathBuf, state_dir: &Path) -> anyhow::Result<Rehearsed
 /// Why it would end.
 pub fn control(place: &Place) -> anyhow::Result<Rehearsed> {
     sandbox::confine(&serve::plan(Role::Control, Some(place)))?;
-    let list = copy::read(&place.folder.join(COPY)).unwrap_or_default();
+    // The keys may be a credential, which is not for somebody who only rehearses.
+    let list = copy::read_unopened(&place.folder.join(COPY)).unwrap_or_default();
     let loaded = House::read(&place.config_path, &mut Archive::default(), &Ledger::entries(&list));
     let location = control::location_now(&place.folder, &loaded)?;
     let mut refuses = BTreeMap::new();

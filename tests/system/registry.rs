@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::{node, python};
 
 mod access;
+mod addresses;
 mod backup;
 mod databases;
 mod harm;

@@ -47,6 +47,8 @@ pub enum Expect {
 pub enum What {
     /// It has this definition.
     Put(Map<String, Json>),
+    /// It has this definition, which says what the one before said in other words; nobody has changed it.
+    Reword(Map<String, Json>),
     /// It is gone, and its secrets with it. If there is none, nothing happens.
     Delete,
     /// It has another id, at which there is no app; its secrets come along.
@@ -130,6 +132,7 @@ impl Edit {
     fn act(&self) -> Act {
         let (what, subject) = match &self.what {
             What::Put(_) => ("put app", None),
+            What::Reword(_) => ("seal app", None),
             What::Delete => ("delete app", None),
             What::Rename(to) => ("rename app", Some(to.to_string())),
             What::PutSecret { name, .. } => ("put secret", Some(name.clone())),
@@ -148,7 +151,9 @@ impl<'e> Ready<'e> {
         whole_app(&edit.app)?;
         let mut text = None;
         match &edit.what {
-            What::Put(definition) => text = Some(definition_text(&edit.app, definition)?),
+            What::Put(definition) | What::Reword(definition) => {
+                text = Some(definition_text(&edit.app, definition)?);
+            }
             What::Rename(to) => whole_app(to)?,
             What::PutSecret { name, sealed }
             | What::KeepSecret { name, sealed }
@@ -172,7 +177,7 @@ impl<'e> Ready<'e> {
         let app = &self.edit.app;
         let found = self.edit.expect.check(transaction, app).await?;
         // An app of a file has secrets too, and is not here.
-        let must_exist = matches!(self.edit.what, What::Rename(_));
+        let must_exist = matches!(self.edit.what, What::Rename(_) | What::Reword(_));
         if found.is_none() && must_exist {
             return Err(WriteError::Conflict { app: app.clone(), found });
         }
@@ -183,6 +188,9 @@ impl<'e> Ready<'e> {
                 change.put(transaction, self.text.as_deref().unwrap_or("{}")).await?;
             }
             What::Put(_) => change.put(transaction, self.text.as_deref().unwrap_or("{}")).await?,
+            What::Reword(_) => {
+                change.reword(transaction, self.text.as_deref().unwrap_or("{}")).await?;
+            }
             What::Delete if found.is_none() => return Ok(false),
             What::Delete => change.delete(transaction).await?,
             What::Rename(to) => change.rename(transaction, to).await?,
@@ -262,6 +270,14 @@ impl Change<'_> {
         let [app, revision, at] = self.values();
         transaction.rows(PUT, &[app, revision, Value::Text(text), at]).await?;
         Ok(upgrade::forgive(transaction, self.app).await?)
+    }
+
+    /// Who has changed it last, and what came of its upgrade, is as it was.
+    async fn reword(&self, transaction: &mut Transaction, text: &str) -> Result<(), WriteError> {
+        const REWORD: &str = "UPDATE app SET definition = $3, revision = $2 WHERE id = $1";
+        let [app, revision, _] = self.values();
+        transaction.rows(REWORD, &[app, revision, Value::Text(text)]).await?;
+        Ok(())
     }
 
     /// Leaves a tombstone, of which other Doorbells learn.

@@ -101,6 +101,16 @@ impl Store {
         }
     }
 
+    /// Sees that what was overwritten is in no file any more, as far as that is ours to see to; says whether that
+    /// could be.
+    pub(super) async fn forget_overwritten(&self) -> Result<bool, RegistryError> {
+        match self {
+            Self::Sqlite(store) => store.forget_overwritten().await,
+            // Its own housekeeping does that.
+            Self::Postgres(_) => Ok(true),
+        }
+    }
+
     /// Ends all connections, or gives them up.
     pub(super) async fn close(&self) {
         let closed = async {

@@ -4,8 +4,11 @@ use std::{fmt, path::PathBuf};
 
 use crate::name::NameError;
 
+mod hidden;
 mod mysql;
 mod url;
+
+pub use hidden::{HIDDEN, SEALED};
 
 /// Which database an app gets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

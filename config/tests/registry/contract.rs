@@ -18,6 +18,7 @@ crate::on_both!(
     who_is_gone_for_long_is_forgotten_and_nobody_misses_that,
     who_is_being_deleted_is_so_until_that_is_done_or_somebody_changes_it,
     a_renamed_app_keeps_its_place_and_its_secrets,
+    an_app_in_other_words_is_the_same_app,
     secrets_leave_their_app_as_it_is,
     a_secret_is_resealed_only_as_it_was_read,
     tokens_are_found_by_hash_until_they_end,
@@ -68,6 +69,24 @@ async fn a_reader_learns_what_it_missed(place: Place) {
     assert_eq!((nothing.now, nothing.put.len(), nothing.gone.len()), (last, 0, 0));
     let all = registry.changes_since(Revision::ZERO).await.unwrap();
     assert!(all.gone.is_empty(), "who knows nothing need not know who is gone");
+}
+
+async fn an_app_in_other_words_is_the_same_app(place: Place) {
+    let registry = place.open().await;
+    let first = write(&registry, "blog", "one").await;
+    let before = registry.app(&id("blog")).await.unwrap().unwrap();
+    registry.note_ending(&id("blog"), true).await.unwrap();
+    let reword = |at| [edit("blog", Expect::Revision(at), What::Reword(named("two")))];
+    let second = registry.write(&reword(first), &somebody()).await.unwrap();
+    let app = registry.app(&id("blog")).await.unwrap().unwrap();
+    assert_eq!((app.revision, app.definition), (second, named("two")));
+    assert_eq!((app.created, app.changed_at), (before.created, before.changed_at));
+    assert!(registry.is_ending(&id("blog")).await.unwrap(), "nobody has decided anything");
+    let stale = registry.write(&reword(first), &somebody()).await.unwrap_err();
+    assert_eq!(stale, WriteError::Conflict { app: id("blog"), found: Some(second) });
+    let nobody = [edit("shop", Expect::Anything, What::Reword(named("two")))];
+    let absent = registry.write(&nobody, &somebody()).await.unwrap_err();
+    assert_eq!(absent, WriteError::Conflict { app: id("shop"), found: None });
 }
 
 async fn what_is_not_as_expected_is_not_written(place: Place) {

@@ -151,7 +151,8 @@ pub(super) async fn import(
     })?;
     let status = if how.dry_run { StatusCode::OK } else { StatusCode::CREATED };
     let (revision, warnings) = (edited.revision.number(), edited.report.warnings);
-    Ok((status, with_tag(Changed { id: id.to_string(), revision, warnings })).into_response())
+    Ok((status, with_tag(Changed { id: id.to_string(), revision, warnings, same: false }))
+        .into_response())
 }
 
 async fn asked(body: Body) -> Result<For, Problem> {

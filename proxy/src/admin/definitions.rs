@@ -11,7 +11,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use doorbell_config::{file::KIND, name::AppId};
+use doorbell_config::{file::KIND, name::AppId, spec::HIDDEN};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -22,10 +22,7 @@ use super::{
     conditions::tag,
     wrapped::Path,
 };
-use crate::ledger::Listed;
-
-/// What is shown in the place of a value that is not for everybody.
-const HIDDEN: &str = "********";
+use crate::ledger::{Listed, address};
 
 /// The keys of an app, as in the configuration file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -59,7 +56,7 @@ pub struct Definition {
     pub created_at_unix_ms: u64,
     /// When it was changed last, in milliseconds since the Unix epoch.
     pub changed_at_unix_ms: u64,
-    /// Its keys. Values of `env` and `database` are shown to who has scope `admin`.
+    /// Its keys. Values of `env` and `database` are shown to who has scope `admin`, but for passwords of databases.
     pub keys: Keys,
 }
 
@@ -67,8 +64,8 @@ impl Definition {
     /// What somebody with a scope may see of an app.
     fn of(id: &AppId, listed: &Listed, scope: Scope) -> Self {
         let mut keys = listed.entry.keys();
+        address::hide(&mut keys);
         if scope < Scope::Admin {
-            // Addresses of databases have passwords in them.
             for key in ["env", "database"] {
                 if let Some(Value::Object(secrets)) = keys.get_mut(key) {
                     secrets.values_mut().for_each(|value| *value = HIDDEN.into());

@@ -58,6 +58,9 @@ pub struct Changed {
     pub revision: u64,
     /// What an operator should know.
     pub warnings: Vec<String>,
+    /// It was just so before.
+    #[serde(default)]
+    pub same: bool,
 }
 
 /// How a change is made.
@@ -238,13 +241,14 @@ pub(super) async fn apply(
     let apps: Vec<_> = edits.iter().map(|edit| edit.app.to_string()).collect();
     edits.extend(secrets);
     let count = edits.len() as u64;
-    let Edited { revision, report } = admin
+    let Edited { revision, report, same } = admin
         .house
         .edit(edits, who.actor, how.trial())
         .await
         .map_err(|error| explain(&error, true))?;
     let first = (revision.number() + 1).saturating_sub(count);
     let changed = apps.into_iter().zip(first..).map(|(id, number)| Changed {
+        same: same.iter().any(|app| app.as_str() == id),
         id,
         revision: if revision == Revision::ZERO { 0 } else { number },
         warnings: report.warnings.clone(),
@@ -305,13 +309,14 @@ impl Change {
     async fn make(self, admin: &Admin, who: &Identity, how: How) -> Result<Changed, Problem> {
         let Self { id, condition, what } = self;
         let edits = vec![Edit { app: id.clone(), expect: condition.expect, what }];
-        let Edited { revision, report } = admin
+        let Edited { revision, report, same } = admin
             .house
             .edit(edits, who.actor.clone(), how.trial())
             .await
             .map_err(|error| explain(&error, condition.is_said))?;
         let warnings = report.warnings;
-        Ok(Changed { id: id.to_string(), revision: revision.number(), warnings })
+        let same = same.contains(&id);
+        Ok(Changed { id: id.to_string(), revision: revision.number(), warnings, same })
     }
 }
 
@@ -329,8 +334,10 @@ pub(super) fn explain(error: &EditError, is_said: bool) -> Problem {
         | EditError::Write(WriteError::Conflict { .. } | WriteError::TokenTaken(_)) => unlike,
         EditError::Misfit(Misfit::Keys { .. })
         | EditError::Refused(_)
+        | EditError::Hidden(_)
         | EditError::Write(WriteError::Refused { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
-        EditError::Files(_)
+        EditError::Address(_)
+        | EditError::Files(_)
         | EditError::Reload(ReloadError::Config(_) | ReloadError::Configure(_)) => {
             StatusCode::CONFLICT
         }

@@ -15,13 +15,16 @@ use serde_json::{Map, Value};
 
 use super::{
     apps::{HowArg, is_confirmed},
-    client::{Call, call_json},
+    client::{Call, Refusal, call_json},
     control::block_on,
     screen,
 };
-use crate::admin::{
-    definitions::{Definition, Keys},
-    edits::{Apply, Changed},
+use crate::{
+    admin::{
+        definitions::{Definition, Keys},
+        edits::{Apply, Changed},
+    },
+    ledger::address,
 };
 
 /// What stands for a value that may be secret.
@@ -47,7 +50,10 @@ pub(super) enum Others {
 
 pub(super) fn apply(socket: &Path, file: &Path, others: Others, how: HowArg) -> anyhow::Result<u8> {
     let wanted = read(file)?;
-    let now = block_on(known(socket))?;
+    let now = block_on(async {
+        let now = known(socket).await?;
+        with_secrets(socket, now, &wanted).await
+    })?;
     let changes = Changes::between(&now, &wanted, others != Others::Stay);
     let mut out = io::stdout().lock();
     if changes.apps.is_empty() {
@@ -120,6 +126,34 @@ fn read(file: &Path) -> anyhow::Result<Apps> {
 async fn known(socket: &Path) -> anyhow::Result<Known> {
     let shown: Vec<Definition> = call_json(socket, Method::GET, "/v1/definitions").await?;
     Ok(shown.into_iter().map(|app| (app.id, (app.revision, app.keys.0))).collect())
+}
+
+/// Doorbell shows no password of a database, but tells whether an app would be as it was with that of the file.
+async fn with_secrets(socket: &Path, mut now: Known, wanted: &Apps) -> anyhow::Result<Known> {
+    let differs_in_hidden = |id: &String, keys: &Map<String, Value>| {
+        let mut hidden = keys.clone();
+        address::hide(&mut hidden);
+        hidden != *keys && now.get(id).is_some_and(|(_, old)| *old == hidden)
+    };
+    let asked = wanted.iter().filter(|(id, keys)| differs_in_hidden(id, keys));
+    let put: BTreeMap<_, _> = asked.map(|(id, keys)| (id.clone(), Keys(keys.clone()))).collect();
+    if put.is_empty() {
+        return Ok(now);
+    }
+    let body = Apply { put, ..Apply::default() };
+    let call = Call::new(Method::POST, "/v1/apply?dry_run=true").json(&body)?;
+    let tried: anyhow::Result<Vec<Changed>> = call.make(socket).await;
+    let tried = match tried {
+        // Who cannot be by itself may be together with the others: the change itself tells.
+        Err(error) if error.is::<Refusal>() => return Ok(now),
+        tried => tried?,
+    };
+    for same in tried.into_iter().filter(|tried| tried.same) {
+        if let (Some((_, old)), Some(keys)) = (now.get_mut(&same.id), wanted.get(&same.id)) {
+            old.clone_from(keys);
+        }
+    }
+    Ok(now)
 }
 
 /// What is to be done, and how it looks.

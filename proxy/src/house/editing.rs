@@ -14,10 +14,10 @@ use doorbell_config::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::{House, ReloadError, ReloadReport, finished, hold::Held};
+use super::{House, ReloadError, ReloadReport, addresses::revealed, finished, hold::Held};
 use crate::{
     clock,
-    ledger::{List, Listed, Misfit},
+    ledger::{List, Listed, Misfit, address::AddressError},
 };
 
 /// Pause before a registry that cannot be opened, or read, is tried again.
@@ -56,6 +56,8 @@ pub struct Edited {
     pub revision: Revision,
     /// What operators should know.
     pub report: ReloadReport,
+    /// Apps that were put as they were.
+    pub same: Vec<AppId>,
 }
 
 /// Why an edit was not made. Nothing has changed.
@@ -67,6 +69,15 @@ pub enum EditError {
     /// It does not fit to what there is.
     #[error(transparent)]
     Misfit(#[from] Misfit),
+    /// What was shown without its secret cannot be stored so.
+    #[error(
+        "app \"{0}\": `********` stands for what is not shown, and only of the address that is stored: write the \
+         whole address of its database"
+    )]
+    Hidden(AppId),
+    /// It cannot be stored sealed.
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// The apps would be wrong, or in the way of others that were there before.
     #[error("{}", words(.0))]
     Refused(Vec<Refused>),
@@ -117,6 +128,7 @@ impl House {
             let look_again = match outcome {
                 Ok(()) => {
                     self.registry_answers();
+                    self.seal_clear_addresses(&registry).await;
                     retry
                 }
                 Err(error) => {
@@ -192,17 +204,19 @@ impl House {
         trial: Trial,
     ) -> Result<Edited, EditError> {
         let house = Arc::clone(self);
-        finished(tokio::spawn(async move { house.edit_now(&edits, &by, trial).await })).await
+        finished(tokio::spawn(async move { house.edit_now(edits, &by, trial).await })).await
     }
 
     async fn edit_now(
         &self,
-        edits: &[Edit],
+        edits: Vec<Edit>,
         by: &Actor,
         trial: Trial,
     ) -> Result<Edited, EditError> {
         let registry = self.registry()?;
         let ledger = Arc::clone(&self.ledger).lock_owned().await;
+        let edits = revealed(edits, &ledger.list)?;
+        let edits = &*edits;
         let list = ledger.edited(edits, clock::unix_millis())?;
         let (loaded, ledger) = self.load(ledger, list.clone()).await;
         if let Err(problems) = &loaded.outcome {
@@ -217,10 +231,12 @@ impl House {
             let is_tried = |app: &AppId| is_edited(edits, app) || !ledger.was_refused(app);
             self.try_out(config, is_tried).await?;
         }
+        let same = unchanged(edits, &ledger.list, &list);
         if trial == Trial::Yes {
-            return Ok(Edited { revision: Revision::ZERO, report: ReloadReport::default() });
+            let (revision, report) = (Revision::ZERO, ReloadReport::default());
+            return Ok(Edited { revision, report, same });
         }
-        let last = registry.write(edits, by).await?;
+        let last = registry.write(&self.stored(edits)?, by).await?;
         ledger.list = Arc::new(numbered(list, edits, last));
         self.publish(&ledger);
         let report = match self.hold(loaded, ledger).await.0 {
@@ -228,7 +244,7 @@ impl House {
             // It is stored, and holds as soon as somebody is there to make it.
             Err(error) => ReloadReport { warnings: vec![error.to_string()], ..Default::default() },
         };
-        Ok(Edited { revision: last, report })
+        Ok(Edited { revision: last, report, same })
     }
 
     /// What is wrong because of edits. An app that is left alone and has become wrong by itself, since
@@ -276,7 +292,8 @@ impl House {
         let Some(registry) = self.registry.load_full() else { return Ok(()) };
         let mut ledger = Arc::clone(&self.ledger).lock_owned().await;
         let since = if what == Sync::All { Revision::ZERO } else { ledger.known };
-        let changes = registry.changes_since(since).await?;
+        let mut changes = registry.changes_since(since).await?;
+        self.open_addresses(&mut changes).await;
         let before = Arc::clone(&ledger.list);
         ledger.take(&changes);
         let is_same = |(a, b): ((&AppId, &Listed), (&AppId, &Listed))| {
@@ -313,6 +330,15 @@ impl House {
         }
         self.publish(&ledger);
     }
+}
+
+/// The apps that edits put as they were.
+fn unchanged(edits: &[Edit], before: &List, after: &List) -> Vec<AppId> {
+    let put = edits.iter().filter(|edit| matches!(edit.what, What::Put(_))).map(|edit| &edit.app);
+    let is_same = |app: &&AppId| {
+        before.get(*app).zip(after.get(*app)).is_some_and(|(a, b)| a.entry == b.entry)
+    };
+    put.filter(is_same).cloned().collect()
 }
 
 fn is_edited(edits: &[Edit], app: &AppId) -> bool {

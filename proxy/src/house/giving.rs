@@ -14,7 +14,7 @@ use doorbell_config::{
 
 use doorbell_supervisor::protocol::Question;
 
-use super::{EditError, House, file_apps::process};
+use super::{EditError, House, addresses::Which, file_apps::process};
 use crate::provision::Adopt;
 use crate::vault::{Vault, VaultError};
 
@@ -231,6 +231,7 @@ impl House {
                 count += 1;
             }
         }
+        count += self.seal_addresses(&registry, Which::AllButNewest, by).await?;
         if count == 0 && new.is_credential() {
             return Err(VaultError::Credential.into());
         }

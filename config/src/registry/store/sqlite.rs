@@ -91,6 +91,17 @@ impl Store {
         Ear::of_file(&self.path)
     }
 
+    /// Brings what is in the log into the file, and empties it: what was overwritten is in neither then. Says whether
+    /// that could be; others may still read what is older.
+    pub(super) async fn forget_overwritten(&self) -> Result<bool, RegistryError> {
+        let opened = self.opened().await?;
+        let mut lent = Lent::new(in_time(opened.writer.acquire()).await?);
+        let done = rows(&mut lent, "PRAGMA wal_checkpoint(TRUNCATE)", &[]).await;
+        lent.give_back_after(&done);
+        let busy = done?.first().map_or(Ok(0), |row| row.number(0))?;
+        Ok(busy == 0)
+    }
+
     /// Ends all connections. The last of them is a writer, which brings what is in the log into the file.
     pub(super) async fn close(&self) {
         let opened = self.current();

@@ -6,7 +6,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use super::{DatabasePlace, DatabaseUrl, Dialect};
+use super::{DatabasePlace, DatabaseUrl, Dialect, SEALED};
 use crate::name::NameError;
 
 const SCHEMES: [(&str, Dialect); 5] = [
@@ -24,6 +24,11 @@ impl FromStr for DatabaseUrl {
     fn from_str(text: &str) -> Result<Self, NameError> {
         if text.chars().any(char::is_control) {
             return wrong("a line break or another control character: write it as `%XX`");
+        }
+        if text.starts_with(SEALED) {
+            return wrong(
+                "its address is sealed, and cannot be opened here: restore the keys of secrets, or write it anew",
+            );
         }
         let known = SCHEMES.into_iter().find(|(scheme, _)| text.starts_with(scheme));
         match known {
