@@ -19,6 +19,7 @@ mod databases;
 mod harm;
 mod loss;
 mod obstacles;
+mod output;
 pub(crate) mod secrets;
 mod upgrades;
 

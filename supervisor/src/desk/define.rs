@@ -22,6 +22,7 @@ use crate::{
 
 impl Desk {
     pub(super) fn define_all(&mut self, specs: &[Arc<AppSpec>]) {
+        self.settle_logs();
         let further: Vec<Arc<AppSpec>> = specs.iter().flat_map(replicas::further).collect();
         let all = || specs.iter().chain(&further);
         let kept: HashSet<&AppId> = all().map(|spec| &spec.id).collect();
@@ -175,11 +176,24 @@ impl Desk {
         }
     }
 
-    /// What operators switched goes with the apps that it was said of.
+    /// What operators switched, and what they print, goes with the apps.
     pub(super) fn trace(&mut self, lineage: &Lineage) {
         if self.switches.follow(lineage) {
             self.keep_switches();
         }
+        self.driver.logs_follow(lineage);
+        self.settle_logs();
+    }
+
+    /// Moves logs, and removes what was put aside long ago, in its own time.
+    fn settle_logs(&mut self) {
+        let driver = Arc::clone(&self.driver);
+        self.errands.spawn(async move {
+            let settling = tokio::task::spawn_blocking(move || driver.settle_logs());
+            if let Err(error) = settling.await {
+                tracing::error!(%error, "the output of apps cannot be moved");
+            }
+        });
     }
 
     /// Writes down what operators switched, in its own time.

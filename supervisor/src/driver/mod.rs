@@ -96,6 +96,7 @@ use crate::{
     message::{Endpoint, Generation, Question, StartTimes},
     output::{Logs, Tail},
     probe::{LastLook, Pace},
+    protocol::Lineage,
 };
 
 /// The folder in the state folder for what concerns this run alone.
@@ -284,6 +285,16 @@ impl Driver {
     /// The output of an app's instances is kept like this from here on.
     pub(crate) fn logs_are(&self, app: &AppId, spec: OutputSpec) {
         self.logs.change(app, spec);
+    }
+
+    /// The output of apps goes with them; it is done by [`Driver::settle_logs`], or before any more is written.
+    pub(crate) fn logs_follow(&self, lineage: &Lineage) {
+        self.logs.follow(lineage);
+    }
+
+    /// Moves what is to be moved, which takes as long as the disk does.
+    pub(crate) fn settle_logs(&self) {
+        self.logs.settle();
     }
 
     /// Lets the other roles through a folder, where they are another user.

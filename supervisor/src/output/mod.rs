@@ -15,6 +15,8 @@
 //! written as soon as writing works again. A disk that is merely slower than the app slows the app, through
 //! its pipe.
 //!
+//! Files go with an app that is renamed, and are put aside when it is deleted: `moves`.
+//!
 //! `reader` is the task, `pipe` what it begins with; `cut` decides what can be passed on, `batch`
 //! brings it to the files of `rotate`. Reading these is [`crate::logs`].
 
@@ -24,7 +26,9 @@ pub(crate) mod capture;
 mod current;
 mod cut;
 mod intake;
+mod logs;
 mod mark;
+mod moves;
 mod pipe;
 mod reader;
 pub(crate) mod rotate;
@@ -36,8 +40,9 @@ mod tail;
 mod tests;
 
 pub(crate) use capture::Capture;
+pub(crate) use logs::Logs;
 pub(crate) use pipe::{OutputPipe, PipeIdentity};
-pub(crate) use rotate::{AppLog, Logs};
+pub(crate) use rotate::AppLog;
 pub(crate) use tail::Tail;
 
 /// The file that is being written.

@@ -3,24 +3,21 @@
 //! Everything here blocks on the disk, and is called from blocking threads.
 
 use std::{
-    collections::HashMap,
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use doorbell_config::{name::AppId, spec::OutputSpec};
+use doorbell_config::spec::OutputSpec;
 
-use super::{CURRENT, OURS, calendar::utc, current::Current};
-
-/// The logs of every app that runs. Two instances of one app share its files.
-#[derive(Debug)]
-pub(crate) struct Logs {
-    folder: PathBuf,
-    open: Mutex<HashMap<AppId, Weak<AppLog>>>,
-}
+use super::{
+    CURRENT, OURS,
+    calendar::utc,
+    current::Current,
+    moves::{Moves, Place},
+};
 
 /// The log files of one app.
 #[derive(Debug)]
@@ -28,12 +25,15 @@ pub(crate) struct AppLog {
     /// Held while a disk takes its time.
     file: Mutex<RotatingFile>,
     /// Never held for long.
-    spec: Arc<Mutex<OutputSpec>>,
+    pub(super) spec: Arc<Mutex<OutputSpec>>,
+    /// Where the files are; the app may be renamed. Never held for long.
+    pub(super) place: Place,
 }
 
 #[derive(Debug)]
 struct RotatingFile {
-    folder: PathBuf,
+    moves: Arc<Moves>,
+    place: Place,
     spec: Arc<Mutex<OutputSpec>>,
     current: Option<Current>,
     /// Whether the last line may have no end: a write failed, or an earlier Doorbell was killed while it wrote.
@@ -58,44 +58,19 @@ struct Lost {
     reason: String,
 }
 
-impl Logs {
-    pub(crate) fn new(folder: PathBuf) -> Self {
-        Self { folder, open: Mutex::default() }
-    }
-
-    /// Keeps the log of an app as `spec` says from here on, if it is being written.
-    pub(crate) fn change(&self, app: &AppId, spec: OutputSpec) {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(log) = open.get(app).and_then(Weak::upgrade) {
-            *log.spec.lock().unwrap_or_else(PoisonError::into_inner) = spec;
-        }
-    }
-
-    /// The log of an app, kept as `spec` says from here on.
-    pub(crate) fn open(&self, app: &AppId, spec: OutputSpec) -> Arc<AppLog> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|_, log| log.strong_count() > 0);
-        if let Some(log) = open.get(app).and_then(Weak::upgrade) {
-            *log.spec.lock().unwrap_or_else(PoisonError::into_inner) = spec;
-            return log;
-        }
-        let log = Arc::new(AppLog::new(self.folder.join(&*app.file_name()), spec));
-        open.insert(app.clone(), Arc::downgrade(&log));
-        log
-    }
-}
-
 impl AppLog {
-    fn new(folder: PathBuf, spec: OutputSpec) -> Self {
+    pub(super) fn new(moves: &Arc<Moves>, name: &str, spec: OutputSpec) -> Self {
         let spec = Arc::new(Mutex::new(spec));
+        let place = moves.place_of(name);
         let file = RotatingFile {
-            folder,
+            moves: Arc::clone(moves),
+            place: place.clone(),
             spec: spec.clone(),
             current: None,
             is_torn: true,
             lost: Lost::default(),
         };
-        Self { file: Mutex::new(file), spec }
+        Self { file: Mutex::new(file), spec, place }
     }
 
     /// Appends whole lines, and tells before each write where it begins: one file may take some of them,
@@ -110,7 +85,7 @@ impl AppLog {
 
     /// The folder of the files.
     pub(super) fn folder(&self) -> PathBuf {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).folder.clone()
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Counts lines that were dropped before they came here.
@@ -196,36 +171,45 @@ impl RotatingFile {
     fn current(&mut self) -> io::Result<&mut Current> {
         let current = match self.current.take() {
             Some(current) => current,
-            None => Current::open(&self.folder, self.is_torn)?,
+            None => {
+                let _still = self.moves.hold();
+                Current::open(&self.folder(), self.is_torn)?
+            }
         };
         self.is_torn = false;
         Ok(self.current.insert(current))
     }
 
+    fn folder(&self) -> PathBuf {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn rotate(&mut self) -> io::Result<()> {
         self.current = None;
-        let current = self.folder.join(CURRENT);
-        fs::rename(&current, self.free_name()?)?;
-        let rotated = rotated_files(&self.folder)?;
+        let moves = Arc::clone(&self.moves);
+        let _still = moves.hold();
+        let folder = self.folder();
+        fs::rename(folder.join(CURRENT), free_name(&folder)?)?;
+        let rotated = rotated_files(&folder)?;
         let surplus = rotated.len().saturating_sub(self.spec().keep);
         for old in rotated.iter().take(surplus) {
             fs::remove_file(old)?;
         }
         Ok(())
     }
+}
 
-    /// A name that sorts behind every other.
-    fn free_name(&self) -> io::Result<PathBuf> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let newest = rotated_files(&self.folder)?.pop();
-        // The clock may have been set back, or stand still between two small files.
-        let mut micros = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
-        loop {
-            let name = self.folder.join(format!("{}.log", utc(Duration::from_micros(micros))));
-            match &newest {
-                Some(newest) if name <= *newest => micros += step_past(&name, newest),
-                Some(_) | None => return Ok(name),
-            }
+/// A name that sorts behind every other.
+fn free_name(folder: &Path) -> io::Result<PathBuf> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let newest = rotated_files(folder)?.pop();
+    // The clock may have been set back, or stand still between two small files.
+    let mut micros = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+    loop {
+        let name = folder.join(format!("{}.log", utc(Duration::from_micros(micros))));
+        match &newest {
+            Some(newest) if name <= *newest => micros += step_past(&name, newest),
+            Some(_) | None => return Ok(name),
         }
     }
 }
@@ -275,7 +259,8 @@ mod tests {
     use super::*;
 
     fn log(folder: &Path, max_size: u64, keep: usize) -> AppLog {
-        AppLog::new(folder.into(), OutputSpec { max_size: ByteSize(max_size), keep })
+        let moves = Arc::new(Moves::within(folder.into()));
+        AppLog::new(&moves, "", OutputSpec { max_size: ByteSize(max_size), keep })
     }
 
     fn append(log: &AppLog, lines: &str) {

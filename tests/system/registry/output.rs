@@ -1,0 +1,109 @@
+//! What apps print goes with them, and not with their ids.
+
+use std::{fs, path::PathBuf};
+
+use doorbell_tests::{Doorbell, Postgres, eventually, kill};
+
+use super::{add, on};
+use crate::node;
+
+/// Visits an app at a path, which it prints.
+#[track_caller]
+fn visit(d: &Doorbell, path: &str) {
+    assert_eq!(d.get("blog.test", path).status, 200);
+    eventually("it is printed", || printed(d).iter().any(|text| text.contains(path)));
+}
+
+/// All logs there are, whosever they are.
+fn printed(d: &Doorbell) -> Vec<String> {
+    let folders = fs::read_dir(d.dir.path().join("logs")).into_iter().flatten().flatten();
+    let text = |folder: PathBuf| fs::read_to_string(folder.join("current.log")).ok();
+    folders.filter_map(|entry| text(entry.path())).collect()
+}
+
+/// What was put aside.
+fn aside(d: &Doorbell) -> Vec<PathBuf> {
+    let folder = d.dir.path().join("logs/.deleted");
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+#[test]
+fn a_renamed_app_keeps_its_output() {
+    let mut d = Doorbell::with(&node("main", ""));
+    add(&d, "blog", "blog.test");
+    visit(&d, "/first");
+    d.ok(&["app", "rename", "blog", "news"]);
+    visit(&d, "/second");
+    let told = |d: &Doorbell| d.ok(&["logs", "news"]);
+    let shown = told(&d);
+    assert!(shown.contains("/first") && shown.contains("/second"), "{shown}");
+    assert!(!d.dir.path().join("logs/blog").exists());
+    // It goes on so whoever writes it.
+    kill(d.pid());
+    eventually("it is gone", || d.has_ended());
+    d.start_again();
+    visit(&d, "/third");
+    let shown = told(&d);
+    for path in ["/first", "/second", "/third"] {
+        assert_eq!(shown.matches(&format!("GET {path} ")).count(), 1, "{path}: {shown}");
+    }
+    assert_eq!(aside(&d), [""; 0].map(PathBuf::from), "nothing is put aside");
+}
+
+#[test]
+fn a_new_app_of_an_id_shows_nothing_of_the_earlier_one() {
+    let d = Doorbell::with(&node("main", ""));
+    add(&d, "blog", "blog.test");
+    visit(&d, "/of-old");
+    d.ok(&["app", "delete", "blog", "--yes"]);
+    add(&d, "blog", "blog.test");
+    visit(&d, "/of-new");
+    let shown = d.ok(&["logs", "blog"]);
+    assert!(shown.contains("/of-new") && !shown.contains("/of-old"), "{shown}");
+    let aside = aside(&d);
+    let [folder] = &aside[..] else { panic!("{aside:?}") };
+    assert!(d.log().contains(&folder.display().to_string()), "where it is is told");
+    eventually("its end is with it", || {
+        let kept = fs::read_to_string(folder.join("current.log")).expect("its output");
+        kept.contains("/of-old") && kept.contains("was killed by SIGTERM")
+    });
+    assert_eq!(d.get("main.test", "/hello").status, 200);
+}
+
+#[test]
+fn a_deletion_that_no_supervisor_heard_of_is_made_up_for() {
+    let mut d = Doorbell::with(&node("main", ""));
+    add(&d, "blog", "blog.test");
+    visit(&d, "/of-old");
+    kill(d.pid());
+    eventually("it is gone", || d.has_ended());
+    let told = d.ok(&["app", "delete", "blog", "--yes"]);
+    assert!(told.contains("warning"), "nobody makes it hold yet: {told}");
+    d.start_again();
+    eventually("it holds", || d.get("blog.test", "/").status == 404);
+    add(&d, "blog", "blog.test");
+    visit(&d, "/of-new");
+    let shown = d.ok(&["logs", "blog"]);
+    assert!(shown.contains("/of-new") && !shown.contains("/of-old"), "{shown}");
+    assert!(!aside(&d).is_empty());
+}
+
+#[test]
+fn each_doorbell_that_shares_a_registry_keeps_what_its_own_printed() {
+    let postgres = Postgres::start();
+    let address = postgres.database();
+    let both = [on(&address), on(&address)];
+    add(&both[0], "blog", "blog.test");
+    eventually("the other one knows", || both[1].get("blog.test", "/").status == 200);
+    both.iter().for_each(|d| visit(d, "/of-old"));
+    both[1].ok(&["app", "delete", "blog", "--yes"]);
+    eventually("the other one knows", || both[0].get("blog.test", "/").status == 404);
+    add(&both[1], "blog", "blog.test");
+    for d in &both {
+        eventually("it is there", || d.get("blog.test", "/").status == 200);
+        visit(d, "/of-new");
+        let shown = d.ok(&["logs", "blog"]);
+        assert!(shown.contains("/of-new") && !shown.contains("/of-old"), "{shown}");
+        assert_eq!(aside(d).len(), 1);
+    }
+}
