@@ -6,8 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use doorbell_config::schema::json_schema;
-use serde_json::Value;
+use doorbell_config::schema::{app, json_schema};
+use serde_json::{Value, json};
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -107,4 +107,37 @@ fn objections_name_the_place_and_what_is_wrong() {
     for (text, expected) in cases {
         assert!(told(text).contains(expected), "{text}: {}", told(text));
     }
+}
+
+/// What the schema of an app of the registry says against its keys.
+fn objections_to_app(keys: &Value) -> Vec<String> {
+    let mut generator = schemars::generate::SchemaSettings::draft2020_12().into_generator();
+    let mut schema = app(&mut generator, &[]).to_value();
+    schema["$defs"] = generator.take_definitions(true).into();
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    validator.iter_errors(keys).map(|error| error.to_string()).collect()
+}
+
+#[test]
+fn an_app_of_the_registry_has_the_keys_of_one_of_a_file() {
+    for name in fixtures("tests/good") {
+        let document = read(&folder("tests/good").join(name + ".toml")).expect("TOML");
+        for (family, kind) in [("app", "http"), ("tcp", "tcp")] {
+            for (id, keys) in document[family].as_object().into_iter().flatten() {
+                let mut keys = keys.clone();
+                keys["kind"] = kind.into();
+                assert_eq!(objections_to_app(&keys), Vec::<String>::new(), "{id}");
+            }
+        }
+    }
+    for wrong in [
+        json!({"kind": "tcp", "hosts": ["a.test"]}),
+        json!({"kind": "udp"}),
+        json!({"hots": ["a.test"]}),
+        json!({"instances": 0}),
+        json!({"idle": {"stop": "1m"}}),
+    ] {
+        assert_ne!(objections_to_app(&wrong), Vec::<String>::new(), "{wrong}");
+    }
+    assert_eq!(objections_to_app(&json!({})), Vec::<String>::new(), "of kind http");
 }

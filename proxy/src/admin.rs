@@ -49,6 +49,7 @@ pub mod edits;
 mod endpoint;
 mod endpoints;
 mod events;
+mod examples;
 mod logs;
 mod observers;
 mod operators;

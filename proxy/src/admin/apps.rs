@@ -46,6 +46,9 @@ async fn status(admin: &Admin, app: &AppSpec, replica: &AppId) -> AppStatus {
     AppStatus::of(app, replica, house, &figures, &usages)
 }
 
+/// What operators may do with an app.
+pub(super) const VERBS: [&str; 6] = ["start", "stop", "restart", "enable", "disable", "drain"];
+
 /// How an app is stopped.
 #[derive(Clone, Copy, Debug, Default, serde::Deserialize, schemars::JsonSchema)]
 pub struct Pace {

@@ -3,7 +3,7 @@
 //! An app's definition has the keys of `[app.<id>]` in the configuration file, and `kind = "tcp"` makes it
 //! one of `[tcp.<id>]`.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{
     Json,
@@ -11,8 +11,8 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use doorbell_config::{file::KIND, name::AppId, spec::HIDDEN};
-use schemars::JsonSchema;
+use doorbell_config::{name::AppId, schema, spec::HIDDEN};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -30,18 +30,25 @@ use crate::ledger::{Listed, address};
 pub struct Keys(pub Map<String, Value>);
 
 impl JsonSchema for Keys {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
+    fn schema_name() -> Cow<'static, str> {
         "AppKeys".into()
     }
 
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
-            "type": "object",
-            "description": "The keys of `[app.<id>]` in the configuration file (`doorbell schema`); with \
-                            `kind` \"tcp\", those of `[tcp.<id>]`.",
-            "properties": { (KIND): {"enum": ["http", "tcp"], "default": "http"} },
-            "additionalProperties": true,
-        })
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        schema::app(generator, &[])
+    }
+}
+
+/// Keys that are to change, of either kind of app; null removes one.
+pub(super) struct Patch;
+
+impl JsonSchema for Patch {
+    fn schema_name() -> Cow<'static, str> {
+        "AppPatch".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        schema::app_patch(generator)
     }
 }
 

@@ -3,7 +3,7 @@
 //! An app's ETag is the revision of its last change: with `If-Match` nobody overwrites what they have not
 //! seen.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json,
@@ -15,11 +15,12 @@ use axum::{
 use doorbell_config::{
     name::AppId,
     registry::{Edit, Expect, Revision, What, WriteError},
+    schema,
     spec::Secret,
 };
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{
     Admin, Problem,
@@ -40,13 +41,24 @@ use crate::{
 const MOST_TRIES: u32 = 10;
 
 /// A new app: its id, and its keys beside it.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NewApp {
     /// Its id.
     pub id: String,
     /// Its keys.
     #[serde(flatten)]
     pub keys: Keys,
+}
+
+impl JsonSchema for NewApp {
+    fn schema_name() -> Cow<'static, str> {
+        "NewApp".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let id = json!({"type": "string", "description": "Its id."});
+        schema::app(generator, &[("id", id)])
+    }
 }
 
 /// What a change came to.

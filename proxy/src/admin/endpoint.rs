@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Admin, Problem,
+    apps::VERBS,
     caller::{Scope, authorize},
 };
 
@@ -42,7 +43,11 @@ pub(super) struct Endpoint {
     /// What may stand behind the `?`.
     query: Vec<MakeSchema>,
     takes: Option<(&'static str, MakeSchema)>,
+    /// Bodies that are taken.
+    examples: Vec<Value>,
     status: u16,
+    /// Whether it may be tried, and is answered 200 then.
+    may_be_tried: bool,
     gives: Body,
     /// Header fields that the request may have.
     headers: &'static [(&'static str, &'static str)],
@@ -69,7 +74,9 @@ impl Endpoint {
             summary,
             query: Vec::new(),
             takes: None,
+            examples: Vec::new(),
             status: 200,
+            may_be_tried: false,
             gives: Body::None,
             headers: &[],
             route: on(filter, answer),
@@ -89,6 +96,12 @@ impl Endpoint {
         Self { takes: Some((kind, SchemaGenerator::subschema_for::<T>)), ..self }
     }
 
+    /// A body that is taken.
+    pub(super) fn such_as(mut self, example: Value) -> Self {
+        self.examples.push(example);
+        self
+    }
+
     pub(super) fn gives<T: JsonSchema>(self) -> Self {
         Self { gives: Body::Json(SchemaGenerator::subschema_for::<T>), ..self }
     }
@@ -101,14 +114,18 @@ impl Endpoint {
         Self { status, ..self }
     }
 
+    /// With `dry_run` it is answered with 200, as nothing was made.
+    pub(super) fn may_be_tried(self) -> Self {
+        Self { may_be_tried: true, ..self }
+    }
+
     pub(super) fn hears(self, headers: &'static [(&'static str, &'static str)]) -> Self {
         Self { headers, ..self }
     }
 
     fn document(&self, schemas: &mut SchemaGenerator) -> Value {
-        let mut parameters: Vec<Value> = names_in(self.path)
-            .map(|name| parameter("path", name, true, &json!({"type": "string"})))
-            .collect();
+        let mut parameters: Vec<Value> =
+            names_in(self.path).map(|name| in_path(self.path, name)).collect();
         parameters.extend(self.query.iter().flat_map(|query| query_parameters(*query)));
         parameters.extend(self.headers.iter().map(|(name, meaning)| {
             let mut field = parameter("header", name, false, &json!({"type": "string"}));
@@ -141,8 +158,18 @@ impl Endpoint {
                 },
             },
         });
+        if self.may_be_tried {
+            operation["responses"]["200"] = operation["responses"][self.status.to_string()].clone();
+        }
         if let Some((kind, schema)) = self.takes {
-            operation["requestBody"] = json!({"required": true, "content": {(kind): {"schema": schema(schemas).to_value()}}});
+            let examples = self.examples.iter().zip(1..);
+            let examples: Map<String, Value> = examples
+                .map(|(example, number): (_, u32)| {
+                    (number.to_string(), json!({ "value": example }))
+                })
+                .collect();
+            let body = json!({ "schema": schema(schemas).to_value(), "examples": examples });
+            operation["requestBody"] = json!({"required": true, "content": {(kind): body}});
         }
         operation
     }
@@ -160,6 +187,22 @@ impl Endpoint {
 
 fn names_in(path: &'static str) -> impl Iterator<Item = &'static str> {
     path.split('{').skip(1).filter_map(|rest| rest.split('}').next())
+}
+
+/// A variable part of a path.
+fn in_path(path: &str, name: &str) -> Value {
+    let schema = match name {
+        "verb" => json!({"enum": VERBS}),
+        _ => json!({"type": "string"}),
+    };
+    let mut shown = parameter("path", name, true, &schema);
+    shown["example"] = match (path, name) {
+        (_, "id") => "blog".into(),
+        (_, "verb") => "start".into(),
+        (path, _) if path.starts_with("/v1/tokens") => "ci".into(),
+        _ => "API_KEY".into(),
+    };
+    shown
 }
 
 fn parameter(place: &str, name: &str, required: bool, schema: &Value) -> Value {

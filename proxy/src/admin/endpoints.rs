@@ -10,10 +10,10 @@ use super::{
     caller::Scope,
     check::{self, Checked},
     databases,
-    definitions::{self, Definition, Keys},
+    definitions::{self, Definition, Keys, Patch},
     edits::{self, Apply, Changed, How, NewApp, Rename, With},
     endpoint::Endpoint,
-    events, logs, machine, reload,
+    events, examples, logs, machine, reload,
     secrets::{self, NewValue, Rotated, Stored},
     status::{AppStatus, Status},
     tokens::{self, Known, Made, Wanted},
@@ -35,6 +35,7 @@ const LAST_EVENT_ID: (&str, &str) = ("Last-Event-ID", "The id of the last event 
 pub(super) fn all() -> Vec<Endpoint> {
     let mut all = of_apps();
     all.extend(of_definitions());
+    all.extend(of_changes());
     all.extend(of_secrets());
     all.extend(of_backups());
     all.extend(of_the_whole());
@@ -96,8 +97,11 @@ fn of_definitions() -> Vec<Endpoint> {
         Endpoint::new(Method::POST, "/v1/apps", Admin, "Add an app", edits::add)
             .asks::<How>()
             .takes::<NewApp>()
+            .such_as(examples::new_app())
+            .such_as(examples::new_tcp_app())
             .gives::<Changed>()
-            .answers_with(201),
+            .answers_with(201)
+            .may_be_tried(),
         Endpoint::new(
             Method::GET,
             "/v1/definitions",
@@ -117,13 +121,21 @@ fn of_definitions() -> Vec<Endpoint> {
         Endpoint::new(Method::PUT, definition, Admin, "Make an app be this", edits::put)
             .asks::<How>()
             .takes::<Keys>()
+            .such_as(examples::keys())
             .hears(&[IF_MATCH, IF_NONE_MATCH])
             .gives::<Changed>(),
         Endpoint::new(Method::PATCH, definition, Admin, "Change some keys", edits::patch)
             .asks::<How>()
-            .takes_as::<Keys>("application/merge-patch+json")
+            .takes_as::<Patch>("application/merge-patch+json")
+            .such_as(examples::patch())
             .hears(&[IF_MATCH])
             .gives::<Changed>(),
+    ]
+}
+
+fn of_changes() -> Vec<Endpoint> {
+    use Scope::Admin;
+    vec![
         Endpoint::new(
             Method::POST,
             "/v1/apply",
@@ -133,6 +145,7 @@ fn of_definitions() -> Vec<Endpoint> {
         )
         .asks::<How>()
         .takes::<Apply>()
+        .such_as(examples::apply())
         .gives::<Vec<Changed>>(),
         Endpoint::new(Method::DELETE, "/v1/apps/{id}", Admin, "Delete an app", edits::delete)
             .asks::<How>()
@@ -156,6 +169,7 @@ fn of_definitions() -> Vec<Endpoint> {
         )
         .asks::<How>()
         .takes::<Rename>()
+        .such_as(examples::rename())
         .hears(&[IF_MATCH])
         .gives::<Changed>(),
     ]
@@ -175,6 +189,7 @@ fn of_secrets() -> Vec<Endpoint> {
         .gives::<Vec<Stored>>(),
         Endpoint::new(Method::PUT, secret, Admin, "Store a secret of an app", secrets::put)
             .takes::<NewValue>()
+            .such_as(examples::value())
             .answers_with(204),
         Endpoint::new(Method::DELETE, secret, Admin, "Remove a secret of an app", secrets::remove)
             .answers_with(204),
@@ -201,6 +216,7 @@ fn of_backups() -> Vec<Endpoint> {
             backup::export,
         )
         .takes::<backup::For>()
+        .such_as(examples::recipient())
         .gives_other(&["application/octet-stream"]),
         Endpoint::new(
             post.clone(),
@@ -211,6 +227,7 @@ fn of_backups() -> Vec<Endpoint> {
         )
         .asks::<backup::Taking>()
         .takes::<backup::For>()
+        .such_as(examples::recipient())
         .gives_other(&["application/octet-stream"]),
         Endpoint::new(
             post,
@@ -221,8 +238,10 @@ fn of_backups() -> Vec<Endpoint> {
         )
         .asks::<How>()
         .takes::<backup::Imported>()
+        .such_as(examples::imported())
         .gives::<Changed>()
-        .answers_with(201),
+        .answers_with(201)
+        .may_be_tried(),
     ]
 }
 
@@ -263,6 +282,7 @@ fn of_the_whole() -> Vec<Endpoint> {
         .gives::<Vec<Known>>(),
         Endpoint::new(Method::POST, "/v1/tokens", Admin, "Make a token", tokens::add)
             .takes::<Wanted>()
+            .such_as(examples::token())
             .gives::<Made>()
             .answers_with(201),
         Endpoint::new(
@@ -283,4 +303,46 @@ fn of_the_whole() -> Vec<Endpoint> {
         .asks::<audit::Wish>()
         .gives::<Vec<audit::Noted>>(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::endpoint::document, *};
+
+    #[test]
+    fn whatever_is_taken_has_an_example_that_is_as_the_document_says() {
+        let document = document(&all());
+        let mut count = 0;
+        for (path, method) in document["paths"].as_object().into_iter().flatten() {
+            for (method, operation) in method.as_object().into_iter().flatten() {
+                let bodies = operation["requestBody"]["content"].as_object();
+                for (_, body) in bodies.into_iter().flatten() {
+                    let mut schema = body["schema"].clone();
+                    schema["components"] = document["components"].clone();
+                    let valid = jsonschema::validator_for(&schema).expect("a schema");
+                    let examples = body["examples"].as_object().into_iter().flatten();
+                    let examples: Vec<_> = examples.map(|(_, example)| &example["value"]).collect();
+                    assert!(!examples.is_empty(), "{method} {path} has no example");
+                    for example in examples {
+                        let wrong: Vec<_> =
+                            valid.iter_errors(example).map(|e| e.to_string()).collect();
+                        assert_eq!(wrong, Vec::<String>::new(), "{method} {path}");
+                        count += 1;
+                    }
+                }
+            }
+        }
+        assert!(count >= 10, "{count}");
+    }
+
+    #[test]
+    fn an_apps_keys_are_told_one_by_one() {
+        let schemas = &document(&all())["components"]["schemas"];
+        let keys = schemas["AppKeys"]["anyOf"][0]["properties"].as_object().unwrap();
+        for key in ["hosts", "command", "idle", "database", "kind"] {
+            assert!(keys.contains_key(key), "{key}");
+        }
+        assert!(schemas["IdleKeys"]["properties"]["stop_after"].is_object());
+        assert!(schemas["NewApp"].to_string().contains("\"id\""));
+    }
 }

@@ -157,6 +157,17 @@ fn whatever_is_asked_is_answered_with_a_problem_and_never_with_a_failure() {
     assert_eq!(d.get("main.test", "/").status, 200);
 }
 
+/// An app that cannot start, and a server of databases that does not answer, are to blame for a 502; for nothing else
+/// is anybody.
+const EXPECTED: &str = r#"
+[checks]
+not_a_server_error.expected-statuses = ["2xx", "4xx"]
+
+[[operations]]
+include-path-regex = "^/v1/apps/"
+checks.not_a_server_error.expected-statuses = ["2xx", "4xx", "502"]
+"#;
+
 #[test]
 fn whatever_the_document_of_the_api_allows_is_answered_as_it_says() {
     let d = Doorbell::with(&node("main", ""));
@@ -165,6 +176,8 @@ fn whatever_the_document_of_the_api_allows_is_answered_as_it_says() {
     std::fs::write(&document, d.api_of_stranger().get("/v1/openapi.json").body).expect("a file");
     let program = crate::real_apps::installed("venv/bin/schemathesis");
     let mut fuzz = std::process::Command::new(program);
+    d.write_file("schemathesis.toml", EXPECTED);
+    fuzz.arg("--config-file").arg(d.dir.path().join("schemathesis.toml"));
     fuzz.arg("run").arg(&document).current_dir(d.dir.path());
     fuzz.args(["--url", &format!("http://127.0.0.1:{}", d.metrics_port)]);
     fuzz.args(["--header", &format!("Authorization: Bearer {}", token.trim())]);
@@ -173,7 +186,7 @@ fn whatever_the_document_of_the_api_allows_is_answered_as_it_says() {
         "--exclude-path-regex",
         "upgrade|events|logs",
         "--max-examples",
-        "10",
+        "20",
         "--seed",
         "1",
     ]);
@@ -184,5 +197,14 @@ fn whatever_the_document_of_the_api_allows_is_answered_as_it_says() {
     let output = fuzz.output().expect("schemathesis");
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{told}\n{}", d.log());
+    // It may have been disabled, as the document allows.
+    d.ok(&["enable", "main"]);
     assert_eq!(d.get("main.test", "/").status, 200);
+    // It was no talk about what is refused alone.
+    let audit = d.ok(&["audit", "--json", "--entries", "1000"]);
+    for act in
+        ["put app", "rename app", "delete app", "put secret", "add token", "start", "export app"]
+    {
+        assert!(audit.contains(&format!("\"{act}\"")), "{act}: {told}\n{audit}");
+    }
 }
