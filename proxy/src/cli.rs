@@ -31,6 +31,7 @@ use access::TokenVerb;
 use apps::{AppVerb, ApplyArg};
 use doorbell_config::name::DurationText;
 use doorbell_supervisor::{hub::SPEAKS, protocol::Role};
+pub use screen::told;
 use secrets::SecretVerb;
 
 use crate::{

@@ -55,6 +55,7 @@ pub mod serve;
 pub mod server;
 pub mod shared;
 pub mod sharing;
+pub mod steering;
 pub mod transport;
 pub mod tunnel;
 pub mod upstreams;

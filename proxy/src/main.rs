@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     match doorbell_proxy::cli::run() {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            eprintln!("doorbell: {error:#}");
+            eprintln!("doorbell: {}", doorbell_proxy::cli::told(&error));
             ExitCode::FAILURE
         }
     }

@@ -8,7 +8,7 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use uuid::Uuid;
 
-use crate::pass::Failure;
+use crate::{pass::Failure, steering::steers};
 
 pub mod waiting;
 
@@ -77,8 +77,8 @@ pub fn of_error(title: &str, detail: &str, small: &str, may_try_again: bool) -> 
 #[must_use]
 pub fn of_failure(app: &str, failure: &Failure, request_id: &str) -> Page {
     let plain = |text: &str| {
-        let steers = |c: char| c.is_control() && c != '\t';
-        escape(&text.replace(steers, "\u{fffd}")).into_owned()
+        let unfit = |c: char| steers(c) && c != '\t';
+        escape(&text.replace(unfit, "\u{fffd}")).into_owned()
     };
     let output: Vec<_> = failure.output.iter().map(|line| plain(line)).collect();
     let mut content = format!("<dl><dt>Step</dt><dd>{}</dd>\n", plain(&failure.step))

@@ -17,6 +17,7 @@ mod following;
 mod frost;
 mod h2c;
 mod hardship;
+mod hostile;
 mod hours;
 mod house;
 mod http2;

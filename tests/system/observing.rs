@@ -7,7 +7,7 @@ use doorbell_tests::{Doorbell, Setup, eventually, free_port, get};
 
 use crate::{node, python};
 
-fn promtool(page: &str) -> String {
+pub(crate) fn promtool(page: &str) -> String {
     let mut child = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

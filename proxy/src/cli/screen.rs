@@ -1,20 +1,23 @@
 //! Text of apps on its way to people: nothing in it steers their terminal.
-//!
-//! Control characters are those of Unicode: a terminal obeys U+009B as it obeys ESC `[`.
 
 use std::{borrow::Cow, fmt::Write as _, io::IsTerminal};
 
-/// What stands in a control character's place.
-const INSTEAD: char = char::REPLACEMENT_CHARACTER;
+use crate::steering::{INSTEAD, steers};
 
 /// One line of text.
 pub(super) fn line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\t' { INSTEAD } else { c }).collect()
+    text.chars().map(|c| if steers(c) && c != '\t' { INSTEAD } else { c }).collect()
 }
 
 /// Text that may have several lines.
 pub(super) fn lines(text: &str) -> String {
     text.split('\n').map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// An error, with what led to it: there may be words of others in it.
+#[must_use]
+pub fn told(error: &anyhow::Error) -> String {
+    lines(&format!("{error:#}"))
 }
 
 /// `1 app`, `2 apps`.
@@ -23,11 +26,11 @@ pub(super) fn count(many: impl Into<u128>, what: &str) -> String {
     format!("{many} {what}{}", if many == 1 { "" } else { "s" })
 }
 
-/// JSON, in which every control character is escaped, and not only those that must be.
+/// JSON, in which every character that steers is escaped, and not only those that must be.
 pub(super) fn json(value: &impl serde::Serialize) -> serde_json::Result<String> {
     let mut text = String::new();
     for c in serde_json::to_string_pretty(value)?.chars() {
-        if c.is_control() && c != '\n' {
+        if steers(c) && c != '\n' {
             // Writing to a String cannot fail.
             let _ = write!(text, "\\u{:04x}", u32::from(c));
         } else {
@@ -92,16 +95,17 @@ mod tests {
         );
         assert_eq!(shown(&["a\u{9b}2Jb\u{85}".as_bytes()]), "a\u{fffd}2Jb\u{fffd}");
         assert_eq!(shown(&[b"a\x9b2Jb"]), "a\u{fffd}2Jb");
+        assert_eq!(line("a\u{202e}txt.exe\u{2066}"), "a\u{fffd}txt.exe\u{fffd}");
         assert_eq!(line("a\nb\u{9d}c"), "a\u{fffd}b\u{fffd}c");
         assert_eq!(lines("a\nb\u{9d}c\n"), "a\nb\u{fffd}c\n");
     }
 
     #[test]
     fn json_on_a_terminal_does_not_steer_it_either() {
-        let text = json(&["a\u{9b}2J\x7f\x1b\n"]).unwrap();
-        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+        let text = json(&["a\u{9b}2J\x7f\x1b\n\u{202e}"]).unwrap();
+        assert!(!text.contains(|c: char| steers(c) && c != '\n'), "{text:?}");
         let back: [String; 1] = serde_json::from_str(&text).unwrap();
-        assert_eq!(back, ["a\u{9b}2J\x7f\x1b\n"]);
+        assert_eq!(back, ["a\u{9b}2J\x7f\x1b\n\u{202e}"]);
     }
 
     #[test]
