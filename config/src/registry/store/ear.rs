@@ -4,7 +4,7 @@ use std::{ffi::OsStr, path::Path, sync::Arc, time::Duration};
 
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use sqlx::postgres::PgListener;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use crate::registry::error::RegistryError;
 
@@ -18,9 +18,16 @@ pub(in crate::registry) enum Ear {
     Deaf,
 }
 
-/// What hears that a file of SQLite, or its log, is written to or replaced (inotify(7)).
+/// Pause between what is told of a file and the second look: doubled from look to look, up to the longest.
+const FIRST_LOOK: Duration = Duration::from_millis(25);
+const LAST_LOOK: Duration = Duration::from_secs(4);
+
+/// What hears that a file of SQLite, or its log, is written to or replaced (inotify(7)). What is written can be read
+/// when it is on the disk, of which nobody tells: so there are further looks behind the first.
 pub(in crate::registry) struct FileEar {
     told: Arc<Notify>,
+    /// Until the next look, while something may have been told too early.
+    next: Option<Duration>,
     /// Held, so that it goes on.
     _watcher: RecommendedWatcher,
 }
@@ -35,7 +42,7 @@ impl Ear {
                 None => Err(RegistryError::Unreachable("the connection that listens ended".into())),
             },
             Self::File(file) => {
-                file.told.notified().await;
+                file.heard().await;
                 Ok(())
             }
             Self::Deaf => std::future::pending().await,
@@ -74,7 +81,20 @@ impl FileEar {
             }
         })?;
         watcher.watch(folder, RecursiveMode::NonRecursive)?;
-        Ok(Self { told, _watcher: watcher })
+        Ok(Self { told, next: None, _watcher: watcher })
+    }
+
+    async fn heard(&mut self) {
+        let Some(pause) = self.next else {
+            self.told.notified().await;
+            self.next = Some(FIRST_LOOK);
+            return;
+        };
+        let told = timeout(pause, self.told.notified()).await;
+        self.next = match told {
+            Ok(()) => Some(FIRST_LOOK),
+            Err(_) => Some(pause * 2).filter(|pause| *pause <= LAST_LOOK),
+        };
     }
 }
 
@@ -121,6 +141,12 @@ mod tests {
         assert!(matches!(ear, Ear::File(_)));
         std::fs::write(&other, "two").unwrap();
         std::fs::rename(&other, &path).unwrap();
-        tokio::time::timeout(Duration::from_secs(5), ear.heard()).await.unwrap().unwrap();
+        let heard = timeout(Duration::from_secs(5), async {
+            // What is told at once is only readable later.
+            for _ in 0..5 {
+                ear.heard().await.unwrap();
+            }
+        });
+        heard.await.unwrap();
     }
 }
