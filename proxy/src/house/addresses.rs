@@ -109,11 +109,16 @@ impl House {
             let sealed = address::sealed(&row.definition, Some(&vault)).map_err(EditError::from)?;
             let Some(sealed) = sealed else { continue };
             let expect = Expect::Revision(row.revision);
-            let edit = Edit { app: row.id, expect, what: What::Reword(sealed) };
+            let app = row.id;
+            let edit = Edit { app: app.clone(), expect, what: What::Reword(sealed) };
             match registry.write(&[edit], by).await {
                 Ok(_) => count += 1,
                 // Who changed it meanwhile has sealed it.
                 Err(WriteError::Conflict { .. }) => {}
+                // It fits no more; the others do.
+                Err(error @ WriteError::Refused { .. }) => {
+                    tracing::warn!(%app, %error, "the address of its database cannot be sealed");
+                }
                 Err(error) => return Err(EditError::Write(error).into()),
             }
         }

@@ -232,11 +232,12 @@ impl House {
             self.try_out(config, is_tried).await?;
         }
         let same = unchanged(edits, &ledger.list, &list);
+        let stored = self.stored(edits)?;
         if trial == Trial::Yes {
             let (revision, report) = (Revision::ZERO, ReloadReport::default());
             return Ok(Edited { revision, report, same });
         }
-        let last = registry.write(&self.stored(edits)?, by).await?;
+        let last = registry.write(&stored, by).await?;
         ledger.list = Arc::new(numbered(list, edits, last));
         self.publish(&ledger);
         let report = match self.hold(loaded, ledger).await.0 {

@@ -189,6 +189,30 @@ impl House {
         }
     }
 
+    /// Who is whom among the apps of the registry. One that was left out, because a file has an app of its id, is
+    /// not the app that runs.
+    fn lineage(
+        &self,
+        before: &Arc<List>,
+        after: &Arc<List>,
+        in_force: &InForce,
+        config: &Config,
+    ) -> Lineage {
+        let (was_in_force, routes) = (self.in_force.load(), self.routes.load());
+        let was_of_file =
+            |app: &AppId| routes.app(app.as_str()).is_some() && !was_in_force.contains_key(app);
+        let is_of_file = |app: &AppId| {
+            !in_force.contains_key(app) && config.apps.iter().any(|one| one.id == *app)
+        };
+        let Lineage { renamed, mut deleted } = ledger::lineage(before, after);
+        let (to_a_file, mut renamed): (Vec<_>, Vec<_>) =
+            renamed.into_iter().partition(|(_, to)| is_of_file(to));
+        deleted.extend(to_a_file.into_iter().map(|(from, _)| from));
+        renamed.retain(|(from, _)| !was_of_file(from));
+        deleted.retain(|app| !was_of_file(app));
+        Lineage { renamed, deleted }
+    }
+
     /// Makes a configuration the one that holds.
     async fn take_over(
         &self,
@@ -204,7 +228,7 @@ impl House {
             return Err(NoSupervisor.into());
         }
         let Plan { difference, routes, conflicts, mut wish } = self.plan(&inner, &config);
-        let traced = ledger::lineage(&inner.list, list);
+        let traced = self.lineage(&inner.list, list, in_force, &config);
         if let Wish::Configure { lineage, .. } = &mut wish {
             lineage.clone_from(&traced);
         }

@@ -15,17 +15,17 @@ const TABLE: &str = "database";
 /// The keys of an app.
 type Keys = Map<String, Value>;
 
-/// How the addresses of a definition stand there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How the addresses of a definition stand there; of several, the one that stands worst, which is the greatest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
     /// There is none that tells a secret.
     Open,
-    /// One tells a secret in the clear.
-    Clear,
-    /// Sealed, by an older key than the newest.
-    Old,
     /// Sealed.
     Sealed,
+    /// Sealed, by an older key than the newest.
+    Old,
+    /// One tells a secret in the clear.
+    Clear,
 }
 
 /// Why addresses cannot be sealed or opened.
@@ -64,19 +64,23 @@ pub fn sealed(keys: &Keys, vault: Option<&Vault>) -> Result<Option<Keys>, Addres
 /// # Errors
 /// Why it cannot be opened: then it stays as it is.
 pub fn open(keys: &mut Keys, vault: Option<&Vault>) -> Result<Standing, AddressError> {
-    let mut standing = Standing::Open;
-    for address in addresses_mut(keys) {
+    let (mut standing, mut opened) = (Standing::Open, Vec::new());
+    for address in addresses(keys) {
         let Some(digits) = address.strip_prefix(SEALED) else {
             if is_secret(address) {
                 standing = Standing::Clear;
             }
+            opened.push(address.to_owned());
             continue;
         };
         let bytes = STANDARD.decode(digits).map_err(|_| AddressError::Damaged)?;
         let vault = vault.ok_or(AddressError::NoVault)?;
-        let text = vault.open_sealed(NAME, &bytes)?.reveal().to_owned();
-        standing = if vault.is_newest(&bytes) { Standing::Sealed } else { Standing::Old };
-        *address = text;
+        opened.push(vault.open_sealed(NAME, &bytes)?.reveal().to_owned());
+        let now = if vault.is_newest(&bytes) { Standing::Sealed } else { Standing::Old };
+        standing = standing.max(now);
+    }
+    for (address, opened) in addresses_mut(keys).zip(opened) {
+        *address = opened;
     }
     Ok(standing)
 }

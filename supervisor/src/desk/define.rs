@@ -1,11 +1,13 @@
 //! Definitions: what is new is added, what changed is replaced, what is missing leaves.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use doorbell_config::{
     name::AppId,
     spec::{AppSpec, Backend, ProcessSpec, StartMode},
 };
+
+use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     Desk,
@@ -20,9 +22,12 @@ use crate::{
     protocol::Lineage,
 };
 
+/// How long a disk is waited for that moves logs.
+const A_MOMENT: Duration = Duration::from_secs(2);
+
 impl Desk {
     pub(super) fn define_all(&mut self, specs: &[Arc<AppSpec>]) {
-        self.settle_logs();
+        self.settle_logs(None);
         let further: Vec<Arc<AppSpec>> = specs.iter().flat_map(replicas::further).collect();
         let all = || specs.iter().chain(&further);
         let kept: HashSet<&AppId> = all().map(|spec| &spec.id).collect();
@@ -176,21 +181,29 @@ impl Desk {
         }
     }
 
-    /// What operators switched, and what they print, goes with the apps.
-    pub(super) fn trace(&mut self, lineage: &Lineage) {
+    /// What operators switched, and what they print, goes with the apps. Answered when that is so.
+    pub(super) fn trace(&mut self, lineage: &Lineage, done: oneshot::Sender<()>) {
         if self.switches.follow(lineage) {
             self.keep_switches();
         }
         self.driver.logs_follow(lineage);
-        self.settle_logs();
+        self.settle_logs(Some(done));
     }
 
-    /// Moves logs, and removes what was put aside long ago, in its own time.
-    fn settle_logs(&mut self) {
+    /// Moves logs, and removes what was put aside long ago. Whoever waits for that does not wait for a disk that
+    /// hangs.
+    fn settle_logs(&mut self, done: Option<oneshot::Sender<()>>) {
         let driver = Arc::clone(&self.driver);
         self.errands.spawn(async move {
-            let settling = tokio::task::spawn_blocking(move || driver.settle_logs());
-            if let Err(error) = settling.await {
+            let mut settling = tokio::task::spawn_blocking(move || driver.settle_logs());
+            let in_time = timeout(A_MOMENT, &mut settling).await;
+            // The one who asked may have left.
+            let _ = done.map(|done| done.send(()));
+            let settled = match in_time {
+                Ok(settled) => settled,
+                Err(_) => settling.await,
+            };
+            if let Err(error) = settled {
                 tracing::error!(%error, "the output of apps cannot be moved");
             }
         });

@@ -44,7 +44,7 @@ use std::{
 
 use doorbell_config::name::{AppId, ByteSize};
 use tokio::{
-    sync::{Notify, mpsc, watch as channel},
+    sync::{Notify, mpsc, oneshot, watch as channel},
     task::{AbortHandle, Id, JoinError, JoinHandle, JoinSet},
     time::{Instant, sleep_until},
 };
@@ -152,7 +152,7 @@ pub(crate) struct Desk {
 enum Outgoing {
     Order(GateOrder),
     /// Somebody wants to know when all before it is out.
-    Fence(tokio::sync::oneshot::Sender<()>),
+    Fence(oneshot::Sender<()>),
 }
 
 /// What wakes the desk.
@@ -342,11 +342,7 @@ impl Desk {
 
     fn request(&mut self, request: Request) {
         match request {
-            Request::Instruct { instruction, done } => {
-                self.instruct(instruction);
-                // The one who asked may have left.
-                let _ = done.send(());
-            }
+            Request::Instruct { instruction, done } => self.instruct(instruction, done),
             Request::Operate { app, verb, patience, done } => {
                 self.operate(&app, verb, patience, done);
             }
@@ -366,10 +362,13 @@ impl Desk {
         }
     }
 
-    fn instruct(&mut self, instruction: Instruction) {
+    fn instruct(&mut self, instruction: Instruction, done: oneshot::Sender<()>) {
+        if let Instruction::Trace(lineage) = &instruction {
+            return self.trace(lineage, done);
+        }
         self.is_defining = true;
         match instruction {
-            Instruction::Trace(lineage) => self.trace(&lineage),
+            Instruction::Trace(_) => {}
             Instruction::DefineAll(specs) => {
                 self.define_all(&specs);
                 self.is_set_up = true;
@@ -386,6 +385,8 @@ impl Desk {
         if std::mem::take(&mut self.is_adopting) {
             self.end_adoption();
         }
+        // The one who asked may have left.
+        let _ = done.send(());
     }
 
     /// An instance's task is over. Its last report was `Gone`, unless it panicked.

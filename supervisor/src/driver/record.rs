@@ -180,11 +180,13 @@ impl Record {
         folder.join(format!("{}.json", base36(generation.0)))
     }
 
-    /// All that are written down in the run folders of apps. What cannot be read is told and left out.
+    /// All that are written down in the run folders of apps. What cannot be read, of a crash of the machine for
+    /// instance, is told and set aside.
     pub(crate) fn read_all(run_dir: &Path) -> io::Result<Vec<Self>> {
         let read = Self::paths(run_dir)?.filter_map(|path| {
             written::read(&path).unwrap_or_else(|error| {
-                tracing::error!(%error, "no record of an instance");
+                let kept = fs::rename(&path, path.with_extension("json.corrupt")).is_ok();
+                tracing::error!(%error, kept, "no record of an instance");
                 None
             })
         });
@@ -227,6 +229,18 @@ pub(crate) fn boot() -> io::Result<String> {
 mod tests {
     use super::*;
     use crate::forms;
+
+    #[test]
+    fn what_is_no_record_is_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = folder.path().join("blog");
+        fs::create_dir(&app).unwrap();
+        fs::write(app.join("1.json"), "").unwrap();
+        assert!(Record::understand_all(folder.path()).is_err());
+        assert_eq!(Record::read_all(folder.path()).unwrap(), []);
+        Record::understand_all(folder.path()).unwrap();
+        assert!(app.join("1.json.corrupt").exists());
+    }
 
     #[test]
     fn another_versions_instances_are_understood() {

@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashSet,
+    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,7 +16,7 @@ use std::{
 
 use doorbell_config::name::AppId;
 
-use super::calendar::utc;
+use super::{CURRENT, calendar::utc, rotate::rotated_files};
 use crate::protocol::Lineage;
 
 /// The folder within that of logs for what is put aside. No id begins with a dot.
@@ -130,7 +131,7 @@ impl Move {
 
     fn rename(&self, folder: &Path, from: &Path, new: &str) {
         let to = folder.join(new);
-        if to.exists() {
+        if is_ours(&to) {
             self.put_aside(folder, new);
         }
         match fs::rename(from, &to) {
@@ -181,15 +182,26 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
     };
     let names = entries.map(|entry| Ok(entry?.file_name().into_string().ok()));
     let names: io::Result<Vec<_>> = names.collect();
-    Ok(names?.into_iter().flatten().filter(|name| !name.starts_with('.')).collect())
+    let is_apps = |name: &String| !name.starts_with('.') && is_ours(&folder.join(name));
+    Ok(names?.into_iter().flatten().filter(is_apps).collect())
+}
+
+/// Whether a path is a folder that an app's output is in: others may have folders beside them, of any name.
+fn is_ours(path: &Path) -> bool {
+    let is_rotated = |file: &PathBuf| {
+        let name = file.file_stem().and_then(OsStr::to_str).unwrap_or_default();
+        name.len() == utc(Duration::ZERO).len() && name.ends_with('Z')
+    };
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+        && (path.join(CURRENT).exists()
+            || rotated_files(path).is_ok_and(|files| files.iter().any(is_rotated)))
 }
 
 /// Whether a folder is that of an app, or of a further replica of it.
 fn is_of(name: &str, app: &AppId) -> bool {
-    let number = name.strip_prefix(app.as_str());
-    number.is_some_and(|rest| {
-        rest.is_empty() || rest.strip_prefix('.').is_some_and(|rest| rest.parse::<u8>().is_ok())
-    })
+    let Some(rest) = name.strip_prefix(app.as_str()) else { return false };
+    let number = rest.strip_prefix('.').and_then(|rest| rest.parse().ok());
+    rest.is_empty() || number.is_some_and(|number| *name == *app.replica(number).file_name())
 }
 
 fn create(folder: &Path) -> io::Result<()> {
@@ -240,7 +252,7 @@ mod tests {
     use doorbell_config::{name::ByteSize, spec::OutputSpec};
 
     use super::{
-        super::{AppLog, CURRENT, Logs, rotate::rotated_files},
+        super::{AppLog, Logs},
         *,
     };
 
@@ -344,6 +356,33 @@ mod tests {
         logs.settle();
         assert_eq!(told(&folder.path().join("c")), "b\n");
         assert_eq!(told(&aside(folder.path())[0]), "of long ago\n");
+    }
+
+    #[test]
+    fn what_others_have_in_the_folder_stays_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let there = |name: &str| folder.path().join(name);
+        for name in ["nginx", "blog.7x", "blog.02", "blog.1"] {
+            fs::create_dir(there(name)).unwrap();
+            fs::write(there(name).join("access.log"), "theirs").unwrap();
+        }
+        fs::write(there("blog.2"), "no folder").unwrap();
+        std::os::unix::fs::symlink("nginx", there("blog.3")).unwrap();
+        let logs = Logs::new(folder.path().into());
+        let blog = open(&logs, "blog");
+        say(&blog, "ours");
+        logs.follow(&renamed(&[("blog", "nginx")]));
+        logs.settle();
+        // There is no room for it there.
+        assert_eq!(told(&there("blog")), "ours\n");
+        logs.follow(&deleted("nginx"));
+        logs.follow(&deleted("blog"));
+        logs.settle();
+        assert_eq!(aside(folder.path()).len(), 1);
+        for name in ["nginx", "blog.7x", "blog.02", "blog.1", "blog.3"] {
+            assert!(there(name).join("access.log").exists(), "{name}");
+        }
+        assert!(there("blog.2").exists());
     }
 
     #[test]

@@ -127,9 +127,11 @@ fn what_an_earlier_version_wrote_is_sealed_when_it_is_read() {
     let clear = keys(ADDRESS).to_string();
     let write = format!(
         "PRAGMA secure_delete = ON;
+         BEGIN IMMEDIATE;
          UPDATE registry SET revision = revision + 1;
          UPDATE app SET definition = '{clear}', revision = (SELECT revision FROM registry);
-         INSERT OR REPLACE INTO upgrade (app, failed, why) VALUES ('shop', '2', 'it failed');"
+         INSERT OR REPLACE INTO upgrade (app, failed, why) VALUES ('shop', '2', 'it failed');
+         COMMIT;"
     );
     let is_noted = |d: &Doorbell| {
         let noted = sqlite(&registry, "SELECT failed FROM upgrade");

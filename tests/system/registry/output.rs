@@ -89,6 +89,29 @@ fn a_deletion_that_no_supervisor_heard_of_is_made_up_for() {
 }
 
 #[test]
+fn what_an_app_of_a_file_prints_stays_when_one_of_the_registry_goes_that_was_left_out_for_it() {
+    let mut d = Doorbell::with(&node("main", ""));
+    add(&d, "blog", "blog.test");
+    visit(&d, "/first");
+    d.signal(rustix::process::Signal::TERM);
+    eventually("it ends", || d.has_ended());
+    let text = fs::read_to_string(d.config_path()).expect("the file");
+    let blog = "[app.blog]\nhosts = [\"blog.test\"]\ndirectory = \"{apps}\"\n\
+                command = [\"python3\", \"{apps}/server.py\", \"plain\"]\n";
+    d.write_file("doorbell.toml", &(text + blog));
+    d.start_again();
+    visit(&d, "/second");
+    d.ok(&["disable", "blog"]);
+    d.ok(&["app", "delete", "blog", "--yes"]);
+    assert_eq!(d.get("blog.test", "/").status, 503, "what operators switched stays too");
+    d.ok(&["enable", "blog"]);
+    visit(&d, "/third");
+    let shown = d.ok(&["logs", "blog"]);
+    assert!(shown.contains("/second") && shown.contains("/third"), "{shown}");
+    assert!(aside(&d).is_empty());
+}
+
+#[test]
 fn each_doorbell_that_shares_a_registry_keeps_what_its_own_printed() {
     let postgres = Postgres::start();
     let address = postgres.database();

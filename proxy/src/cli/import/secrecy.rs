@@ -5,8 +5,8 @@
 
 /// Parts of a name that tell a secret wherever they stand.
 const TELLING: &[&str] = &["PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "CREDENTIAL"];
-/// Words that do as a whole name's last, or as the end of it.
-const LAST: &[&str] = &["KEY", "KEYS", "PASS", "PWD", "SALT", "TOKEN", "TOKENS"];
+/// Words that do so as a whole.
+const WHOLE: &[&str] = &["KEY", "KEYS", "PASS", "PWD", "SALT", "TOKEN", "TOKENS"];
 /// Words before these that make them everybody's.
 const PUBLIC: &[&str] = &["PUBLIC", "PUBLISHABLE", "SITE", "PRIMARY", "FOREIGN", "CACHE", "SORT"];
 /// Last words of names that say where a secret is, or something about it.
@@ -39,14 +39,16 @@ fn is_telling(name: &str) -> bool {
     if words.iter().any(|word| TELLING.iter().any(|telling| word.contains(telling))) {
         return true;
     }
-    let is_public = before.last().is_some_and(|word| PUBLIC.contains(&word.as_str()));
     // The shell's own folder.
-    let is_folder = before.is_empty() && last == "PWD" || last == "OLDPWD";
+    let is_folder = before.is_empty() && last == "PWD";
     // `APIKEY`, `PGPASS`; but no `MONKEY`.
-    let is_last = LAST.contains(&last.as_str())
-        || ["APIKEY", "AUTHKEY", "AUTHTOKEN", "DBPASS", "PGPASS", "ACCESSTOKEN"]
-            .contains(&last.as_str());
-    is_last && !is_public && !is_folder
+    let joined = ["APIKEY", "AUTHKEY", "AUTHTOKEN", "DBPASS", "PGPASS", "ACCESSTOKEN"];
+    let tells = |(at, word): (usize, &String)| {
+        let before = at.checked_sub(1).map(|before| words[before].as_str());
+        let is_public = before.is_some_and(|before| PUBLIC.contains(&before));
+        joined.contains(&word.as_str()) || WHOLE.contains(&word.as_str()) && !is_public
+    };
+    !is_folder && words.iter().enumerate().any(tells)
 }
 
 /// The words of a name, in capitals: parted by what is no letter or digit, and where a capital begins one.
@@ -70,16 +72,24 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// Whether a value is an address with a password: `postgres://user:password@host/`.
+/// Whether a value is an address with a password: `postgres://user:password@host/`, or one that is asked for by
+/// `?password=`; or Go's `user:password@tcp(host)/`.
 fn has_password(value: &str) -> bool {
-    let Some((scheme, rest)) = value.trim().split_once("://") else { return false };
+    let value = value.trim();
+    if let Some((user, _)) = value.split_once("@tcp(").or_else(|| value.split_once("@unix(")) {
+        return user.split_once(':').is_some_and(|(_, password)| !password.is_empty());
+    }
+    let Some((scheme, rest)) = value.split_once("://") else { return false };
     let is_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.:".contains(c);
+    if scheme.is_empty() || !scheme.chars().all(is_scheme) {
+        return false;
+    }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let user = authority.rsplit_once('@').map(|(user, _)| user);
     let password = user.and_then(|user| user.split_once(':')).map(|(_, password)| password);
-    !scheme.is_empty()
-        && scheme.chars().all(is_scheme)
-        && password.is_some_and(|password| !password.is_empty())
+    let mut asked = rest.split(['?', '&', ';']).skip(1).filter_map(|pair| pair.split_once('='));
+    password.is_some_and(|password| !password.is_empty())
+        || asked.any(|(name, value)| !value.is_empty() && is_telling(name))
 }
 
 fn is_private_key(value: &str) -> bool {
@@ -100,6 +110,10 @@ mod tests {
             "SECRET_KEY_BASE",
             "APP_KEY",
             "API_KEY_2",
+            "API_KEY_PROD",
+            "PRIVATE_KEY_BASE64",
+            "TOKEN_GITHUB",
+            "DB_PASS_MAIN",
             "apiKey",
             "JWT_SECRET",
             "GITHUB_TOKEN",
@@ -149,6 +163,9 @@ mod tests {
             "mongodb+srv://u:p%40@h/?x=1",
             "jdbc:mysql://u:p@h/d",
             "amqp://u:a@b@h",
+            "mysql://h/d?user=u&password=p",
+            "jdbc:sqlserver://h;databaseName=d;password=p",
+            "u:p@tcp(h:3306)/d",
             "-----BEGIN RSA PRIVATE KEY-----\nx\n-----END RSA PRIVATE KEY-----",
         ] {
             assert!(tells_secret("X", value), "{value}");
@@ -157,6 +174,8 @@ mod tests {
             "https://h:80/a:b@c",
             "https://u@h",
             "https://u:@h",
+            "https://h/?q=password&password=",
+            "u@tcp(h)/d",
             "u:p@h",
             "://u:p@h",
             "a b://u:p@h",
