@@ -249,10 +249,11 @@ impl Doorbell {
         get(self.metrics_port, "localhost", "/metrics").text()
     }
 
-    /// The value of one series, named as on the page; `None` if it is not there.
+    /// The value of one series, named as on the page; `None` if it is not there, or nobody answers because the
+    /// control process is just being replaced.
     #[must_use]
     pub fn metric(&self, series: &str) -> Option<f64> {
-        let page = self.metrics();
+        let page = Connection::open(self.metrics_port).try_get("localhost", "/metrics")?.text();
         let mut values =
             page.lines().filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         values.next().and_then(|value| value.parse().ok())
