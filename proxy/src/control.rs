@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// Time for answers that are under way at the end.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// How long a registry is waited for before apps of the files are served without it.
 const FIRST_OPENING: Duration = Duration::from_secs(3);
@@ -154,8 +154,6 @@ pub async fn run(connection: UnixStream, place: Place, household: Household) -> 
     for task in [watcher, copier, memory, noter, follower] {
         task.abort();
     }
-    // Whoever follows a log does so for ever.
-    let _ = timeout(LAST_ANSWERS, admin.answered()).await;
     // The supervisor sees the end also where this process goes on.
     house.link.disconnect();
     outcome.context("listening to the supervisor")?
@@ -433,11 +431,40 @@ async fn listen(
             ToControl::Closing => admin.ready.store(false, Ordering::Relaxed),
             ToControl::Hold { app, generation } => house.custody.hold(app, generation, with),
             ToControl::Release { app, generation } => house.custody.release(&app, generation),
-            ToControl::End => return Ok(End::Said),
+            ToControl::End => return last_answers(receiver, house, admin).await,
             other => bail!("the supervisor said {other:?} in the midst of things"),
         }
     }
     Ok(End::Orphaned)
+}
+
+/// Takes no more requests, and answers those that are under way, for which the supervisor is still heard: for a while,
+/// as whoever takes an archive may take long.
+async fn last_answers(
+    receiver: &mut Receiver<ToControl>,
+    house: &House,
+    admin: &Admin,
+) -> anyhow::Result<End> {
+    admin.ready.store(false, Ordering::Relaxed);
+    let mut answered = std::pin::pin!(timeout(LAST_ANSWERS, admin.answered()));
+    loop {
+        let said = tokio::select! {
+            // Who is not answered by then is cut off.
+            _ = &mut answered => return Ok(End::Said),
+            said = next(receiver) => said?,
+        };
+        match said {
+            Some((ToControl::Answer { wish, answer }, _)) => house.link.answered(wish, *answer),
+            // It concerns who comes next.
+            Some(_) => {}
+            None => {
+                // Nobody answers any more, and nobody is to wait for it.
+                house.link.disconnect();
+                let _ = answered.await;
+                return Ok(End::Said);
+            }
+        }
+    }
 }
 
 /// Tells a start what it is given.

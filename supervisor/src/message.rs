@@ -14,8 +14,6 @@ use doorbell_config::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::Lineage;
-
 mod snapshot;
 mod start;
 
@@ -54,8 +52,6 @@ pub enum Instruction {
         /// Added, or replaced.
         put: Vec<Arc<AppSpec>>,
     },
-    /// Apps have other ids, or are gone for good: told before the change that this is a part of.
-    Trace(Lineage),
     /// Add this app, or replace its definition.
     Define(Arc<AppSpec>),
     /// Drain, stop and forget this app.

@@ -20,6 +20,7 @@ use crate::{
     machine::Ability,
     mailbox::Mailbox,
     message::{GateOrder, GateReport, Generation, Instruction, Snapshot, Usage, Verb},
+    protocol::Lineage,
     snapshots::{Change, Snapshots},
 };
 
@@ -168,6 +169,11 @@ pub(crate) enum Request {
         instruction: Instruction,
         done: oneshot::Sender<()>,
     },
+    /// Answered when what goes with apps has gone with them.
+    Trace {
+        lineage: Lineage,
+        done: oneshot::Sender<()>,
+    },
     Operate {
         app: AppId,
         verb: Verb,
@@ -248,6 +254,16 @@ impl Supervisor {
         self.ask(Request::Instruct { instruction, done }, applied)
             .await
             .ok_or(InstructError::ShuttingDown)
+    }
+
+    /// Apps have other ids, or are gone for good: what operators switched and what they print goes with them. To be
+    /// told before the change that this is a part of.
+    ///
+    /// # Errors
+    /// When shutting down.
+    pub async fn trace(&self, lineage: Lineage) -> Result<(), InstructError> {
+        let (done, traced) = oneshot::channel();
+        self.ask(Request::Trace { lineage, done }, traced).await.ok_or(InstructError::ShuttingDown)
     }
 
     /// Returns when all orders for gates that there are now have been handed out.

@@ -249,11 +249,10 @@ impl Doorbell {
         get(self.metrics_port, "localhost", "/metrics").text()
     }
 
-    /// The value of one series, named as on the page; `None` if it is not there, or nobody answers because the
-    /// control process is just being replaced.
+    /// The value of one series, named as on the page; `None` if it is not there.
     #[must_use]
     pub fn metric(&self, series: &str) -> Option<f64> {
-        let page = Connection::open(self.metrics_port).try_get("localhost", "/metrics")?.text();
+        let page = self.metrics();
         let mut values =
             page.lines().filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         values.next().and_then(|value| value.parse().ok())

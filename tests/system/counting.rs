@@ -35,6 +35,8 @@ pub(crate) fn counters(page: &str, but_for: &[&str]) -> BTreeMap<String, f64> {
 struct Watch {
     stop: Arc<AtomicBool>,
     pages: Arc<AtomicUsize>,
+    /// Scrapes that were not answered.
+    missed: Arc<AtomicUsize>,
     /// Gives what fell or went away.
     thread: JoinHandle<Vec<String>>,
 }
@@ -42,7 +44,8 @@ struct Watch {
 impl Watch {
     fn on(port: u16, but_for: &'static [&'static str]) -> Self {
         let (stop, pages) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
-        let (stopped, seen) = (Arc::clone(&stop), Arc::clone(&pages));
+        let missed = Arc::<AtomicUsize>::default();
+        let (stopped, seen, cut) = (Arc::clone(&stop), Arc::clone(&pages), Arc::clone(&missed));
         let thread = std::thread::spawn(move || {
             let (mut highest, mut fallen) = (BTreeMap::new(), Vec::new());
             while !stopped.load(Ordering::Relaxed) {
@@ -50,7 +53,10 @@ impl Watch {
                 let answer = Connection::try_open(port)
                     .ok()
                     .and_then(|mut connection| connection.try_get("localhost", "/metrics"));
-                let Some(page) = answer.filter(|answer| answer.status == 200) else { continue };
+                let Some(page) = answer.filter(|answer| answer.status == 200) else {
+                    cut.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                };
                 let now = counters(&page.text(), but_for);
                 let number = seen.fetch_add(1, Ordering::Relaxed);
                 fallen.extend(what_fell(&highest, &now, number));
@@ -58,7 +64,7 @@ impl Watch {
             }
             fallen
         });
-        Self { stop, pages, thread }
+        Self { stop, pages, missed, thread }
     }
 
     /// Waits until it has seen so many more pages.
@@ -188,4 +194,20 @@ fn no_page_counts_less_than_the_one_before_though_all_parts_go_one_after_the_oth
     use Blow::{Control, Proxy, Supervisor, Upgrade};
     let blows = [Supervisor, Control, Upgrade, Supervisor, Proxy, Control, Upgrade, Supervisor];
     assert_eq!(watch_through(&blows, &[COLD_STARTS]), [""; 0]);
+}
+
+#[test]
+fn nobody_who_scrapes_or_asks_is_cut_off_by_upgrades() {
+    let d = Setup::new(&node("app", "")).own_binary().start();
+    assert_eq!(d.get("app.test", "/").status, 200);
+    let watches: Vec<_> = (0..4).map(|_| Watch::on(d.metrics_port, &[])).collect();
+    for _ in 0..10 {
+        watches.iter().for_each(|watch| watch.wait_for(3));
+        d.ok(&["upgrade"]);
+        d.ok(&["status", "app"]);
+    }
+    watches.iter().for_each(|watch| watch.wait_for(3));
+    let missed = watches.iter().map(|watch| watch.missed.load(Ordering::Relaxed)).sum::<usize>();
+    assert_eq!(missed, 0, "{}", d.log());
+    assert_eq!(watches.into_iter().flat_map(Watch::end).collect::<Vec<_>>(), [""; 0]);
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed one is the failure of its test, and says where")]
 
 mod contract;
+mod crowd;
 mod earlier;
 mod harm;
 mod hostile;

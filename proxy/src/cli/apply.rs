@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use doorbell_config::file::KIND;
+use doorbell_config::{file::KIND, spec::HIDDEN};
 use hyper::Method;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -26,9 +26,6 @@ use crate::{
     },
     ledger::address,
 };
-
-/// What stands for a value that may be secret.
-const HIDDEN: &str = "********";
 
 type Apps = BTreeMap<String, Map<String, Value>>;
 /// With the revisions that they are at.

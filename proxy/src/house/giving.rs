@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 use doorbell_config::{
     interned::Interned,
     name::AppId,
-    registry::{Actor, Edit, Expect, RegistryError, SealedSecret, What},
+    registry::{Actor, Edit, Expect, Registry, RegistryError, SealedSecret, What},
     spec::{Given, GivenSpec, Secret},
 };
 
@@ -216,6 +216,30 @@ impl House {
         let new = new.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         let new = Arc::new(new);
         self.vault.store(Some(Arc::clone(&new)));
+        // Who seals an address does so in a change, with the key that holds when it is made: by then that is this one.
+        drop(self.ledger.lock().await);
+        let mut count = 0;
+        loop {
+            let sealed = self.seal_anew(&registry, &new, by).await?;
+            count += sealed;
+            // What was being stored meanwhile, sealed with the old key, is seen by another look.
+            if sealed == 0 {
+                break;
+            }
+        }
+        if count == 0 && new.is_credential() {
+            return Err(VaultError::Credential.into());
+        }
+        Ok(count)
+    }
+
+    /// Seals anew what the newest key has not sealed; tells how many that were.
+    async fn seal_anew(
+        &self,
+        registry: &Registry,
+        new: &Vault,
+        by: &Actor,
+    ) -> Result<usize, SecretError> {
         let failed = |error: RegistryError| EditError::Write(error.into());
         let mut count = 0;
         for app in registry.apps_with_secrets().await.map_err(failed)? {
@@ -231,11 +255,7 @@ impl House {
                 count += 1;
             }
         }
-        count += self.seal_addresses(&registry, Which::AllButNewest, by).await?;
-        if count == 0 && new.is_credential() {
-            return Err(VaultError::Credential.into());
-        }
-        Ok(count)
+        Ok(count + self.seal_addresses(registry, Which::AllButNewest, by).await?)
     }
 }
 

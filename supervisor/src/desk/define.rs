@@ -6,7 +6,6 @@ use doorbell_config::{
     name::AppId,
     spec::{AppSpec, Backend, ProcessSpec, StartMode},
 };
-
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{

@@ -342,7 +342,12 @@ impl Desk {
 
     fn request(&mut self, request: Request) {
         match request {
-            Request::Instruct { instruction, done } => self.instruct(instruction, done),
+            Request::Trace { lineage, done } => self.trace(&lineage, done),
+            Request::Instruct { instruction, done } => {
+                self.instruct(instruction);
+                // The one who asked may have left.
+                let _ = done.send(());
+            }
             Request::Operate { app, verb, patience, done } => {
                 self.operate(&app, verb, patience, done);
             }
@@ -362,13 +367,9 @@ impl Desk {
         }
     }
 
-    fn instruct(&mut self, instruction: Instruction, done: oneshot::Sender<()>) {
-        if let Instruction::Trace(lineage) = &instruction {
-            return self.trace(lineage, done);
-        }
+    fn instruct(&mut self, instruction: Instruction) {
         self.is_defining = true;
         match instruction {
-            Instruction::Trace(_) => {}
             Instruction::DefineAll(specs) => {
                 self.define_all(&specs);
                 self.is_set_up = true;
@@ -385,8 +386,6 @@ impl Desk {
         if std::mem::take(&mut self.is_adopting) {
             self.end_adoption();
         }
-        // The one who asked may have left.
-        let _ = done.send(());
     }
 
     /// An instance's task is over. Its last report was `Gone`, unless it panicked.

@@ -230,7 +230,7 @@ impl Hub {
         let limits = &wanted.server.limits;
         self.desk.set_limits(limits.parallel_starts, limits.memory).await;
         if wanted.lineage != Lineage::default() {
-            self.desk.instruct(Instruction::Trace(wanted.lineage.clone())).await?;
+            self.desk.trace(wanted.lineage.clone()).await?;
         }
         if is_first {
             return self.desk.instruct(Instruction::DefineAll(wanted.put.clone())).await;

@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use doorbell_config::file::as_file;
+use doorbell_config::{file::as_file, spec::HIDDEN};
 use hyper::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -34,7 +34,6 @@ use crate::{
 /// Bytes of definitions that are sent at once: far fewer than the server takes, so that it is never busy for
 /// long.
 const MOST_BYTES: usize = 1024 * 1024;
-const HIDDEN: &str = "********";
 
 /// What came of it.
 #[derive(Default)]
