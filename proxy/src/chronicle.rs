@@ -77,6 +77,12 @@ impl Happening {
         }
     }
 
+    /// Whether an app is no more by it.
+    #[must_use]
+    pub fn removes(&self, app: &AppId) -> bool {
+        matches!(self, Self::Removed { apps } if apps.contains(app))
+    }
+
     /// Its name, as in its JSON.
     #[must_use]
     pub fn name(&self) -> &'static str {

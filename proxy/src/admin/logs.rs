@@ -15,6 +15,7 @@ use axum::{
 use doorbell_config::{name::AppId, spec::AppSpec};
 use doorbell_supervisor::logs::{self, FollowAll, Line};
 use futures_util::{Stream, StreamExt, stream};
+use tokio::sync::broadcast::error::RecvError;
 
 use super::{
     Admin, Problem, apps,
@@ -92,13 +93,14 @@ pub(super) async fn read(
             Some(marks) => logs::follow_from(&log_dir, &replicas, marks).await,
             None => logs::follow_all(&log_dir, &replicas, wish.lines()).await,
         };
-        return Ok(events(&admin, &replicas, follow.map_err(failed)?));
+        let end = over(Arc::clone(&admin), app.id.clone());
+        return Ok(events(&replicas, follow.map_err(failed)?, end));
     }
     let kind = if wish.json { "application/jsonl" } else { "text/plain; charset=utf-8" };
     let body = if wish.follow {
         let follow = logs::follow_all(&log_dir, &replicas, wish.lines()).await.map_err(failed)?;
         let lines = come(follow).map(move |(line, _)| Ok::<_, Infallible>(wish.written(&line)));
-        Body::from_stream(lines.take_until(admin.stopping()))
+        Body::from_stream(lines.take_until(over(Arc::clone(&admin), app.id.clone())))
     } else {
         let lines = logs::tail_all(&log_dir, &replicas, wish.lines()).await.map_err(failed)?;
         Body::from(lines.iter().map(|line| wish.written(line)).collect::<String>())
@@ -139,15 +141,41 @@ fn come(follow: FollowAll) -> impl Stream<Item = (Line, String)> {
     })
 }
 
+/// Comes when there is nobody to tell or nothing to tell of: this process makes way, or the app is no more.
+async fn over(admin: Arc<Admin>, app: AppId) {
+    tokio::select! {
+        () = admin.stopping() => {}
+        () = removed(&admin, &app) => {}
+    }
+}
+
+/// Comes when an app is deleted, or has another id.
+async fn removed(admin: &Admin, app: &AppId) {
+    let mut coming = admin.house.chronicle.listen(None).coming;
+    // It may have gone before anybody listened, or be in what a slow listener missed.
+    while admin.house.routes.load().app(app.as_str()).is_some() {
+        loop {
+            match coming.recv().await {
+                Ok(news) if news.what.removes(app) => return,
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => break,
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+}
+
 /// The first tells where to go on before there is a line.
-fn events(admin: &Admin, replicas: &[AppId], follow: FollowAll) -> Response {
+fn events(
+    replicas: &[AppId],
+    follow: FollowAll,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> Response {
     let first = Event::default().id(follow.marks().to_string()).event(BEGINS);
     let first = first.json_data(Begins { replicas }).ok();
     let lines = come(follow).filter_map(|(line, id)| async move {
         Event::default().id(id).json_data(Told::from(&line)).ok()
     });
     let events = stream::iter(first).chain(lines).map(Ok::<_, Infallible>);
-    Sse::new(events.take_until(admin.stopping()))
-        .keep_alive(KeepAlive::new().interval(ALIVE))
-        .into_response()
+    Sse::new(events.take_until(end)).keep_alive(KeepAlive::new().interval(ALIVE)).into_response()
 }

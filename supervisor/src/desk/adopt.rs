@@ -63,14 +63,19 @@ impl Desk {
         let mut are_alike = true;
         for adoptee in adoptees {
             let (generation, pid) = (adoptee.generation(), adoptee.pid());
+            let is_strange = self.driver.is_strange(id, generation);
             let list = match adoptee.phase() {
+                Phase::Ready if is_strange => &mut adoption.strange,
+                Phase::Upgrading | Phase::Starting | Phase::Frozen if is_strange => {
+                    &mut adoption.leaving
+                }
                 Phase::Upgrading | Phase::Starting => &mut adoption.starting,
                 Phase::Ready => &mut adoption.ready,
                 Phase::Frozen => &mut adoption.frozen,
                 Phase::Leaving => &mut adoption.leaving,
             };
             list.push(generation);
-            are_alike = adoptee.fingerprint() == fingerprint;
+            are_alike = is_strange || adoptee.fingerprint() == fingerprint;
             let (phase, ready, vigils) = (adoptee.phase(), adoptee.ready(), adoptee.vigils());
             tracing::info!(app = %id, generation = generation.0, pid, ?phase, "adopted");
             self.leftovers.spare(id, generation);

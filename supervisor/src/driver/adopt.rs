@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     message::{Endpoint, Generation, StartTimes},
-    output::{Capture, OutputPipe, PipeIdentity, Tail},
+    output::{Capture, Logs, OutputPipe, PipeIdentity, Tail},
 };
 
 /// The folder for what instances have of their own, in the state folder.
@@ -198,6 +198,11 @@ impl Driver {
         })
     }
 
+    /// Whether an instance is of an earlier app of its id, which was deleted or renamed.
+    pub(crate) fn is_strange(&self, app: &AppId, generation: Generation) -> bool {
+        Logs::has_moved(&self.output_path(app, generation))
+    }
+
     /// What is kept for an instance, once.
     fn take_held(&self, app: &AppId, generation: Generation) -> Vec<OwnedFd> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -267,7 +272,8 @@ impl Driver {
             .into_iter()
             .map(|(app, generation)| {
                 let held = self.take_held(&app, generation).into_iter().next();
-                let spec = spec_of(&app);
+                let is_strange = self.is_strange(&app, generation);
+                let spec = spec_of(&app).or_else(|| is_strange.then(OutputSpec::default));
                 (app, generation, held, spec)
             })
             .collect();
@@ -297,7 +303,8 @@ impl Driver {
         spec: OutputSpec,
     ) -> io::Result<()> {
         let pipe = OutputPipe::from_held(held, path)?;
-        let capture = Capture::start(pipe, self.logs.open(app, spec), Arc::new(Tail::default()))?;
+        let log = self.logs.reopen(app, spec, path);
+        let capture = Capture::start(pipe, log, Arc::new(Tail::default()))?;
         capture.say("ended while doorbell was being restarted".to_owned()).await;
         capture.finish().await;
         Ok(())
@@ -399,7 +406,7 @@ impl Instance {
         let group = driver.cgroups.take_up(&app, generation, &resources);
         wires.witness.is_of(tree, group);
         let door = vigils.map(|vigils| vigils.open(wires.witness.clone())).transpose()?;
-        let log = driver.logs.open(&app, logs);
+        let log = driver.logs.reopen(&app, logs, &driver.output_path(&app, generation));
         let capture = Capture::start(output, log, wires.witness.tail.clone())?;
         driver.hold(&job, kept);
         if first == First::StandIn {

@@ -17,6 +17,8 @@ pub(crate) struct Adoption {
     pub(crate) frozen: Vec<Generation>,
     /// They were starting.
     pub(crate) starting: Vec<Generation>,
+    /// They are ready, and are an earlier app's of this id: they finish what they have.
+    pub(crate) strange: Vec<Generation>,
     /// They were told to end.
     pub(crate) leaving: Vec<Generation>,
     /// Crashes and failed starts in a row.
@@ -29,8 +31,10 @@ impl Turn<'_> {
     /// The newest ready instance serves, older ones finish what they have; a start goes on unless it
     /// was overtaken, and a light sleep unless there is something newer.
     pub(in crate::lifecycle) fn adopt(mut self, adoption: Adoption) -> (Life, Vec<Effect>) {
-        let Adoption { mut ready, mut frozen, mut starting, leaving, failures, .. } = adoption;
+        let Adoption { mut ready, mut frozen, mut starting, strange, leaving, failures, .. } =
+            adoption;
         self.failures = failures;
+        strange.into_iter().for_each(|generation| self.leave(generation));
         leaving.into_iter().for_each(|generation| self.signal(generation));
         let main = ready.pop();
         ready.into_iter().for_each(|generation| self.leave(generation));

@@ -162,7 +162,7 @@ impl Intake {
         self.available() >= self.capacity / 4 * 3 || self.is_full()
     }
 
-    /// Removes the pipe's name and its mark.
+    /// Removes the pipe's name, and what stands beside it.
     pub(super) fn remove(&self) {
         if let Err(error) = OutputPipe::remove(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove a pipe");

@@ -15,7 +15,7 @@
 //! written as soon as writing works again. A disk that is merely slower than the app slows the app, through
 //! its pipe.
 //!
-//! Files go with an app that is renamed, and are put aside when it is deleted: `moves`.
+//! Files go with an app that is renamed, and are put aside when it is deleted: `moves`, `whereabouts`.
 //!
 //! `reader` is the task, `pipe` what it begins with; `cut` decides what can be passed on, `batch`
 //! brings it to the files of `rotate`. Reading these is [`crate::logs`].
@@ -38,6 +38,7 @@ mod survival;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod whereabouts;
 
 pub(crate) use capture::Capture;
 pub(crate) use logs::Logs;

@@ -16,16 +16,13 @@ use std::{
 
 use doorbell_config::name::AppId;
 
-use super::{CURRENT, calendar::utc, rotate::rotated_files};
+use super::{CURRENT, calendar::utc, rotate::rotated_files, whereabouts::Place};
 use crate::protocol::Lineage;
 
 /// The folder within that of logs for what is put aside. No id begins with a dot.
 const ASIDE: &str = ".deleted";
 /// How long that is kept.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// Where a log is being written, for its writer and for whoever moves it.
-pub(super) type Place = Arc<Mutex<PathBuf>>;
 
 /// What is to be moved, in the folder of all logs.
 #[derive(Debug)]
@@ -42,7 +39,7 @@ pub(super) struct Moves {
 struct Move {
     lineage: Lineage,
     /// Those of them that are being written.
-    written: Vec<(AppId, Place)>,
+    written: Vec<(AppId, Arc<Place>)>,
 }
 
 impl Moves {
@@ -51,13 +48,21 @@ impl Moves {
         Self { folder, noted: Mutex::default(), still: Mutex::default() }
     }
 
-    /// Where the log of this name is written.
-    pub(super) fn place_of(&self, name: &str) -> Place {
-        Arc::new(Mutex::new(self.folder.join(name)))
+    /// Where the log of an app is, or of a replica of it.
+    pub(super) fn folder_of(&self, app: &AppId) -> PathBuf {
+        self.folder.join(&*app.file_name())
+    }
+
+    /// Whose log is in a folder; `None` where it was put aside.
+    pub(super) fn owner_of(&self, folder: &Path) -> Option<AppId> {
+        let name = folder.strip_prefix(&self.folder).ok()?.to_str()?;
+        let (app, number) = name.split_once('.').unwrap_or((name, "1"));
+        let owner = AppId::parse(app).ok()?.replica(number.parse().ok()?);
+        (*owner.file_name() == *name).then_some(owner)
     }
 
     /// Notes what is to be moved.
-    pub(super) fn note(&self, lineage: &Lineage, written: Vec<(AppId, Place)>) {
+    pub(super) fn note(&self, lineage: &Lineage, written: Vec<(AppId, Arc<Place>)>) {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         noted.push(Move { lineage: lineage.clone(), written });
     }
@@ -88,7 +93,7 @@ impl Move {
             Ok(names) => names,
             Err(error) => return failed(folder, &error),
         };
-        let before: Vec<PathBuf> = self.written.iter().map(|(_, place)| now_at(place)).collect();
+        let before: Vec<PathBuf> = self.written.iter().map(|(_, place)| place.folder()).collect();
         for app in &self.lineage.deleted {
             for name in names.iter().filter(|name| is_of(name, app)) {
                 self.put_aside(folder, name);
@@ -143,9 +148,8 @@ impl Move {
     /// Writers in this folder find it there.
     fn moved(&self, from: &Path, to: &Path) {
         for (_, place) in &self.written {
-            let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
-            if *place == from {
-                to.clone_into(&mut place);
+            if place.folder() == from {
+                place.move_to(to);
             }
         }
     }
@@ -161,13 +165,9 @@ impl Move {
                 Some((_, to)) => folder.join(&*to.replica(app.replica_number()).file_name()),
                 None => free_name(&folder.join(ASIDE), &app.file_name()),
             };
-            *place.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            place.move_to(&now);
         }
     }
-}
-
-fn now_at(place: &Place) -> PathBuf {
-    place.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 fn failed(path: &Path, error: &io::Error) {
@@ -383,6 +383,47 @@ mod tests {
             assert!(there(name).join("access.log").exists(), "{name}");
         }
         assert!(there("blog.2").exists());
+    }
+
+    #[test]
+    fn whoever_takes_up_a_pipe_finds_the_log_that_went() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("logs");
+        fs::create_dir(&root).unwrap();
+        let pipe = |name: &str| folder.path().join(name).with_extension("out");
+        let logs = Logs::new(root.clone());
+        let begin = |app: &str| {
+            let log = open(&logs, app);
+            say(&log, app);
+            let link = log.place.link(&pipe(app));
+            (log, link)
+        };
+        let begun = ["blog", "shop:2", "stays"].map(begin);
+        logs.follow(&renamed(&[("shop", "market")]));
+        logs.follow(&deleted("blog"));
+        logs.settle();
+        // One that comes after the move has its link too.
+        let late = begun[1].0.place.link(&pipe("late"));
+        drop((begun, late));
+        for name in ["blog", "shop", "market"] {
+            say(&open(&logs, name), "new");
+        }
+
+        let later = Logs::new(root.clone());
+        let reopened = |app: &str, pipe_name: &str| {
+            let log = later.reopen(&id(app), OutputSpec::default(), &pipe(pipe_name));
+            say(&log, "its end");
+            log
+        };
+        let shared = [reopened("shop:2", "shop:2"), reopened("shop:2", "late")];
+        assert!(Arc::ptr_eq(&shared[0], &open(&later, "market:2")), "one writes");
+        assert_eq!(told(&root.join("market.2")), "shop:2\nits end\nits end\n");
+        reopened("blog", "blog");
+        assert_eq!(told(&aside(&root)[0]), "blog\nits end\n");
+        reopened("stays", "stays");
+        assert_eq!(told(&root.join("stays")), "stays\nits end\n");
+        assert_eq!(told(&root.join("blog")), "new\n");
+        assert_eq!(told(&root.join("shop")), "new\n");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use rustix::{
 
 use super::{
     mark::{Mark, Record},
-    scratch,
+    scratch, whereabouts,
 };
 
 /// Bytes that may wait in a pipe, where the system permits it.
@@ -103,9 +103,9 @@ impl OutputPipe {
         self.reader.try_clone()
     }
 
-    /// Removes the name and the mark of a pipe, if they are there.
+    /// Removes the name of a pipe and what stands beside it, if they are there.
     pub(crate) fn remove(path: &Path) -> io::Result<()> {
-        for path in [path, &mark_of(path)] {
+        for path in [path, &mark_of(path), &whereabouts::link_of(path)] {
             match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 Ok(()) | Err(_) => {}

@@ -23,6 +23,7 @@ use super::{
     intake::Intake,
     mark::Record,
     rotate::count_lines,
+    whereabouts::Link,
 };
 
 /// Bytes of lines of ours that may wait for the disk.
@@ -40,6 +41,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(256);
 pub(super) struct Reader {
     intake: Arc<Intake>,
     log: Arc<AppLog>,
+    /// Tells who takes up the pipe where that is.
+    #[expect(dead_code, reason = "it is held")]
+    link: Link,
     tail: Arc<Tail>,
     news: News,
     /// Somebody may still write.
@@ -80,8 +84,10 @@ struct Stuck {
 
 impl Reader {
     pub(super) fn of(pipe: OutputPipe, log: Arc<AppLog>, tail: Arc<Tail>) -> io::Result<Self> {
+        let link = log.place.link(pipe.path());
         Ok(Self {
             intake: Arc::new(Intake::of(pipe)?),
+            link,
             log,
             tail,
             news: News::Possible,

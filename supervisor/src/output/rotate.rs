@@ -12,12 +12,7 @@ use std::{
 
 use doorbell_config::spec::OutputSpec;
 
-use super::{
-    CURRENT, OURS,
-    calendar::utc,
-    current::Current,
-    moves::{Moves, Place},
-};
+use super::{CURRENT, OURS, calendar::utc, current::Current, moves::Moves, whereabouts::Place};
 
 /// The log files of one app.
 #[derive(Debug)]
@@ -26,14 +21,14 @@ pub(crate) struct AppLog {
     file: Mutex<RotatingFile>,
     /// Never held for long.
     pub(super) spec: Arc<Mutex<OutputSpec>>,
-    /// Where the files are; the app may be renamed. Never held for long.
-    pub(super) place: Place,
+    /// Where the files are; the app may be renamed.
+    pub(super) place: Arc<Place>,
 }
 
 #[derive(Debug)]
 struct RotatingFile {
     moves: Arc<Moves>,
-    place: Place,
+    place: Arc<Place>,
     spec: Arc<Mutex<OutputSpec>>,
     current: Option<Current>,
     /// Whether the last line may have no end: a write failed, or an earlier Doorbell was killed while it wrote.
@@ -59,9 +54,9 @@ struct Lost {
 }
 
 impl AppLog {
-    pub(super) fn new(moves: &Arc<Moves>, name: &str, spec: OutputSpec) -> Self {
+    pub(super) fn new(moves: &Arc<Moves>, folder: PathBuf, spec: OutputSpec) -> Self {
         let spec = Arc::new(Mutex::new(spec));
-        let place = moves.place_of(name);
+        let place = Place::at(folder);
         let file = RotatingFile {
             moves: Arc::clone(moves),
             place: place.clone(),
@@ -83,9 +78,14 @@ impl AppLog {
         self.file.lock().unwrap_or_else(PoisonError::into_inner).write(lines, note)
     }
 
+    /// The files are kept like this from here on.
+    pub(super) fn keep_as(&self, spec: OutputSpec) {
+        *self.spec.lock().unwrap_or_else(PoisonError::into_inner) = spec;
+    }
+
     /// The folder of the files.
     pub(super) fn folder(&self) -> PathBuf {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.place.folder()
     }
 
     /// Counts lines that were dropped before they came here.
@@ -181,7 +181,7 @@ impl RotatingFile {
     }
 
     fn folder(&self) -> PathBuf {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.place.folder()
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -260,7 +260,7 @@ mod tests {
 
     fn log(folder: &Path, max_size: u64, keep: usize) -> AppLog {
         let moves = Arc::new(Moves::within(folder.into()));
-        AppLog::new(&moves, "", OutputSpec { max_size: ByteSize(max_size), keep })
+        AppLog::new(&moves, folder.into(), OutputSpec { max_size: ByteSize(max_size), keep })
     }
 
     fn append(log: &AppLog, lines: &str) {

@@ -1,6 +1,9 @@
 //! What apps print goes with them, and not with their ids.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use doorbell_tests::{Doorbell, Postgres, eventually, kill};
 
@@ -129,4 +132,68 @@ fn each_doorbell_that_shares_a_registry_keeps_what_its_own_printed() {
         assert!(shown.contains("/of-new") && !shown.contains("/of-old"), "{shown}");
         assert_eq!(aside(d).len(), 1);
     }
+}
+
+#[test]
+fn who_follows_an_app_is_told_that_it_is_no_more() {
+    let d = Doorbell::with(&node("main", ""));
+    let followed = |id: &str, more: &[&str]| {
+        let mut follow = d.spawn(&[&["logs", id, "-f"], more].concat());
+        follow.wait_for_line("/first");
+        follow
+    };
+    add(&d, "blog", "blog.test");
+    visit(&d, "/first");
+    for more in [&[][..], &["--json"]] {
+        let mut follow = followed("blog", more);
+        d.ok(&["app", "rename", "blog", "news"]);
+        assert_eq!(follow.wait(), 1);
+        let mut follow = followed("news", more);
+        d.ok(&["app", "rename", "news", "blog"]);
+        assert_eq!(follow.wait(), 1);
+    }
+    let mut follow = followed("blog", &[]);
+    d.ok(&["app", "delete", "blog", "--yes"]);
+    assert_eq!(follow.wait(), 1);
+}
+
+/// Prints what it is asked, holds who asks for `/slow`, and prints when it is told to end.
+const LAST_WORDS: &str =
+    "process.on('SIGTERM', () => { console.log('last words'); process.exit(); });
+    require('http').createServer((request, response) => {
+        console.log(request.url);
+        if (request.url === '/slow') response.write('x'); else response.end(String(process.pid));
+    }).listen(process.env.PORT, '127.0.0.1');";
+
+#[test]
+fn an_app_that_drains_while_another_has_its_id_is_not_taken_for_that() {
+    let mut d = Doorbell::with(&node("main", ""));
+    let script = LAST_WORDS.replace('{', "{{").replace('}', "}}");
+    let command = format!("command={}", serde_json::json!(["node", "-e", script]));
+    let add = |d: &Doorbell| {
+        let more = ["hosts=blog.test", &command, "stop.drain=1m"];
+        d.ok(&[&["app", "add", "blog"][..], &more].concat());
+    };
+    add(&d);
+    visit(&d, "/of-old");
+    let old = d.get("blog.test", "/").text();
+    let mut slow = d.connect();
+    slow.send_get("blog.test", "/slow");
+    eventually("it is printed", || printed(&d).iter().any(|text| text.contains("/slow")));
+    d.ok(&["app", "delete", "blog", "--yes"]);
+    add(&d);
+    d.kill_supervisor();
+    d.start_again();
+    visit(&d, "/of-new");
+    assert_ne!(d.get("blog.test", "/").text(), old, "its definition is the same");
+    assert!(Path::new("/proc").join(&old).exists(), "it still has somebody");
+    drop(slow);
+    let its_own =
+        |folder: PathBuf| fs::read_to_string(folder.join("current.log")).unwrap_or_default();
+    eventually("it has said its last words", || {
+        aside(&d).into_iter().any(|folder| its_own(folder).contains("last words"))
+    });
+    let shown = d.ok(&["logs", "blog"]);
+    assert!(shown.contains("/of-new") && !shown.contains("/of-old"), "{shown}");
+    assert!(!shown.contains("last words"), "{shown}");
 }
