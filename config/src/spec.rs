@@ -112,6 +112,10 @@ pub struct RouteSpec {
     pub prefix: PrefixRule,
     /// What happens to `/apps/<id>` and `/_app/<id>`.
     pub path_access: PrefixRule,
+    /// Whether cookies are kept to a matched prefix of `paths` that the app sees. To one that it does not see,
+    /// and to path access, they always are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub scope_cookies: bool,
 }
 
 /// A list as long as it is, and no longer: there are thousands of apps.

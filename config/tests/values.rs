@@ -107,7 +107,7 @@ fn every_key_of_a_process_arrives() {
     let claims: Vec<_> = app.routes.claims().map(|(host, path)| format!("{host} {path}")).collect();
     assert_eq!(claims, ["* /blog", "* /~blog"]);
     assert_eq!((app.routes.prefix, app.routes.path_access), (PrefixRule::Strip, PrefixRule::Keep));
-    assert!(app.client_app_headers && !app.http2);
+    assert!(app.client_app_headers && app.routes.scope_cookies && !app.http2);
     assert_eq!((app.limits.held_requests, app.limits.body), (8, Some(ByteSize(5 << 20))));
     let expected = AppTimeouts {
         hold: Duration::from_secs(11),

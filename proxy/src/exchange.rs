@@ -27,6 +27,7 @@ use crate::{
     navigation::is_navigation,
     pass::{Question, Reply, desk::COOKIE, office::PASS},
     patience::Pace,
+    rewrite::Prefix,
     shared::Shared,
     sharing::selectors,
     transport::ConnFacts,
@@ -242,10 +243,13 @@ impl Exchange {
         self.matched.as_ref().map_or("", |matched| matched.app.spec.id.as_str())
     }
 
-    /// The prefix of the path that the app does not see; empty if it sees all.
+    /// What its path's prefix changes in the answer; `None` if nothing.
     #[must_use]
-    pub fn stripped_prefix(&self) -> &str {
-        self.matched.as_ref().map_or("", |matched| matched.stripped_prefix(&self.head))
+    pub fn prefix(&self) -> Option<Prefix<'_>> {
+        let matched = self.matched.as_ref()?;
+        let text = self.head.path().get(..matched.scoped).filter(|text| !text.is_empty())?;
+        let (path, authority) = (self.head.path(), self.head.authority.as_str());
+        Some(Prefix { text, is_seen: matched.stripped == 0, path, authority })
     }
 
     /// The endpoint of the lease.

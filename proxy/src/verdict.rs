@@ -32,6 +32,9 @@ pub struct Matched {
     pub app: Arc<App>,
     /// Bytes at the start of the path that the app does not see.
     pub stripped: usize,
+    /// Bytes at the start of the path to which the app's cookies are kept: those that it does not see, or
+    /// more.
+    pub scoped: usize,
     /// What it does to the app's sleep.
     pub sway: Sway,
 }
@@ -75,8 +78,13 @@ pub fn judge(table: &Table, head: &RequestHead) -> Verdict {
         PrefixRule::Keep => 0,
         PrefixRule::Strip => found.prefix_len,
     };
+    let scoped = match found.kind {
+        RouteKind::PathAccess => found.prefix_len,
+        _ if app.spec.routes.scope_cookies => found.prefix_len,
+        _ => stripped,
+    };
     let sway = sway(&app.spec, head, stripped);
-    Verdict::Forward(Matched { app: Arc::clone(app), stripped, sway })
+    Verdict::Forward(Matched { app: Arc::clone(app), stripped, scoped, sway })
 }
 
 /// What a request does to its app's sleep. Most apps have no rules, and cost a look at that.
@@ -101,7 +109,7 @@ impl Matched {
     /// Of a request that the app does not see: we answer it.
     #[must_use]
     pub fn without_app(app: Arc<App>) -> Self {
-        Self { app, stripped: 0, sway: Sway::Neither }
+        Self { app, stripped: 0, scoped: 0, sway: Sway::Neither }
     }
 
     /// The answer to a request that got no lease.

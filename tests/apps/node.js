@@ -79,7 +79,7 @@ const routes = {
 const server = http.createServer((request, response) => {
   seen(request);
   const url = new URL(request.url, 'http://h');
-  const route = routes[url.pathname];
+  const route = routes[url.pathname.replace(env.BASE || '', '')];
   if (route) return route(request, response, url);
   response.end(`node ${request.method} ${request.url}\n`);
 });

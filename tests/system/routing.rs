@@ -1,6 +1,6 @@
 //! Which app a request is for, and what the app sees of the path.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use doorbell_tests::{Doorbell, Setup, eventually_within};
 
@@ -60,7 +60,49 @@ fn a_stripped_prefix_is_put_back_into_answers() {
         .filter(|(name, _)| name == "set-cookie")
         .map(|(_, v)| v.as_str())
         .collect();
-    assert_eq!(cookies, ["a=b; Path=/blog/", "c=d"]);
+    assert_eq!(cookies, ["a=b; Path=/blog", "c=d"]);
+}
+
+/// What a client that keeps cookies sends to `path` after it was at `/moved` below the base, in HTTP/1.1 and 2.
+fn cookies_sent(d: &Doorbell, base: &str, path: &str) -> [String; 2] {
+    ["--http1.1", "--http2-prior-knowledge"].map(|version| {
+        let jar = d.dir.path().join("cookies");
+        let ask = |path: &str| {
+            let url = format!("http://127.0.0.1:{}{path}", d.port);
+            let mut curl = Command::new("curl");
+            curl.args(["-s", "--max-time", "20", version, &url, "-b"])
+                .arg(&jar)
+                .arg("-c")
+                .arg(&jar);
+            curl.output().expect("curl").stdout
+        };
+        ask(&format!("{base}/moved"));
+        let seen: serde_json::Value = serde_json::from_slice(&ask(path)).expect("headers");
+        std::fs::remove_file(&jar).expect("cookies were kept");
+        let raw = seen["raw"].as_array().expect("a list");
+        let is_cookie = |name: &serde_json::Value| {
+            name.as_str().is_some_and(|name| name.eq_ignore_ascii_case("cookie"))
+        };
+        let at = raw.iter().position(is_cookie);
+        at.map_or_else(String::new, |at| raw[at + 1].as_str().expect("text").to_owned())
+    })
+}
+
+#[test]
+fn cookies_of_an_app_reach_no_other_one_of_its_host() {
+    let kept = |id: &str, more: &str| {
+        node(id, &format!("path_access = \"keep\"\n{more}\nenv = {{ BASE = \"/{id}\" }}"))
+            .replace(&format!("hosts = [\"{id}.test\"]"), &format!("paths = [\"/{id}\"]"))
+    };
+    let by_id = node("id", "path_access = \"keep\"\nenv = { BASE = \"/apps/id\" }");
+    let apps = [kept("own", "scope_cookies = true"), kept("open", ""), kept("other", ""), by_id];
+    let d = Doorbell::with(&apps.concat());
+    let none = ["", ""];
+    for (base, elsewhere) in [("/own", none), ("/open", ["a=b"; 2]), ("/apps/id", none)] {
+        let own = cookies_sent(&d, base, &format!("{base}/headers"));
+        assert!(own.iter().all(|sent| sent.contains("a=b")), "{base}: {own:?}");
+        assert_eq!(cookies_sent(&d, base, "/other/headers"), elsewhere, "{base}");
+    }
 }
 
 #[test]

@@ -163,10 +163,16 @@ impl UpstreamSpec {
 }
 
 impl RouteSpec {
-    /// Routes by host and path; prefixes and path access as by default.
+    /// Routes by host and path; the rest as by default.
     #[must_use]
     pub fn new(hosts: Vec<HostPattern>, paths: Vec<PathPrefix>) -> Self {
-        Self { hosts, paths, prefix: PrefixRule::Keep, path_access: PrefixRule::Strip }
+        Self {
+            hosts,
+            paths,
+            prefix: PrefixRule::Keep,
+            path_access: PrefixRule::Strip,
+            scope_cookies: false,
+        }
     }
 
     /// Every pair of host and path prefix that this claims.

@@ -4,7 +4,7 @@ use http::{HeaderName, HeaderValue, header};
 use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use crate::{exchange::Exchange, forward::Passage, look::X_APP, rewrite};
+use crate::{exchange::Exchange, forward::Passage, look::X_APP};
 
 /// Tells the app of an HTTP/2 request what its head does not say. HTTP/1 heads came to Pingora with
 /// all of it ([`RequestHead::forwarded_bytes`]): adding fields here is dear, for each goes into two
@@ -66,30 +66,24 @@ pub(super) fn remove_hop_by_hop(response: &mut ResponseHeader) {
 
 /// Puts the app's own addresses back under the prefix it does not know.
 pub(super) fn rewrite_response(exchange: &Exchange, response: &mut ResponseHeader) -> Result<()> {
-    let Some(matched) = &exchange.matched else { return Ok(()) };
-    let prefix = matched.stripped_prefix(&exchange.head);
-    if prefix.is_empty() {
-        return Ok(());
-    }
+    let Some(prefix) = exchange.prefix() else { return Ok(()) };
     for name in [header::LOCATION, header::CONTENT_LOCATION] {
         let rewritten = response
             .headers
             .get(&name)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| rewrite::location(value, prefix, &exchange.head.authority));
+            .and_then(|value| prefix.field(name.as_str(), value.as_bytes()));
         if let Some(value) = rewritten {
             response.insert_header(name, value)?;
         }
     }
     let cookies: Vec<_> = response.headers.get_all(header::SET_COOKIE).iter().cloned().collect();
-    let rewritten: Vec<_> = cookies
-        .iter()
-        .map(|cookie| cookie.to_str().ok().and_then(|text| rewrite::set_cookie(text, prefix)))
-        .collect();
+    let rewritten: Vec<_> =
+        cookies.iter().map(|cookie| prefix.field("set-cookie", cookie.as_bytes())).collect();
     if rewritten.iter().any(Option::is_some) {
         response.remove_header(&header::SET_COOKIE);
         for (old, new) in cookies.into_iter().zip(rewritten) {
-            let value = new.and_then(|new| HeaderValue::from_str(&new).ok()).unwrap_or(old);
+            let value =
+                new.and_then(|new| HeaderValue::from_bytes(new.as_bytes()).ok()).unwrap_or(old);
             response.append_header(header::SET_COOKIE, value)?;
         }
     }

@@ -8,7 +8,10 @@ use std::mem::MaybeUninit;
 use bytes::{BufMut, BytesMut};
 use httparse::Header;
 
-use crate::head::{has_token, is_hop_by_hop};
+use crate::{
+    head::{has_token, is_hop_by_hop},
+    rewrite::Prefix,
+};
 
 /// Most header fields of an answer.
 pub(super) const MAX_FIELDS: usize = 256;
@@ -66,11 +69,8 @@ pub(super) struct Additions<'a> {
     /// `Server-Timing`.
     pub(super) timing: Option<&'a str>,
     /// Changes values.
-    pub(super) rewrite: Option<&'a Rewrite<'a>>,
+    pub(super) prefix: Option<&'a Prefix<'a>>,
 }
-
-/// Gives a field's value as it goes on; `None` leaves it.
-pub(super) type Rewrite<'a> = dyn Fn(&str, &[u8]) -> Option<String> + 'a;
 
 impl<'b> AnswerHead<'b> {
     /// Reads a head; `None` if it is not complete yet.
@@ -180,7 +180,7 @@ impl<'b> AnswerHead<'b> {
         out.put_slice(self.reason.as_bytes());
         out.put_slice(b"\r\n");
         for header in self.fields.iter().filter(|header| self.goes_on(header.name)) {
-            let value = add.rewrite.and_then(|rewrite| rewrite(header.name, header.value));
+            let value = add.prefix.and_then(|prefix| prefix.field(header.name, header.value));
             let value = value.as_ref().map_or(header.value, |value| value.as_bytes());
             put(out, header.name, value);
         }
@@ -278,8 +278,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_added() {
-        let add =
-            Additions { closes: true, date: "now", timing: Some("hold;dur=1"), rewrite: None };
+        let add = Additions { closes: true, date: "now", timing: Some("hold;dur=1"), prefix: None };
         assert_eq!(
             written("HTTP/1.1 200 OK\r\n\r\n", add),
             "HTTP/1.1 200 OK\r\nDate: now\r\nServer-Timing: hold;dur=1\r\nConnection: close\r\n\r\n"

@@ -29,7 +29,6 @@ use crate::{
     framing::BodyTracker,
     head::{BodyKind, Reader},
     patience::Silence,
-    rewrite,
 };
 
 /// Most bytes read at once.
@@ -354,15 +353,13 @@ impl<'a> Carriage<'a> {
         self.letter.kept = None;
         self.client.owes_body(Owes::NotNow);
         let timing = self.exchange.server_timing();
-        let prefix = self.exchange.stripped_prefix();
-        let authority = &self.exchange.head.authority;
-        let rewrite = |name: &str, value: &[u8]| rewrite::field(name, value, prefix, authority);
+        let prefix = self.exchange.prefix();
         clock::with_second(|second| {
             let additions = Additions {
                 closes,
                 date: &second.http_date,
                 timing: timing.as_deref(),
-                rewrite: (!prefix.is_empty()).then_some(&rewrite),
+                prefix: prefix.as_ref(),
             };
             head.write(self.client.gathered(), additions);
         });

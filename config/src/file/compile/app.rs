@@ -67,6 +67,7 @@ fn routes(keys: &AppKeys) -> RouteSpec {
             PrefixChoice::Strip => PrefixRule::Strip,
             PrefixChoice::Keep => PrefixRule::Keep,
         },
+        scope_cookies: keys.scope_cookies,
     }
 }
 

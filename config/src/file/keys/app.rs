@@ -41,6 +41,9 @@ pub struct AppKeys {
     pub strip_prefix: bool,
     /// The same for `/apps/<id>/` and `/_app/<id>/`.
     pub path_access: PrefixChoice,
+    /// Whether cookies that the app sets are kept to the matched path where the app sees it, so that no other
+    /// app of the host gets them. Where it is taken off, and below `/apps/<id>/`, they always are.
+    pub scope_cookies: bool,
     /// When the program runs.
     #[schemars(extend("x-default" = "on-demand"))]
     pub start: Option<At<StartChoice>>,
