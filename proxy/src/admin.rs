@@ -59,6 +59,7 @@ pub mod tokens;
 mod wrapped;
 
 pub use caller::Scope;
+pub(crate) use logs::GONE;
 pub use operators::Strangers;
 
 use caller::{Failures, Identity};

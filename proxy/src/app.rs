@@ -238,43 +238,44 @@ impl Table {
     ) -> (Self, Vec<Conflict>) {
         let access = if server.path_access { PathAccess::On } else { PathAccess::Off };
         let removals = difference.gone.iter().cloned().map(Change::Remove);
-        let puts = difference.put.iter().filter_map(|spec| self.put(spec, gates));
+        let gone: HashSet<&AppId> = difference.gone.iter().collect();
+        let puts = difference.put.iter().filter_map(|spec| {
+            let before =
+                self.routes.app(spec.id.as_str()).filter(|app| !gone.contains(&app.spec.id));
+            put(before, spec, gates)
+        });
         let (routes, conflicts) = self.routes.with(removals.chain(puts));
         let routes = routes.with_settings(access, server.default_app.clone());
         (Self { server: Arc::new(server.clone()), routes }, conflicts)
     }
+}
 
-    fn put(&self, spec: &Arc<AppSpec>, gates: &Gates) -> Option<Change<Arc<App>>> {
-        let before = self.routes.app(spec.id.as_str());
-        if before.is_some_and(|app| app.spec == *spec) {
-            return None;
-        }
-        let metrics = before.map(|app| Arc::clone(&app.metrics)).unwrap_or_default();
-        let upstreams = match &spec.backend {
-            Backend::Process(_) | Backend::Shared(_) => None,
-            Backend::Upstream(upstream) => Some(
-                before
-                    .and_then(|app| app.upstreams.clone())
-                    .filter(|old| old.spec() == upstream)
-                    .unwrap_or_else(|| Arc::new(Upstreams::new(upstream))),
-            ),
-        };
-        let sharing = spec.shared().map(|shared| {
-            let known = before.and_then(|app| app.sharing.clone());
-            known
-                .filter(|known| known.is_as(spec, shared))
-                .unwrap_or_else(|| Arc::new(gates.share(spec, shared)))
-        });
-        let gate = gates.of(&spec.id, spec);
-        let replicas = (spec.instances() > 1).then(|| {
-            let further = spec.further_replicas().map(|id| gates.of(&id, spec));
-            Box::new(Replicas::new(Arc::clone(&gate), further))
-        });
-        let app = App { spec: Arc::clone(spec), gate, replicas, metrics, upstreams, sharing };
-        Some(Change::Put {
-            app: spec.id.clone(),
-            routes: spec.routes.clone(),
-            target: Arc::new(app),
-        })
+/// An app as it is from here on; `None` if it is as before.
+fn put(before: Option<&Arc<App>>, spec: &Arc<AppSpec>, gates: &Gates) -> Option<Change<Arc<App>>> {
+    if before.is_some_and(|app| app.spec == *spec) {
+        return None;
     }
+    let metrics = before.map(|app| Arc::clone(&app.metrics)).unwrap_or_default();
+    let upstreams = match &spec.backend {
+        Backend::Process(_) | Backend::Shared(_) => None,
+        Backend::Upstream(upstream) => Some(
+            before
+                .and_then(|app| app.upstreams.clone())
+                .filter(|old| old.spec() == upstream)
+                .unwrap_or_else(|| Arc::new(Upstreams::new(upstream))),
+        ),
+    };
+    let sharing = spec.shared().map(|shared| {
+        let known = before.and_then(|app| app.sharing.clone());
+        known
+            .filter(|known| known.is_as(spec, shared))
+            .unwrap_or_else(|| Arc::new(gates.share(spec, shared)))
+    });
+    let gate = gates.of(&spec.id, spec);
+    let replicas = (spec.instances() > 1).then(|| {
+        let further = spec.further_replicas().map(|id| gates.of(&id, spec));
+        Box::new(Replicas::new(Arc::clone(&gate), further))
+    });
+    let app = App { spec: Arc::clone(spec), gate, replicas, metrics, upstreams, sharing };
+    Some(Change::Put { app: spec.id.clone(), routes: spec.routes.clone(), target: Arc::new(app) })
 }

@@ -1,6 +1,9 @@
 //! What differs between two configurations, so that a change costs by what changed.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use doorbell_config::{name::AppId, spec::AppSpec};
 
@@ -9,7 +12,7 @@ use doorbell_config::{name::AppId, spec::AppSpec};
 pub struct Difference {
     /// New apps and changed ones, in order.
     pub put: Vec<Arc<AppSpec>>,
-    /// Apps that are no more.
+    /// Apps that are no more. Another one may have the id of one of them: it is put behind that.
     pub gone: Vec<AppId>,
 }
 
@@ -28,6 +31,19 @@ impl Difference {
         let is_changed = |app: &&Arc<AppSpec>| before.remove(&app.id).is_none_or(|old| old != *app);
         let put = new.iter().filter(is_changed).cloned().collect();
         Self { put, gone: before.into_keys().cloned().collect() }
+    }
+
+    /// Adds apps that are no more though others in the new list have their ids, however alike.
+    pub fn replace(&mut self, strangers: impl IntoIterator<Item = AppId>, new: &[Arc<AppSpec>]) {
+        let mut strangers: HashSet<AppId> = strangers.into_iter().collect();
+        strangers.retain(|app| !self.gone.contains(app));
+        if strangers.is_empty() {
+            return;
+        }
+        let replaced: Vec<_> = new.iter().filter(|app| strangers.contains(&app.id)).collect();
+        let known: HashSet<_> = self.put.iter().map(|app| app.id.clone()).collect();
+        self.gone.extend(replaced.iter().map(|app| app.id.clone()));
+        self.put.extend(replaced.into_iter().filter(|app| !known.contains(&app.id)).cloned());
     }
 }
 
@@ -58,5 +74,17 @@ mod tests {
         let swapped = [&old[1], &old[0], &old[2], &old[3]].map(Arc::clone);
         assert_eq!(Difference::between(&old, &swapped), Difference::default());
         assert_eq!(Difference::between(&[], &old).put, old);
+    }
+
+    #[test]
+    fn another_app_of_an_id_is_a_difference_however_alike() {
+        let old: Vec<_> = ["a", "b", "c", "d"].map(|id| app(id, false)).into();
+        let (changed, id) = (app("b", true), |app: &Arc<AppSpec>| app.id.clone());
+        let new = [&old[0], &changed, &old[2]].map(Arc::clone);
+        let mut difference = Difference::between(&old, &new);
+        difference.replace(old[1..].iter().map(id), &new);
+        difference.gone.sort();
+        let gone = old[1..].iter().map(id).collect();
+        assert_eq!(difference, Difference { put: vec![changed, new[2].clone()], gone });
     }
 }

@@ -328,16 +328,18 @@ impl House {
         for (from, to) in &lineage.renamed {
             self.chronicle.rename(from, to);
         }
-        if !difference.put.is_empty() {
-            let apps = difference.put.iter().map(|app| app.id.clone()).collect();
-            self.chronicle.happened(Happening::Defined { apps });
-        }
         if !difference.gone.is_empty() {
-            for app in &difference.gone {
+            // One that has taken an id over brought its own past.
+            let is_heir = |app: &AppId| lineage.renamed.iter().any(|(_, to)| to == app);
+            for app in difference.gone.iter().filter(|app| !is_heir(app)) {
                 self.chronicle.forget(app);
                 self.forget_version(app);
             }
             self.chronicle.happened(Happening::Removed { apps: difference.gone.clone() });
+        }
+        if !difference.put.is_empty() {
+            let apps = difference.put.iter().map(|app| app.id.clone()).collect();
+            self.chronicle.happened(Happening::Defined { apps });
         }
     }
 

@@ -28,8 +28,9 @@ const LINES: usize = 100;
 /// Most lines at once.
 const MOST_LINES: usize = 100_000;
 
-/// The event that begins a stream.
+/// The event that begins a stream, and the one that ends it when the app is no more.
 const BEGINS: &str = "begins";
+pub(crate) const GONE: &str = "gone";
 
 /// What to read.
 #[derive(serde::Deserialize, schemars::JsonSchema)]
@@ -55,6 +56,12 @@ struct Told<'l> {
 #[derive(serde::Serialize)]
 struct Begins<'a> {
     replicas: &'a [AppId],
+}
+
+/// What ends it.
+#[derive(serde::Serialize)]
+struct Gone<'a> {
+    app: &'a AppId,
 }
 
 impl Wish {
@@ -93,14 +100,14 @@ pub(super) async fn read(
             Some(marks) => logs::follow_from(&log_dir, &replicas, marks).await,
             None => logs::follow_all(&log_dir, &replicas, wish.lines()).await,
         };
-        let end = over(Arc::clone(&admin), app.id.clone());
-        return Ok(events(&replicas, follow.map_err(failed)?, end));
+        return Ok(events(&admin, &app.id, &replicas, follow.map_err(failed)?));
     }
     let kind = if wish.json { "application/jsonl" } else { "text/plain; charset=utf-8" };
     let body = if wish.follow {
         let follow = logs::follow_all(&log_dir, &replicas, wish.lines()).await.map_err(failed)?;
         let lines = come(follow).map(move |(line, _)| Ok::<_, Infallible>(wish.written(&line)));
-        Body::from_stream(lines.take_until(over(Arc::clone(&admin), app.id.clone())))
+        let gone = removed(Arc::clone(&admin), app.id.clone());
+        Body::from_stream(lines.take_until(gone).take_until(admin.stopping()))
     } else {
         let lines = logs::tail_all(&log_dir, &replicas, wish.lines()).await.map_err(failed)?;
         Body::from(lines.iter().map(|line| wish.written(line)).collect::<String>())
@@ -141,22 +148,14 @@ fn come(follow: FollowAll) -> impl Stream<Item = (Line, String)> {
     })
 }
 
-/// Comes when there is nobody to tell or nothing to tell of: this process makes way, or the app is no more.
-async fn over(admin: Arc<Admin>, app: AppId) {
-    tokio::select! {
-        () = admin.stopping() => {}
-        () = removed(&admin, &app) => {}
-    }
-}
-
 /// Comes when an app is deleted, or has another id.
-async fn removed(admin: &Admin, app: &AppId) {
+async fn removed(admin: Arc<Admin>, app: AppId) {
     let mut coming = admin.house.chronicle.listen(None).coming;
     // It may have gone before anybody listened, or be in what a slow listener missed.
     while admin.house.routes.load().app(app.as_str()).is_some() {
         loop {
             match coming.recv().await {
-                Ok(news) if news.what.removes(app) => return,
+                Ok(news) if news.what.removes(&app) => return,
                 Ok(_) => {}
                 Err(RecvError::Lagged(_)) => break,
                 Err(RecvError::Closed) => return,
@@ -165,17 +164,18 @@ async fn removed(admin: &Admin, app: &AppId) {
     }
 }
 
-/// The first tells where to go on before there is a line.
-fn events(
-    replicas: &[AppId],
-    follow: FollowAll,
-    end: impl Future<Output = ()> + Send + 'static,
-) -> Response {
+/// The first tells where to go on before there is a line; the last one, that there is nothing to go on with.
+fn events(admin: &Arc<Admin>, app: &AppId, replicas: &[AppId], follow: FollowAll) -> Response {
     let first = Event::default().id(follow.marks().to_string()).event(BEGINS);
     let first = first.json_data(Begins { replicas }).ok();
     let lines = come(follow).filter_map(|(line, id)| async move {
         Event::default().id(id).json_data(Told::from(&line)).ok()
     });
-    let events = stream::iter(first).chain(lines).map(Ok::<_, Infallible>);
-    Sse::new(events.take_until(end)).keep_alive(KeepAlive::new().interval(ALIVE)).into_response()
+    let lines = lines.take_until(removed(Arc::clone(admin), app.clone()));
+    let last = Event::default().event(GONE).json_data(Gone { app }).ok();
+    let events =
+        stream::iter(first).chain(lines).chain(stream::iter(last)).map(Ok::<_, Infallible>);
+    Sse::new(events.take_until(admin.stopping()))
+        .keep_alive(KeepAlive::new().interval(ALIVE))
+        .into_response()
 }

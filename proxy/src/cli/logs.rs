@@ -16,6 +16,7 @@ use super::{
     screen,
     stream::{self, Event},
 };
+use crate::admin::GONE;
 
 /// What of an app's output is shown.
 #[derive(Debug, clap::Args)]
@@ -65,6 +66,9 @@ async fn go_on(socket: &Path, path: &str, json: bool) -> anyhow::Result<u8> {
     let mut output = screen::Output::new();
     let mut width = 0;
     stream::follow(socket, path, |event| {
+        if event.name == GONE {
+            return Err(io::Error::other("the app is no more: it was deleted, or has another id"));
+        }
         if let Ok(Begins { replicas }) = serde_json::from_str(event.data) {
             width = name_width(&replicas);
             return Ok(());

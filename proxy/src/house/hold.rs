@@ -129,7 +129,7 @@ impl House {
         is_tried: impl Fn(&AppId) -> bool,
     ) -> Result<(), ReloadError> {
         let inner = self.inner.lock().await;
-        let mut plan = self.plan(&inner, config);
+        let mut plan = self.plan(&inner, config, Lineage::default());
         plan.difference.put.retain(|app| is_tried(&app.id));
         // Nothing else can be in the way.
         if plan.difference.put.iter().all(|app| app.tcp().is_none()) {
@@ -153,8 +153,10 @@ impl House {
         kept.into_iter().map(|app| app.id.clone()).collect()
     }
 
-    fn plan(&self, inner: &Inner, config: &Config) -> Plan {
-        let difference = inner.difference(config);
+    fn plan(&self, inner: &Inner, config: &Config, lineage: Lineage) -> Plan {
+        let mut difference = inner.difference(config);
+        let left = lineage.renamed.iter().map(|(from, _)| from);
+        difference.replace(lineage.deleted.iter().chain(left).cloned(), &config.apps);
         let changes = difference.gone.iter().cloned().map(Change::Remove);
         let (routes, conflicts) =
             self.routes.load().with(changes.chain(difference.put.iter().map(put)));
@@ -171,7 +173,7 @@ impl House {
             rejected: rejected.collect(),
             is_whole: inner.server.is_none(),
             is_trial: false,
-            lineage: Lineage::default(),
+            lineage,
         };
         Plan { difference, routes, conflicts, wish }
     }
@@ -227,11 +229,9 @@ impl House {
         if inner.is_untold {
             return Err(NoSupervisor.into());
         }
-        let Plan { difference, routes, conflicts, mut wish } = self.plan(&inner, &config);
         let traced = self.lineage(&inner.list, list, in_force, &config);
-        if let Wish::Configure { lineage, .. } = &mut wish {
-            lineage.clone_from(&traced);
-        }
+        let Plan { difference, routes, conflicts, wish } =
+            self.plan(&inner, &config, traced.clone());
         self.retry_upgrades(&self.changed_with_upgrade(&inner, &difference)).await;
         self.listens_on(self.configured(&difference, wish).await?);
         self.routes.store(Arc::new(routes));

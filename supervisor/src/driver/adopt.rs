@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     message::{Endpoint, Generation, StartTimes},
-    output::{Capture, Logs, OutputPipe, PipeIdentity, Tail},
+    output::{Capture, OutputPipe, PipeIdentity, Tail},
 };
 
 /// The folder for what instances have of their own, in the state folder.
@@ -200,7 +200,7 @@ impl Driver {
 
     /// Whether an instance is of an earlier app of its id, which was deleted or renamed.
     pub(crate) fn is_strange(&self, app: &AppId, generation: Generation) -> bool {
-        Logs::has_moved(&self.output_path(app, generation))
+        self.logs.is_elsewhere(app, &self.output_path(app, generation))
     }
 
     /// What is kept for an instance, once.

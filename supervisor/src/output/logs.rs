@@ -77,9 +77,9 @@ impl Logs {
         }
     }
 
-    /// Whether the log that a pipe leads to went with its app, which is deleted or renamed.
-    pub(crate) fn has_moved(pipe: &Path) -> bool {
-        whereabouts::pointed_at(pipe).is_some()
+    /// Whether the log that a pipe of an app leads to is another one's: the app that it was is deleted or renamed.
+    pub(crate) fn is_elsewhere(&self, app: &AppId, pipe: &Path) -> bool {
+        whereabouts::pointed_at(pipe).is_some_and(|folder| folder != self.moves.folder_of(app))
     }
 
     fn find_or(&self, folder: PathBuf, spec: OutputSpec) -> Arc<AppLog> {

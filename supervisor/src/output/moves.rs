@@ -404,7 +404,9 @@ mod tests {
         logs.settle();
         // One that comes after the move has its link too.
         let late = begun[1].0.place.link(&pipe("late"));
-        drop((begun, late));
+        // The next instance under the new id shares the log, and is none of an earlier app's.
+        let next = open(&logs, "market:2").place.link(&pipe("next"));
+        drop((begun, late, next));
         for name in ["blog", "shop", "market"] {
             say(&open(&logs, name), "new");
         }
@@ -420,6 +422,9 @@ mod tests {
         assert_eq!(told(&root.join("market.2")), "shop:2\nits end\nits end\n");
         reopened("blog", "blog");
         assert_eq!(told(&aside(&root)[0]), "blog\nits end\n");
+        assert!(!later.is_elsewhere(&id("market:2"), &pipe("next")));
+        assert!(later.is_elsewhere(&id("shop:2"), &pipe("shop:2")));
+        assert!(!later.is_elsewhere(&id("stays"), &pipe("stays")));
         reopened("stays", "stays");
         assert_eq!(told(&root.join("stays")), "stays\nits end\n");
         assert_eq!(told(&root.join("blog")), "new\n");

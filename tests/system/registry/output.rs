@@ -5,9 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use doorbell_tests::{Doorbell, Postgres, eventually, kill};
+use doorbell_tests::{Connection, Doorbell, Postgres, eventually, kill};
+use serde_json::{Value, json};
 
-use super::{add, on};
+use super::{add, keys, on};
 use crate::node;
 
 /// Visits an app at a path, which it prints.
@@ -165,23 +166,45 @@ const LAST_WORDS: &str =
         if (request.url === '/slow') response.write('x'); else response.end(String(process.pid));
     }).listen(process.env.PORT, '127.0.0.1');";
 
+/// Adds an app that prints so.
+fn add_talkative(d: &Doorbell) {
+    let script = LAST_WORDS.replace('{', "{{").replace('}', "}}");
+    let command = format!("command={}", serde_json::json!(["node", "-e", script]));
+    d.ok(&["app", "add", "blog", "hosts=blog.test", &command, "stop.drain=1m"]);
+}
+
+/// Keeps an instance of it busy; gives its pid, and what keeps it.
+fn keep_busy(d: &Doorbell) -> (String, Connection) {
+    visit(d, "/of-old");
+    let pid = d.get("blog.test", "/").text();
+    let mut slow = d.connect();
+    slow.send_get("blog.test", "/slow");
+    eventually("it is printed", || printed(d).iter().any(|text| text.contains("/slow")));
+    (pid, slow)
+}
+
+#[test]
+fn an_app_that_was_renamed_while_its_old_instance_drains_is_taken_up_as_itself() {
+    let mut d = Doorbell::with(&node("main", ""));
+    add_talkative(&d);
+    let (old, slow) = keep_busy(&d);
+    d.ok(&["app", "rename", "blog", "news"]);
+    let renamed = d.get("blog.test", "/").text();
+    assert_ne!(renamed, old);
+    drop(slow);
+    d.kill_supervisor();
+    d.start_again();
+    assert_eq!(d.get("blog.test", "/").text(), renamed, "{}", d.log());
+    assert_eq!(d.state("news"), "ready");
+}
+
 #[test]
 fn an_app_that_drains_while_another_has_its_id_is_not_taken_for_that() {
     let mut d = Doorbell::with(&node("main", ""));
-    let script = LAST_WORDS.replace('{', "{{").replace('}', "}}");
-    let command = format!("command={}", serde_json::json!(["node", "-e", script]));
-    let add = |d: &Doorbell| {
-        let more = ["hosts=blog.test", &command, "stop.drain=1m"];
-        d.ok(&[&["app", "add", "blog"][..], &more].concat());
-    };
-    add(&d);
-    visit(&d, "/of-old");
-    let old = d.get("blog.test", "/").text();
-    let mut slow = d.connect();
-    slow.send_get("blog.test", "/slow");
-    eventually("it is printed", || printed(&d).iter().any(|text| text.contains("/slow")));
+    add_talkative(&d);
+    let (old, slow) = keep_busy(&d);
     d.ok(&["app", "delete", "blog", "--yes"]);
-    add(&d);
+    add_talkative(&d);
     d.kill_supervisor();
     d.start_again();
     visit(&d, "/of-new");
@@ -196,4 +219,29 @@ fn an_app_that_drains_while_another_has_its_id_is_not_taken_for_that() {
     let shown = d.ok(&["logs", "blog"]);
     assert!(shown.contains("/of-new") && !shown.contains("/of-old"), "{shown}");
     assert!(!shown.contains("last words"), "{shown}");
+}
+
+#[test]
+fn an_app_that_takes_the_place_of_another_in_one_step_is_none_the_less_another() {
+    let mut d = Doorbell::with(&node("main", ""));
+    add(&d, "blog", "blog.test");
+    visit(&d, "/of-old");
+    let old = d.app_pid("blog");
+    let mut follow = d.spawn(&["logs", "blog", "-f"]);
+    follow.wait_for_line("/of-old");
+    let apply = json!({"delete": ["blog"], "add": {"blog": keys("blog.test")}});
+    let applied = d.api("admin").ask("POST", "/v1/apply", &[], &apply);
+    assert_eq!(applied.status, 200, "{}", applied.text());
+    assert_eq!(follow.wait(), 1, "it followed the one that is no more");
+    visit(&d, "/of-new");
+    let new = d.app_pid("blog");
+    assert_ne!(new, old, "its definition is the same");
+    let shown = d.ok(&["logs", "blog"]);
+    assert!(shown.contains("/of-new") && !shown.contains("/of-old"), "{shown}");
+    let history: Value = serde_json::from_str(&d.ok(&["history", "blog", "--json"])).expect("JSON");
+    let begun = history.as_array().expect("a list").iter().filter(|one| one["state"] == "starting");
+    assert_eq!(begun.count(), 1, "{history}");
+    d.kill_supervisor();
+    d.start_again();
+    assert_eq!(d.app_pid("blog"), new, "{}", d.log());
 }
