@@ -105,8 +105,8 @@ pub struct House {
     /// What the ledger lists, for those who only look.
     list: watch::Sender<Arc<List>>,
     refused: ArcSwap<Vec<Refused>>,
-    /// Apps of the registry that are in force.
-    in_force: ArcSwap<InForce>,
+    /// Apps of the registry that are in force; `None` as long as nothing has been taken over by this process.
+    in_force: ArcSwapOption<InForce>,
     /// Seals and opens secrets; `None` where there are no keys.
     vault: ArcSwapOption<Vault>,
     /// Addresses of databases were read that stand in the registry in the clear.
@@ -195,7 +195,7 @@ impl House {
             ledger: Arc::default(),
             list: watch::Sender::default(),
             refused: ArcSwap::default(),
-            in_force: ArcSwap::default(),
+            in_force: ArcSwapOption::empty(),
             registry: ArcSwapOption::empty(),
             is_registry_known: watch::Sender::default(),
             registry_problem: ArcSwapOption::empty(),
@@ -315,7 +315,7 @@ impl House {
     /// Apps of the registry that are in force, by the revision at which each came to be.
     #[must_use]
     fn in_force(&self) -> Arc<InForce> {
-        self.in_force.load_full()
+        self.in_force.load_full().unwrap_or_default()
     }
 
     /// Apps of the registry that cannot be, and why.
@@ -331,6 +331,7 @@ impl House {
         if !difference.gone.is_empty() {
             // One that has taken an id over brought its own past.
             let is_heir = |app: &AppId| lineage.renamed.iter().any(|(_, to)| to == app);
+            difference.gone.iter().for_each(|app| self.forget_sealed(app));
             for app in difference.gone.iter().filter(|app| !is_heir(app)) {
                 self.chronicle.forget(app);
                 self.forget_version(app);

@@ -97,7 +97,7 @@ impl Vault {
         if !path.exists() {
             create(&path, &new_line(&SystemRandom::new(), &[])?).map_err(failed)?;
         }
-        Self::read(path, 0o077)
+        Self::read(path)
     }
 
     /// The keys of a credential.
@@ -123,15 +123,15 @@ impl Vault {
         let failed = |error| VaultError::Keys { path: self.path.clone(), error };
         match &self.credential {
             Some(file) => Self::of_credential(file.try_clone().map_err(failed)?),
-            None => Self::read(self.path.clone(), 0),
+            None => Self::read(self.path.clone()),
         }
     }
 
-    /// The keys in a file, which must have none of these bits in its mode.
-    fn read(path: PathBuf, others: u32) -> Result<Self, VaultError> {
+    /// The keys in a file, which nobody else can read.
+    fn read(path: PathBuf) -> Result<Self, VaultError> {
         let failed = |error| VaultError::Keys { path: path.clone(), error };
         let text = fs::read_to_string(&path).map_err(failed)?;
-        if fs::metadata(&path).map_err(failed)?.mode() & others != 0 {
+        if fs::metadata(&path).map_err(failed)?.mode() & 0o077 != 0 {
             return Err(VaultError::Open(path));
         }
         let keys = read(&text).map_err(|line| VaultError::Line { path: path.clone(), line })?;
@@ -206,6 +206,11 @@ impl Vault {
         let text = fs::read_to_string(&self.path).map_err(failed)?;
         let known =
             read(&text).map_err(|line| VaultError::Line { path: self.path.clone(), line })?;
+        let newest = |keys: &[(u32, LessSafeKey)]| keys.last().map(|(number, _)| *number);
+        if newest(&known) != newest(&self.keys) {
+            // Somebody has added one, here and where else it is needed.
+            return self.read_again();
+        }
         let text = format!("{}\n{}", text.trim_end(), new_line(&self.random, &known)?);
         let new = self.path.with_extension("new");
         let _ = fs::remove_file(&new);
@@ -325,7 +330,11 @@ mod tests {
         assert!(matches!(missing, Err(VaultError::NoKey { .. })));
         assert!(matches!(stranger.open_sealed("KEY", &before), Err(VaultError::NoKey { .. })));
         let copied = fs::read(folder.path().join(FILE)).unwrap();
-        fs::write(other.path().join(FILE), copied).unwrap();
+        fs::write(other.path().join(FILE), &copied).unwrap();
+        // One that was added is used, rather than another one made.
+        let added = stranger.with_new_key().unwrap();
+        assert!(added.is_newest(&sealed(&new, "KEY")));
+        assert_eq!(fs::read(other.path().join(FILE)).unwrap(), copied);
         let stranger = stranger.read_again().unwrap();
         assert_eq!(stranger.open_sealed("KEY", &before).unwrap().reveal(), "hunter2");
     }

@@ -7,6 +7,7 @@ use super::{
     audit::{self, Act, Actor},
     error::WriteError,
     now_ms,
+    owner::Owner,
     row::Revision,
     secret, storable,
     store::{Row, Transaction, Value, stored},
@@ -26,6 +27,8 @@ pub struct Edit {
     pub expect: Expect,
     /// What becomes of it.
     pub what: What,
+    /// Whether it is an app of files, of which secrets and a version are here, and nothing else.
+    pub is_of_file: bool,
 }
 
 /// What a writer expects of an app. Where it is not so, nothing is written.
@@ -128,6 +131,12 @@ async fn apply_all(
 }
 
 impl Edit {
+    /// Whose secrets and version it is about.
+    fn owner(&self) -> Owner {
+        let app = self.app.clone();
+        if self.is_of_file { Owner::File(app) } else { Owner::Registry(app) }
+    }
+
     /// What the audit log says of it.
     fn act(&self) -> Act {
         let (what, subject) = match &self.what {
@@ -176,15 +185,15 @@ impl<'e> Ready<'e> {
     ) -> Result<bool, WriteError> {
         let app = &self.edit.app;
         let found = self.edit.expect.check(transaction, app).await?;
-        // An app of a file has secrets too, and is not here.
         let must_exist = matches!(self.edit.what, What::Rename(_) | What::Reword(_));
         if found.is_none() && must_exist {
             return Err(WriteError::Conflict { app: app.clone(), found });
         }
-        let change = Change { app, revision, at };
+        let owner = self.edit.owner();
+        let change = Change { app, owner: &owner, revision, at };
         match &self.edit.what {
             What::Put(_) if found.is_none() => {
-                Change::forget_earlier(transaction, app).await?;
+                Change::forget_earlier(transaction, &owner).await?;
                 change.put(transaction, self.text.as_deref().unwrap_or("{}")).await?;
             }
             What::Put(_) => change.put(transaction, self.text.as_deref().unwrap_or("{}")).await?,
@@ -195,21 +204,21 @@ impl<'e> Ready<'e> {
             What::Delete => change.delete(transaction).await?,
             What::Rename(to) => change.rename(transaction, to).await?,
             What::PutSecret { name, sealed } => {
-                secret::put(transaction, app, name, sealed, at).await?;
+                secret::put(transaction, &owner, name, sealed, at).await?;
             }
             What::KeepSecret { name, sealed } => {
-                if !secret::keep(transaction, app, name, sealed, at).await? {
+                if !secret::keep(transaction, &owner, name, sealed, at).await? {
                     return Ok(false);
                 }
             }
             What::Reseal { name, was, sealed } => {
-                if !secret::reseal(transaction, app, name, was, sealed).await? {
+                if !secret::reseal(transaction, &owner, name, was, sealed).await? {
                     return Ok(false);
                 }
             }
-            What::Reach(version) => upgrade::reach(transaction, app, version).await?,
+            What::Reach(version) => upgrade::reach(transaction, &owner, version).await?,
             What::RemoveSecret { name } => {
-                if !secret::remove(transaction, app, name).await? {
+                if !secret::remove(transaction, &owner, name).await? {
                     return Ok(false);
                 }
             }
@@ -248,6 +257,7 @@ async fn revision_of(
 /// A change that is as expected.
 struct Change<'c> {
     app: &'c AppId,
+    owner: &'c Owner,
     revision: Revision,
     at: u64,
 }
@@ -269,7 +279,7 @@ impl Change<'_> {
                     THEN excluded.created_at ELSE app.created_at END";
         let [app, revision, at] = self.values();
         transaction.rows(PUT, &[app, revision, Value::Text(text), at]).await?;
-        Ok(upgrade::forgive(transaction, self.app).await?)
+        Ok(upgrade::forgive(transaction, self.owner).await?)
     }
 
     /// Who has changed it last, and what came of its upgrade, is as it was.
@@ -282,14 +292,17 @@ impl Change<'_> {
 
     /// Leaves a tombstone, of which other Doorbells learn.
     async fn delete(&self, transaction: &mut Transaction) -> Result<(), WriteError> {
-        Self::forget_earlier(transaction, self.app).await?;
+        Self::forget_earlier(transaction, self.owner).await?;
         self.bury(transaction).await
     }
 
     /// What an app of this id had is nobody else's.
-    async fn forget_earlier(transaction: &mut Transaction, app: &AppId) -> Result<(), WriteError> {
-        secret::remove_all(transaction, app).await?;
-        Ok(upgrade::forget(transaction, app).await?)
+    async fn forget_earlier(
+        transaction: &mut Transaction,
+        owner: &Owner,
+    ) -> Result<(), WriteError> {
+        secret::remove_all(transaction, owner).await?;
+        Ok(upgrade::forget(transaction, owner).await?)
     }
 
     async fn bury(&self, transaction: &mut Transaction) -> Result<(), WriteError> {
@@ -313,9 +326,10 @@ impl Change<'_> {
         Expect::Absent.check(transaction, to).await?;
         let [app, revision, at] = self.values();
         transaction.rows(COPY, &[app, revision, at, Value::Text(to.as_str())]).await?;
-        Self::forget_earlier(transaction, to).await?;
-        secret::move_all(transaction, self.app, to).await?;
-        upgrade::rename(transaction, self.app, to).await?;
+        let heir = Owner::Registry(to.clone());
+        Self::forget_earlier(transaction, &heir).await?;
+        secret::move_all(transaction, self.owner, &heir).await?;
+        upgrade::rename(transaction, self.owner, &heir).await?;
         self.bury(transaction).await
     }
 

@@ -34,6 +34,10 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("migration/5.sqlite.sql"),
         postgres: include_str!("migration/5.postgres.sql"),
     },
+    Migration {
+        sqlite: include_str!("migration/6.sqlite.sql"),
+        postgres: include_str!("migration/6.postgres.sql"),
+    },
 ];
 
 /// Asks for a registry's version.

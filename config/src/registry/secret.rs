@@ -6,10 +6,10 @@ use std::fmt;
 use super::{
     Registry,
     error::{RegistryError, WriteError},
+    owner::Owner,
     storable,
     store::{Transaction, Value, stored},
 };
-use crate::name::AppId;
 
 /// Most bytes that a sealed secret has.
 pub const MOST_SECRET_BYTES: usize = 64 * 1024;
@@ -32,24 +32,23 @@ impl fmt::Debug for SealedSecret {
 }
 
 impl Registry {
-    /// All apps that have secrets, those of files and those that are gone from them too.
+    /// All that have secrets, apps that are gone from files too.
     ///
     /// # Errors
     /// When the registry cannot be read.
-    pub async fn apps_with_secrets(&self) -> Result<Vec<AppId>, RegistryError> {
+    pub async fn owners_of_secrets(&self) -> Result<Vec<Owner>, RegistryError> {
         let rows = self.store.rows("SELECT DISTINCT app FROM secret", &[]).await?;
-        let ids = rows.iter().map(|row| row.column::<String>(0));
-        // What is no id was not written here, and is no app's.
-        ids.filter_map(|id| id.map(|id| AppId::parse(&id).ok()).transpose()).collect()
+        let keys = rows.iter().map(|row| row.column::<String>(0));
+        keys.filter_map(|key| key.map(|key| Owner::of_key(&key)).transpose()).collect()
     }
 
     /// The secrets of an app, by name. An app that is gone has none.
     ///
     /// # Errors
     /// When the registry cannot be read.
-    pub async fn secrets(&self, app: &AppId) -> Result<Vec<SealedSecret>, RegistryError> {
+    pub async fn secrets(&self, owner: &Owner) -> Result<Vec<SealedSecret>, RegistryError> {
         const LIST: &str = "SELECT name, sealed, changed_at FROM secret WHERE app = $1";
-        let rows = self.store.rows(LIST, &[Value::Text(app.as_str())]).await?;
+        let rows = self.store.rows(LIST, &[Value::Text(&owner.key())]).await?;
         let secrets = rows.iter().map(|row| {
             Ok(SealedSecret {
                 name: row.column(0)?,
@@ -76,7 +75,7 @@ pub(super) fn check(name: &str, sealed: Option<&[u8]>) -> Result<(), WriteError>
 
 pub(super) async fn put(
     transaction: &mut Transaction,
-    app: &AppId,
+    owner: &Owner,
     name: &str,
     sealed: &[u8],
     at: u64,
@@ -86,7 +85,8 @@ pub(super) async fn put(
         ON CONFLICT (app, name) DO UPDATE SET
             sealed = excluded.sealed,
             changed_at = excluded.changed_at";
-    let key = [Value::Text(app.as_str()), Value::Text(name)];
+    let owner = owner.key();
+    let key = [Value::Text(&owner), Value::Text(name)];
     let values = [key[0], key[1], Value::Bytes(sealed), Value::Number(stored(at))];
     transaction.rows(PUT, &values).await.map(drop)
 }
@@ -94,7 +94,7 @@ pub(super) async fn put(
 /// Puts a secret where there is none; says whether it was put.
 pub(super) async fn keep(
     transaction: &mut Transaction,
-    app: &AppId,
+    owner: &Owner,
     name: &str,
     sealed: &[u8],
     at: u64,
@@ -102,7 +102,8 @@ pub(super) async fn keep(
     const KEEP: &str = "
         INSERT INTO secret (app, name, sealed, changed_at) VALUES ($1, $2, $3, $4)
         ON CONFLICT (app, name) DO NOTHING RETURNING name";
-    let key = [Value::Text(app.as_str()), Value::Text(name)];
+    let owner = owner.key();
+    let key = [Value::Text(&owner), Value::Text(name)];
     let values = [key[0], key[1], Value::Bytes(sealed), Value::Number(stored(at))];
     Ok(!transaction.rows(KEEP, &values).await?.is_empty())
 }
@@ -110,14 +111,15 @@ pub(super) async fn keep(
 /// Puts one sealed text in the place of another; says whether that was there.
 pub(super) async fn reseal(
     transaction: &mut Transaction,
-    app: &AppId,
+    owner: &Owner,
     name: &str,
     was: &[u8],
     sealed: &[u8],
 ) -> Result<bool, RegistryError> {
     const RESEAL: &str = "
         UPDATE secret SET sealed = $4 WHERE app = $1 AND name = $2 AND sealed = $3 RETURNING name";
-    let key = [Value::Text(app.as_str()), Value::Text(name)];
+    let owner = owner.key();
+    let key = [Value::Text(&owner), Value::Text(name)];
     let values = [key[0], key[1], Value::Bytes(was), Value::Bytes(sealed)];
     Ok(!transaction.rows(RESEAL, &values).await?.is_empty())
 }
@@ -125,27 +127,29 @@ pub(super) async fn reseal(
 /// Whether there was such a secret.
 pub(super) async fn remove(
     transaction: &mut Transaction,
-    app: &AppId,
+    owner: &Owner,
     name: &str,
 ) -> Result<bool, RegistryError> {
     const REMOVE: &str = "DELETE FROM secret WHERE app = $1 AND name = $2 RETURNING name";
-    let rows = transaction.rows(REMOVE, &[Value::Text(app.as_str()), Value::Text(name)]).await?;
+    let owner = owner.key();
+    let rows = transaction.rows(REMOVE, &[Value::Text(&owner), Value::Text(name)]).await?;
     Ok(!rows.is_empty())
 }
 
 pub(super) async fn remove_all(
     transaction: &mut Transaction,
-    app: &AppId,
+    owner: &Owner,
 ) -> Result<(), RegistryError> {
-    let app = Value::Text(app.as_str());
-    transaction.rows("DELETE FROM secret WHERE app = $1", &[app]).await.map(drop)
+    let owner = owner.key();
+    transaction.rows("DELETE FROM secret WHERE app = $1", &[Value::Text(&owner)]).await.map(drop)
 }
 
 pub(super) async fn move_all(
     transaction: &mut Transaction,
-    from: &AppId,
-    to: &AppId,
+    from: &Owner,
+    to: &Owner,
 ) -> Result<(), RegistryError> {
-    let values = [Value::Text(from.as_str()), Value::Text(to.as_str())];
+    let (from, to) = (from.key(), to.key());
+    let values = [Value::Text(&from), Value::Text(&to)];
     transaction.rows("UPDATE secret SET app = $2 WHERE app = $1", &values).await.map(drop)
 }

@@ -10,7 +10,9 @@
 use super::{
     Registry, advance,
     error::{RegistryError, WriteError},
-    now_ms, storable,
+    now_ms,
+    owner::Owner,
+    storable,
     store::{Row, Transaction, Value, stored},
     upgrade,
 };
@@ -132,7 +134,7 @@ async fn enter(
         None if stays.is_empty() && !is_other => 0,
         None => {
             // What it is up to date with was of the earlier one.
-            upgrade::forget(transaction, app).await?;
+            upgrade::forget(transaction, &Owner::File(app.clone())).await?;
             advance(transaction, 1).await?.number()
         }
     };

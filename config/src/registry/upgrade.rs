@@ -13,10 +13,11 @@ use super::{
     Registry, advance,
     audit::{self, Act, Actor},
     error::{RegistryError, WriteError},
-    now_ms, printable, storable,
+    now_ms,
+    owner::Owner,
+    printable, storable,
     store::{Row, Transaction, Value, stored},
 };
-use crate::name::AppId;
 
 /// By how much a turn outlasts what is done in it.
 const SLACK: Duration = Duration::from_secs(60);
@@ -55,8 +56,8 @@ impl Registry {
     ///
     /// # Errors
     /// When the registry cannot be read.
-    pub async fn upgraded_to(&self, app: &AppId) -> Result<Option<String>, RegistryError> {
-        let rows = self.store.rows(FIND, &[Value::Text(app.as_str())]).await?;
+    pub async fn upgraded_to(&self, owner: &Owner) -> Result<Option<String>, RegistryError> {
+        let rows = self.store.rows(FIND, &[Value::Text(&owner.key())]).await?;
         rows.first().map_or(Ok(None), |row| row.column(0))
     }
 
@@ -67,22 +68,23 @@ impl Registry {
     /// When a name cannot be stored, or the registry fails.
     pub async fn begin_upgrade(
         &self,
-        app: &AppId,
+        owner: &Owner,
         version: &str,
         doorbell: &str,
         lasts: Duration,
     ) -> Result<Turn, WriteError> {
         storable("version", version)?;
         // Nearly always it is done, and nothing has to be written.
-        let known = self.store.rows(FIND, &[Value::Text(app.as_str())]).await?;
+        let known = self.store.rows(FIND, &[Value::Text(&owner.key())]).await?;
         if let Some(turn) =
             known.first().map(|row| known_turn(row, version, doorbell)).transpose()?
             && let Some(turn) = turn
         {
             return Ok(turn);
         }
-        let begun = self
-            .transact(async |transaction| begin(transaction, app, version, doorbell, lasts).await);
+        let begun = self.transact(async |transaction| {
+            begin(transaction, owner, version, doorbell, lasts).await
+        });
         Ok(begun.await?)
     }
 
@@ -92,27 +94,27 @@ impl Registry {
     /// When the registry fails.
     pub async fn end_upgrade(
         &self,
-        app: &AppId,
+        owner: &Owner,
         ended: Ended<'_>,
         doorbell: &str,
         by: &Actor,
     ) -> Result<bool, WriteError> {
-        self.transact(async |transaction| end(transaction, app, ended, doorbell, by).await).await
+        self.transact(async |transaction| end(transaction, owner, ended, doorbell, by).await).await
     }
 
     /// Somebody has decided that an upgrade which failed is tried again.
     ///
     /// # Errors
     /// When the registry fails.
-    pub async fn retry_upgrade(&self, app: &AppId) -> Result<(), RegistryError> {
-        let rows = self.store.rows(FIND, &[Value::Text(app.as_str())]).await?;
+    pub async fn retry_upgrade(&self, owner: &Owner) -> Result<(), RegistryError> {
+        let rows = self.store.rows(FIND, &[Value::Text(&owner.key())]).await?;
         let has_failed = rows.first().map(|row| row.column::<Option<String>>(3)).transpose()?;
         if has_failed.flatten().is_none() {
             return Ok(());
         }
         self.transact(async |transaction| {
             advance(transaction, 0).await?;
-            forgive(transaction, app).await
+            forgive(transaction, owner).await
         })
         .await
     }
@@ -137,7 +139,7 @@ fn known_turn(row: &Row, version: &str, doorbell: &str) -> Result<Option<Turn>, 
 
 async fn begin(
     transaction: &mut Transaction,
-    app: &AppId,
+    owner: &Owner,
     version: &str,
     doorbell: &str,
     lasts: Duration,
@@ -148,7 +150,8 @@ async fn begin(
             doorbell = excluded.doorbell, until = excluded.until, failed = NULL, why = NULL";
     // One after the other, among all Doorbells.
     advance(transaction, 0).await?;
-    let app = Value::Text(app.as_str());
+    let key = owner.key();
+    let app = Value::Text(&key);
     if let Some(row) = transaction.rows(FIND, &[app]).await?.first()
         && let Some(turn) = known_turn(row, version, doorbell)?
     {
@@ -163,7 +166,7 @@ async fn begin(
 
 async fn end(
     transaction: &mut Transaction,
-    app: &AppId,
+    owner: &Owner,
     ended: Ended<'_>,
     doorbell: &str,
     by: &Actor,
@@ -179,8 +182,9 @@ async fn end(
         Ended::CalledOff => (None, None, None),
     };
     let why = why.map(printable);
+    let key = owner.key();
     let values = [
-        Value::Text(app.as_str()),
+        Value::Text(&key),
         Value::Text(doorbell),
         Value::MaybeText(reached),
         Value::MaybeText(failed),
@@ -188,7 +192,7 @@ async fn end(
     ];
     let was_its = !transaction.rows(END, &values).await?.is_empty();
     if let (true, Some(version)) = (was_its, reached) {
-        let (app, subject) = (Some(app.clone()), Some(version.to_owned()));
+        let (app, subject) = (Some(owner.app().clone()), Some(version.to_owned()));
         let act = Act { what: "upgrade app".into(), app, subject };
         audit::note(transaction, &act, by, None, now_ms()).await?;
     }
@@ -198,48 +202,50 @@ async fn end(
 /// Data that came with an app is up to date with this version.
 pub(super) async fn reach(
     transaction: &mut Transaction,
-    app: &AppId,
+    owner: &Owner,
     version: &str,
 ) -> Result<(), RegistryError> {
     const REACH: &str = "
         INSERT INTO upgrade (app, version) VALUES ($1, $2)
         ON CONFLICT (app) DO UPDATE SET version = excluded.version, failed = NULL, why = NULL";
-    let values = [Value::Text(app.as_str()), Value::Text(version)];
+    let owner = owner.key();
+    let values = [Value::Text(&owner), Value::Text(version)];
     transaction.rows(REACH, &values).await.map(drop)
 }
 
 /// Its definition is another one, or somebody says so: what failed is tried again.
 pub(super) async fn forgive(
     transaction: &mut Transaction,
-    app: &AppId,
+    owner: &Owner,
 ) -> Result<(), RegistryError> {
     const FORGIVE: &str = "UPDATE upgrade SET failed = NULL, why = NULL WHERE app = $1";
-    transaction.rows(FORGIVE, &[Value::Text(app.as_str())]).await.map(drop)
+    transaction.rows(FORGIVE, &[Value::Text(&owner.key())]).await.map(drop)
 }
 
 /// An app is gone, and what it was with it.
 pub(super) async fn forget(
     transaction: &mut Transaction,
-    app: &AppId,
+    owner: &Owner,
 ) -> Result<(), RegistryError> {
-    let app = Value::Text(app.as_str());
-    transaction.rows("DELETE FROM upgrade WHERE app = $1", &[app]).await.map(drop)
+    let owner = owner.key();
+    transaction.rows("DELETE FROM upgrade WHERE app = $1", &[Value::Text(&owner)]).await.map(drop)
 }
 
 /// An app has another id. Not while it is upgraded: under that id the same would be begun beside it.
 pub(super) async fn rename(
     transaction: &mut Transaction,
-    from: &AppId,
-    to: &AppId,
+    from: &Owner,
+    to: &Owner,
 ) -> Result<(), WriteError> {
-    if let Some(row) = transaction.rows(FIND, &[Value::Text(from.as_str())]).await?.first()
+    if let Some(row) = transaction.rows(FIND, &[Value::Text(&from.key())]).await?.first()
         && row.column::<Option<String>>(1)?.is_some()
         && row.maybe_number(2)?.unwrap_or_default() > now_ms()
     {
         let why = "its upgrade is under way: try again when that has ended".into();
-        return Err(WriteError::Refused { what: format!("app \"{from}\""), why });
+        return Err(WriteError::Refused { what: format!("app \"{}\"", from.app()), why });
     }
-    let values = [Value::Text(from.as_str()), Value::Text(to.as_str())];
+    let (from, to) = (from.key(), to.key());
+    let values = [Value::Text(&from), Value::Text(&to)];
     transaction.rows("UPDATE upgrade SET app = $2 WHERE app = $1", &values).await?;
     Ok(())
 }

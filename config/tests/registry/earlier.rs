@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use doorbell_config::registry::{Expect, NewToken, Revision, TokenHash, Turn, What};
+use doorbell_config::registry::{Expect, NewToken, Owner, Revision, TokenHash, Turn, What};
 
-use crate::place::{Place, edit, id, ids, named, somebody, write};
+use crate::place::{Place, edit, id, ids, named, of, somebody, write};
 
 crate::on_both!(a_registry_of_each_earlier_version_is_taken_over_with_all_that_is_in_it);
 
 /// What each version added, for SQLite and PostgreSQL.
-const SCRIPTS: [[&str; 2]; 5] = [
+const SCRIPTS: [[&str; 2]; 6] = [
     [
         include_str!("../../src/registry/migration/1.sqlite.sql"),
         include_str!("../../src/registry/migration/1.postgres.sql"),
@@ -30,6 +30,10 @@ const SCRIPTS: [[&str; 2]; 5] = [
         include_str!("../../src/registry/migration/5.sqlite.sql"),
         include_str!("../../src/registry/migration/5.postgres.sql"),
     ],
+    [
+        include_str!("../../src/registry/migration/6.sqlite.sql"),
+        include_str!("../../src/registry/migration/6.postgres.sql"),
+    ],
 ];
 
 const HASH: [u8; 32] = [0xab; 32];
@@ -47,15 +51,17 @@ fn rows(version: usize, is_postgres: bool) -> String {
             "INSERT INTO app VALUES ('blog', 2, 1, '{{\"name\": \"one\"}}', 1000, 2000);
              INSERT INTO app VALUES ('gone', 3, 3, NULL, 3000, 3000);
              INSERT INTO secret VALUES ('blog', 'KEY', {sealed}, 2000);
+             INSERT INTO secret VALUES ('main', 'KEY', {sealed}, 2000);
              INSERT INTO token VALUES ('ci', 'read', {hash}, 1000, NULL, NULL);
              INSERT INTO audit (at, actor, origin, act, app, subject, revision)
                  VALUES (1000, 'unix:0', 'admin.sock', 'put app', 'blog', NULL, 1);
              UPDATE registry SET revision = 3;"
         ),
         2 => "UPDATE registry SET installation = 'the first';".into(),
-        3 => "INSERT INTO upgrade (app, version) VALUES ('blog', '1');".into(),
+        3 => "INSERT INTO upgrade (app, version) VALUES ('blog', '1'), ('main', '1');".into(),
         4 => "UPDATE upgrade SET failed = '2', why = 'exited with status 5';".into(),
         5 => "INSERT INTO file_app VALUES ('main', 'a', 7, 1, 1);".into(),
+        6 => String::new(),
         other => panic!("what does version {other} keep?"),
     }
 }
@@ -102,17 +108,23 @@ async fn holds_all(place: &Place, version: usize) {
     assert_eq!((app.created_at, app.changed_at), (1000, 2000));
     let later = registry.changes_since(Revision::new(2)).await.unwrap();
     assert_eq!((later.whole, later.gone), (false, vec![id("gone")]), "{version}");
-    let secrets = registry.secrets(&blog).await.unwrap();
-    assert_eq!((secrets[0].name.as_str(), &secrets[0].sealed[..]), ("KEY", &b"\xc0\xff\xee"[..]));
+    let of_file = Owner::File(id("main"));
+    for owner in [&of("blog"), &of_file] {
+        let secrets = registry.secrets(owner).await.unwrap();
+        let [secret] = &secrets[..] else { panic!("{version}: {owner:?}: {secrets:?}") };
+        assert_eq!((secret.name.as_str(), &secret.sealed[..]), ("KEY", &b"\xc0\xff\xee"[..]));
+    }
     let token = registry.find_token(&TokenHash(HASH)).await.unwrap().expect("a token");
     assert_eq!((token.name.as_str(), token.scope.as_str()), ("ci", "read"));
     let audit = registry.audit(None, None, 10).await.unwrap();
     assert_eq!((audit.len(), audit[0].act.what.as_str()), (1, "put app"));
     let installation = registry.installation().await.unwrap();
     assert!(if version < 2 { !installation.is_empty() } else { installation == "the first" });
-    let reached = registry.upgraded_to(&blog).await.unwrap();
-    assert_eq!(reached.as_deref(), (version >= 3).then_some("1"), "{version}");
-    let turn = registry.begin_upgrade(&blog, "2", "a", LONG).await.unwrap();
+    for owner in [&of("blog"), &of_file] {
+        let reached = registry.upgraded_to(owner).await.unwrap();
+        assert_eq!(reached.as_deref(), (version >= 3).then_some("1"), "{version}");
+    }
+    let turn = registry.begin_upgrade(&of("blog"), "2", "a", LONG).await.unwrap();
     match version {
         ..4 => assert_eq!(turn, Turn::Yours, "{version}"),
         _ => assert_eq!(turn, Turn::Failed("exited with status 5".into()), "{version}"),
@@ -129,7 +141,7 @@ async fn works(place: &Place, version: usize) {
     let delete = [edit("blog", Expect::Anything, What::Delete)];
     registry.write(&delete, &somebody()).await.unwrap();
     assert_eq!(ids(&registry).await, ["gone"], "{version}");
-    assert!(registry.secrets(&id("blog")).await.unwrap().is_empty());
+    assert!(registry.secrets(&of("blog")).await.unwrap().is_empty());
     let hash = TokenHash([1; 32]);
     let token = NewToken { name: "new".into(), scope: "admin".into(), hash, expires_at: None };
     registry.add_token(&token, &somebody()).await.unwrap();

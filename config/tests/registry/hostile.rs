@@ -5,7 +5,7 @@ use doorbell_config::registry::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::place::{Place, edit, id, ids, somebody, write};
+use crate::place::{Place, edit, id, ids, of, somebody, write};
 
 const NAMES: &[&str] = &[
     "'; DROP TABLE app; --",
@@ -59,7 +59,7 @@ async fn hostile_names_are_kept_as_they_are(place: Place) {
         let entry = &registry.audit(None, None, 1).await.unwrap()[0];
         assert_eq!((&entry.by, entry.act.subject.as_ref()), (&by, Some(&name)));
     }
-    let secrets = registry.secrets(&id("blog")).await.unwrap();
+    let secrets = registry.secrets(&of("blog")).await.unwrap();
     let mut names: Vec<_> = secrets.iter().map(|secret| &*secret.name).collect();
     let mut expected = NAMES.to_vec();
     names.sort_unstable();
@@ -70,7 +70,7 @@ async fn hostile_names_are_kept_as_they_are(place: Place) {
         let remove = What::RemoveSecret { name: (*name).into() };
         registry.write(&[edit("blog", Expect::Present, remove)], &somebody()).await.unwrap();
     }
-    assert_eq!(registry.secrets(&id("blog")).await.unwrap(), []);
+    assert_eq!(registry.secrets(&of("blog")).await.unwrap(), []);
     assert_eq!(registry.tokens().await.unwrap(), []);
     assert_eq!(ids(&registry).await, ["blog"]);
 }

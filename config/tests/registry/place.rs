@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use doorbell_config::{
     name::AppId,
-    registry::{Actor, Edit, Expect, Location, Registry, Revision, What, WriteError},
+    registry::{Actor, Edit, Expect, Location, Owner, Registry, Revision, What, WriteError},
 };
 use doorbell_tests::Postgres;
 use serde_json::{Map, Value};
@@ -123,8 +123,13 @@ pub(crate) fn somebody() -> Actor {
     Actor { name: "unix:1000".into(), from: "admin.sock".into() }
 }
 
+/// Whose secrets and version those of an app of the registry are.
+pub(crate) fn of(app: &str) -> Owner {
+    Owner::Registry(id(app))
+}
+
 pub(crate) fn edit(app: &str, expect: Expect, what: What) -> Edit {
-    Edit { app: id(app), expect, what }
+    Edit { app: id(app), expect, what, is_of_file: false }
 }
 
 pub(crate) fn put(app: &str, expect: Expect, name: &str) -> Edit {

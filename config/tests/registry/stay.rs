@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use doorbell_config::registry::{Ended, Entrance, Registry, Turn};
+use doorbell_config::registry::{Ended, Entrance, Owner, Registry, Turn};
 
 use crate::place::{Place, id, somebody};
 
@@ -85,11 +85,12 @@ async fn who_left_before_it_was_noted_was_there(place: Place) {
 async fn what_an_earlier_one_was_up_to_is_forgotten(place: Place) {
     let registry = place.open().await;
     let long = Duration::from_secs(600);
-    let turn = async || registry.begin_upgrade(&id("blog"), "1", "a", long).await.unwrap();
+    let turn =
+        async || registry.begin_upgrade(&Owner::File(id("blog")), "1", "a", long).await.unwrap();
     enter(&registry, "a", false).await;
     assert_eq!(turn().await, Turn::Yours);
     let reached = Ended::Reached("1");
-    registry.end_upgrade(&id("blog"), reached, "a", &somebody()).await.unwrap();
+    registry.end_upgrade(&Owner::File(id("blog")), reached, "a", &somebody()).await.unwrap();
     leave(&registry, "a").await;
     assert_eq!(turn().await, Turn::Done);
     enter(&registry, "a", false).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use doorbell_config::registry::{Ended, Expect, Registry, Turn, What};
 
-use crate::place::{Place, edit, id, named, somebody, write};
+use crate::place::{Place, edit, id, named, of, somebody, write};
 
 crate::on_both!(
     a_version_is_upgraded_to_once,
@@ -18,11 +18,11 @@ crate::on_both!(
 const LONG: Duration = Duration::from_secs(600);
 
 async fn ask(registry: &Registry, version: &str, doorbell: &str) -> Turn {
-    registry.begin_upgrade(&id("blog"), version, doorbell, LONG).await.unwrap()
+    registry.begin_upgrade(&of("blog"), version, doorbell, LONG).await.unwrap()
 }
 
 async fn end(registry: &Registry, ended: Ended<'_>, doorbell: &str) -> bool {
-    registry.end_upgrade(&id("blog"), ended, doorbell, &somebody()).await.unwrap()
+    registry.end_upgrade(&of("blog"), ended, doorbell, &somebody()).await.unwrap()
 }
 
 async fn a_version_is_upgraded_to_once(place: Place) {
@@ -55,7 +55,6 @@ async fn a_turn_that_was_called_off_is_anybodys(place: Place) {
 
 async fn what_failed_is_not_tried_again_before_somebody_decides(place: Place) {
     let registry = place.open().await;
-    let blog = id("blog");
     let fail = async || {
         assert_eq!(ask(&registry, "2", "a").await, Turn::Yours);
         let failed = Ended::Failed { version: "2", why: "no such \u{1b}column" };
@@ -71,7 +70,7 @@ async fn what_failed_is_not_tried_again_before_somebody_decides(place: Place) {
         assert!(why.contains("column") && !why.contains('\u{1b}'), "{why}");
     }
     assert_eq!(ask(&registry, "1", "b").await, Turn::Done, "the last good one");
-    registry.retry_upgrade(&blog).await.unwrap();
+    registry.retry_upgrade(&of("blog")).await.unwrap();
     fail().await;
     write(&registry, "blog", "another definition").await;
     fail().await;
@@ -80,7 +79,7 @@ async fn what_failed_is_not_tried_again_before_somebody_decides(place: Place) {
     end(&registry, Ended::CalledOff, "b").await;
     assert_eq!(ask(&registry, "2", "b").await, Turn::Yours);
     end(&registry, Ended::Reached("2"), "b").await;
-    registry.retry_upgrade(&blog).await.unwrap();
+    registry.retry_upgrade(&of("blog")).await.unwrap();
     assert_eq!(ask(&registry, "2", "a").await, Turn::Done);
 }
 
@@ -120,18 +119,18 @@ async fn what_an_app_was_up_to_goes_with_it(place: Place) {
     assert!(refused.to_string().contains("upgrade is under way"), "{refused}");
     end(&registry, Ended::CalledOff, "a").await;
     registry.write(&rename, &somebody()).await.unwrap();
-    let news = registry.begin_upgrade(&id("news"), "1", "a", LONG).await.unwrap();
+    let news = registry.begin_upgrade(&of("news"), "1", "a", LONG).await.unwrap();
     assert_eq!(news, Turn::Done);
-    assert_eq!(registry.upgraded_to(&id("news")).await.unwrap().as_deref(), Some("1"));
+    assert_eq!(registry.upgraded_to(&of("news")).await.unwrap().as_deref(), Some("1"));
     let delete = [edit("news", Expect::Present, What::Delete)];
     registry.write(&delete, &somebody()).await.unwrap();
     write(&registry, "news", "another one").await;
-    let news = registry.begin_upgrade(&id("news"), "1", "a", LONG).await.unwrap();
+    let news = registry.begin_upgrade(&of("news"), "1", "a", LONG).await.unwrap();
     assert_eq!(news, Turn::Yours);
     // One that comes with its data.
     let put = edit("shop", Expect::Absent, What::Put(named("one")));
     let reach = edit("shop", Expect::Anything, What::Reach("7".into()));
     registry.write(&[put, reach], &somebody()).await.unwrap();
-    let shop = registry.begin_upgrade(&id("shop"), "7", "a", LONG).await.unwrap();
+    let shop = registry.begin_upgrade(&of("shop"), "7", "a", LONG).await.unwrap();
     assert_eq!(shop, Turn::Done);
 }

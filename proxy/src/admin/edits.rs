@@ -245,10 +245,9 @@ pub(super) async fn apply(
     let put = put.into_iter().map(|(id, keys)| (expect(&id), id, What::Put(keys.0)));
     let put = put.map(|(expect, id, what)| (id, expect, what));
     let add = add.into_iter().map(|(id, keys)| (id, Expect::Absent, What::Put(keys.0)));
-    let edits = gone
-        .chain(put)
-        .chain(add)
-        .map(|(id, expect, what)| Ok(Edit { app: of_registry(&admin, &id)?, expect, what }));
+    let edits = gone.chain(put).chain(add).map(|(id, expect, what)| {
+        Ok(Edit { app: of_registry(&admin, &id)?, expect, what, is_of_file: false })
+    });
     let mut edits: Vec<_> = edits.collect::<Result<_, Problem>>()?;
     let apps: Vec<_> = edits.iter().map(|edit| edit.app.to_string()).collect();
     edits.extend(secrets);
@@ -320,7 +319,8 @@ struct Change {
 impl Change {
     async fn make(self, admin: &Admin, who: &Identity, how: How) -> Result<Changed, Problem> {
         let Self { id, condition, what } = self;
-        let edits = vec![Edit { app: id.clone(), expect: condition.expect, what }];
+        let edits =
+            vec![Edit { app: id.clone(), expect: condition.expect, what, is_of_file: false }];
         let Edited { revision, report, same } = admin
             .house
             .edit(edits, who.actor.clone(), how.trial())

@@ -110,7 +110,8 @@ impl House {
             let Some(sealed) = sealed else { continue };
             let expect = Expect::Revision(row.revision);
             let app = row.id;
-            let edit = Edit { app: app.clone(), expect, what: What::Reword(sealed) };
+            let what = What::Reword(sealed);
+            let edit = Edit { app: app.clone(), expect, what, is_of_file: false };
             match registry.write(&[edit], by).await {
                 Ok(_) => count += 1,
                 // Who changed it meanwhile has sealed it.

@@ -33,7 +33,7 @@ impl House {
     /// Why that cannot be known, in words for operators.
     pub async fn upgraded_to(&self, app: &AppId) -> Result<Option<String>, String> {
         let registry = self.registry().map_err(|error| error.to_string())?;
-        registry.upgraded_to(app).await.map_err(|error| error.to_string())
+        registry.upgraded_to(&self.owner(app)).await.map_err(|error| error.to_string())
     }
 
     /// All secrets of an app, opened; not the password of its database, which it gets anew elsewhere.
@@ -102,13 +102,19 @@ impl House {
         trial: Trial,
     ) -> Result<Edited, SecretError> {
         let Arrival { keys, secrets, upgraded_to } = arrival;
-        let put = Edit { app: app.clone(), expect: Expect::Absent, what: What::Put(keys) };
+        let put = Edit {
+            app: app.clone(),
+            expect: Expect::Absent,
+            what: What::Put(keys),
+            is_of_file: false,
+        };
         let mut edits = vec![put];
         edits.extend(self.sealing(app, &secrets)?);
         let reach = |version| Edit {
             app: app.clone(),
             expect: Expect::Anything,
             what: What::Reach(version),
+            is_of_file: false,
         };
         edits.extend(upgraded_to.map(reach));
         let after_it = edits.len() as u64 - 1;
@@ -134,7 +140,7 @@ impl House {
         let vault = self.vault.load_full().ok_or(SecretError::NoVault)?;
         let put = |(name, value): (&str, &Secret)| {
             let what = What::PutSecret { name: name.into(), sealed: vault.seal(name, value)? };
-            Ok(Edit { app: app.clone(), expect: Expect::Anything, what })
+            Ok(Edit { app: app.clone(), expect: Expect::Anything, what, is_of_file: false })
         };
         all.into_iter().map(put).collect()
     }

@@ -94,6 +94,11 @@ impl FileApps {
         }
     }
 
+    /// Addresses are sealed with another key from here on: all is written anew.
+    pub(super) fn are_sealed_anew(&self) {
+        self.changed.send_modify(|changes| *changes += 1);
+    }
+
     /// Which of those that have had its id an app of the files is; `None` if it is none of them.
     fn stay(&self, app: &AppId) -> Option<Stay> {
         self.lock().get(app).map(|app| app.stay.clone())

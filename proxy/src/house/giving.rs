@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 use doorbell_config::{
     interned::Interned,
     name::AppId,
-    registry::{Actor, Edit, Expect, Registry, RegistryError, SealedSecret, What},
+    registry::{Actor, Edit, Expect, Owner, Registry, RegistryError, SealedSecret, What},
     spec::{Given, GivenSpec, Secret},
 };
 
@@ -23,8 +23,8 @@ pub(super) const OWN: &str = "=secret";
 /// And this the password of its database's user.
 const PASSWORD: &str = "=database";
 
-/// Sealed secrets by app, as they were read last.
-pub(super) type Sealed = HashMap<AppId, Arc<Vec<SealedSecret>>>;
+/// Sealed secrets by whose they are, as they were read last.
+pub(super) type Sealed = HashMap<Owner, Arc<Vec<SealedSecret>>>;
 
 /// Why a secret could not be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -98,49 +98,84 @@ impl House {
         Ok(given)
     }
 
+    /// Whose secrets and version those of an app are: of the one of this id that is in force.
+    pub(super) fn owner(&self, app: &AppId) -> Owner {
+        let is_listed = || self.list().contains_key(app);
+        let is_of_registry = match &*self.in_force.load() {
+            Some(in_force) if in_force.contains_key(app) => true,
+            // A file's is in force, or none.
+            Some(_) => self.routes.load().app(app.as_str()).is_none() && is_listed(),
+            // It held before this process was, and the files are broken since.
+            None => is_listed(),
+        };
+        let app = app.clone();
+        if is_of_registry { Owner::Registry(app) } else { Owner::File(app) }
+    }
+
+    /// An app is gone: another one of its id has none of its secrets.
+    pub(super) fn forget_sealed(&self, app: &AppId) {
+        let mut known = self.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        known.retain(|owner, _| owner.app() != app);
+    }
+
     /// The sealed secrets of an app, as they are or were known to be.
     pub(super) async fn sealed(&self, app: &AppId) -> Result<Arc<Vec<SealedSecret>>, String> {
+        let owner = self.owner(app);
         // Who is known not to answer is not waited for.
         if self.registry_problem().is_some()
-            && let Some(known) = self.known_sealed(app)
+            && let Some(known) = self.known_sealed(&owner)
         {
             return Ok(known);
         }
         let read = match self.registry_soon().await {
-            Ok(registry) => registry.secrets(app).await.map_err(|error| error.to_string()),
+            Ok(registry) => registry.secrets(&owner).await.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         let mut known = self.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match read {
             Ok(sealed) => {
                 let sealed = Arc::new(sealed);
-                known.insert(app.clone(), Arc::clone(&sealed));
+                known.insert(owner, Arc::clone(&sealed));
                 Ok(sealed)
             }
             Err(error) => known
-                .get(app)
+                .get(&owner)
                 .cloned()
                 .ok_or_else(|| format!("its secrets cannot be read: {error}")),
         }
     }
 
-    fn known_sealed(&self, app: &AppId) -> Option<Arc<Vec<SealedSecret>>> {
-        self.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(app).cloned()
+    fn known_sealed(&self, owner: &Owner) -> Option<Arc<Vec<SealedSecret>>> {
+        self.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(owner).cloned()
     }
 
     /// The password of the user of an app's database: generated once.
     pub(super) async fn database_password(&self, app: &AppId) -> Result<Secret, String> {
         let vault = self.vault.load_full().ok_or_else(|| SecretError::NoVault.to_string())?;
-        let find = |sealed: &[SealedSecret]| {
-            let found = sealed.iter().find(|secret| secret.name == PASSWORD)?;
-            Some(vault.open_sealed(PASSWORD, &found.sealed).map_err(|error| error.to_string()))
-        };
-        if let Some(known) = find(&self.sealed(app).await?) {
-            return known;
+        if let Some(known) = self.opened(&vault, &self.sealed(app).await?, PASSWORD).await? {
+            return Ok(known);
         }
         self.generate(app, PASSWORD, &vault).await.map_err(|error| error.to_string())?;
-        let sealed = self.sealed(app).await?;
-        find(&sealed).unwrap_or_else(|| Err("its password was removed meanwhile".into()))
+        let made = self.opened(&vault, &self.sealed(app).await?, PASSWORD).await?;
+        made.ok_or_else(|| "its password was removed meanwhile".into())
+    }
+
+    /// One of these secrets, if it is among them.
+    async fn opened(
+        &self,
+        vault: &Vault,
+        sealed: &[SealedSecret],
+        name: &str,
+    ) -> Result<Option<Secret>, String> {
+        let Some(found) = sealed.iter().find(|secret| secret.name == name) else { return Ok(None) };
+        let opened = match vault.open_sealed(name, &found.sealed) {
+            // Another Doorbell may seal with a key that was copied here since.
+            Err(VaultError::NoKey { .. }) if let Some(vault) = self.reopen_vault().await => {
+                vault.open_sealed(name, &found.sealed)
+            }
+            other => other,
+        };
+        opened.map(Some).map_err(|error| error.to_string())
     }
 
     /// Stores a new secret of the app's own, unless somebody else has.
@@ -148,11 +183,12 @@ impl House {
         let sealed = vault.seal(name, &vault.random_text()?)?;
         let what = What::KeepSecret { name: name.into(), sealed };
         let by = Actor { name: "doorbell".into(), from: "start".into() };
-        self.write_secret(app, what, &by).await
+        self.write_secret(&self.owner(app), what, &by).await
     }
 
-    async fn write_secret(&self, app: &AppId, what: What, by: &Actor) -> Result<(), SecretError> {
-        let edit = Edit { app: app.clone(), expect: Expect::Anything, what };
+    async fn write_secret(&self, owner: &Owner, what: What, by: &Actor) -> Result<(), SecretError> {
+        let is_of_file = matches!(owner, Owner::File(_));
+        let edit = Edit { app: owner.app().clone(), expect: Expect::Anything, what, is_of_file };
         let registry = self.registry()?;
         registry.write(&[edit], by).await.map_err(EditError::from)?;
         Ok(())
@@ -171,7 +207,7 @@ impl House {
     ) -> Result<(), SecretError> {
         let vault = self.vault.load_full().ok_or(SecretError::NoVault)?;
         let what = What::PutSecret { name: name.into(), sealed: vault.seal(name, value)? };
-        self.write_secret(app, what, by).await
+        self.write_secret(&self.owner(app), what, by).await
     }
 
     /// Removes a secret; tells whether there was one.
@@ -186,7 +222,8 @@ impl House {
     ) -> Result<bool, SecretError> {
         let there = self.secrets(app).await?.iter().any(|secret| secret.name == name);
         if there {
-            self.write_secret(app, What::RemoveSecret { name: name.into() }, by).await?;
+            let what = What::RemoveSecret { name: name.into() };
+            self.write_secret(&self.owner(app), what, by).await?;
         }
         Ok(there)
     }
@@ -196,7 +233,7 @@ impl House {
     /// # Errors
     /// If the registry cannot be read.
     pub async fn secrets(&self, app: &AppId) -> Result<Vec<SealedSecret>, SecretError> {
-        let read = self.registry()?.secrets(app).await;
+        let read = self.registry()?.secrets(&self.owner(app)).await;
         let mut secrets = read.map_err(|error| EditError::Write(error.into()))?;
         secrets.retain(|secret| !secret.name.starts_with('='));
         Ok(secrets)
@@ -227,6 +264,7 @@ impl House {
                 break;
             }
         }
+        self.file_apps.are_sealed_anew();
         if count == 0 && new.is_credential() {
             return Err(VaultError::Credential.into());
         }
@@ -242,8 +280,8 @@ impl House {
     ) -> Result<usize, SecretError> {
         let failed = |error: RegistryError| EditError::Write(error.into());
         let mut count = 0;
-        for app in registry.apps_with_secrets().await.map_err(failed)? {
-            for secret in registry.secrets(&app).await.map_err(failed)? {
+        for owner in registry.owners_of_secrets().await.map_err(failed)? {
+            for secret in registry.secrets(&owner).await.map_err(failed)? {
                 if new.is_newest(&secret.sealed) {
                     continue;
                 }
@@ -251,7 +289,7 @@ impl House {
                 let sealed = new.seal(&secret.name, &text)?;
                 // What an operator stores meanwhile is newer than this.
                 let what = What::Reseal { name: secret.name, was: secret.sealed, sealed };
-                self.write_secret(&app, what, by).await?;
+                self.write_secret(&owner, what, by).await?;
                 count += 1;
             }
         }

@@ -200,7 +200,7 @@ impl House {
         in_force: &InForce,
         config: &Config,
     ) -> Lineage {
-        let (was_in_force, routes) = (self.in_force.load(), self.routes.load());
+        let (was_in_force, routes) = (self.in_force(), self.routes.load());
         let was_of_file =
             |app: &AppId| routes.app(app.as_str()).is_some() && !was_in_force.contains_key(app);
         let is_of_file = |app: &AppId| {
@@ -236,7 +236,7 @@ impl House {
         self.listens_on(self.configured(&difference, wish).await?);
         self.routes.store(Arc::new(routes));
         self.scraper.forget(&difference.gone);
-        self.in_force.store(Arc::clone(in_force));
+        self.in_force.store(Some(Arc::clone(in_force)));
         let is_of_file = |app: &AppId| !in_force.contains_key(app);
         self.file_apps.change(&difference, inner.server.is_none(), is_of_file);
         self.tell(&difference, &traced);

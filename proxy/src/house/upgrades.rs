@@ -57,7 +57,7 @@ impl House {
         let asked = match self.registry_soon().await {
             Ok(registry) => {
                 self.note_late(&registry, app, &name).await;
-                let turn = registry.begin_upgrade(app, version, &name, *lasts).await;
+                let turn = registry.begin_upgrade(&self.owner(app), version, &name, *lasts).await;
                 turn.map_err(|error| error.to_string())
             }
             Err(error) => Err(error.to_string()),
@@ -85,7 +85,8 @@ impl House {
         };
         let noted = async {
             let registry = self.registry_soon().await.map_err(|error| error.to_string())?;
-            let noted = registry.end_upgrade(app, ended, &self.own_name()?, &by_start()).await;
+            let noted =
+                registry.end_upgrade(&self.owner(app), ended, &self.own_name()?, &by_start()).await;
             noted.map_err(|error| error.to_string())
         };
         let error = match noted.await {
@@ -113,7 +114,10 @@ impl House {
         let retried = async {
             let registry = self.registry_soon().await.map_err(|error| error.to_string())?;
             for app in apps {
-                registry.retry_upgrade(app).await.map_err(|error| error.to_string())?;
+                registry
+                    .retry_upgrade(&self.owner(app))
+                    .await
+                    .map_err(|error| error.to_string())?;
             }
             Ok::<(), String>(())
         };
@@ -126,7 +130,7 @@ impl House {
     async fn note_late(&self, registry: &Registry, app: &AppId, name: &str) {
         let Some(known) = self.version_of(app).filter(|known| !known.is_noted) else { return };
         let reached = Ended::Reached(&known.reached);
-        match registry.end_upgrade(app, reached, name, &by_start()).await {
+        match registry.end_upgrade(&self.owner(app), reached, name, &by_start()).await {
             Ok(true) => self.remember(app, &known.reached, true),
             // Another Doorbell has the turn.
             Ok(false) => self.forget_version(app),

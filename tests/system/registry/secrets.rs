@@ -187,3 +187,63 @@ fn keys_may_be_a_credential_that_only_root_can_read() {
     assert_eq!(d.get("blog.test", "/env").status, 503);
     assert!(!d.state_path().join("registry/secret.keys").exists(), "what was sealed would be lost");
 }
+
+/// Adds an app of the registry with a secret of its own, as `K`.
+fn add_with_own(d: &Doorbell, id: &str, host: &str) {
+    let server = format!("command=[\"python3\", \"{}/server.py\"]", app_dir().display());
+    let directory = format!("directory={}", app_dir().display());
+    let host = format!("hosts={host}");
+    d.ok(&["app", "add", id, &host, &server, &directory, "secret=auto", "env.K={secret}"]);
+}
+
+#[test]
+fn what_a_files_app_was_given_stays_whatever_becomes_of_one_of_its_id_in_the_registry() {
+    let postgres = Postgres::start();
+    let address = postgres.database();
+    let blog = "secret = \"auto\"\nsecrets = [\"KEY\"]\nenv = { K = \"{secret}\" }\n";
+    let registry = format!("registry = \"{address}\"");
+    let ours = Setup::new(&python("blog", "", blog)).server(&registry).start();
+    let other = on(&address);
+    store(&ours, "blog", "KEY", "hunter2");
+    let given = || {
+        ours.ok(&["restart", "blog"]);
+        [variable(&ours, "blog", "K"), variable(&ours, "blog", "KEY")]
+    };
+    let first = given();
+    assert_eq!((first[0].len(), &*first[1]), (64, "hunter2"));
+    add_with_own(&other, "blog", "other.test");
+    let others = of(&other.get("other.test", "/env"), "K");
+    assert!(others.len() == 64 && others != first[0], "the registry's has its own");
+    let api = ours.api("admin");
+    let is_known = || api.get("/v1/definitions").text().contains("other.test");
+    eventually("it is known here", is_known);
+    assert_eq!(given(), first);
+    other.ok(&["app", "rename", "blog", "news"]);
+    assert_eq!(of(&other.get("other.test", "/env"), "K"), others, "it takes its own along");
+    assert_eq!(given(), first);
+    other.ok(&["app", "rename", "news", "blog"]);
+    eventually("it is known here", is_known);
+    // The one that is left out here, and not ours.
+    ours.ok(&["app", "delete", "blog", "--yes"]);
+    assert_eq!(given(), first);
+    let rotated = ours.ok(&["secret", "rotate"]);
+    assert!(rotated.starts_with("2 secrets"), "{rotated}");
+    assert_eq!(given(), first);
+}
+
+#[test]
+fn a_new_app_of_an_id_gets_nothing_of_the_earlier_one_though_the_registry_is_down() {
+    let postgres = Postgres::start();
+    let d = on(&postgres.database());
+    add_with_own(&d, "blog", "blog.test");
+    let old = variable(&d, "blog", "K");
+    d.ok(&["app", "delete", "blog", "--yes"]);
+    add_with_own(&d, "blog", "blog.test");
+    postgres.stop();
+    eventually("it is told", || d.ok(&["status"]).contains("cannot be reached"));
+    let refused = d.cli(&["start", "blog"]);
+    assert!(refused.status == 1 && refused.stderr.contains("secrets"), "{refused:?}");
+    postgres.resume();
+    eventually("it starts", || d.cli(&["start", "blog"]).status == 0);
+    assert_ne!(variable(&d, "blog", "K"), old);
+}
