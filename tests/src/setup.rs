@@ -28,6 +28,8 @@ pub(crate) struct Manner {
     args: Vec<String>,
     /// User and group, if not ours.
     user: Option<u32>,
+    /// What that user may do.
+    capability: Option<String>,
     /// A binary of its own, that may be replaced.
     own_binary: bool,
     /// What is done first, by sh, in a mount namespace of its own.
@@ -97,6 +99,13 @@ impl Setup {
     #[must_use]
     pub fn user(mut self, number: u32) -> Self {
         self.manner.user = Some(number);
+        self
+    }
+
+    /// That user may do this, as `net_bind_service`, and so may whatever it executes: capabilities(7).
+    #[must_use]
+    pub fn capability(mut self, name: &str) -> Self {
+        self.manner.capability = Some(name.to_owned());
         self
     }
 
@@ -177,6 +186,10 @@ impl Manner {
         if let Some(user) = self.user {
             let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
             words.extend(["setpriv", &user, &group, "--clear-groups"].map(OsString::from));
+            if let Some(name) = &self.capability {
+                let passed_on = ["--inh-caps", "--ambient-caps"];
+                words.extend(passed_on.map(|option| format!("{option}=+{name}").into()));
+            }
         }
         words.push(binary.clone().into());
         let (program, rest) = words.split_first().expect("the binary");

@@ -184,6 +184,37 @@ fn without_descriptors_a_start_fails_aloud_and_the_next_one_does_not() {
     eventually("it starts", || d.get("app.test", "/").status == 200);
 }
 
+#[test]
+fn a_start_that_runs_out_of_descriptors_on_its_way_leaves_no_program_behind() {
+    let apps =
+        node("app", "back_off = { initial = \"10ms\", max = \"10ms\" }") + &node("other", "");
+    let d = Doorbell::with(&apps);
+    assert_eq!(d.get("other.test", "/").status, 200);
+    let process = Pid::from_raw(i32::try_from(d.pid()).expect("a pid"));
+    let all = rustix::process::getrlimit(Resource::Nofile);
+    let entries = fs::read_dir(format!("/proc/{}/fd", d.pid())).expect("its descriptors");
+    let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u64>().ok();
+    let taken: Vec<u64> = entries.flatten().filter_map(number).collect();
+    let first_free = (0..).find(|number| !taken.contains(number)).expect("one");
+    let others = d.app_pids();
+    // One more for each try: it fails at each step that needs one, and in the end at none.
+    let started = (0..60).find(|more| {
+        let few = Rlimit { current: Some(first_free + more), ..all };
+        rustix::process::prlimit(process, Resource::Nofile, few).expect("its limit");
+        let status = d.get("app.test", "/").status;
+        if status != 200 {
+            rustix::process::prlimit(process, Resource::Nofile, all).expect("its limit");
+            assert_eq!(status, 503);
+            eventually("nothing is left of it", || d.app_pids() == others && zombies(d.pid()) == 0);
+        }
+        status == 200
+    });
+    rustix::process::prlimit(process, Resource::Nofile, all).expect("its limit");
+    let started = started.expect("it starts in the end");
+    assert!(started > 3, "it failed in several places: {started}");
+    assert_eq!(d.app_pids().len(), others.len() + 1);
+}
+
 /// Dead processes that a process has not waited for.
 fn zombies(parent: u32) -> usize {
     let entries = fs::read_dir("/proc").expect("/proc").flatten();

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::net::UnixStream, time::Instant};
 
-use doorbell_tests::{Doorbell, Role, Setup, eventually, free_port, get, kill};
+use doorbell_tests::{Doorbell, Role, Setup, eventually, free_port, get, kill, may_mount};
 
 use crate::{
     adoption::output::{counting, grows, numbers_of},
@@ -183,4 +183,34 @@ fn many_listeners_outlive_every_part_whoever_runs_it() {
         all_answer(&d);
         d.stop();
     }
+}
+
+/// A line of a process's status, proc(5).
+fn status(pid: u32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.expect("the line").trim().to_owned()
+}
+
+#[test]
+fn what_doorbell_may_and_is_spared_is_not_for_apps() {
+    if !is_root() || !may_mount() {
+        return;
+    }
+    // Not every root may do this.
+    let spared = "echo -400 > /proc/self/oom_score_adj || true";
+    let setup = Setup::new(&node("app", "")).user(NOBODY).capability("net_bind_service");
+    let d = setup.mounts(spared).start();
+    let app: u32 = d.get("app.test", "/pid").text().parse().expect("a pid");
+    let score = |pid: u32| {
+        let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("a process");
+        score.trim().parse::<i32>().expect("a number")
+    };
+    assert_ne!(status(d.pid(), "CapAmb"), "0".repeat(16), "it was passed on to us");
+    for kind in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        let has = status(app, kind);
+        let none = kind == "CapInh" || has == "0".repeat(16);
+        assert!(none, "{kind}: {has}");
+    }
+    assert!(score(d.pid()) <= 0 && score(app) == 0, "{} {}", score(d.pid()), score(app));
 }

@@ -139,8 +139,10 @@ pub(super) fn spawn_blocking(
         source,
     })?;
     let (app, generation) = (job.app.id.clone(), job.generation);
-    let mut record =
-        Record::new(app, generation, spawned.pid, place.endpoint.clone(), job.fingerprint)?;
+    let (pid, endpoint) = (spawned.root.pid(), place.endpoint.clone());
+    let record = Record::new(app, generation, pid, endpoint, job.fingerprint);
+    // Nobody could take it up, and it ends here.
+    let mut record = record.inspect_err(|_| drop(OutputPipe::remove(spawned.output.path())))?;
     record.is_heard = spawned.ear.is_some();
     if job.work == Work::Upgrade {
         record.phase = Phase::Upgrading;

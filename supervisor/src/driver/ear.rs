@@ -393,6 +393,7 @@ mod tests {
     use std::{collections::BTreeMap, fs::File};
 
     use super::*;
+    use crate::driver::Exit;
     use crate::driver::{
         advance::Advance, cgroup::Entrance, launch::Launch, outfit::Outfit, rank::Rank, spawn,
     };
@@ -424,14 +425,8 @@ mod tests {
     }
 
     async fn ends_well(spawned: &spawn::Spawned) {
-        let pidfd = sys::watch(spawned.pidfd.try_clone().unwrap()).unwrap();
-        drop(timeout(Duration::from_secs(20), pidfd.readable()).await.expect("it ends").unwrap());
-        let status = rustix::process::waitid(
-            rustix::process::WaitId::PidFd(spawned.pidfd.as_fd()),
-            rustix::process::WaitIdOptions::EXITED,
-        );
-        children::forget(spawned.pid);
-        assert_eq!(status.unwrap().unwrap().exit_status(), Some(0));
+        let exit = timeout(Duration::from_secs(20), spawned.root.exit()).await.expect("it ends");
+        assert_eq!(exit, Exit::Status(0));
     }
 
     fn again(parts: &Parts) -> Parts {

@@ -214,13 +214,12 @@ impl Instance {
         let Prepared { place, spawned, record, group, vigils } =
             spawning.await.map_err(io::Error::from)??;
         let spawned_at = Instant::now();
-        let Spawned { pid, pidfd, output, ear } = spawned;
-        let root = Root::watch(pid, pidfd)?;
+        let Spawned { root, output, ear } = spawned;
         let kept = adopt::keep(&output, notify.as_ref(), ear.as_ref(), vigils.as_ref())?;
         driver.hold(&job, kept);
         let ear = ear.map(Ear::open).transpose()?;
         let mark = Mark::of_instance(&driver.state_dir, &job.app.id, job.generation);
-        let tree = Tree::of(pid, mark, output.identity());
+        let tree = Tree::of(root.pid(), mark, output.identity());
         wires.witness.is_of(tree, group);
         // Behind that, for who asks is looked for in the tree.
         let door = vigils.map(|vigils| vigils.open(wires.witness.clone())).transpose()?;

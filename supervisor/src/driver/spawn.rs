@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustix::process::{
-    PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, pidfd_send_signal, waitid,
+    PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid,
 };
 
 use super::{
@@ -16,15 +16,15 @@ use super::{
     launch::Launch,
     outfit::Outfit,
     procfs::Pid,
+    root::Root,
     sys::{self, notices::Letter},
 };
 use crate::output::OutputPipe;
 
-/// A process that runs, and is registered as ours to wait for.
+/// A process that runs. What fails from here on, before somebody has it, ends it.
 #[derive(Debug)]
 pub(super) struct Spawned {
-    pub(super) pid: Pid,
-    pub(super) pidfd: OwnedFd,
+    pub(super) root: Root,
     /// What it and its descendants write.
     pub(super) output: OutputPipe,
     /// Where the kernel tells when it listens.
@@ -39,18 +39,18 @@ pub(super) fn spawn(
     outfit: Outfit,
 ) -> io::Result<Spawned> {
     let spawned = start(launch, theirs, outfit);
-    let (pid, pidfd, ear) = spawned.inspect_err(|_| {
+    let (root, ear) = spawned.inspect_err(|_| {
         // Nobody prints, and the first failure is the one to tell.
         let _ = OutputPipe::remove(output.path());
     })?;
-    Ok(Spawned { pid, pidfd, output, ear })
+    Ok(Spawned { root, output, ear })
 }
 
 fn start(
     launch: &Launch,
     output: OwnedFd,
     Outfit { listener, limits, groups, rank, mounts, user, no_new_privs, heard }: Outfit,
-) -> io::Result<(Pid, OwnedFd, Option<Parts>)> {
+) -> io::Result<(Root, Option<Parts>)> {
     if let Some(user) = &user {
         // It may want to open its own output again, as `/dev/stdout`.
         fchown(&output, Some(user.user), None)?;
@@ -71,13 +71,11 @@ fn start(
         deaf = started.deaf;
         open(started.pid).map(|pidfd| (started.pid, pidfd))
     })?;
+    let root = Root::watch(pid, pidfd)?;
     let ear = match (ours, deaf) {
         (Some((near, letter)), None) => {
-            let notices = take(&near).inspect_err(|_| {
-                // It could never listen. An error means that it has ended.
-                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-            })?;
-            Some(Parts { notices, letter })
+            // Without it the program could never listen.
+            Some(Parts { notices: take(&near)?, letter })
         }
         (Some(_), Some(why)) => {
             tracing::debug!(pid, %why, "the kernel does not tell when this app listens");
@@ -85,7 +83,7 @@ fn start(
         }
         (None, _) => None,
     };
-    Ok((pid, pidfd, ear))
+    Ok((root, ear))
 }
 
 /// The descriptor that the child has sent before it executed.

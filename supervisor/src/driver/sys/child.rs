@@ -266,6 +266,7 @@ impl Image {
             // A session of its own, and so a group: no app shares one with another, or with us.
             if libc::setsid() >= 0
                 && self.step_back()
+                && self.be_dispensable()
                 && self.enter_groups()
                 && self.at(Step::Mounts)
                 && mounts::enter(&self.legacy.mounts)
@@ -320,7 +321,11 @@ impl Image {
     /// # Safety
     /// For the calling process and its descendants, for ever.
     unsafe fn give_up_privileges(&self) -> bool {
+        // What we may do beside being who we are is not for apps, capabilities(7). A kernel that refuses
+        // (before 4.3) knows of none that would be passed on.
         // SAFETY: numbers alone.
+        unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
+        // SAFETY: as above.
         !self.legacy.no_new_privs
             || unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } == 0
     }
@@ -367,6 +372,26 @@ impl Image {
                     }
                 }
                 Rank::Process => _ = libc::nice(NICER.into()),
+            }
+        }
+        true
+    }
+
+    /// Where we are spared when memory is short (proc(5), `oom_score_adj`), apps are not.
+    ///
+    /// # Safety
+    /// Changes what the kernel thinks of the calling process.
+    unsafe fn be_dispensable(&self) -> bool {
+        let path = c"/proc/self/oom_score_adj".as_ptr();
+        let mut first = 0_u8;
+        // SAFETY: a path that ends with NUL, a descriptor that is open, and a byte on the stack.
+        unsafe {
+            let file = libc::open(path, libc::O_RDWR | libc::O_CLOEXEC);
+            if file >= 0 {
+                if libc::read(file, (&raw mut first).cast(), 1) == 1 && first == b'-' {
+                    libc::pwrite(file, c"0".as_ptr().cast(), 1, 0);
+                }
+                libc::close(file);
             }
         }
         true
