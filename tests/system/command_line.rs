@@ -82,9 +82,14 @@ fn machines_are_told_in_json() {
 fn the_doctor_tells_what_holds_with_and_without_a_server() {
     let d = Doorbell::with(&node("app", ""));
     let told = d.ok(&["doctor"]);
-    for what in
-        ["limits.memory", "a noisy neighbour", "idle.freeze_after", "memory of frozen apps", "user"]
-    {
+    for what in [
+        "limits.memory",
+        "a noisy neighbour",
+        "idle.freeze_after",
+        "memory of frozen apps",
+        "readiness",
+        "user",
+    ] {
         assert!(told.contains(what), "{told}");
     }
     let abilities = d.ok(&["doctor", "--json"]);

@@ -6,7 +6,7 @@ use super::{
     cgroup::{Cgroups, Controller, Purpose, Version},
     enclosure::may_mount,
     rank::Rank,
-    reclaim,
+    reclaim, sys,
 };
 use crate::{
     machine::{Ability, Level},
@@ -40,6 +40,7 @@ pub(super) fn abilities(cgroups: &Cgroups) -> Vec<Ability> {
         freezing(cgroups),
         giving_back(cgroups),
         shortage(),
+        listening(),
         enclosing(),
         users(),
     ]
@@ -143,6 +144,24 @@ fn shortage() -> Ability {
     }
 }
 
+/// How it is learned that an app listens.
+fn listening() -> Ability {
+    const CAP_SYS_ADMIN: u32 = 21;
+    let what = "readiness";
+    let looks = "apps are asked in steps of a millisecond until they answer";
+    if !sys::can_notify() {
+        let advice = "Linux 5.5 or later, with seccomp filters that notify, on x86-64 or arm64";
+        return ability(what, Level::Partly, looks, Some(advice));
+    }
+    if may(&[CAP_SYS_ADMIN]) {
+        let how = "the kernel tells when an app listens (seccomp(2))";
+        return ability(what, Level::Good, how, None);
+    }
+    let how = format!("the kernel tells of apps with `no_new_privs`; other {looks}");
+    let advice = "set `no_new_privs = true` for apps that need no sudo, or start Doorbell as root";
+    ability(what, Level::Partly, &how, Some(advice))
+}
+
 /// What is kept from apps of the file system.
 fn enclosing() -> Ability {
     let what = "private_tmp, paths";
@@ -158,10 +177,15 @@ fn enclosing() -> Ability {
 fn may_advise() -> bool {
     const CAP_SYS_PTRACE: u32 = 19;
     const CAP_SYS_NICE: u32 = 23;
+    may(&[CAP_SYS_PTRACE, CAP_SYS_NICE])
+}
+
+/// Whether we have all these rights, capabilities(7).
+fn may(capabilities: &[u32]) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let bits = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
-    [CAP_SYS_PTRACE, CAP_SYS_NICE].iter().all(|capability| bits >> capability & 1 == 1)
+    capabilities.iter().all(|capability| bits >> capability & 1 == 1)
 }
 
 fn users() -> Ability {

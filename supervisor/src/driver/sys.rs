@@ -26,6 +26,7 @@ mod signals;
 pub(crate) use self::signals::{SIGNAL_INFO, hold_signals, signal_descriptor};
 pub(super) use self::{
     child::{Ear, Legacy, Limit, User, spawn},
+    filter::can_notify,
     mounts::Mount,
 };
 

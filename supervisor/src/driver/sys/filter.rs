@@ -48,6 +48,14 @@ const fn program(architecture: u32) -> [libc::sock_filter; 6] {
     ]
 }
 
+/// Whether the kernel knows such filters.
+pub(in crate::driver) fn can_notify() -> bool {
+    let (operation, action) = (libc::SECCOMP_GET_ACTION_AVAIL, libc::SECCOMP_RET_USER_NOTIF);
+    // SAFETY: the action is on the stack, and read alone.
+    let known = unsafe { libc::syscall(libc::SYS_seccomp, operation, 0, &raw const action) == 0 };
+    known && ARCHITECTURE.is_some()
+}
+
 /// Installs the filter for the calling process and its descendants, for ever. Gives its descriptor, or
 /// errno(3). Async-signal-safe.
 ///
