@@ -44,7 +44,7 @@ fn host(number: usize) -> String {
 
 fn put(number: usize, routes: RouteSpec) -> Change<Arc<usize>> {
     let app = AppId::parse(&format!("app-{number}")).expect("a name in a bench is valid");
-    Change::Put { app, routes, target: Arc::new(number) }
+    Change::Put { app, routes: routes.into(), target: Arc::new(number) }
 }
 
 fn table(apps: usize, routes: fn(usize) -> RouteSpec) -> Table {

@@ -67,7 +67,7 @@ pub enum Change<T> {
         /// The app.
         app: AppId,
         /// Which requests are for it.
-        routes: RouteSpec,
+        routes: Arc<RouteSpec>,
         /// What a match gives.
         target: T,
     },
@@ -165,7 +165,7 @@ impl<T: Clone> RouteTable<T> {
             .filter_map(|change| match change {
                 Change::Put { app, routes, target } => {
                     let before = next.remove(&app);
-                    Some((AppRoutes { app, routes: routes.into(), target }, before))
+                    Some((AppRoutes { app, routes, target }, before))
                 }
                 Change::Remove(app) => {
                     next.remove(&app);

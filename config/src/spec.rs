@@ -70,8 +70,8 @@ pub struct AppSpec {
     pub id: AppId,
     /// What people read; the id unless given.
     pub name: String,
-    /// Which requests are for it.
-    pub routes: RouteSpec,
+    /// Which requests are for it; route tables share it.
+    pub routes: Arc<RouteSpec>,
     /// What answers them.
     pub backend: Backend,
     /// Caps on its requests.

@@ -21,7 +21,7 @@ fn id(text: &str) -> AppId {
 }
 
 fn put(app: &str, hosts: &[&str], paths: &[&str]) -> Change<String> {
-    Change::Put { app: id(app), routes: routes(hosts, paths), target: app.into() }
+    Change::Put { app: id(app), routes: routes(hosts, paths).into(), target: app.into() }
 }
 
 /// A table of these apps, none of which conflicts.
@@ -146,7 +146,7 @@ fn the_default_app_answers_what_nothing_else_matches() {
 fn a_match_tells_how_much_of_the_path_its_prefix_is() {
     let mut spec = routes(&["example.com"], &["/blog", "/"]);
     spec.prefix = PrefixRule::Strip;
-    let change = Change::Put { app: id("blog"), routes: spec, target: "blog".to_owned() };
+    let change = Change::Put { app: id("blog"), routes: spec.into(), target: "blog".to_owned() };
     let (table, _) = Table::new().with([change]);
     for (path, prefix) in
         [("/blog", "/blog"), ("/blog/", "/blog"), ("/blog/x", "/blog"), ("/y", "")]

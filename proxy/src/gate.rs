@@ -11,7 +11,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -73,7 +73,8 @@ pub struct Gate {
     app: AppId,
     /// The instance that new leases are for.
     open: ArcSwapOption<Instance>,
-    door: Mutex<Door>,
+    /// Made when somebody first comes to it, or has something to say about who will: most apps sleep for long.
+    door: OnceLock<Box<Mutex<Door>>>,
     held: AtomicUsize,
     held_cap: AtomicUsize,
     /// Those who do not wait here, and want to know.
@@ -87,6 +88,7 @@ pub struct Gate {
 }
 
 /// What the lock guards: the line, and what to do with whoever comes while nothing is open.
+#[derive(Default)]
 struct Door {
     mode: Mode,
     /// Waiters in the order they came.
@@ -108,7 +110,9 @@ struct Door {
     news: News,
 }
 
+#[derive(Default)]
 enum Mode {
+    #[default]
     Hold,
     /// Until an order ends it; the moment it began, for a `Retry-After` that shrinks.
     Refuse(Refusal, Instant),
@@ -124,17 +128,7 @@ impl Gate {
         Self {
             app,
             open: ArcSwapOption::empty(),
-            door: Mutex::new(Door {
-                mode: Mode::Hold,
-                line: BTreeMap::new(),
-                next_ticket: 0,
-                wanted: false,
-                in_doubt: false,
-                unreachable_since: None,
-                instances: Vec::new(),
-                retired: None,
-                news: News::default(),
-            }),
+            door: OnceLock::new(),
             held: AtomicUsize::new(0),
             held_cap: AtomicUsize::new(held_cap),
             listeners: AtomicUsize::new(0),
@@ -153,7 +147,7 @@ impl Gate {
     /// Whether somebody waits here, or uses an instance.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        let door = self.lock();
+        let Some(door) = self.lock_known() else { return self.held() > 0 };
         self.held() > 0 || !door.line.is_empty() || door.instances.iter().any(|one| !one.is_spent())
     }
 
@@ -308,7 +302,7 @@ impl Gate {
     ///
     /// What is closed by that is not shut: the order to open it may be on its way.
     pub fn begin_anew(&self, open: Option<Generation>) {
-        let mut door = self.lock();
+        let Some(mut door) = self.lock_known() else { return };
         let now = self.open.load().as_ref().map(|instance| instance.generation);
         if now.is_some_and(|now| Some(now) != open) {
             self.open.store(None);
@@ -408,7 +402,8 @@ impl Gate {
 
     /// Order `Hold`: let whoever comes wait, and report that somebody does.
     pub fn hold(&self) {
-        let mut door = self.lock();
+        // It does so from the beginning.
+        let Some(mut door) = self.lock_known() else { return };
         door.mode = Mode::Hold;
         self.settle(&mut door);
         self.want(&mut door);
@@ -451,7 +446,7 @@ impl Gate {
 
     /// The app is back before its gate was forgotten: whoever comes waits again.
     pub fn readmit(&self) {
-        let mut door = self.lock();
+        let Some(mut door) = self.lock_known() else { return };
         let removed = matches!(&door.mode, Mode::Refuse(refusal, _) if refusal.reason == RefusalReason::Removed);
         if removed {
             door.mode = Mode::Hold;
@@ -469,7 +464,12 @@ impl Gate {
 
     fn lock(&self) -> MutexGuard<'_, Door> {
         // No code path panics while holding the lock, and its data is valid at every point.
-        self.door.lock().unwrap_or_else(PoisonError::into_inner)
+        self.door.get_or_init(Box::default).lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same where somebody has been here; else all is as at the beginning.
+    fn lock_known(&self) -> Option<MutexGuard<'_, Door>> {
+        Some(self.door.get()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -27,8 +27,8 @@ use crate::{
     shared::Shared,
 };
 
-/// Upstream connections kept open per thread.
-const POOL: usize = 4096;
+/// Connections of the framework's to apps that are kept open per thread. It has room for all of them from the start.
+const POOL: usize = 512;
 /// Orders that may wait for a worker.
 const ORDERS: usize = 16;
 

@@ -3,7 +3,7 @@
 //! The file's defaults are these very values: `config/src/file` builds its own from them, and the
 //! reference in `docs/configuration.md` prints them.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     AppKind, AppLimits, AppSpec, AppTimeouts, BackOffSpec, Backend, EndpointSpec, HttpProbe,
@@ -23,7 +23,7 @@ impl AppSpec {
         Self {
             name: id.to_string(),
             id,
-            routes,
+            routes: Arc::new(routes),
             backend,
             limits: Interned::default(),
             timeouts: Interned::default(),
