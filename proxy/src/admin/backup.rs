@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 use super::{
     Admin, Problem, audit,
     caller::Identity,
-    databases::{is_named, not_in_force},
+    databases::{is_named, not_in_force, own},
     definitions::{Keys, of_registry},
     edits::{Changed, How, explain, with_tag},
     secrets::{self, check_name, check_value, known},
@@ -88,6 +88,7 @@ pub(super) async fn export(
 ) -> Result<Response, Problem> {
     let (id, asked) = (known(&admin, &id)?, asked(body).await?);
     let recipient = asked.recipient;
+    own(&admin, &id).await?;
     let keys = keys(&admin, &id).await?;
     // Whoever cannot be answered has not been told anything.
     seal(&recipient, &())?;
@@ -113,6 +114,7 @@ pub(super) async fn open_database(
     body: Body,
 ) -> Result<Response, Problem> {
     let (id, recipient) = (known(&admin, &id)?, asked(body).await?.recipient);
+    own(&admin, &id).await?;
     seal(&recipient, &())?;
     audit::note(&admin, &who, "open database", Some(&id));
     let adopt = if taking.adopt { Adopt::Yes } else { Adopt::No };

@@ -46,6 +46,11 @@ pub(super) async fn end(
     who: &Identity,
     id: &AppId,
 ) -> Result<Option<Ended>, Problem> {
+    if is_named(admin, id) {
+        own(admin, id).await?;
+    } else if admin.house.is_of_another(id).await {
+        return Ok(None);
+    }
     if admin.house.database_spec(id).await.is_none() {
         return if is_named(admin, id) { Err(not_in_force(id)) } else { Ok(None) };
     }
@@ -94,8 +99,24 @@ pub(super) fn not_in_force(id: &AppId) -> Problem {
     Problem::new(StatusCode::CONFLICT, &why)
 }
 
+/// Refuses what is about an app of the registry where another app has its id: what that one has is not told, given
+/// or removed in its place.
+pub(super) async fn own(admin: &Admin, id: &AppId) -> Result<(), Problem> {
+    if !admin.house.is_of_another(id).await {
+        return Ok(());
+    }
+    let why = format!(
+        "app \"{id}\" of the registry is left out, and its id is another app's, whose database, secrets and folder \
+         are not its own: give that one another id in its file first, or delete this one without its database"
+    );
+    Err(Problem::new(StatusCode::CONFLICT, &why))
+}
+
 /// Refuses what would part an app from its database, which is named after it.
 pub(super) async fn stays_with(admin: &Admin, id: &AppId) -> Result<(), Problem> {
+    if admin.house.is_of_another(id).await {
+        return if is_named(admin, id) { Err(not_in_force(id)) } else { Ok(()) };
+    }
     match admin.house.database_spec(id).await.as_deref() {
         Some(DatabaseSpec::NewDatabase(_) | DatabaseSpec::NewSchema(_)) => {
             let why = format!(

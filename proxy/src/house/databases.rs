@@ -133,6 +133,15 @@ impl House {
         Ok(removed)
     }
 
+    /// Whether what has the id of an app of the registry now is another app, or may be: one of a file, for which
+    /// that of the registry is left out.
+    pub async fn is_of_another(&self, app: &AppId) -> bool {
+        let Some(created) = self.list().get(app).map(|listed| listed.created) else { return false };
+        let in_force = self.in_force();
+        let is_it = in_force.get(app).is_some_and(|(in_force, _)| *in_force == created);
+        !is_it && self.latest(app).await.is_some()
+    }
+
     /// Whether somebody, here or elsewhere, began to delete an app of the registry with its database.
     async fn was_ending(&self, app: &AppId) -> Result<bool, String> {
         if !self.in_force().contains_key(app) {

@@ -1,8 +1,12 @@
 //! Databases that are made for apps: before their first start, and removed only when told to.
 
+use std::{fs, path::PathBuf};
+
 use doorbell_tests::{Doorbell, Postgres, Role, app_dir, eventually};
 
-use super::{secrets::variable, sqlite, starts_on_a_broken_file};
+use serde_json::Value;
+
+use super::{backup::Saved, secrets::variable, sqlite, starts_on_a_broken_file};
 use crate::{node, python};
 
 /// Adds an app that gets a database of its own on this server.
@@ -91,7 +95,7 @@ fn an_app_of_a_file_that_comes_back_later_is_another() {
     assert!(url.starts_with("postgres://app_shop:"), "{url}");
     let remembered = d.state_path().join("registry/file-apps.json");
     let is_remembered =
-        |what: &str| std::fs::read_to_string(&remembered).is_ok_and(|text| text.contains(what));
+        |what: &str| fs::read_to_string(&remembered).is_ok_and(|text| text.contains(what));
     let take_out = || {
         d.rewrite(&node("main", ""));
         eventually("it is out", || d.cli(&["status", "shop"]).status != 0);
@@ -107,10 +111,10 @@ fn an_app_of_a_file_that_comes_back_later_is_another() {
     assert_eq!(variable(&d, "shop", "DATABASE_URL"), url, "it was away for a moment");
     take_out();
     // As if that was longer ago.
-    let text = std::fs::read_to_string(&remembered).expect("what is remembered");
+    let text = fs::read_to_string(&remembered).expect("what is remembered");
     let at = text.find("\"at\":").expect("since when") + 5;
     let end = at + text[at..].find(',').expect("an end");
-    std::fs::write(&remembered, format!("{}1000{}", &text[..at], &text[end..])).expect("a file");
+    fs::write(&remembered, format!("{}1000{}", &text[..at], &text[end..])).expect("a file");
     d.kill_role(Role::Control);
     put_back();
     let refused = d.cli(&["start", "shop"]);
@@ -165,4 +169,57 @@ fn an_app_whose_deletion_was_cut_short_gets_no_empty_database() {
     d.ok(&["start", "shop"]);
     d.ok(&["app", "delete", "shop", "--yes", "--with-database"]);
     assert_eq!(databases(&postgres, &server), "");
+}
+
+/// A folder that the control process may make databases of SQLite in.
+fn folder(d: &Doorbell, name: &str) -> PathBuf {
+    let folder = d.state_path().join("registry").join(name);
+    fs::create_dir(&folder).expect("a folder");
+    folder
+}
+
+#[test]
+fn an_app_of_a_file_keeps_what_it_has_where_one_of_the_registry_is_left_out_for_it() {
+    let mut d = Doorbell::with(&node("main", ""));
+    let (registrys, files) = (folder(&d, "of-registry"), folder(&d, "of-file"));
+    assert_eq!(add(&d, "shop", &format!("sqlite:{}", registrys.display())).status, 0);
+    d.ok(&["start", "shop"]);
+    d.signal(rustix::process::Signal::TERM);
+    eventually("it ends", || d.has_ended());
+    let database = format!("database = {{ new_database = \"sqlite:{}\" }}\n", files.display());
+    d.rewrite(&(node("main", "") + &python("shop", "", &database)));
+    d.start_again();
+    d.ok(&["start", "shop"]);
+    let note = files.join("app_shop/note");
+    fs::write(&note, "of the file's app").expect("its own");
+
+    let delete = ["app", "delete", "shop", "--yes", "--with-database"];
+    let saved = Saved::at(&d);
+    for line in [&delete[..], &saved.line(&["app", "export", "shop"], &[])] {
+        let refused = d.cli(line);
+        assert!(refused.status != 0 && refused.stderr.contains("left out"), "{refused:?}");
+    }
+    let answer =
+        d.api("admin").ask("DELETE", "/v1/apps/shop?with_database=true", &[], &Value::Null);
+    assert_eq!(answer.status, 409, "{}", answer.text());
+    d.ok(&["app", "delete", "shop", "--yes"]);
+    d.ok(&["restart", "shop"]);
+    d.ok(&saved.line(&["app", "export", "shop"], &[]));
+    assert_eq!(fs::read_to_string(&note).expect("it is there"), "of the file's app");
+    assert!(registrys.join("app_shop").exists(), "it is kept too");
+}
+
+#[test]
+fn an_app_without_a_database_takes_none_along_of_who_has_its_id() {
+    let mut d = Doorbell::with(&node("main", ""));
+    let files = folder(&d, "of-file");
+    super::add(&d, "shop", "shop.test");
+    d.signal(rustix::process::Signal::TERM);
+    eventually("it ends", || d.has_ended());
+    let database = format!("database = {{ new_database = \"sqlite:{}\" }}\n", files.display());
+    d.rewrite(&(node("main", "") + &python("shop", "", &database)));
+    d.start_again();
+    d.ok(&["start", "shop"]);
+    d.ok(&["app", "delete", "shop", "--yes", "--with-database"]);
+    assert!(files.join("app_shop").exists());
 }
