@@ -38,6 +38,7 @@ use std::{
 
 pub use audit::{Act, Actor, Entry};
 pub use edit::{Edit, Expect, MOST_DEFINITION_BYTES, What};
+pub use ending::Ending;
 pub use error::{OpenError, RegistryError, WriteError, printable};
 pub use location::{Location, LocationError, PostgresUrl};
 pub use owner::Owner;

@@ -1,8 +1,8 @@
 //! The configuration as the control process sees it: what holds, and the ways to those who make it hold.
 //!
 //! It changes by a `reload` of the files, or by `editing` the registry, and `hold` makes it hold; `succession`
-//! is what becomes of it when the supervisor is another. `giving` and `databases` know what programs are given, `upgrades`
-//! what is run before them, `file_apps` what is remembered of apps whose file may be broken or gone.
+//! is what becomes of it when the supervisor is another. `giving` and `databases` know what programs are given, `ending`
+//! how what was made for them goes, `upgrades` what is run before them, `file_apps` what is remembered of apps whose file may be broken or gone.
 
 use std::{
     collections::HashMap,
@@ -45,6 +45,7 @@ mod addresses;
 mod backing_up;
 mod databases;
 mod editing;
+mod ending;
 mod file_apps;
 mod giving;
 mod hold;
@@ -53,8 +54,9 @@ mod succession;
 mod upgrades;
 
 pub use backing_up::Arrival;
-pub use databases::{DatabaseError, Ending};
+pub use databases::DatabaseError;
 pub use editing::{EditError, Edited, Trial};
+pub use ending::EndError;
 pub use giving::SecretError;
 pub use hold::{ReloadError, ReloadReport};
 

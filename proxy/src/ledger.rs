@@ -257,7 +257,8 @@ fn apply(list: &mut List, edit: &Edit, now: u64) -> Result<(), Misfit> {
     let found = list.get(app).map(|listed| listed.revision);
     let fits = match edit.expect {
         Expect::Absent => found.is_none(),
-        Expect::Present => found.is_some(),
+        // Whether it is being deleted is not known here.
+        Expect::Present | Expect::Ending => found.is_some(),
         Expect::Revision(revision) => found == Some(revision),
         Expect::Anything => true,
     };

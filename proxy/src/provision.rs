@@ -30,7 +30,7 @@ pub use connection::Connection;
 pub use doorbell_config::spec::Secret;
 pub use error::ProvisionError;
 pub use marker::Marker;
-pub use step::{Step, Told};
+pub use step::{Cost, Step, Told};
 
 use self::{
     given::Given,

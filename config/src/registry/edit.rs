@@ -5,7 +5,7 @@ use serde_json::{Map, Value as Json};
 use super::{
     Registry, advance,
     audit::{self, Act, Actor},
-    error::WriteError,
+    error::{RegistryError, WriteError},
     now_ms,
     owner::Owner,
     row::Revision,
@@ -40,6 +40,8 @@ pub enum Expect {
     Revision(Revision),
     /// There is one.
     Present,
+    /// There is one, whose deletion was begun.
+    Ending,
     /// Nothing.
     Anything,
 }
@@ -187,7 +189,11 @@ impl<'e> Ready<'e> {
         let found = self.edit.expect.check(transaction, app).await?;
         let must_exist = matches!(self.edit.what, What::Rename(_) | What::Reword(_));
         if found.is_none() && must_exist {
-            return Err(WriteError::Conflict { app: app.clone(), found });
+            return Err(WriteError::Conflict { app: app.clone(), found: None });
+        }
+        let is_ending = found.as_ref().is_some_and(|found| found.ending_since.is_some());
+        if is_ending && matches!(self.edit.what, What::Put(_) | What::Rename(_)) {
+            return Err(WriteError::Ending(app.clone()));
         }
         let owner = self.edit.owner();
         let change = Change { app, owner: &owner, revision, at };
@@ -227,31 +233,46 @@ impl<'e> Ready<'e> {
     }
 }
 
+/// An app that is there.
+pub(super) struct Found {
+    revision: Revision,
+    /// Since when it is being deleted with its database, in milliseconds since 1970; if it is.
+    pub(super) ending_since: Option<u64>,
+}
+
 impl Expect {
-    /// The app's revision, if it is as expected.
-    async fn check(
+    /// The app, if it is as expected.
+    pub(super) async fn check(
         self,
         transaction: &mut Transaction,
         app: &AppId,
-    ) -> Result<Option<Revision>, WriteError> {
-        let found = revision_of(transaction, app).await?;
+    ) -> Result<Option<Found>, WriteError> {
+        let found = find(transaction, app).await?;
+        let revision = found.as_ref().map(|found| found.revision);
         let as_expected = match self {
             Self::Absent => found.is_none(),
             Self::Present => found.is_some(),
-            Self::Revision(revision) => found == Some(revision),
+            Self::Ending => found.as_ref().is_some_and(|found| found.ending_since.is_some()),
+            Self::Revision(expected) => revision == Some(expected),
             Self::Anything => true,
         };
-        if as_expected { Ok(found) } else { Err(WriteError::Conflict { app: app.clone(), found }) }
+        if as_expected {
+            Ok(found)
+        } else {
+            Err(WriteError::Conflict { app: app.clone(), found: revision })
+        }
     }
 }
 
-async fn revision_of(
-    transaction: &mut Transaction,
-    app: &AppId,
-) -> Result<Option<Revision>, WriteError> {
-    const FIND: &str = "SELECT revision FROM app WHERE id = $1 AND definition IS NOT NULL";
+async fn find(transaction: &mut Transaction, app: &AppId) -> Result<Option<Found>, WriteError> {
+    const FIND: &str =
+        "SELECT revision, ending_since FROM app WHERE id = $1 AND definition IS NOT NULL";
     let rows = transaction.rows(FIND, &[Value::Text(app.as_str())]).await?;
-    Ok(rows.first().map(|row: &Row| row.number(0)).transpose()?.map(Revision::new))
+    let found = |row: &Row| {
+        let (revision, ending_since) = (Revision::new(row.number(0)?), row.maybe_number(1)?);
+        Ok::<_, RegistryError>(Found { revision, ending_since })
+    };
+    Ok(rows.first().map(found).transpose()?)
 }
 
 /// A change that is as expected.
@@ -272,7 +293,6 @@ impl Change<'_> {
                 revision = excluded.revision,
                 definition = excluded.definition,
                 changed_at = excluded.changed_at,
-                ending_since = NULL,
                 created = CASE WHEN app.definition IS NULL
                     THEN excluded.created ELSE app.created END,
                 created_at = CASE WHEN app.definition IS NULL

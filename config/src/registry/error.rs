@@ -71,6 +71,12 @@ pub enum WriteError {
         /// The revision it has, if there is one.
         found: Option<Revision>,
     },
+    /// An app is being deleted with its database.
+    #[error(
+        "app \"{0}\" is being deleted with its database: delete it again, or keep what is left of it \
+         (`doorbell app adopt {0}`)"
+    )]
+    Ending(AppId),
     /// A token's name is taken.
     #[error("token {0:?}: there is one with this name")]
     TokenTaken(String),

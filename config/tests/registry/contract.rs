@@ -17,7 +17,8 @@ crate::on_both!(
     all_edits_are_made_or_none,
     a_deleted_app_leaves_its_id_and_nothing_else,
     who_is_gone_for_long_is_forgotten_and_nobody_misses_that,
-    who_is_being_deleted_is_so_until_that_is_done_or_somebody_changes_it,
+    who_is_being_deleted_is_not_changed_until_it_is_gone_or_kept,
+    a_deletion_that_is_given_up_is_not_another_one,
     a_renamed_app_keeps_its_place_and_its_secrets,
     an_app_in_other_words_is_the_same_app,
     secrets_leave_their_app_as_it_is,
@@ -73,7 +74,7 @@ async fn an_app_in_other_words_is_the_same_app(place: Place) {
     let registry = place.open().await;
     let first = write(&registry, "blog", "one").await;
     let before = registry.app(&id("blog")).await.unwrap().unwrap();
-    registry.note_ending(&id("blog"), true).await.unwrap();
+    registry.begin_ending(&id("blog"), Expect::Revision(first)).await.unwrap();
     let reword = |at| [edit("blog", Expect::Revision(at), What::Reword(named("two")))];
     let second = registry.write(&reword(first), &somebody()).await.unwrap();
     let app = registry.app(&id("blog")).await.unwrap().unwrap();
@@ -175,24 +176,48 @@ async fn who_is_gone_for_long_is_forgotten_and_nobody_misses_that(place: Place) 
     assert_eq!(ids(&registry).await, ["there", "old"]);
 }
 
-async fn who_is_being_deleted_is_so_until_that_is_done_or_somebody_changes_it(place: Place) {
+async fn who_is_being_deleted_is_not_changed_until_it_is_gone_or_kept(place: Place) {
     let registry = place.open().await;
     let blog = id("blog");
     let is_ending = async || place.open().await.is_ending(&blog).await.unwrap();
-    registry.note_ending(&blog, true).await.unwrap();
-    assert!(!is_ending().await, "there is none");
-    write(&registry, "blog", "one").await;
-    for is_to_end in [true, false, true] {
-        registry.note_ending(&blog, is_to_end).await.unwrap();
-        assert_eq!(is_ending().await, is_to_end);
+    let absent = registry.begin_ending(&blog, Expect::Anything).await.unwrap_err();
+    assert_eq!(absent, WriteError::Conflict { app: blog.clone(), found: None });
+    let first = write(&registry, "blog", "one").await;
+    let second = write(&registry, "blog", "two").await;
+    let stale = registry.begin_ending(&blog, Expect::Revision(first)).await.unwrap_err();
+    assert_eq!(stale, WriteError::Conflict { app: blog.clone(), found: Some(second) });
+    assert!(!is_ending().await);
+    registry.begin_ending(&blog, Expect::Revision(second)).await.unwrap();
+    for change in [What::Put(named("three")), What::Rename(id("news"))] {
+        let refused = registry.write(&[edit("blog", Expect::Anything, change)], &somebody()).await;
+        assert_eq!(refused, Err(WriteError::Ending(blog.clone())));
     }
-    write(&registry, "blog", "two").await;
-    assert!(!is_ending().await, "it is to be");
-    registry.note_ending(&blog, true).await.unwrap();
-    let delete = [edit("blog", Expect::Present, What::Delete)];
+    let app = registry.app(&blog).await.unwrap().unwrap();
+    assert_eq!((app.revision, app.definition), (second, named("two")));
+    registry.keep(&blog).await.unwrap();
+    let delete = [edit("blog", Expect::Ending, What::Delete)];
+    let kept = registry.write(&delete, &somebody()).await.unwrap_err();
+    assert_eq!(kept, WriteError::Conflict { app: blog.clone(), found: Some(second) });
+    write(&registry, "blog", "three").await;
+    registry.begin_ending(&blog, Expect::Present).await.unwrap();
     registry.write(&delete, &somebody()).await.unwrap();
     write(&registry, "blog", "another").await;
     assert!(!is_ending().await);
+}
+
+async fn a_deletion_that_is_given_up_is_not_another_one(place: Place) {
+    let registry = place.open().await;
+    let blog = id("blog");
+    write(&registry, "blog", "one").await;
+    let first = registry.begin_ending(&blog, Expect::Present).await.unwrap();
+    assert!(!first.is_again);
+    registry.give_up_ending(&blog, first).await.unwrap();
+    assert!(!registry.is_ending(&blog).await.unwrap());
+    let second = registry.begin_ending(&blog, Expect::Present).await.unwrap();
+    let third = registry.begin_ending(&blog, Expect::Present).await.unwrap();
+    assert!(!second.is_again && third.is_again);
+    registry.give_up_ending(&blog, second).await.unwrap();
+    assert!(registry.is_ending(&blog).await.unwrap(), "the third goes on");
 }
 
 async fn a_renamed_app_keeps_its_place_and_its_secrets(place: Place) {

@@ -7,13 +7,15 @@ use axum::{
     http::StatusCode,
 };
 use doorbell_config::{name::AppId, spec::DatabaseSpec};
-use doorbell_supervisor::message::Verb;
 
-use super::{Admin, Problem, apps, audit, caller::Identity, wrapped::Path};
-use crate::{
-    house::{DatabaseError, Ending},
-    provision::Removed,
+use super::{
+    Admin, Problem, apps, audit,
+    caller::Identity,
+    conditions::Condition,
+    edits::{self, Changed},
+    wrapped::Path,
 };
+use crate::house::{DatabaseError, Edited, EndError};
 
 /// Lets an app have what an earlier app of its id had.
 pub(super) async fn adopt(
@@ -32,59 +34,42 @@ pub(super) async fn adopt(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// An app whose database is removed, and which is not started as long as this lives.
-pub(super) struct Ended {
-    _ending: Ending,
-    /// What an operator should know.
-    pub(super) warning: Option<String>,
-}
-
-/// Stops an app and removes its database; until what is returned is dropped, nobody starts it. Where it fails
-/// the app stays, so that it can be tried again.
+/// Deletes an app, and what was made for it.
 pub(super) async fn end(
     admin: &Admin,
     who: &Identity,
     id: &AppId,
-) -> Result<Option<Ended>, Problem> {
-    if is_named(admin, id) {
-        own(admin, id).await?;
-    } else if admin.house.is_of_another(id).await {
-        return Ok(None);
-    }
-    if admin.house.database_spec(id).await.is_none() {
-        return if is_named(admin, id) { Err(not_in_force(id)) } else { Ok(None) };
-    }
+    condition: Condition,
+) -> Result<Changed, Problem> {
     audit::note(admin, who, "remove database", Some(id));
-    let ending = admin.house.ends(id);
-    let noted = admin.house.note_ending(id, true).await;
-    noted.map_err(|why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, &why))?;
-    match removed(admin, id).await {
-        Ok(warning) => Ok(Some(Ended { _ending: ending, warning })),
-        Err(problem) => {
-            if let Err(error) = admin.house.note_ending(id, false).await {
-                tracing::warn!(app = %id, error, "it is not started before it is changed");
-            }
-            Err(problem)
-        }
-    }
+    let ended = admin.house.delete_with_database(id, condition.expect, who.actor.clone()).await;
+    let Edited { revision, report, .. } = ended.map_err(|error| explain(&error, condition))?;
+    let (id, revision, warnings) = (id.to_string(), revision.number(), report.warnings);
+    Ok(Changed { id, revision, warnings, same: false })
 }
 
-/// Stops an app and removes its database; tells what an operator should know.
-async fn removed(admin: &Admin, id: &AppId) -> Result<Option<String>, Problem> {
-    let stopped = admin.house.link.operate(id.clone(), Verb::Stop).await;
-    let failed = |why: &dyn std::fmt::Display| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why);
-    stopped.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
-    match admin.house.remove_database(id).await {
-        Ok(Removed::ButUser(words)) => {
-            Ok(Some(format!("its user is kept, locked out, since it has something else: {words}")))
+/// Whether something was made for an app of the registry, to be removed with it.
+pub(super) async fn has_own(admin: &Admin, id: &AppId) -> Result<bool, Problem> {
+    if is_named(admin, id) {
+        own(admin, id).await?;
+        if admin.house.database_spec(id).await.is_none() {
+            return Err(not_in_force(id));
         }
-        Ok(Removed::All | Removed::Nothing) => Ok(None),
-        Err(DatabaseError::Unknown(why)) => Err(failed(&why)),
-        Err(DatabaseError::Provision(error)) => {
-            let why = format!("{error}; the app is still there");
-            Err(Problem::new(StatusCode::BAD_GATEWAY, &why))
-        }
+        return Ok(true);
     }
+    Ok(!admin.house.is_of_another(id).await && admin.house.database_spec(id).await.is_some())
+}
+
+fn explain(error: &EndError, condition: Condition) -> Problem {
+    let problem = match error {
+        EndError::Refused(error) => return edits::explain(error, condition.is_said),
+        EndError::Unfinished(error) => edits::explain(error, false),
+        EndError::Database(DatabaseError::Unknown(why)) => {
+            return Problem::new(StatusCode::SERVICE_UNAVAILABLE, why);
+        }
+        EndError::Database(error) => return Problem::new(StatusCode::BAD_GATEWAY, error),
+    };
+    Problem { detail: error.to_string(), ..problem }
 }
 
 /// Whether an app's definition names a database, whether it is in force or not.

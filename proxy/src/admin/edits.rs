@@ -197,17 +197,11 @@ pub(super) async fn delete(
     headers: HeaderMap,
 ) -> Result<Json<Changed>, Problem> {
     let (id, condition) = (of_registry(&admin, &id)?, Condition::read(&headers, Expect::Present)?);
-    let delete =
-        |how| Change { id: id.clone(), condition, what: What::Delete }.make(&admin, &who, how);
-    if !with.with_database || how.dry_run {
-        return delete(how).await.map(Json);
+    if with.with_database && !how.dry_run && databases::has_own(&admin, &id).await? {
+        return databases::end(&admin, &who, &id, condition).await.map(Json);
     }
-    // Whether it may go is known before anything of it does.
-    delete(How { dry_run: true }).await?;
-    let ended = databases::end(&admin, &who, &id).await?;
-    let mut changed = delete(how).await?;
-    changed.warnings.extend(ended.and_then(|ended| ended.warning));
-    Ok(Json(changed))
+    let delete = Change { id, condition, what: What::Delete };
+    delete.make(&admin, &who, how).await.map(Json)
 }
 
 pub(super) async fn rename(
@@ -350,6 +344,7 @@ pub(super) fn explain(error: &EditError, is_said: bool) -> Problem {
         | EditError::Write(WriteError::Refused { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
         EditError::Address(_)
         | EditError::Files(_)
+        | EditError::Write(WriteError::Ending(_))
         | EditError::Reload(ReloadError::Config(_) | ReloadError::Configure(_)) => {
             StatusCode::CONFLICT
         }

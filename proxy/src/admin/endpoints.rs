@@ -156,7 +156,7 @@ fn of_changes() -> Vec<Endpoint> {
             Method::POST,
             "/v1/apps/{id}/database/adopt",
             Admin,
-            "Let an app have the database of an earlier app of its id",
+            "Let an app have the database of an earlier app of its id, or what a deletion of its own has left",
             databases::adopt,
         )
         .answers_with(204),

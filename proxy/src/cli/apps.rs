@@ -108,7 +108,7 @@ pub(super) enum AppVerb {
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// Let an app have the database of an earlier app of its id
+    /// Let an app have the database of an earlier app of its id, or what a deletion of its own has left
     Adopt {
         /// The app's id
         app: String,

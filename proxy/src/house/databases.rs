@@ -1,6 +1,9 @@
-//! Databases of apps: made before their first start, removed when an operator says so.
+//! Databases of apps: made before their first start, removed when an operator says so (`ending` says when).
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{
+    Arc, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use doorbell_config::{
     name::AppId,
@@ -11,7 +14,9 @@ use uuid::Uuid;
 
 use super::House;
 use crate::backup::format::Kind;
-use crate::provision::{Adopt, Connection, Marker, ProvisionError, Removed, provisioner};
+use crate::provision::{
+    Adopt, Connection, Cost, Marker, ProvisionError, Removed, Step, provisioner,
+};
 
 /// How an app got to its database when that was made or seen last, and what was asked for then.
 #[derive(Clone, Debug)]
@@ -21,34 +26,18 @@ pub(super) struct Seen {
     connection: Connection,
 }
 
-/// An app that is about to be deleted.
-pub struct Ending {
-    house: Arc<House>,
-    app: AppId,
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let mut ending = self.house.ending.lock().unwrap_or_else(PoisonError::into_inner);
-        // Two may delete one app.
-        if let Some(count) = ending.get_mut(&self.app) {
-            *count -= 1;
-            if *count == 0 {
-                ending.remove(&self.app);
-            }
-        }
-    }
-}
-
 /// Why a database was not removed.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// In words for operators.
+    /// In words for operators: nothing was done.
     #[error("{0}")]
     Unknown(String),
-    /// The server is to blame, or what is there.
-    #[error(transparent)]
-    Provision(#[from] ProvisionError),
+    /// The server is to blame, or what is there: nothing is lost.
+    #[error("{0}; the app is still there, and so is its database")]
+    Whole(ProvisionError),
+    /// The same, and data may be lost.
+    #[error("{0}; the app is still there, and what is left of its database: delete it again")]
+    Broken(ProvisionError),
 }
 
 impl House {
@@ -73,15 +62,20 @@ impl House {
             return self.given_database(app, &spec).await;
         }
         let marker = self.marker(app).await?;
-        if let Some(seen) = self.seen_database(app, &spec, &marker) {
+        // Whoever adopts it looks for it: another Doorbell may have begun to remove it.
+        if adopt == Adopt::No
+            && let Some(seen) = self.seen_database(app, &spec, &marker)
+        {
             return Ok(values(&seen.connection));
         }
-        if self.was_ending(app).await? {
-            return Err("its deletion was begun, and its database may be gone: delete it again, or change it \
-                        (`doorbell app set`) to keep it".into());
+        if adopt == Adopt::No && self.was_ending(app, &marker).await? {
+            return Err(format!(
+                "its deletion was begun, and its database may be gone: delete it again, or keep what is left \
+                 of it (`doorbell app adopt {app}`)"
+            ));
         }
         let password = self.database_password(app).await?;
-        let told = |step: crate::provision::Step| {
+        let told = |step: Step| {
             tracing::debug!(%app, step = step.what, "database");
         };
         let made = provisioner(&spec).provision(&marker, &password, adopt, &told).await;
@@ -105,30 +99,40 @@ impl House {
         told.map(|connection| values(&connection)).map_err(|error| error.to_string())
     }
 
-    /// Lets an app have what an earlier app of its id had.
+    /// Lets an app have what an earlier app of its id had, or what a deletion of its own has left.
     ///
     /// # Errors
     /// Why it cannot.
     pub async fn adopt_database(&self, app: &AppId) -> Result<(), String> {
-        self.database_of(app, Adopt::Yes).await.map(drop)
+        self.database_of(app, Adopt::Yes).await?;
+        if self.is_of_another(app).await {
+            return Ok(());
+        }
+        let registry = self.registry().map_err(|error| error.to_string())?;
+        registry.keep(app).await.map_err(|error| error.to_string())
     }
 
     /// Removes what was made for an app, and nothing else.
     ///
     /// # Errors
-    /// Why it is still there.
-    pub async fn remove_database(&self, app: &AppId) -> Result<Removed, DatabaseError> {
+    /// Why it, or a part of it, is still there.
+    pub(super) async fn remove_database(&self, app: &AppId) -> Result<Removed, DatabaseError> {
         let turn = self.turn_of(app);
         let _turn = turn.lock().await;
         let none = || DatabaseError::Unknown(format!("app \"{app}\" has no database"));
         let spec = self.database_spec(app).await.ok_or_else(none)?;
         let marker = self.marker(app).await.map_err(DatabaseError::Unknown)?;
-        let told = |step: crate::provision::Step| {
+        let is_whole = AtomicBool::new(true);
+        let told = |step: Step| {
             tracing::debug!(%app, step = step.what, "database");
+            is_whole.fetch_and(step.cost == Cost::Nothing, Ordering::Relaxed);
         };
         // Whatever is left when this fails is not what it was.
         self.databases.lock().unwrap_or_else(PoisonError::into_inner).remove(app);
-        let removed = provisioner(&spec).remove(&marker, &told).await?;
+        let removed = provisioner(&spec).remove(&marker, &told).await;
+        let is_whole = is_whole.load(Ordering::Relaxed);
+        let removed =
+            removed.map_err(if is_whole { DatabaseError::Whole } else { DatabaseError::Broken })?;
         tracing::info!(%app, ?removed, "its database is removed");
         Ok(removed)
     }
@@ -143,35 +147,14 @@ impl House {
     }
 
     /// Whether somebody, here or elsewhere, began to delete an app of the registry with its database.
-    async fn was_ending(&self, app: &AppId) -> Result<bool, String> {
-        if !self.in_force().contains_key(app) {
+    async fn was_ending(&self, app: &AppId, marker: &Marker) -> Result<bool, String> {
+        let list = self.list();
+        let created = list.get(app).map(|listed| listed.created.number());
+        if !self.in_force().contains_key(app) && created != Some(marker.incarnation) {
             return Ok(false);
         }
         let registry = self.registry_soon().await.map_err(|error| error.to_string())?;
         registry.is_ending(app).await.map_err(|error| error.to_string())
-    }
-
-    /// Notes that an app is being deleted with its database, or not any more, for whoever comes after this process
-    /// and for other Doorbells.
-    ///
-    /// # Errors
-    /// Why it cannot be noted.
-    pub async fn note_ending(&self, app: &AppId, is_ending: bool) -> Result<(), String> {
-        let registry = self.registry().map_err(|error| error.to_string())?;
-        registry.note_ending(app, is_ending).await.map_err(|error| error.to_string())
-    }
-
-    /// From here on an app is not started, until what is returned is dropped: it is about to be deleted.
-    #[must_use]
-    pub fn ends(self: &Arc<Self>, app: &AppId) -> Ending {
-        let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
-        *ending.entry(app.clone()).or_default() += 1;
-        Ending { house: Arc::clone(self), app: app.clone() }
-    }
-
-    /// Whether an app is about to be deleted.
-    pub(super) fn is_ending(&self, app: &AppId) -> bool {
-        self.ending.lock().unwrap_or_else(PoisonError::into_inner).contains_key(app)
     }
 
     /// Databases of one app are made and removed one after the other.

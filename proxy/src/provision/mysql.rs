@@ -30,7 +30,7 @@ const GRANT: Step =
     Step::new("give its user all rights on its database", "ALL on it, WITH GRANT OPTION");
 const DROP_USER: Step = Step::new("drop its user", "CREATE USER");
 const PART: Step = Step::new("end its connections", "PROCESS and CONNECTION ADMIN");
-const DROP_DATABASE: Step = Step::new("drop its database", "DROP on it");
+const DROP_DATABASE: Step = Step::losing("drop its database", "DROP on it");
 const UNMARK: Step = Step::new("remove its mark", "DELETE on `doorbell`.*");
 
 /// What holds on each connection. `NO_BACKSLASH_ESCAPES`: between quotes only a quote is special.

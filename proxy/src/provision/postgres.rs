@@ -29,9 +29,9 @@ const PATH: Step = Step::new("lead its role to its schema", "CREATEROLE");
 const ENTER: Step = Step::new("let its role into the database", "GRANT OPTION for CONNECT");
 const LOCK_OUT: Step = Step::new("lock its role out", "CREATEROLE, and the role to be ours");
 const PART: Step = Step::new("end its connections", "to be a member of its role");
-const DROP_DATABASE: Step = Step::new("drop its database", "to be a member of its role");
-const DROP_SCHEMA: Step = Step::new("drop its schema", "to be a member of its role");
-const DROP_OWNED: Step = Step::new("drop what else its role has", "to be a member of its role");
+const DROP_DATABASE: Step = Step::losing("drop its database", "to be a member of its role");
+const DROP_SCHEMA: Step = Step::losing("drop its schema", "to be a member of its role");
+const DROP_OWNED: Step = Step::losing("drop what else its role has", "to be a member of its role");
 const DROP_ROLE: Step = Step::new("drop its role", "CREATEROLE, and the role to be ours");
 
 /// What holds on each connection, whatever the server's or the role's own settings are.

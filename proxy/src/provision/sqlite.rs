@@ -25,7 +25,7 @@ const TURN: Step = Step::new("wait for its turn", "to read the folder");
 const LOOK: Step = Step::new("look what is there", "to read the folder");
 const MARK: Step = Step::new("mark its folder as the app's", "to write to the folder");
 const FOLDER: Step = Step::new("create its folder", "to write to the folder");
-const REMOVE: Step = Step::new("remove its folder", "to write to the folder");
+const REMOVE: Step = Step::losing("remove its folder", "to write to the folder");
 const UNMARK: Step = Step::new("remove its mark", "to write to the folder");
 
 /// What the file is called.

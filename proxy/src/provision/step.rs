@@ -10,10 +10,26 @@ pub struct Step {
     pub what: &'static str,
     /// The right it takes, as the server calls it.
     pub right: &'static str,
+    /// What is lost by it.
+    pub cost: Cost,
+}
+
+/// What is lost by a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cost {
+    /// Nothing that the app has stored.
+    Nothing,
+    /// Some of the app's data, or all.
+    Data,
 }
 
 impl Step {
     pub(super) const fn new(what: &'static str, right: &'static str) -> Self {
-        Self { what, right }
+        Self { what, right, cost: Cost::Nothing }
+    }
+
+    /// One that data are lost by.
+    pub(super) const fn losing(what: &'static str, right: &'static str) -> Self {
+        Self { what, right, cost: Cost::Data }
     }
 }

@@ -1,6 +1,9 @@
 //! Databases that are made for apps: before their first start, and removed only when told to.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
 
 use doorbell_tests::{Doorbell, Postgres, Role, app_dir, eventually};
 
@@ -150,6 +153,37 @@ fn an_app_of_the_registry_has_its_database_though_the_files_are_broken() {
     assert!(url.starts_with("postgres://app_shop:"), "{url}");
 }
 
+/// An app with a database of SQLite, in this folder, and a note beside that.
+fn with_note(d: &Doorbell) -> (PathBuf, PathBuf) {
+    let folder = folder(d, "databases");
+    assert_eq!(add(d, "shop", &format!("sqlite:{}", folder.display())).status, 0);
+    d.ok(&["start", "shop"]);
+    let note = folder.join("app_shop/note");
+    fs::write(&note, "kept").expect("a note");
+    (folder, note)
+}
+
+const DELETE: [&str; 5] = ["app", "delete", "shop", "--yes", "--with-database"];
+
+fn is_noted(d: &Doorbell) -> bool {
+    let registry = d.state_path().join("registry/registry.db");
+    sqlite(&registry, "SELECT ending_since IS NOT NULL FROM app WHERE id = 'shop'") == "(1,)"
+}
+
+/// Nobody makes or removes databases in a folder as long as this is open.
+fn hold(folder: &Path) -> File {
+    let held = File::open(folder).expect("a folder");
+    held.lock().expect("its lock");
+    held
+}
+
+/// A folder that the control process may make databases of SQLite in.
+fn folder(d: &Doorbell, name: &str) -> PathBuf {
+    let folder = d.state_path().join("registry").join(name);
+    fs::create_dir(&folder).expect("a folder");
+    folder
+}
+
 #[test]
 fn an_app_whose_deletion_was_cut_short_gets_no_empty_database() {
     let postgres = Postgres::start();
@@ -165,17 +199,113 @@ fn an_app_whose_deletion_was_cut_short_gets_no_empty_database() {
     let refused = d.cli(&["start", "shop"]);
     assert!(refused.stderr.contains("delete it again"), "{refused:?}");
     assert_eq!(d.get("shop.test", "/").status, 503);
-    d.ok(&["app", "set", "shop", "name=Shop"]);
+    d.ok(&["app", "adopt", "shop"]);
     d.ok(&["start", "shop"]);
     d.ok(&["app", "delete", "shop", "--yes", "--with-database"]);
     assert_eq!(databases(&postgres, &server), "");
 }
 
-/// A folder that the control process may make databases of SQLite in.
-fn folder(d: &Doorbell, name: &str) -> PathBuf {
-    let folder = d.state_path().join("registry").join(name);
-    fs::create_dir(&folder).expect("a folder");
-    folder
+#[test]
+fn a_deletion_that_is_killed_before_its_first_loss_may_be_thought_better_of() {
+    let d = Doorbell::with(&node("main", ""));
+    let (folder, note) = with_note(&d);
+    let held = hold(&folder);
+    let deletion = d.spawn(&DELETE);
+    eventually("it is noted", || is_noted(&d));
+    d.kill_role(Role::Control);
+    drop((held, deletion));
+    for line in [&["start", "shop"][..], &["app", "set", "shop", "name=Shop"]] {
+        let refused = d.cli(line);
+        assert!(refused.status != 0 && refused.stderr.contains("delete it again"), "{refused:?}");
+    }
+    d.ok(&["app", "adopt", "shop"]);
+    d.ok(&["app", "set", "shop", "name=Shop"]);
+    d.ok(&["start", "shop"]);
+    assert_eq!(fs::read_to_string(&note).expect("it is there"), "kept");
+    d.ok(&DELETE);
+    assert!(!note.exists());
+}
+
+#[test]
+fn an_app_is_not_changed_while_its_database_goes() {
+    let d = Doorbell::with(&node("main", ""));
+    let (folder, _) = with_note(&d);
+    let api = d.api("admin");
+    let path = "/v1/apps/shop/definition";
+    let seen = api.get(path).field("etag").expect("an ETag").to_owned();
+    let if_match = format!("If-Match: {seen}");
+    let patch = serde_json::json!({"name": "Shop"});
+    let held = hold(&folder);
+    let deleted = std::thread::scope(|scope| {
+        let deletion = scope.spawn(|| {
+            api.ask("DELETE", "/v1/apps/shop?with_database=true", &[&if_match], &Value::Null)
+        });
+        eventually("it is noted", || is_noted(&d));
+        for fields in [&[][..], &[&*if_match]] {
+            let refused = api.ask("PATCH", path, fields, &patch);
+            let text = refused.text();
+            assert!(refused.status == 409 && text.contains("being deleted"), "{text}");
+        }
+        drop(held);
+        deletion.join().expect("an answer")
+    });
+    assert_eq!(deleted.status, 200, "{}", deleted.text());
+    assert!(!folder.join("app_shop").exists());
+    assert_eq!(api.get(path).status, 404);
+}
+
+#[test]
+fn a_deletion_that_its_operator_does_not_wait_for_comes_to_its_end() {
+    let d = Doorbell::with(&node("main", ""));
+    let (folder, note) = with_note(&d);
+    let held = hold(&folder);
+    let deletion = d.spawn(&DELETE);
+    eventually("it is noted", || is_noted(&d));
+    drop(deletion);
+    drop(held);
+    eventually("it is gone", || d.cli(&["app", "show", "shop"]).status != 0);
+    assert!(!note.exists());
+}
+
+#[test]
+fn an_app_whose_database_is_lost_in_part_gets_no_empty_one() {
+    let d = Doorbell::with(&node("main", ""));
+    let (folder, note) = with_note(&d);
+    // What keeps the mark from being removed, which comes after the data.
+    let obstacle = folder.join("app_shop.new");
+    fs::create_dir(&obstacle).expect("a folder");
+    let failed = d.cli(&DELETE);
+    assert!(failed.status != 0 && failed.stderr.contains("what is left"), "{failed:?}");
+    let check = || {
+        let refused = d.cli(&["start", "shop"]);
+        assert!(refused.stderr.contains("its deletion was begun"), "{refused:?}");
+        assert!(!note.parent().expect("its folder").exists());
+    };
+    check();
+    // One that fails before it does anything makes no whole of it.
+    let aside = folder.with_extension("aside");
+    fs::rename(&folder, &aside).expect("to move it");
+    assert_ne!(d.cli(&DELETE).status, 0);
+    fs::rename(&aside, &folder).expect("to move it");
+    check();
+    d.kill_role(Role::Control);
+    check();
+    fs::remove_dir(&obstacle).expect("to remove it");
+    d.ok(&DELETE);
+    assert_ne!(d.cli(&["app", "show", "shop"]).status, 0);
+}
+
+#[test]
+fn a_deletion_that_fails_before_its_first_loss_leaves_the_app_as_it_was() {
+    let d = Doorbell::with(&node("main", ""));
+    let (folder, note) = with_note(&d);
+    let aside = folder.with_extension("aside");
+    fs::rename(&folder, &aside).expect("to move it");
+    let failed = d.cli(&DELETE);
+    assert!(failed.stderr.contains("and so is its database"), "{failed:?}");
+    fs::rename(&aside, &folder).expect("to move it");
+    d.ok(&["start", "shop"]);
+    assert_eq!(fs::read_to_string(&note).expect("it is there"), "kept");
 }
 
 #[test]
@@ -193,9 +323,8 @@ fn an_app_of_a_file_keeps_what_it_has_where_one_of_the_registry_is_left_out_for_
     let note = files.join("app_shop/note");
     fs::write(&note, "of the file's app").expect("its own");
 
-    let delete = ["app", "delete", "shop", "--yes", "--with-database"];
     let saved = Saved::at(&d);
-    for line in [&delete[..], &saved.line(&["app", "export", "shop"], &[])] {
+    for line in [&DELETE[..], &saved.line(&["app", "export", "shop"], &[])] {
         let refused = d.cli(line);
         assert!(refused.status != 0 && refused.stderr.contains("left out"), "{refused:?}");
     }
