@@ -20,6 +20,7 @@ mod audit;
 mod edit;
 mod ending;
 mod error;
+mod expect;
 mod location;
 mod migration;
 mod owner;
@@ -37,9 +38,10 @@ use std::{
 };
 
 pub use audit::{Act, Actor, Entry};
-pub use edit::{Edit, Expect, MOST_DEFINITION_BYTES, What};
+pub use edit::{Edit, MOST_DEFINITION_BYTES, What};
 pub use ending::Ending;
 pub use error::{OpenError, RegistryError, WriteError, printable};
+pub use expect::Expect;
 pub use location::{Location, LocationError, PostgresUrl};
 pub use owner::Owner;
 pub use row::{AppRow, Changes, Revision, Unreadable};

@@ -339,6 +339,34 @@ fn two_doorbells_share_a_registry_and_see_each_others_changes_within_a_second() 
 }
 
 #[test]
+fn of_two_apps_that_claim_one_host_at_two_doorbells_one_is_stored() {
+    let place = Postgres::shared().database();
+    let both = [on(&place), on(&place)];
+    let apis = both.each_ref().map(|d| d.api("admin"));
+    for round in 0..12 {
+        let host = format!("h{round}.test");
+        let meet = std::sync::Barrier::new(2);
+        let answers = std::thread::scope(|scope| {
+            let ask = |number: usize| {
+                let (api, meet, host) = (&apis[number], &meet, &host);
+                scope.spawn(move || {
+                    let mut app = keys(host);
+                    app["id"] = format!("a{round}-{number}").into();
+                    meet.wait();
+                    api.ask("POST", "/v1/apps", &[], &app)
+                })
+            };
+            [ask(0), ask(1)].map(|asked| asked.join().expect("an answer"))
+        });
+        let mut statuses = answers.each_ref().map(|answer| answer.status);
+        statuses.sort_unstable();
+        assert_eq!(statuses, [201, 422], "{}", answers.map(|answer| answer.text()).join("\n"));
+        let told = answers.iter().find(|answer| answer.status == 422).expect("who was refused");
+        assert!(told.text().contains("already belongs to app"), "{}", told.text());
+    }
+}
+
+#[test]
 fn two_hundred_writers_at_once_lose_nothing() {
     let d = Doorbell::with(&node("main", ""));
     let api = d.api("admin");

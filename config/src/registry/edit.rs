@@ -5,12 +5,13 @@ use serde_json::{Map, Value as Json};
 use super::{
     Registry, advance,
     audit::{self, Act, Actor},
-    error::{RegistryError, WriteError},
+    error::WriteError,
+    expect::Expect,
     now_ms,
     owner::Owner,
     row::Revision,
     secret, storable,
-    store::{Row, Transaction, Value, stored},
+    store::{Transaction, Value, stored},
     upgrade,
 };
 use crate::name::AppId;
@@ -29,21 +30,6 @@ pub struct Edit {
     pub what: What,
     /// Whether it is an app of files, of which secrets and a version are here, and nothing else.
     pub is_of_file: bool,
-}
-
-/// What a writer expects of an app. Where it is not so, nothing is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expect {
-    /// There is none.
-    Absent,
-    /// There is one, at this revision.
-    Revision(Revision),
-    /// There is one.
-    Present,
-    /// There is one, whose deletion was begun.
-    Ending,
-    /// Nothing.
-    Anything,
 }
 
 /// What becomes of an app. A new revision has the app whose definition or id changes; secrets leave it as it is,
@@ -106,30 +92,72 @@ impl Registry {
     /// # Errors
     /// When an app is not as expected, when something cannot be stored, or when the registry fails.
     pub async fn write(&self, edits: &[Edit], by: &Actor) -> Result<Revision, WriteError> {
+        self.write_if(async |_, _| Ok(()), edits, by).await
+    }
+
+    /// The same, unless an app has changed since this revision: who has looked at all apps, and seen that the edits are
+    /// in nobody's way, is to look again then. What is no change of an app does not count.
+    ///
+    /// # Errors
+    /// [`WriteError::Changed`], and those of [`Self::write`].
+    pub async fn write_unless_changed(
+        &self,
+        since: Revision,
+        edits: &[Edit],
+        by: &Actor,
+    ) -> Result<Revision, WriteError> {
+        self.write_if(async |transaction, now| unchanged(transaction, since, now).await, edits, by)
+            .await
+    }
+
+    async fn write_if(
+        &self,
+        may_be: impl AsyncFnOnce(&mut Transaction, Revision) -> Result<(), WriteError>,
+        edits: &[Edit],
+        by: &Actor,
+    ) -> Result<Revision, WriteError> {
         let ready = edits.iter().map(Ready::check).collect::<Result<Vec<_>, _>>()?;
         if ready.is_empty() {
             return Ok(self.revision().await?);
         }
-        self.transact(async |transaction| apply_all(transaction, &ready, by).await).await
+        self.transact(async |transaction| {
+            let count = ready.len() as u64;
+            let last = advance(transaction, count).await?;
+            may_be(transaction, Revision::new(last.number() - count)).await?;
+            apply_all(transaction, &ready, last, by).await?;
+            Ok(last)
+        })
+        .await
     }
+}
+
+/// Whether all apps are as they were at a revision. A registry that has not reached it was set back.
+async fn unchanged(
+    transaction: &mut Transaction,
+    since: Revision,
+    now: Revision,
+) -> Result<(), WriteError> {
+    // Tombstones up to `trimmed` may be gone.
+    const LATER: &str = "
+        SELECT 1 FROM registry WHERE trimmed > $1 OR EXISTS (SELECT 1 FROM app WHERE revision > $1)";
+    let later = transaction.rows(LATER, &[Value::Number(since.stored())]).await?;
+    if now >= since && later.is_empty() { Ok(()) } else { Err(WriteError::Changed) }
 }
 
 async fn apply_all(
     transaction: &mut Transaction,
     edits: &[Ready<'_>],
+    last: Revision,
     by: &Actor,
-) -> Result<Revision, WriteError> {
-    let count = edits.len() as u64;
-    let last = advance(transaction, count).await?;
+) -> Result<(), WriteError> {
     let at = now_ms();
-    for (before_last, ready) in (0..count).rev().zip(edits) {
+    for (before_last, ready) in (0..edits.len() as u64).rev().zip(edits) {
         let revision = Revision::new(last.number() - before_last);
         if ready.apply(transaction, revision, at).await? {
             audit::note(transaction, &ready.edit.act(), by, Some(revision), at).await?;
         }
     }
-    transaction.tell().await?;
-    Ok(last)
+    Ok(transaction.tell().await?)
 }
 
 impl Edit {
@@ -231,48 +259,6 @@ impl<'e> Ready<'e> {
         }
         Ok(true)
     }
-}
-
-/// An app that is there.
-pub(super) struct Found {
-    revision: Revision,
-    /// Since when it is being deleted with its database, in milliseconds since 1970; if it is.
-    pub(super) ending_since: Option<u64>,
-}
-
-impl Expect {
-    /// The app, if it is as expected.
-    pub(super) async fn check(
-        self,
-        transaction: &mut Transaction,
-        app: &AppId,
-    ) -> Result<Option<Found>, WriteError> {
-        let found = find(transaction, app).await?;
-        let revision = found.as_ref().map(|found| found.revision);
-        let as_expected = match self {
-            Self::Absent => found.is_none(),
-            Self::Present => found.is_some(),
-            Self::Ending => found.as_ref().is_some_and(|found| found.ending_since.is_some()),
-            Self::Revision(expected) => revision == Some(expected),
-            Self::Anything => true,
-        };
-        if as_expected {
-            Ok(found)
-        } else {
-            Err(WriteError::Conflict { app: app.clone(), found: revision })
-        }
-    }
-}
-
-async fn find(transaction: &mut Transaction, app: &AppId) -> Result<Option<Found>, WriteError> {
-    const FIND: &str =
-        "SELECT revision, ending_since FROM app WHERE id = $1 AND definition IS NOT NULL";
-    let rows = transaction.rows(FIND, &[Value::Text(app.as_str())]).await?;
-    let found = |row: &Row| {
-        let (revision, ending_since) = (Revision::new(row.number(0)?), row.maybe_number(1)?);
-        Ok::<_, RegistryError>(Found { revision, ending_since })
-    };
-    Ok(rows.first().map(found).transpose()?)
 }
 
 /// A change that is as expected.

@@ -4,8 +4,8 @@
 
 use super::{
     Registry, advance,
-    edit::{Expect, Found},
     error::{RegistryError, WriteError},
+    expect::{Expect, Found},
     now_ms,
     store::{Value, stored},
 };

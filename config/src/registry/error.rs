@@ -77,6 +77,9 @@ pub enum WriteError {
          (`doorbell app adopt {0}`)"
     )]
     Ending(AppId),
+    /// Apps have changed since the writer looked at them.
+    #[error("apps of the registry change all the time: try again")]
+    Changed,
     /// A token's name is taken.
     #[error("token {0:?}: there is one with this name")]
     TokenTaken(String),

@@ -14,6 +14,7 @@ crate::on_both!(
     what_is_put_is_there,
     a_reader_learns_what_it_missed,
     what_is_not_as_expected_is_not_written,
+    what_was_seen_to_fit_older_apps_is_not_written,
     all_edits_are_made_or_none,
     a_deleted_app_leaves_its_id_and_nothing_else,
     who_is_gone_for_long_is_forgotten_and_nobody_misses_that,
@@ -109,6 +110,37 @@ async fn what_is_not_as_expected_is_not_written(place: Place) {
     registry.write(&delete, &somebody()).await.expect("nothing to do");
     let changes = registry.changes_since(second).await.unwrap();
     assert!(changes.gone.is_empty());
+}
+
+async fn what_was_seen_to_fit_older_apps_is_not_written(place: Place) {
+    let (registry, other) = (place.open().await, place.open().await);
+    let add = async |app: &str, since| {
+        let edits = [put(app, Expect::Absent, "one")];
+        registry.write_unless_changed(since, &edits, &somebody()).await
+    };
+    let first = add("blog", Revision::ZERO).await.unwrap();
+    assert_eq!(add("shop", Revision::ZERO).await, Err(WriteError::Changed));
+    // What is no change of an app is in nobody's way.
+    other.add_token(&token("deploy", 1), &somebody()).await.unwrap();
+    other
+        .note(&Act { what: "restart".into(), app: None, subject: None }, &somebody())
+        .await
+        .unwrap();
+    let secret = What::PutSecret { name: "key".into(), sealed: vec![1] };
+    other.write(&[edit("blog", Expect::Present, secret)], &somebody()).await.unwrap();
+    let second = add("shop", first).await.unwrap();
+    for change in [What::Put(named("two")), What::Rename(id("news")), What::Delete] {
+        let since = other.revision().await.unwrap();
+        let app = if ids(&registry).await.contains(&"news".into()) { "news" } else { "blog" };
+        other.write(&[edit(app, Expect::Present, change)], &somebody()).await.unwrap();
+        assert_eq!(add("zoo", since).await, Err(WriteError::Changed));
+    }
+    assert_eq!(add("zoo", second).await, Err(WriteError::Changed));
+    assert_eq!(ids(&registry).await, ["shop"]);
+    let now = registry.revision().await.unwrap();
+    add("zoo", now).await.unwrap();
+    let ahead = Revision::new(now.number() + 100);
+    assert_eq!(add("later", ahead).await, Err(WriteError::Changed), "it was set back");
 }
 
 async fn all_edits_are_made_or_none(place: Place) {

@@ -344,7 +344,7 @@ pub(super) fn explain(error: &EditError, is_said: bool) -> Problem {
         | EditError::Write(WriteError::Refused { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
         EditError::Address(_)
         | EditError::Files(_)
-        | EditError::Write(WriteError::Ending(_))
+        | EditError::Write(WriteError::Ending(_) | WriteError::Changed)
         | EditError::Reload(ReloadError::Config(_) | ReloadError::Configure(_)) => {
             StatusCode::CONFLICT
         }

@@ -122,9 +122,10 @@ pub(super) fn unavailable(error: impl std::fmt::Display) -> Problem {
 
 fn explain(error: &WriteError) -> Problem {
     let status = match error {
-        WriteError::TokenTaken(_) | WriteError::Conflict { .. } | WriteError::Ending(_) => {
-            StatusCode::CONFLICT
-        }
+        WriteError::TokenTaken(_)
+        | WriteError::Conflict { .. }
+        | WriteError::Ending(_)
+        | WriteError::Changed => StatusCode::CONFLICT,
         WriteError::Refused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         WriteError::Registry(_) => StatusCode::SERVICE_UNAVAILABLE,
     };

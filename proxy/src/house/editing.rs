@@ -31,6 +31,10 @@ const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Entries of the audit log that are kept.
 const MOST_AUDITED: u32 = 100_000;
 
+/// How often an edit is held against everything anew while other Doorbells change apps: of those that meet each time
+/// one gets through.
+const MOST_TRIES: u32 = 30;
+
 /// Whether an edit is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trial {
@@ -47,6 +51,16 @@ enum Sync {
     Changes,
     /// All that is there, to try again what could not be.
     All,
+}
+
+/// Edits that are in nobody's way.
+struct Checked {
+    edits: Vec<Edit>,
+    /// All apps as they make them.
+    list: List,
+    loaded: Loaded,
+    /// Apps that are put as they were.
+    same: Vec<AppId>,
 }
 
 /// What came of an edit.
@@ -214,38 +228,64 @@ impl House {
         trial: Trial,
     ) -> Result<Edited, EditError> {
         let registry = self.registry()?;
-        let ledger = Arc::clone(&self.ledger).lock_owned().await;
+        let mut ledger = Arc::clone(&self.ledger).lock_owned().await;
+        for _ in 0..MOST_TRIES {
+            let (checked, held) = self.checked(ledger, edits.clone()).await?;
+            let stored = self.stored(&checked.edits)?;
+            if trial == Trial::Yes {
+                let (revision, report) = (Revision::ZERO, ReloadReport::default());
+                return Ok(Edited { revision, report, same: checked.same });
+            }
+            match registry.write_unless_changed(held.known, &stored, by).await {
+                // Another Doorbell was faster: what it has changed may be in the way of this.
+                Err(WriteError::Changed) => {
+                    let synced = self.synced(&registry, held, Sync::Changes).await;
+                    ledger = synced.map_err(WriteError::from)?;
+                }
+                written => {
+                    let last = written?;
+                    drop(stored);
+                    return Ok(self.written(checked, held, last).await);
+                }
+            }
+        }
+        Err(WriteError::Changed.into())
+    }
+
+    /// Holds edits against everything else.
+    async fn checked(&self, ledger: Held, edits: Vec<Edit>) -> Result<(Checked, Held), EditError> {
         let edits = revealed(edits, &ledger.list)?;
-        let edits = &*edits;
-        let list = ledger.edited(edits, clock::unix_millis())?;
+        let list = ledger.edited(&edits, clock::unix_millis())?;
         let (loaded, ledger) = self.load(ledger, list.clone()).await;
         if let Err(problems) = &loaded.outcome {
             return Err(EditError::Files(problems.clone()));
         }
-        let (bad, loaded, mut ledger) = self.faults(edits, loaded, ledger, &list).await;
+        let (bad, loaded, ledger) = self.faults(&edits, loaded, ledger, &list).await;
         if !bad.is_empty() {
             return Err(EditError::Refused(bad));
         }
         if let Ok(config) = &loaded.outcome {
             // What could not be before is no fault of these edits.
-            let is_tried = |app: &AppId| is_edited(edits, app) || !ledger.was_refused(app);
+            let is_tried = |app: &AppId| is_edited(&edits, app) || !ledger.was_refused(app);
             self.try_out(config, is_tried).await?;
         }
-        let same = unchanged(edits, &ledger.list, &list);
-        let stored = self.stored(edits)?;
-        if trial == Trial::Yes {
-            let (revision, report) = (Revision::ZERO, ReloadReport::default());
-            return Ok(Edited { revision, report, same });
-        }
-        let last = registry.write(&stored, by).await?;
-        ledger.list = Arc::new(numbered(list, edits, last));
+        let same = unchanged(&edits, &ledger.list, &list);
+        Ok((Checked { edits, list, loaded, same }, ledger))
+    }
+
+    /// Makes hold what was stored.
+    async fn written(&self, checked: Checked, mut ledger: Held, last: Revision) -> Edited {
+        let Checked { edits, list, loaded, same } = checked;
+        ledger.list = Arc::new(numbered(list, &edits, last));
+        // Nobody else has changed an app since.
+        ledger.known = last;
         self.publish(&ledger);
         let report = match self.hold(loaded, ledger).await.0 {
             Ok(report) => report,
             // It is stored, and holds as soon as somebody is there to make it.
             Err(error) => ReloadReport { warnings: vec![error.to_string()], ..Default::default() },
         };
-        Ok(Edited { revision: last, report, same })
+        Edited { revision: last, report, same }
     }
 
     /// What is wrong because of edits. An app that is left alone and has become wrong by itself, since
@@ -291,7 +331,16 @@ impl House {
 
     async fn sync_now(&self, what: Sync) -> Result<(), RegistryError> {
         let Some(registry) = self.registry.load_full() else { return Ok(()) };
-        let mut ledger = Arc::clone(&self.ledger).lock_owned().await;
+        let ledger = Arc::clone(&self.ledger).lock_owned().await;
+        self.synced(&registry, ledger, what).await.map(drop)
+    }
+
+    async fn synced(
+        &self,
+        registry: &Registry,
+        mut ledger: Held,
+        what: Sync,
+    ) -> Result<Held, RegistryError> {
         let since = if what == Sync::All { Revision::ZERO } else { ledger.known };
         let mut changes = registry.changes_since(since).await?;
         self.open_addresses(&mut changes).await;
@@ -305,14 +354,13 @@ impl House {
             && ledger.list.iter().zip(&*before).all(is_same)
         {
             self.publish(&ledger);
-            return Ok(());
+            return Ok(ledger);
         }
-        self.take_in(ledger, &before).await;
-        Ok(())
+        Ok(self.take_in(ledger, &before).await)
     }
 
     /// Makes the list from the registry hold. An app that cannot be as others made it stays as it was.
-    async fn take_in(&self, ledger: Held, before: &List) {
+    async fn take_in(&self, ledger: Held, before: &List) -> Held {
         let list = List::clone(&ledger.list);
         let (mut loaded, mut ledger) = self.load(ledger, list.clone()).await;
         let kept = keep_old(Arc::make_mut(&mut ledger.list), &loaded.refused, before);
@@ -330,6 +378,7 @@ impl House {
             ledger.refused.extend(kept);
         }
         self.publish(&ledger);
+        ledger
     }
 }
 
