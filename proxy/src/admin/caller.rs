@@ -28,7 +28,10 @@ use ring::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Admin, Problem};
+use tokio::time::timeout;
+
+use super::{Admin, Problem, events::ALIVE};
+use crate::clock;
 
 /// What every token begins with, so that one that got lost is known for what it is.
 const PREFIX: &str = "doorbell_";
@@ -99,6 +102,53 @@ pub(super) enum Origin {
 pub(super) struct Identity {
     pub(super) actor: Actor,
     pub(super) scope: Scope,
+    /// What that rests on; `None` for users of this machine.
+    proof: Option<Proof>,
+}
+
+/// A token that was good.
+#[derive(Clone, Copy, Debug)]
+struct Proof {
+    hash: TokenHash,
+    /// In milliseconds since 1970.
+    expires_at: Option<u64>,
+}
+
+impl Identity {
+    /// Comes when who it is may not hear any more what it hears: its token is over, or was removed, here or at another
+    /// Doorbell. A registry that does not answer ends nothing.
+    pub(super) async fn ends(self, admin: Arc<Admin>) {
+        let Some(proof) = self.proof else { return std::future::pending().await };
+        let mut changes = admin.house.lists();
+        loop {
+            changes.borrow_and_update();
+            if proof.is_over(&admin).await {
+                tracing::info!(by = %self.actor.name, "is told no more: its token is removed or over");
+                return;
+            }
+            let now = clock::unix_millis();
+            let left = proof.expires_at.map(|end| Duration::from_millis(end.saturating_sub(now)));
+            let wait = left.map_or(ALIVE, |left| left.min(ALIVE));
+            // Passing it is no error, and the house is not gone while we are here.
+            let _ = timeout(wait, changes.changed()).await;
+        }
+    }
+}
+
+impl Proof {
+    async fn is_over(self, admin: &Admin) -> bool {
+        if self.expires_at.is_some_and(|end| end <= clock::unix_millis()) {
+            return true;
+        }
+        let Ok(registry) = admin.house.registry() else { return false };
+        match registry.find_token(&self.hash).await {
+            Ok(found) => found.is_none(),
+            Err(error) => {
+                tracing::debug!(%error, "whether a token is still good is not known");
+                false
+            }
+        }
+    }
 }
 
 impl Caller {
@@ -174,7 +224,7 @@ async fn identify(
     let address = match caller.origin {
         Origin::User(uid) => {
             let actor = Actor { name: format!("unix:{uid}"), from: "socket".into() };
-            return Ok(Identity { actor, scope: Scope::Admin });
+            return Ok(Identity { actor, scope: Scope::Admin, proof: None });
         }
         Origin::Address(address) => address,
     };
@@ -192,8 +242,9 @@ async fn identify(
         .house
         .registry()
         .map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, &error).into_response())?;
+    let hash = hash(token);
     let found = registry
-        .find_token(&hash(token))
+        .find_token(&hash)
         .await
         .map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, &error).into_response())?;
     let known = found.and_then(|token| Some((Scope::named(&token.scope)?, token)));
@@ -204,7 +255,8 @@ async fn identify(
     if let Err(error) = registry.note_use(&token).await {
         tracing::debug!(%error, "when a token was used is not known");
     }
-    Ok(Identity { actor: Actor { name: token.name, from: address.to_string() }, scope })
+    let proof = Some(Proof { hash, expires_at: token.expires_at });
+    Ok(Identity { actor: Actor { name: token.name, from: address.to_string() }, scope, proof })
 }
 
 fn wrong(admin: &Admin, address: IpAddr) -> Response {

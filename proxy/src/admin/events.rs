@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    extract::State,
+    extract::{Extension, State},
     http::{HeaderMap, StatusCode},
     response::{
         IntoResponse, Response,
@@ -19,6 +19,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
     Admin, Problem, apps,
+    caller::Identity,
     wrapped::{Path, Query},
 };
 use crate::chronicle::{self, Listening, News, Transition};
@@ -37,6 +38,7 @@ pub(super) struct Wish {
 
 pub(super) async fn read(
     State(admin): State<Arc<Admin>>,
+    Extension(who): Extension<Identity>,
     Query(wish): Query<Wish>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -60,9 +62,17 @@ pub(super) async fn read(
         );
         std::future::ready(event.map(Ok::<_, Infallible>))
     });
-    let stop = admin.stopping();
-    let events = stream::iter(first.map(Ok)).chain(events).take_until(stop);
+    let end = over(admin, who);
+    let events = stream::iter(first.map(Ok)).chain(events).take_until(Box::pin(end));
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(ALIVE)).into_response())
+}
+
+/// Comes when there is nobody to tell: this process makes way, or who listens may not any more.
+pub(super) async fn over(admin: Arc<Admin>, who: Identity) {
+    tokio::select! {
+        () = admin.stopping() => {}
+        () = who.ends(Arc::clone(&admin)) => {}
+    }
 }
 
 /// What comes; `None` in the place of what a slow listener missed.

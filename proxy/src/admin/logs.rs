@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     body::Body,
-    extract::State,
+    extract::{Extension, State},
     http::{HeaderMap, StatusCode, header},
     response::{
         IntoResponse, Response,
@@ -19,7 +19,8 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::{
     Admin, Problem, apps,
-    events::ALIVE,
+    caller::Identity,
+    events::{self, ALIVE},
     wrapped::{Path, Query},
 };
 
@@ -86,6 +87,7 @@ impl<'l> From<&'l Line> for Told<'l> {
 
 pub(super) async fn read(
     State(admin): State<Arc<Admin>>,
+    Extension(who): Extension<Identity>,
     Path(id): Path<String>,
     Query(wish): Query<Wish>,
     headers: HeaderMap,
@@ -100,14 +102,16 @@ pub(super) async fn read(
             Some(marks) => logs::follow_from(&log_dir, &replicas, marks).await,
             None => logs::follow_all(&log_dir, &replicas, wish.lines()).await,
         };
-        return Ok(events(&admin, &app.id, &replicas, follow.map_err(failed)?));
+        let end = events::over(Arc::clone(&admin), who);
+        return Ok(as_events(&admin, &app.id, &replicas, follow.map_err(failed)?, end));
     }
     let kind = if wish.json { "application/jsonl" } else { "text/plain; charset=utf-8" };
     let body = if wish.follow {
         let follow = logs::follow_all(&log_dir, &replicas, wish.lines()).await.map_err(failed)?;
         let lines = come(follow).map(move |(line, _)| Ok::<_, Infallible>(wish.written(&line)));
         let gone = removed(Arc::clone(&admin), app.id.clone());
-        Body::from_stream(lines.take_until(gone).take_until(admin.stopping()))
+        let end = events::over(Arc::clone(&admin), who);
+        Body::from_stream(lines.take_until(gone).take_until(Box::pin(end)))
     } else {
         let lines = logs::tail_all(&log_dir, &replicas, wish.lines()).await.map_err(failed)?;
         Body::from(lines.iter().map(|line| wish.written(line)).collect::<String>())
@@ -165,7 +169,13 @@ async fn removed(admin: Arc<Admin>, app: AppId) {
 }
 
 /// The first tells where to go on before there is a line; the last one, that there is nothing to go on with.
-fn events(admin: &Arc<Admin>, app: &AppId, replicas: &[AppId], follow: FollowAll) -> Response {
+fn as_events(
+    admin: &Arc<Admin>,
+    app: &AppId,
+    replicas: &[AppId],
+    follow: FollowAll,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> Response {
     let first = Event::default().id(follow.marks().to_string()).event(BEGINS);
     let first = first.json_data(Begins { replicas }).ok();
     let lines = come(follow).filter_map(|(line, id)| async move {
@@ -175,7 +185,7 @@ fn events(admin: &Arc<Admin>, app: &AppId, replicas: &[AppId], follow: FollowAll
     let last = Event::default().event(GONE).json_data(Gone { app }).ok();
     let events =
         stream::iter(first).chain(lines).chain(stream::iter(last)).map(Ok::<_, Infallible>);
-    Sse::new(events.take_until(admin.stopping()))
+    Sse::new(events.take_until(Box::pin(end)))
         .keep_alive(KeepAlive::new().interval(ALIVE))
         .into_response()
 }

@@ -1,9 +1,9 @@
 //! Who may ask for what.
 
-use doorbell_tests::{Doorbell, eventually};
+use doorbell_tests::{Connection, Doorbell, Postgres, eventually};
 use serde_json::{Value, json};
 
-use super::keys;
+use super::{keys, on};
 use crate::node;
 
 #[test]
@@ -60,6 +60,71 @@ fn a_token_that_is_removed_or_over_is_of_no_use() {
     let short = d.api_with(short.trim());
     eventually("it is over", || short.get("/v1/apps").status == 401);
     assert!(d.ok(&["token", "list"]).contains("expired"));
+}
+
+/// Streams that go on until they are ended.
+const STREAMS: [(&str, &[&str]); 3] = [
+    ("/v1/events", &[]),
+    ("/v1/apps/main/logs?follow=true", &[]),
+    ("/v1/apps/main/logs", &["Accept: text/event-stream"]),
+];
+
+/// Those of somebody with this token, once they have begun; `None` if it is over already.
+fn streams(d: &Doorbell, token: &str) -> Option<Vec<Connection>> {
+    let api = d.api_with(token.trim());
+    let begin = |(path, fields): (&str, &[&str])| {
+        let mut stream = api.begin(path, fields);
+        let status = stream.read_head().expect("an answer").status;
+        assert!(matches!(status, 200 | 401), "{path}: {status}");
+        (status == 200).then_some(stream)
+    };
+    STREAMS.into_iter().map(begin).collect()
+}
+
+/// Reads them to their ends, before which nobody says again and again that there is nothing to say.
+#[track_caller]
+fn come_to_an_end(streams: Vec<Connection>) {
+    for (mut stream, (path, _)) in streams.into_iter().zip(STREAMS) {
+        let mut silences = 0;
+        while let Some(Some(piece)) = stream.read_chunk() {
+            silences += usize::from(
+                piece
+                    == b":
+
+",
+            );
+            assert!(silences < 4, "{path} goes on");
+        }
+    }
+}
+
+#[test]
+fn who_hears_what_happens_hears_no_more_without_a_token() {
+    let place = Postgres::shared().database();
+    let both = [on(&place), on(&place)];
+    let token = both[0].ok(&["token", "add", "ci", "--scope", "read"]);
+    let other = both[0].ok(&["token", "add", "other", "--scope", "read"]);
+    let mut kept = streams(&both[1], &other).expect("all").swap_remove(0);
+    let all = both.each_ref().map(|d| streams(d, &token).expect("all"));
+    both[0].ok(&["token", "remove", "ci"]);
+    all.into_iter().for_each(come_to_an_end);
+    both[1].ok(&["start", "main"]);
+    let mut heard = String::new();
+    while !heard.contains("ready") {
+        let piece = kept.read_chunk().flatten().expect("nobody took this one's token");
+        heard += &String::from_utf8_lossy(&piece);
+    }
+}
+
+#[test]
+fn who_hears_what_happens_hears_no_more_when_the_token_is_over() {
+    let d = Doorbell::with(&node("main", ""));
+    // As long as it takes to begin them.
+    let mut begun = ["1s", "5s", "30s"].into_iter().filter_map(|lasts| {
+        let token = d.ok(&["token", "add", lasts, "--scope", "read", "--expires", lasts]);
+        streams(&d, &token)
+    });
+    come_to_an_end(begun.next().expect("some that have begun"));
 }
 
 #[test]
