@@ -230,6 +230,15 @@ pub(super) async fn apply(
     body: Body,
 ) -> Result<Json<Vec<Changed>>, Problem> {
     let Apply { put, add, delete, seen, secrets } = asked(object(body).await?)?;
+    let is_edited = |app: &&String| put.contains_key(*app) || delete.contains(app);
+    let unedited: Vec<_> = seen.keys().filter(|app| !is_edited(app)).map(String::as_str).collect();
+    if !unedited.is_empty() {
+        let why = format!(
+            "`seen` has what is neither in `put` nor in `delete`, where it would change nothing: {}",
+            unedited.join(", ")
+        );
+        return Err(Problem::unfit(&why));
+    }
     let secrets = sealing(&admin, secrets, |app| put.contains_key(app) || add.contains_key(app))?;
     let expect = |id: &str| {
         seen.get(id).map_or(Expect::Anything, |seen| Expect::Revision(Revision::new(*seen)))

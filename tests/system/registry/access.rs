@@ -169,6 +169,12 @@ fn nobody_overwrites_what_they_have_not_seen() {
     ] {
         assert_eq!(api.ask("POST", "/v1/apply", &[], &apply).status, 412, "{apply}");
     }
+    // What nobody looks at says so.
+    for unseen in ["other", "nobody"] {
+        let apply = json!({"put": {"blog": keys("c.test")}, "add": {"other": keys("d.test")}, "seen": {(unseen): seen}});
+        let answer = api.ask("POST", "/v1/apply", &[], &apply);
+        assert!(answer.status == 422 && answer.text().contains(unseen), "{}", answer.text());
+    }
     let all = api.get("/v1/definitions").json();
     let all: Vec<_> = all.as_array().expect("a list").iter().collect();
     assert!(matches!(&all[..], [blog] if blog["keys"]["hosts"][0] == "b.test"), "{all:?}");
