@@ -7,7 +7,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::{self, File},
+    fs::File,
     io::{self, Read},
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
@@ -20,6 +20,8 @@ use rustix::{
     },
     io::Errno,
 };
+
+mod base;
 
 use super::{BackupError, inner_path::InnerPath, reader::Item, writer::Looks};
 
@@ -57,7 +59,8 @@ pub struct Destination {
     owner: Option<Owner>,
 }
 
-/// Where a folder is to be: this one, which may be behind links, and the way from there, which may not.
+/// Where a folder is to be: this one, which may be behind links that are nobody else's, and the way from there, on
+/// which there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
     /// Given by the operator, or by the app's definition.
@@ -125,13 +128,7 @@ impl Destination {
     ) -> Result<Self, BackupError> {
         site.check(existing)?;
         let open = || -> io::Result<OwnedFd> {
-            let is_new = !site.base.exists();
-            fs::create_dir_all(&site.base)?;
-            let base =
-                rustix::fs::open(&site.base, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-            if is_new && let Some(owner) = owner {
-                give(&base, owner)?;
-            }
+            let base = base::open(&site.base, owner)?;
             walk(&base, site.inner.names(), Missing::IsMade(owner))
         };
         let shown = site.path();

@@ -36,7 +36,7 @@ use crate::{
         inner_path::InnerPath,
         reader::{self, Head, Item, Visitor, folder_path},
         restore,
-        unpack::Destination,
+        unpack::{Destination, Site},
     },
 };
 
@@ -172,7 +172,7 @@ impl Filling {
         plan: &Plan,
         read: impl FnOnce(&mut Self) -> anyhow::Result<()> + Send,
     ) -> anyhow::Result<()> {
-        let open = |site| Destination::open(site, plan.existing, plan.owner);
+        let open = |site| destination(plan, site);
         self.destinations = plan.sites.iter().map(open).collect::<Result<_, _>>()?;
         // From here on whoever may write there could lead us elsewhere.
         let filled = act_as(plan.user.as_ref(), || {
@@ -180,6 +180,21 @@ impl Filling {
             Ok(self.destinations.iter().try_for_each(Destination::settle)?)
         });
         filled.context("cannot act as the app's user")?
+    }
+}
+
+/// A folder to fill: made with the app's rights, by which it could have been led anywhere by itself; with ours where
+/// those do not reach.
+fn destination(plan: &Plan, site: &Site) -> anyhow::Result<Destination> {
+    let open = || Destination::open(site, plan.existing, plan.owner);
+    let opened = act_as(plan.user.as_ref(), open).context("cannot act as the app's user")?;
+    match opened {
+        Err(BackupError::Io { error, .. })
+            if plan.user.is_some() && error.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            Ok(open()?)
+        }
+        other => Ok(other?),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    path::Path,
 };
 
 use doorbell_tests::{Doorbell, Setup};
@@ -65,6 +66,50 @@ fn an_app_of_a_file_comes_back_as_one_of_the_registry_with_its_folders() {
     for path in ["", "a", "a/text.txt"] {
         let about = fs::metadata(up.join(path)).expect(path);
         assert_eq!((about.uid(), about.gid()), (4711, 4712), "{path}");
+    }
+}
+
+#[test]
+fn no_folder_is_made_where_an_app_leads_an_import() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let d = Doorbell::with(&node("main", ""));
+    let place = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
+    let [here, home, others] = ["here", "home", "others"].map(|name| place.path().join(name));
+    for folder in [&here.join("data"), &home, &others] {
+        fs::create_dir_all(folder).expect("a folder");
+    }
+    fs::write(here.join("data/words"), "words").expect("a file");
+    std::os::unix::fs::chown(&home, Some(1), Some(1)).expect("to give it away");
+    let directory = format!("directory={}", here.display());
+    let server = doorbell_tests::app_dir().join("server.py");
+    let command = format!("command=[\"python3\", \"{}\"]", server.display());
+    d.ok(&["app", "add", "shop", "hosts=shop.test", "user=daemon", &directory, &command]);
+    for path in [&here, &here.join("data"), &here.join("data/words")] {
+        std::os::unix::fs::chown(path, Some(1), Some(1)).expect("to give it away");
+    }
+    let saved = Saved::at(&d);
+    saved.export("shop", &["--folder", "data"]);
+    let import = |id: &str, to: &Path| {
+        let (host, to) = (format!("hosts={id}.test"), format!("data={}", to.display()));
+        d.cli(&saved.line(&["app", "import"], &["--as", id, "--set", &host, "--folder-to", &to]))
+    };
+    symlink(&others, home.join("link")).expect("a link");
+    let refused = import("led", &home.join("link/data"));
+    assert!(refused.status != 0 && refused.stderr.contains("say where it leads"), "{refused:?}");
+    assert_eq!(fs::read_dir(&others).expect("a folder").count(), 0);
+    // Where it may go by itself it may lead, and elsewhere nobody else does.
+    fs::create_dir(home.join("releases")).expect("a folder");
+    std::os::unix::fs::chown(home.join("releases"), Some(1), Some(1)).expect("to give it away");
+    symlink("releases", home.join("current")).expect("a link");
+    for (id, to) in [("own", home.join("current/data")), ("made", others.join("new/data"))] {
+        let imported = import(id, &to);
+        assert_eq!(imported.status, 0, "{imported:?}");
+        for path in [&to, &to.join("words")] {
+            assert_eq!(fs::metadata(path).expect("it is there").uid(), 1, "{}", path.display());
+        }
     }
 }
 
