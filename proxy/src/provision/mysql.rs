@@ -2,7 +2,8 @@
 //!
 //! Neither has a comment that all versions keep and that an app with all rights on its database could not
 //! change. So markers stand in a table of a database `doorbell`, which is made when it is first needed. A
-//! line there comes before the database and the user that it is for, and goes after them.
+//! line there comes before the database and the user that it is for, and goes after them. From where users may
+//! connect that were made here stands in another table: an operator may make further ones of the same name.
 
 use async_trait::async_trait;
 use doorbell_config::spec::{DatabasePlace, DatabaseUrl};
@@ -21,7 +22,7 @@ use super::{
 const SETTLE: Step = Step::new("begin", "none");
 const TURN: Step = Step::new("wait for its turn", "none");
 const LOOK: Step = Step::new("look what is there", "SELECT on `doorbell`.* and on mysql.user");
-const TABLE: Step = Step::new("create the table of markers", "CREATE on `doorbell`.*");
+const TABLE: Step = Step::new("create the tables of markers", "CREATE on `doorbell`.*");
 const MARK: Step = Step::new("mark its name as the app's", "INSERT and UPDATE on `doorbell`.*");
 const DATABASE: Step = Step::new("create its database", "CREATE on it");
 const USER: Step = Step::new("create its user", "CREATE USER");
@@ -48,6 +49,11 @@ const MARKERS: &str = "
         marker VARCHAR(255) CHARACTER SET utf8mb4 NOT NULL,
         made BOOLEAN NOT NULL DEFAULT FALSE
     ) ENGINE = InnoDB;
+    CREATE TABLE IF NOT EXISTS doorbell.app_user (
+        name VARCHAR(64) CHARACTER SET ascii NOT NULL,
+        host VARCHAR(255) CHARACTER SET ascii NOT NULL,
+        PRIMARY KEY (name, host)
+    ) ENGINE = InnoDB;
 ";
 
 const NOT_OURS: &str = "it is not Doorbell's, which leaves it alone";
@@ -71,8 +77,8 @@ struct Names {
 
 /// What is there.
 struct Found {
-    /// Whether there is a table of markers.
-    has_markers: bool,
+    /// Whether there is the table of users, which came later than that of markers.
+    has_users: bool,
     /// The marker, and whether all was made once.
     marker: Option<(String, bool)>,
     has_database: bool,
@@ -80,6 +86,8 @@ struct Found {
     tables: i64,
     /// From where there is a user of the app's name.
     hosts: Vec<String>,
+    /// From where there is one, or is to be, that was made here.
+    own_hosts: Vec<String>,
     is_mariadb: bool,
     /// Whether `_` in the name of a database stands for itself in a grant too.
     has_plain_grants: bool,
@@ -189,7 +197,7 @@ impl MySqlServer {
     ) -> Result<(), ProvisionError> {
         let found = look(session, names).await?;
         let claim = self.claim(&found, names, owner, adopt)?;
-        if !found.has_markers {
+        if !found.has_users {
             session.run(TABLE, MARKERS.into()).await?;
         }
         let Names { name, host } = names;
@@ -208,6 +216,10 @@ impl MySqlServer {
         if !found.has_database {
             let create = format!("CREATE DATABASE `{name}` CHARACTER SET utf8mb4");
             session.run(DATABASE, create).await?;
+        }
+        if found.own_hosts.iter().all(|known| known != host) {
+            let line = format!("(name, host) VALUES ('{name}', '{host}')");
+            session.run(MARK, format!("INSERT INTO doorbell.app_user {line}")).await?;
         }
         let by = proof(password, found.is_mariadb);
         let (verb, step) = if found.hosts.iter().any(|known| known == host) {
@@ -235,13 +247,22 @@ impl MySqlServer {
             return Ok(Removed::Nothing);
         }
         let name = &names.name;
-        for host in &found.hosts {
+        // Before that was noted there was one.
+        let is_own = |host: &&String| match found.own_hosts.as_slice() {
+            [] => **host == names.host,
+            own => own.contains(host),
+        };
+        for host in found.hosts.iter().filter(is_own) {
             let drop = format!("DROP USER IF EXISTS '{name}'@{}", literal(host));
             session.run(DROP_USER, drop).await?;
         }
         part(session, name).await?;
         let drop = format!("DROP DATABASE IF EXISTS `{name}`");
         session.run(DROP_DATABASE, drop).await?;
+        if found.has_users {
+            let delete = format!("DELETE FROM doorbell.app_user WHERE name = '{name}'");
+            session.run(UNMARK, delete).await?;
+        }
         let delete = format!("DELETE FROM doorbell.app_database WHERE name = '{name}'");
         session.run(UNMARK, delete).await?;
         Ok(Removed::All)
@@ -255,29 +276,35 @@ async fn look(session: &mut Session<'_, MySql>, names: &Names) -> Result<Found, 
         "SELECT
             (SELECT count(*) FROM information_schema.tables
                 WHERE table_schema = 'doorbell' AND table_name = 'app_database'),
+            (SELECT count(*) FROM information_schema.tables
+                WHERE table_schema = 'doorbell' AND table_name = 'app_user'),
             (SELECT count(*) FROM information_schema.schemata WHERE schema_name = '{name}'),
             (SELECT count(*) FROM information_schema.tables WHERE table_schema = '{name}'),
             version()"
     );
     let rows = session.rows(LOOK, all).await?;
     let first = rows.first().ok_or(sqlx::Error::RowNotFound);
-    let read = |row: &MySqlRow| -> Result<(i64, i64, i64, String), sqlx::Error> {
-        Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
+    let read = |row: &MySqlRow| -> Result<(i64, i64, i64, i64, String), sqlx::Error> {
+        let number = |column: usize| row.try_get(column);
+        Ok((number(0)?, number(1)?, number(2)?, number(3)?, row.try_get(4)?))
     };
     let counted = first.and_then(read);
-    let (markers, databases, tables, version) =
+    let (markers, users, databases, tables, version) =
         counted.map_err(|error| session.error(LOOK, &error))?;
-    let users = format!("SELECT CAST(host AS CHAR) FROM mysql.user WHERE user = '{name}'");
-    let hosts = texts(&session.rows(LOOK, users).await?);
+    let hosts = format!("SELECT CAST(host AS CHAR) FROM mysql.user WHERE user = '{name}'");
+    let hosts = texts(&session.rows(LOOK, hosts).await?);
+    let own = format!("SELECT host FROM doorbell.app_user WHERE name = '{name}'");
+    let own_hosts = if users > 0 { texts(&session.rows(LOOK, own).await?) } else { Vec::new() };
     let marker = if markers > 0 { marker(session, name).await? } else { None };
     let plain = "SHOW VARIABLES WHERE variable_name = 'partial_revokes' AND value = 'ON'";
     let has_plain_grants = !session.rows(LOOK, plain.into()).await?.is_empty();
     Ok(Found {
-        has_markers: markers > 0,
+        has_users: users > 0,
         marker,
         has_database: databases > 0,
         tables,
         hosts,
+        own_hosts,
         is_mariadb: version.contains("MariaDB"),
         has_plain_grants,
     })

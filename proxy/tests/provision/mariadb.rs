@@ -37,6 +37,31 @@ async fn a_user_of_somebody_else_is_left_alone() {
 }
 
 #[tokio::test]
+async fn of_users_of_one_name_those_that_were_made_here_go() {
+    let rig = Rig::new(Kind::MariaDb);
+    let owner = owner(&app("namesake"));
+    let name = format!("app_{}", owner.app);
+    let server = MariaDb::shared();
+    let hosts = || server.sql(&format!("SELECT host FROM mysql.user WHERE user = '{name}'"));
+    let operators = format!("CREATE USER {name}@'10.%' IDENTIFIED BY 'x'");
+    rig.provision(&owner).await.unwrap();
+    server.sql(&operators);
+    // As it is where the server's address was another before.
+    server.sql(&format!(
+        "CREATE USER {name}@'%'; INSERT INTO doorbell.app_user VALUES ('{name}', '%')"
+    ));
+    assert_eq!(rig.remove(&owner).await.unwrap(), Removed::All);
+    assert_eq!((hosts(), rig.left_of(&owner.app)), ("10.%".into(), format!("user {name}")));
+    server.sql(&format!("DROP USER {name}@'10.%'"));
+    // As it was before that was noted.
+    rig.provision(&owner).await.unwrap();
+    server.sql(&operators);
+    server.sql(&format!("DELETE FROM doorbell.app_user WHERE name = '{name}'"));
+    assert_eq!(rig.remove(&owner).await.unwrap(), Removed::All);
+    assert_eq!(hosts(), "10.%");
+}
+
+#[tokio::test]
 async fn a_schema_is_a_database() {
     let spec = DatabaseSpec::NewSchema(url(&MariaDb::shared().address("root")));
     spec.check().unwrap();

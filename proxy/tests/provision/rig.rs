@@ -132,11 +132,17 @@ impl Rig {
                     name VARCHAR(64) CHARACTER SET ascii NOT NULL PRIMARY KEY,
                     marker VARCHAR(255) CHARACTER SET utf8mb4 NOT NULL,
                     made BOOLEAN NOT NULL DEFAULT FALSE);
+                CREATE TABLE IF NOT EXISTS doorbell.app_user (
+                    name VARCHAR(64) CHARACTER SET ascii NOT NULL,
+                    host VARCHAR(255) CHARACTER SET ascii NOT NULL,
+                    PRIMARY KEY (name, host));
                 SELECT CONCAT('user ', user) FROM mysql.user WHERE user LIKE '%{id}%'
                 UNION ALL SELECT CONCAT('right ', user) FROM mysql.db WHERE user LIKE '%{id}%'
                 UNION ALL SELECT CONCAT('database ', schema_name) FROM information_schema.schemata
                     WHERE schema_name LIKE '%{id}%'
                 UNION ALL SELECT CONCAT('marker ', name) FROM doorbell.app_database
+                    WHERE name LIKE '%{id}%'
+                UNION ALL SELECT CONCAT('marker of user ', name) FROM doorbell.app_user
                     WHERE name LIKE '%{id}%'"
             )),
             Kind::Sqlite => {
