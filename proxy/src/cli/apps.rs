@@ -48,6 +48,7 @@ pub(super) enum AppVerb {
     /// Change some keys of an app
     #[command(after_help = "Examples:
   doorbell app set blog idle.stop_after=10m limits.memory=256MiB
+  doorbell app set blog --set-file database.new_database=/etc/doorbell/address
   doorbell app set blog --unset limits.memory")]
     Set {
         /// The app's id
@@ -145,6 +146,8 @@ pub(super) struct KeysArg {
     /// Keys and their values
     #[arg(value_name = "KEY=VALUE")]
     pairs: Vec<String>,
+    #[command(flatten)]
+    files: keys::FilesArg,
     /// What to run, as `command`
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -200,7 +203,7 @@ impl AppVerb {
 
 impl KeysArg {
     fn read(&self) -> anyhow::Result<Map<String, Value>> {
-        let mut read = keys::read(&self.pairs)?;
+        let mut read = keys::read(&self.pairs, &self.files)?;
         if !self.command.is_empty() {
             read.insert("command".into(), self.command.clone().into());
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::SocketArg;
+use super::{SocketArg, keys::FilesArg};
 
 mod export;
 mod import;
@@ -20,7 +20,7 @@ pub(super) const EXPORT_EXAMPLES: &str = "Examples:
 
 pub(super) const IMPORT_EXAMPLES: &str = "Examples:
   doorbell app import blog.doorbell --dry-run
-  doorbell app import blog.doorbell --set database.new_database=postgres://doorbell:...@db/
+  doorbell app import blog.doorbell --set-file database.new_database=/etc/doorbell/address
   doorbell app import blog.doorbell --as blog2 --set hosts=blog2.example.com \\
       --set directory=/srv/blog2";
 
@@ -60,6 +60,8 @@ pub(super) struct ImportArg {
     /// A key that is to be another, as for `app set`
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    #[command(flatten)]
+    files: FilesArg,
     /// A key to take away
     #[arg(long, value_name = "KEY")]
     unset: Vec<String>,

@@ -39,10 +39,10 @@ pub(super) enum ImportVerb {
     /// program of its own (--directory and a command), or shares the main app's (--shared-with), which is in
     /// Doorbell already.
     #[command(after_help = "Examples:
-  export DOORBELL_IMPORT_DATABASE=postgres://user:password@db.example.com/nocobase
+  . ./nocobase.env                  exports DOORBELL_IMPORT_DATABASE and APP_KEY
   doorbell import nocobase --shared-with main --dry-run
   doorbell import nocobase --domain example.com --directory /srv/nocobase \\
-      --env APP_KEY=... -- node node_modules/@nocobase/app/lib/index.js start")]
+      --env APP_KEY -- node node_modules/@nocobase/app/lib/index.js start")]
     Nocobase(Box<nocobase::NocobaseArg>),
     /// Add the apps of an ecosystem file of pm2, in JSON
     #[command(after_help = "Examples:
@@ -114,7 +114,7 @@ impl std::str::FromStr for HostArg {
 }
 
 /// The text of a file, or of standard input.
-fn text_of(path: &Path) -> anyhow::Result<String> {
+pub(super) fn text_of(path: &Path) -> anyhow::Result<String> {
     let name = path.display();
     let mut text = String::new();
     let read = if path == Path::new("-") {

@@ -3,30 +3,64 @@
 //! A value is TOML where it is that, else a text. Where the key wants a list, a text becomes one, taken
 //! apart at its commas. What is wrong with keys and values is told by the running Doorbell.
 
-use std::sync::LazyLock;
+use std::{path::Path, sync::LazyLock};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use clap::Args;
 use doorbell_config::{file::KIND, schema};
 use serde_json::{Map, Value};
 
-/// Reads pairs into keys.
+use super::import::text_of;
+
+/// Values that stand in files.
+#[derive(Debug, Args)]
+pub(super) struct FilesArg {
+    /// A key with its value in a file, such as an address with a password, which shows in no list of processes then;
+    /// `-` is standard input
+    #[arg(long, value_name = "KEY=FILE")]
+    set_file: Vec<String>,
+}
+
+impl FilesArg {
+    /// Whether a value comes from standard input.
+    pub(super) fn takes_input(&self) -> bool {
+        self.set_file.iter().any(|pair| pair.ends_with("=-"))
+    }
+}
+
+/// Reads pairs into keys, and values from files.
 ///
 /// # Errors
-/// Says which pair is none, or contradicts another.
-pub(super) fn read(pairs: &[String]) -> anyhow::Result<Map<String, Value>> {
+/// Says which pair is none, or contradicts another, or which file cannot be read.
+pub(super) fn read(pairs: &[String], files: &FilesArg) -> anyhow::Result<Map<String, Value>> {
     let mut keys = Map::new();
     for pair in pairs {
-        let (key, value) = pair.split_once('=').with_context(|| {
-            format!("`{pair}` is no key with a value: write it such as `hosts=blog.example.com`")
-        })?;
-        let path: Vec<_> = key.split('.').collect();
-        if path.iter().any(|part| part.is_empty()) {
-            bail!("`{key}` is no key: write it such as `hosts`, or `idle.stop_after`");
-        }
-        put(&mut keys, &path, self::value(&path, value))
-            .with_context(|| format!("`{key}` contradicts another key that was given"))?;
+        let (key, value) = split(pair, "hosts=blog.example.com")?;
+        add(&mut keys, key, value)?;
+    }
+    let from_input = files.set_file.iter().filter(|pair| pair.ends_with("=-"));
+    ensure!(from_input.count() <= 1, "one value alone can come through standard input");
+    for pair in &files.set_file {
+        let (key, file) = split(pair, "database.new_database=address.txt")?;
+        let text = text_of(Path::new(file))?;
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        add(&mut keys, key, text.strip_suffix('\r').unwrap_or(text))?;
     }
     Ok(keys)
+}
+
+fn split<'p>(pair: &'p str, such_as: &str) -> anyhow::Result<(&'p str, &'p str)> {
+    pair.split_once('=')
+        .with_context(|| format!("`{pair}` is no key with a value: write it such as `{such_as}`"))
+}
+
+fn add(keys: &mut Map<String, Value>, key: &str, value: &str) -> anyhow::Result<()> {
+    let path: Vec<_> = key.split('.').collect();
+    if path.iter().any(|part| part.is_empty()) {
+        bail!("`{key}` is no key: write it such as `hosts`, or `idle.stop_after`");
+    }
+    put(keys, &path, self::value(&path, value))
+        .with_context(|| format!("`{key}` contradicts another key that was given"))
 }
 
 /// A value at its place; tables on the way are made.
@@ -110,9 +144,13 @@ mod tests {
 
     use super::*;
 
+    fn files(pairs: &[&str]) -> FilesArg {
+        FilesArg { set_file: pairs.iter().map(|pair| (*pair).to_owned()).collect() }
+    }
+
     fn read(pairs: &[&str]) -> Value {
         let pairs: Vec<_> = pairs.iter().map(|pair| (*pair).to_owned()).collect();
-        super::read(&pairs).map(Value::Object).unwrap()
+        super::read(&pairs, &files(&[])).map(Value::Object).unwrap()
     }
 
     #[test]
@@ -141,10 +179,26 @@ mod tests {
     }
 
     #[test]
+    fn values_stand_in_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("address");
+        std::fs::write(&path, "postgres://u:p=w@db/\r\n").unwrap();
+        let file = format!("database.new_database={}", path.display());
+        let read = super::read(&["name=Shop".into()], &files(&[&file])).unwrap();
+        let expected =
+            json!({"name": "Shop", "database": {"new_database": "postgres://u:p=w@db/"}});
+        assert_eq!(Value::Object(read), expected);
+        assert!(files(&[&file, "name=-"]).takes_input() && !files(&[&file]).takes_input());
+    }
+
+    #[test]
     fn what_is_no_pair_is_told() {
         for wrong in ["hosts", "=x", "a..b=1"] {
-            assert!(super::read(&[wrong.to_owned()]).is_err(), "{wrong}");
+            assert!(super::read(&[wrong.to_owned()], &files(&[])).is_err(), "{wrong}");
+            assert!(super::read(&[], &files(&[wrong])).is_err(), "{wrong}");
         }
-        assert!(super::read(&["env=1".into(), "env.A=1".into()]).is_err());
+        assert!(super::read(&["env=1".into(), "env.A=1".into()], &files(&[])).is_err());
+        assert!(super::read(&[], &files(&["name=-", "env.A=-"])).is_err());
+        assert!(super::read(&[], &files(&["name=/no/file"])).is_err());
     }
 }

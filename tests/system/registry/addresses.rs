@@ -47,6 +47,19 @@ fn stored(d: &Doorbell) -> String {
 }
 
 #[test]
+fn a_password_needs_not_stand_in_a_command() {
+    let d = with_shop();
+    let file = d.dir.path().join("address");
+    let other = ADDRESS.replace("hunter2", "geheim");
+    fs::write(&file, format!("{other}\n")).expect("a file");
+    let pair = format!("database.new_connection={}", file.display());
+    d.ok(&["app", "set", "shop", "--set-file", &pair]);
+    d.ok(&["restart", "shop"]);
+    assert_eq!(variable(&d, "shop", "DATABASE_URL"), other);
+    is_sealed(&d, "geheim");
+}
+
+#[test]
 fn a_password_is_stored_sealed_and_shown_to_nobody() {
     let mut d = with_shop();
     is_sealed(&d, "hunter2");

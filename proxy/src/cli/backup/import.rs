@@ -41,8 +41,13 @@ use crate::{
 };
 
 pub(super) fn import(arg: &ImportArg) -> anyhow::Result<u8> {
-    let takes_both = arg.passphrase.takes_input() && arg.file == Path::new("-");
-    ensure!(!takes_both, "archive and passphrase cannot both come through standard input");
+    let takers =
+        [arg.passphrase.takes_input(), arg.file == Path::new("-"), arg.files.takes_input()];
+    let takers = takers.into_iter().filter(|takes_input| *takes_input);
+    ensure!(
+        takers.count() <= 1,
+        "of archive, passphrase and a value one alone can come through standard input"
+    );
     let socket = arg.socket.find()?;
     let mut source = Source::open(&arg.file)?;
     let passphrase = arg.passphrase.known_one()?;

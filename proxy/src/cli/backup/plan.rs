@@ -97,7 +97,7 @@ const DATABASE: &str = "database";
 
 /// The keys of the archive with what the operator wants otherwise.
 fn wanted(arg: &ImportArg, keys: &Map<String, Value>) -> anyhow::Result<Map<String, Value>> {
-    let mut patch = keys::read(&arg.set)?;
+    let mut patch = keys::read(&arg.set, &arg.files)?;
     for key in &arg.unset {
         let path: Vec<_> = key.split('.').collect();
         keys::put(&mut patch, &path, Value::Null)

@@ -9,7 +9,7 @@ use std::path::{PathBuf, absolute};
 use anyhow::{Context, ensure};
 use clap::{Args, builder::NonEmptyStringValueParser};
 use doorbell_config::{
-    file::literal,
+    file::{literal, literal_template},
     name::{AppId, Hostname},
     nocobase::{Application, MOST_CHARACTERS, Place},
 };
@@ -47,8 +47,9 @@ pub(in crate::cli) struct NocobaseArg {
     /// Run a program for each app, in this folder
     #[arg(long, value_name = "FOLDER", requires = "command")]
     directory: Option<PathBuf>,
-    /// A variable for each app's program; placeholders such as `{id}` are filled in
-    #[arg(long, value_name = "NAME=VALUE")]
+    /// A variable for each app's program; placeholders such as `{id}` are filled in. By its name alone it has the
+    /// value that it has here, as it is, which shows in no list of processes
+    #[arg(long, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
     /// Apps have schemas in the main app's database (`USE_DB_SCHEMA_IN_SUBAPP`), and none of their own
     #[arg(long)]
@@ -105,11 +106,16 @@ impl NocobaseArg {
                     !self.schema_per_app || main.dialect == "postgres",
                     "--schema-per-app is for PostgreSQL: elsewhere a schema is a database"
                 );
+                let own = |name: &str| std::env::var(name).ok();
                 let directory = absolute(self.directory.as_deref().context("--directory")?)?;
                 Program::Own {
                     directory: directory.to_str().context("--directory is no text")?.to_owned(),
                     command: self.command.clone(),
-                    env: self.env.iter().map(|pair| pair_of(pair)).collect::<Result<_, _>>()?,
+                    env: self
+                        .env
+                        .iter()
+                        .map(|text| variable(text, own))
+                        .collect::<Result<_, _>>()?,
                     databases: Databases {
                         main,
                         password: place.password().map(str::to_owned),
@@ -122,10 +128,22 @@ impl NocobaseArg {
     }
 }
 
-fn pair_of(text: &str) -> anyhow::Result<(String, String)> {
-    let (name, value) = text.split_once('=').context("--env: write NAME=VALUE")?;
-    ensure!(!name.is_empty(), "--env: write NAME=VALUE");
-    Ok((name.to_owned(), value.to_owned()))
+/// A variable and its template; by its name alone, with the value that it has of our own.
+fn variable(
+    text: &str,
+    own: impl FnOnce(&str) -> Option<String>,
+) -> anyhow::Result<(String, String)> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, value.to_owned()),
+        None => {
+            let value = own(text).with_context(|| {
+                format!("--env {text}: our environment has no such variable, in UTF-8; or write NAME=VALUE")
+            })?;
+            (text, literal_template(&value))
+        }
+    };
+    ensure!(!name.is_empty(), "--env: write NAME, or NAME=VALUE");
+    Ok((name.to_owned(), value))
 }
 
 impl Source {
@@ -242,11 +260,11 @@ impl Source {
         let secret = options.get("authManager").and_then(|auth| auth["jwt"]["secret"].as_str());
         if secret.is_none() && !env.contains_key("APP_KEY") {
             let why = "it has the main app's, which Doorbell does not know and cannot make: \
-                       say --env APP_KEY=...";
+                       say --env APP_KEY, with the key in the environment";
             intake.leave(format!("{from}: its secret"), why);
         }
         if !env.contains_key("DB_PASSWORD") && !env.contains_key("DB_STORAGE") {
-            let why = "neither the table nor the address has it: say --env DB_PASSWORD=...";
+            let why = "neither the table nor the address has it: say --env DB_PASSWORD, with it in the environment";
             intake.leave(format!("{from}: the password of its database"), why);
         }
         // `/` answers as soon as the port is open, even with the database down.
@@ -362,6 +380,18 @@ mod tests {
 
     fn whats(intake: &Intake) -> Vec<&str> {
         intake.left.iter().map(|left| left.what.as_str()).collect()
+    }
+
+    #[test]
+    fn a_variable_without_a_value_has_ours() {
+        let own = |name: &str| (name == "APP_KEY").then(|| "k{e}y$$${x}=".to_owned());
+        let variable = |text| variable(text, own).map_err(|error| error.to_string());
+        let pair = |name: &str, value: &str| Ok((name.to_owned(), value.to_owned()));
+        assert_eq!(variable("A={id}=x"), pair("A", "{id}=x"));
+        assert_eq!(variable("APP_KEY="), pair("APP_KEY", ""));
+        assert_eq!(variable("APP_KEY"), pair("APP_KEY", &literal_template("k{e}y$$${x}=")));
+        assert!(variable("OTHER").unwrap_err().contains("OTHER"));
+        assert!(variable("").is_err() && variable("=x").is_err());
     }
 
     #[test]
