@@ -68,7 +68,8 @@ impl House {
         expect: Expect,
         by: Actor,
     ) -> Result<Edited, EndError> {
-        let delete = |expect| vec![Edit { app: app.clone(), expect, what: What::Delete }];
+        let delete =
+            |expect| vec![Edit { app: app.clone(), expect, what: What::Delete, is_of_file: false }];
         // Whether it may go is known before anything of it does.
         let tried = self.edit(delete(expect), by.clone(), Trial::Yes).await;
         tried.map_err(EndError::Refused)?;
