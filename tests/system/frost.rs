@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
@@ -131,6 +132,53 @@ fn a_frozen_app_outlives_its_supervisor_and_an_upgrade() {
     assert_eq!(frozen(&d), pid);
     d.ok(&["upgrade"]);
     assert_eq!((d.state("app"), stands_still(pid)), ("frozen".to_owned(), true));
+    assert_eq!(d.get("app.test", "/pid").text(), pid.to_string());
+}
+
+/// Where the only instance of an app is written down.
+fn record(d: &Doorbell) -> PathBuf {
+    let folder = d.state_path().join("run/app");
+    let mut files = fs::read_dir(folder).expect("its folder").flatten().map(|file| file.path());
+    let is_record = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
+    files.find(is_record).expect("a record")
+}
+
+#[test]
+fn an_app_that_goes_on_while_its_record_has_it_frozen_keeps_what_it_has() {
+    let mut d = Doorbell::with(&node("app", SOON));
+    let pid = frozen(&d);
+    let noted = fs::read_to_string(record(&d)).expect("its record");
+    assert!(noted.contains("\"phase\":\"frozen\""), "{noted}");
+    let mut websocket = WebSocket::open(d.port, "app.test", "/ws").expect("a websocket");
+    d.kill_supervisor();
+    // As it was until a moment ago.
+    fs::write(record(&d), noted).expect("its record");
+    d.start_again();
+    assert_eq!(d.state("app"), "ready");
+    websocket.echo("still open");
+    // It is drained like any other.
+    let mut restart = d.spawn(&["restart", "app"]);
+    eventually("another one serves", || d.get("app.test", "/pid").text() != pid.to_string());
+    websocket.echo("to its end");
+    drop(websocket);
+    assert_eq!(restart.wait(), 0);
+    let second = frozen(&d);
+    assert_ne!(second, pid);
+}
+
+#[test]
+fn an_app_that_was_about_to_be_frozen_goes_on_and_is_frozen_later() {
+    let mut d = Doorbell::with(&node("app", SOON));
+    let pid = frozen(&d);
+    let noted = fs::read_to_string(record(&d)).expect("its record");
+    let websocket = WebSocket::open(d.port, "app.test", "/ws").expect("a websocket");
+    d.kill_supervisor();
+    // It is noted before it is done.
+    fs::write(record(&d), noted).expect("its record");
+    drop(websocket);
+    d.start_again();
+    d.wait_for_state("app", "frozen");
+    eventually("it stands still", || stands_still(pid));
     assert_eq!(d.get("app.test", "/pid").text(), pid.to_string());
 }
 

@@ -25,9 +25,10 @@ use super::{
     children,
     ear::{Ear, Parts},
     endpoint::{Place, base36, socket_folder},
+    freezer,
     instance::{self, Instance, Wires},
     leftover::Remains,
-    mark::{Mark, file_name_of},
+    mark::{self, Mark, file_name_of},
     notify::NotifySocket,
     procfs::{self, Pid},
     record::{Notebook, Phase, Record},
@@ -60,6 +61,7 @@ pub(crate) struct Adoptee {
     record: Record,
     pidfd: OwnedFd,
     first: First,
+    course: Course,
 }
 
 /// Who is watched of an instance that is taken up.
@@ -69,6 +71,14 @@ enum First {
     Itself,
     /// The oldest of those that the first one left behind.
     StandIn,
+}
+
+/// Whether an instance is as its record has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    AsNoted,
+    /// It was about to stand still, or to go on: it is to go on, with all that it has.
+    Between,
 }
 
 impl Adoptee {
@@ -136,7 +146,10 @@ impl Driver {
                 Adoptee::stand_in(&self.state_dir, record, remains)
             });
             match found {
-                Some(adoptee) => living.push((app, adoptee)),
+                Some(mut adoptee) => {
+                    self.see_whether_still(&mut adoptee);
+                    living.push((app, adoptee));
+                }
                 None => dead.push((app, generation)),
             }
         }
@@ -167,7 +180,31 @@ impl Driver {
         let (handle, wires) = Handle::new(reports);
         let is_upgrade = adoptee.phase() == Phase::Upgrading;
         let turn = is_upgrade.then(|| self.turn_at_once(&job.app.id)).flatten();
+        match adoptee.course {
+            Course::AsNoted => {}
+            Course::Between => handle.stand_still(false),
+        }
         (handle, instance::take_up(Arc::clone(self), job, wires, adoptee, turn))
+    }
+
+    /// Who is noted as frozen is so from before it stands still until after it goes on: one that does not
+    /// stand still may have visitors.
+    fn see_whether_still(&self, adoptee: &mut Adoptee) {
+        let record = &adoptee.record;
+        if record.phase != Phase::Frozen {
+            return;
+        }
+        let (app, generation) = (&record.app, record.generation);
+        let group = self.cgroups.find_again(app, generation);
+        let nobodys = PipeIdentity { device: 0, inode: 0 };
+        let output = self.output_of(app, generation).unwrap_or(nobodys);
+        let tree = Tree::adopted(record.pid, mark_of(&self.state_dir, record), output);
+        match freezer::stands_still(&group, tree.with(group.clone())) {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%app, %error, "cannot see whether it stands still"),
+        }
+        (adoptee.record.phase, adoptee.course) = (Phase::Ready, Course::Between);
     }
 
     /// Removes what instances had of their own that are not among these.
@@ -188,14 +225,14 @@ impl Driver {
 
     /// Whether a process has the output of the instance that it says it is of.
     fn has_output(&self, pid: Pid, instance: &str) -> bool {
-        let Some((app, generation)) = instance.rsplit_once('.') else { return false };
-        let (Ok(app), Ok(generation)) = (AppId::parse_replica(app), generation.parse()) else {
-            return false;
-        };
-        let found = fs::metadata(self.output_path(&app, Generation(generation)));
-        found.is_ok_and(|found| {
-            procfs::writes_to(pid, PipeIdentity { device: found.dev(), inode: found.ino() })
-        })
+        let Some((app, generation)) = mark::instance_of(instance) else { return false };
+        self.output_of(&app, generation).is_some_and(|pipe| procfs::writes_to(pid, pipe))
+    }
+
+    /// The pipe of an instance's output.
+    fn output_of(&self, app: &AppId, generation: Generation) -> Option<PipeIdentity> {
+        let found = fs::metadata(self.output_path(app, generation)).ok()?;
+        Some(PipeIdentity { device: found.dev(), inode: found.ino() })
     }
 
     /// Whether an instance is of an earlier app of its id, which was deleted or renamed.
@@ -341,6 +378,7 @@ impl Adoptee {
             record: record.clone(),
             pidfd,
             first: First::Itself,
+            course: Course::AsNoted,
         })
     }
 
@@ -349,7 +387,7 @@ impl Adoptee {
         let oldest = remains.oldest(&record.app, record.generation)?;
         let record = Record { pid: oldest.pid, began: oldest.began, ..record };
         let pidfd = record.is_of_this_boot().then(|| open(state_dir, &record))??;
-        Some(Self { record, pidfd, first: First::StandIn })
+        Some(Self { record, pidfd, first: First::StandIn, course: Course::AsNoted })
     }
 }
 
@@ -369,7 +407,7 @@ impl Instance {
         wires: Wires,
         adoptee: Adoptee,
     ) -> io::Result<Self> {
-        let Adoptee { record, pidfd, first } = adoptee;
+        let Adoptee { record, pidfd, first, course: _ } = adoptee;
         let (app, generation) = (job.app.id.clone(), job.generation);
         let process = job.process()?;
         let (stop, logs) = (*process.stop, *process.logs);

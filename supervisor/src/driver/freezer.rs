@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::{
     Witness,
     cgroup::Group,
-    procfs::{Process, Scanner},
+    procfs::{Process, ProcessTable, Scanner},
     reclaim::GivingBack,
     tree::{self, Tree},
     watch,
@@ -71,6 +71,19 @@ async fn stop_each(witness: &Witness, scanner: &Scanner) -> io::Result<Still> {
     Ok(Still { processes, _giving_back })
 }
 
+/// Whether an instance of an earlier supervisor stands still as a whole, or is about to.
+pub(super) fn stands_still(group: &Group, mut tree: Tree) -> io::Result<bool> {
+    if group.can_freeze() {
+        return group.is_to_freeze();
+    }
+    for _ in 0..LOOKS {
+        if let Some(living) = tree.refresh(&ProcessTable::read()?) {
+            return Ok(living.iter().all(|process| process.is_stopped));
+        }
+    }
+    Err(io::Error::other("its processes come and go too fast"))
+}
+
 /// Lets every process of the instance go on.
 pub(super) async fn go_on(
     still: Option<Still>,
@@ -90,4 +103,148 @@ pub(super) async fn go_on(
     };
     tree::signal(&Tree::handles(&processes), Signal::CONT);
     Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::{
+        io::{BufRead, BufReader, Write},
+        os::unix::process::CommandExt,
+        path::Path,
+        process::{Child, Command, Stdio},
+    };
+
+    use doorbell_config::{name::AppId, spec::ResourceSpec};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        driver::{
+            cgroup::{Cgroups, Controller, Version},
+            mark::{INSTANCE, Mark, STATE_DIR, name_of},
+        },
+        message::Generation,
+        output::PipeIdentity,
+    };
+
+    const GENERATION: Generation = Generation(7);
+
+    fn app() -> AppId {
+        AppId::parse("app").unwrap()
+    }
+
+    /// A way to have an instance stand still, as far as this machine has it.
+    #[derive(Debug)]
+    pub(in crate::driver) struct Freezer(Cgroups);
+
+    impl Freezer {
+        pub(in crate::driver) fn all() -> Vec<Self> {
+            let name = format!("doorbell-freezer-{}", std::process::id());
+            let number = std::thread::current().id();
+            let versions = [Version::One, Version::Two]
+                .map(|version| Cgroups::of_version(&format!("{name}-{number:?}"), version));
+            let can_freeze = |groups: &Cgroups| groups.version(Controller::Freezer).is_some();
+            let signals = [Cgroups::default()];
+            signals.into_iter().chain(versions.into_iter().filter(can_freeze)).map(Self).collect()
+        }
+    }
+
+    /// An instance that runs, with what it has as its folder and that of its state.
+    pub(in crate::driver) struct Program {
+        folder: TempDir,
+        child: Child,
+        group: Group,
+    }
+
+    impl Program {
+        /// Runs a script until it has said something.
+        pub(in crate::driver) fn start(freezer: &Freezer, script: &str) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let group = freezer.0.make(&app(), GENERATION, &ResourceSpec::default(), true).unwrap();
+            // Whatever it starts is in its groups too.
+            let script = format!("read -r line; {script}");
+            let mut child = Command::new("sh")
+                .args(["-c", &script])
+                .current_dir(folder.path())
+                .env(STATE_DIR, folder.path())
+                .env(INSTANCE, name_of(&app(), GENERATION))
+                .process_group(0)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            for door in group.entrance().unwrap().doors {
+                std::fs::File::from(door).write_all(child.id().to_string().as_bytes()).unwrap();
+            }
+            writeln!(child.stdin.take().unwrap(), "go").unwrap();
+            BufReader::new(child.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+            Self { folder, child, group }
+        }
+
+        pub(in crate::driver) fn folder(&self) -> &Path {
+            self.folder.path()
+        }
+
+        fn tree(&self) -> Tree {
+            let mark = Mark::of_instance(self.folder(), &app(), GENERATION);
+            Tree::adopted(self.child.id(), mark, PipeIdentity { device: 0, inode: 0 })
+        }
+
+        fn living(&self) -> Vec<Process> {
+            let mut tree = self.tree();
+            loop {
+                if let Some(living) = tree.refresh(&ProcessTable::read().unwrap()) {
+                    return living;
+                }
+            }
+        }
+
+        /// Stops the first so many of its processes, and waits until they have.
+        async fn stop(&self, count: usize) {
+            let stopped = self.living().into_iter().take(count).collect::<Vec<_>>();
+            tree::signal(&Tree::handles(&stopped), Signal::STOP);
+            let stands = |one: &Process| Process::read(one.pid).is_none_or(|now| now.is_stopped);
+            while !stopped.iter().all(stands) {
+                sleep(PACE).await;
+            }
+        }
+
+        pub(in crate::driver) async fn stand_still(&self, freezer: &Freezer) {
+            if freezer.0.version(Controller::Freezer).is_none() {
+                return self.stop(usize::MAX).await;
+            }
+            self.group.freeze(true).unwrap();
+            while !self.group.is_frozen().unwrap() {
+                sleep(PACE).await;
+            }
+        }
+    }
+
+    impl Drop for Program {
+        fn drop(&mut self) {
+            if self.group.can_freeze() {
+                self.group.freeze(false).unwrap();
+            }
+            tree::signal(&Tree::handles(&self.living()), Signal::KILL);
+            self.child.wait().unwrap();
+            while !self.living().is_empty() {
+                std::thread::yield_now();
+            }
+            self.group.remove();
+        }
+    }
+
+    #[tokio::test]
+    async fn who_stands_still_is_told_from_who_goes_on() {
+        for freezer in Freezer::all() {
+            let program = Program::start(&freezer, "sleep 1000 & echo; wait");
+            let is_still = || stands_still(&program.group, program.tree()).unwrap();
+            assert!(!is_still(), "{freezer:?}");
+            // One of two is not all.
+            program.stop(1).await;
+            assert!(!is_still(), "{freezer:?}");
+            program.stand_still(&freezer).await;
+            assert!(is_still(), "{freezer:?}");
+        }
+    }
 }

@@ -63,7 +63,7 @@ impl Instance {
         // Its socket has accepted connections all the time, and a visitor's own shows whether it still does.
         self.tell(Note::Thawed).await;
         // The rest is nothing that he should wait for. Of one that goes on while its record has it stand
-        // still, the next supervisor thinks so too, until somebody wants it.
+        // still, the next supervisor sees that it does (`adopt`).
         sleep(VISITORS_FIRST).await;
         self.note(Phase::Ready).await;
         if probe::refuses(endpoint).await {

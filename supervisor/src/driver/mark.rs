@@ -47,6 +47,12 @@ pub(crate) fn name_of(app: &AppId, generation: Generation) -> String {
     format!("{app}.{}", generation.0)
 }
 
+/// Whose name that is.
+pub(crate) fn instance_of(name: &str) -> Option<(AppId, Generation)> {
+    let (app, generation) = name.rsplit_once('.')?;
+    Some((AppId::parse_replica(app).ok()?, Generation(generation.parse().ok()?)))
+}
+
 /// What the files and folders of an instance are called.
 pub(crate) fn file_name_of(app: &AppId, generation: Generation) -> String {
     format!("{}.{}", app.file_name(), generation.0)

@@ -35,7 +35,7 @@ pub(crate) enum Phase {
     Starting,
     /// Serving, or draining.
     Ready,
-    /// Standing still, or about to.
+    /// Standing still, about to, or no more since a moment.
     Frozen,
     /// Told to end.
     Leaving,

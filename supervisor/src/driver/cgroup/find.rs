@@ -66,6 +66,21 @@ impl Cgroups {
         found
     }
 
+    /// Those of one version alone.
+    #[cfg(test)]
+    pub(in crate::driver) fn of_version(name: &str, version: Version) -> Self {
+        let mut found = Self::default();
+        let (mounts, own) =
+            (read("/proc/self/mountinfo").unwrap(), read("/proc/self/cgroup").unwrap());
+        for mount in mounts.lines().filter_map(Mount::parse).filter(|one| one.version == version) {
+            match version {
+                Version::One => found.add_legacy(&mount, &own, name, Purpose::Look),
+                Version::Two => found.add_unified(&mount, &own, name, Purpose::Look),
+            }
+        }
+        found
+    }
+
     fn add_unified(&mut self, mount: &Mount, own: &str, name: &str, purpose: Purpose) {
         let Some(base) = mount.own_folder(own, None) else {
             let problem = "our own control group is not among those that are mounted";

@@ -101,6 +101,16 @@ impl Group {
         }
     }
 
+    /// Whether everybody is to stand still, newcomers too.
+    pub(in crate::driver) fn is_to_freeze(&self) -> io::Result<bool> {
+        let told = |path: &Path, file: &str| fs::read_to_string(path.join(file));
+        match self.place(Controller::Freezer) {
+            Some((Version::Two, path)) => Ok(told(path, "cgroup.freeze")?.trim() == "1"),
+            Some((Version::One, path)) => Ok(told(path, "freezer.state")?.trim() != "THAWED"),
+            None => Ok(false),
+        }
+    }
+
     /// Whether everybody stands still.
     pub(in crate::driver) fn is_frozen(&self) -> io::Result<bool> {
         match self.place(Controller::Freezer) {
