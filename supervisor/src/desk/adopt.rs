@@ -121,6 +121,6 @@ impl Desk {
         let finishing =
             self.driver.finish_outputs(|id| apps.get(id)?.process().map(|process| *process.logs));
         self.errands.spawn(finishing);
-        self.sweep = Some(tokio::spawn(sweep(self.leftovers.clone(), self.driver.scanner())));
+        self.sweep = Some(tokio::spawn(sweep(self.leftovers.clone(), self.driver.clone())));
     }
 }

@@ -437,8 +437,8 @@ fn let_others_in(
     driver::share_folder(logs, group, 0o750).map_err(failed(logs))
 }
 
-async fn sweep(leftovers: Leftovers, scanner: Arc<driver::Scanner>) {
-    if let Err(error) = leftovers.end(&scanner).await {
+async fn sweep(leftovers: Leftovers, driver: Arc<Driver>) {
+    if let Err(error) = driver.end_leftovers(&leftovers).await {
         tracing::warn!(%error, "cannot look for processes of an earlier doorbell");
     }
 }

@@ -147,6 +147,10 @@ pub(super) mod tests {
             let signals = [Cgroups::default()];
             signals.into_iter().chain(versions.into_iter().filter(can_freeze)).map(Self).collect()
         }
+
+        pub(in crate::driver) fn cgroups(&self) -> &Cgroups {
+            &self.0
+        }
     }
 
     /// An instance that runs, with what it has as its folder and that of its state.

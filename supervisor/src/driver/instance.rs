@@ -168,7 +168,7 @@ impl Driver {
     /// Ends what there is of an instance that nobody holds.
     async fn end_leftovers_of(&self, job: &Job) {
         let rest = Leftovers::of_one(&self.state_dir, &job.app.id, job.generation);
-        if let Err(error) = rest.end(&self.scanner).await {
+        if let Err(error) = self.end_leftovers(&rest).await {
             tracing::error!(app = %job.app.id, %error, "processes of an app cannot be found");
         }
     }

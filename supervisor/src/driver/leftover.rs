@@ -14,7 +14,9 @@ use rustix::process::Signal;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    mark::{INSTANCE, Mark, name_of},
+    Driver,
+    cgroup::Cgroups,
+    mark::{self, INSTANCE, Mark, name_of},
     procfs::{self, Pid, Process, ProcessTable, Scanner},
     tree::{self, Tree},
     watch,
@@ -78,6 +80,13 @@ impl Remains {
     }
 }
 
+impl Driver {
+    /// Ends what an earlier Doorbell left behind; bounded in time.
+    pub(crate) async fn end_leftovers(&self, leftovers: &Leftovers) -> io::Result<()> {
+        leftovers.end(&self.scanner, &self.cgroups).await
+    }
+}
+
 impl Leftovers {
     pub(crate) fn of(state_dir: &Path) -> Self {
         Self { mark: Mark::of_folder(state_dir), spared: HashSet::new(), only: None }
@@ -93,8 +102,7 @@ impl Leftovers {
         self.spared.insert(name_of(app, generation));
     }
 
-    /// Ends them all; bounded in time.
-    pub(crate) async fn end(&self, scanner: &Scanner) -> io::Result<()> {
+    async fn end(&self, scanner: &Scanner, cgroups: &Cgroups) -> io::Result<()> {
         let begun = Instant::now();
         let mut told = HashSet::new();
         loop {
@@ -108,14 +116,17 @@ impl Leftovers {
                 return Ok(());
             }
             let handles = Tree::handles(&found);
+            let newcomers: Vec<Process> =
+                found.into_iter().filter(|p| told.insert((p.pid, p.began))).collect();
+            for process in &newcomers {
+                tracing::warn!(pid = process.pid, "ending a process of an earlier doorbell");
+            }
             if begun.elapsed() >= GRACE {
                 tree::signal(&handles, Signal::KILL);
             } else {
-                for process in found.iter().filter(|p| told.insert((p.pid, p.began))) {
-                    tracing::warn!(pid = process.pid, "ending a process of an earlier doorbell");
-                    tree::signal(&Tree::handles(&[*process]), Signal::TERM);
-                }
+                tree::signal(&Tree::handles(&newcomers), Signal::TERM);
             }
+            let_go_on(&newcomers, cgroups);
             // Passing the pace is no error: then we look again.
             let _ = timeout(PACE, watch::any_gone(handles)).await;
         }
@@ -137,5 +148,47 @@ impl Leftovers {
             && procfs::variable(pid, INSTANCE).is_none_or(|name| {
                 !self.spared.contains(&name) && self.only.as_ref().is_none_or(|only| *only == name)
             })
+    }
+}
+
+/// Lets those go on to their end who stand still: they cannot obey, and in a control group of version 1 not
+/// even SIGKILL ends them.
+fn let_go_on(processes: &[Process], cgroups: &Cgroups) {
+    tree::signal(&Tree::handles(processes), Signal::CONT);
+    let names = processes.iter().filter_map(|process| procfs::variable(process.pid, INSTANCE));
+    for name in names.collect::<HashSet<_>>() {
+        let Some((app, generation)) = mark::instance_of(&name) else { continue };
+        let group = cgroups.find_again(&app, generation);
+        if group.can_freeze()
+            && let Err(error) = group.freeze(false)
+        {
+            tracing::warn!(%app, %error, "cannot be thawed to be ended");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::driver::freezer::tests::{Freezer, Program};
+
+    #[tokio::test]
+    async fn who_stands_still_ends_as_gracefully_as_others() {
+        for freezer in Freezer::all() {
+            // Its children are told too.
+            let program = Program::start(
+                &freezer,
+                "trap 'echo ended >ended; exit' TERM; sh -c 'echo; exec sleep 1000' & wait",
+            );
+            program.stand_still(&freezer).await;
+            let begun = Instant::now();
+            let leftovers = Leftovers::of(program.folder());
+            leftovers.end(&Scanner::default(), freezer.cgroups()).await.unwrap();
+            assert!(begun.elapsed() < GRACE, "{freezer:?}");
+            let ended = fs::read_to_string(program.folder().join("ended"));
+            assert_eq!(ended.unwrap(), "ended\n", "{freezer:?}");
+        }
     }
 }
