@@ -110,6 +110,8 @@ pub(super) struct Instance {
     pub(super) warnings: Vec<String>,
     /// What keeps it awake.
     pub(super) vigils: Vec<Vigil>,
+    /// Whether it is frozen, and its memory on its way out.
+    pub(super) gives_back: bool,
     /// Whether its last lease is back, and only its own work keeps it.
     pub(super) is_drained: bool,
 }
@@ -126,6 +128,7 @@ impl Instance {
             is_elsewhere: false,
             warnings: Vec::new(),
             vigils: Vec::new(),
+            gives_back: false,
             is_drained: false,
         }
     }

@@ -101,8 +101,8 @@ impl Desk {
                 }
             }
             Effect::Freeze(generation) => {
+                self.gives_back(id, generation, true);
                 self.stand_still(id, generation, true);
-                self.yielded(id, generation);
             }
             Effect::Thaw(generation) => self.stand_still(id, generation, false),
             Effect::OpenGate(generation) => self.open_gate(id, generation, Opening::First),
@@ -145,11 +145,24 @@ impl Desk {
         }
     }
 
+    fn gives_back(&mut self, id: &AppId, generation: Generation, gives_back: bool) {
+        if let Some(instance) = self.apps.get_mut(id).and_then(|app| app.instance_mut(generation)) {
+            instance.gives_back = gives_back;
+        }
+    }
+
+    /// A frozen instance has no memory left that it could give back.
+    pub(super) fn gave_back(&mut self, id: &AppId, generation: Generation) {
+        self.gives_back(id, generation, false);
+        self.yielded(id, generation);
+    }
+
     fn open_gate_again(&mut self, id: &AppId, generation: Generation) {
         let Some(app) = self.apps.get_mut(id) else { return };
         // Who woke it from light sleep did not wait for a start.
         app.is_visited = false;
         app.stands_in_no_line();
+        self.gives_back(id, generation, false);
         // It was to yield, perhaps, and is needed.
         self.yielded(id, generation);
         let Some(app) = self.apps.get(id) else { return };

@@ -30,6 +30,7 @@ impl Desk {
                 self.play(&app, Event::Instance(generation, InstanceEvent::Ready));
             }
             Note::Thawed => self.play(&app, Event::Instance(generation, InstanceEvent::Thawed)),
+            Note::GaveBack => self.gave_back(&app, generation),
             Note::Accepts => self.play(&app, Event::Instance(generation, InstanceEvent::Accepts)),
             Note::Failed { failure, reason } => self.failed(&app, generation, failure, reason),
             Note::Elsewhere(warning) => {

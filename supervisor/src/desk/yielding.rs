@@ -3,7 +3,8 @@
 //! A round: the gates of all that could yield are asked how long these have been idle (`AskRetire` for a
 //! time that nobody has been idle for), then it is chosen who yields ([`choose`]), and each is asked
 //! to retire as for idleness: so whoever is visited meanwhile stays. When all have yielded, or stayed,
-//! the round is over.
+//! the round is over. Who is frozen has yielded when its memory is given back (`Note::GaveBack`), and is not
+//! stopped before.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,11 +13,10 @@ use tokio::time::Instant;
 
 use super::{
     Desk,
-    app::{App, unix_seconds},
+    app::{App, Instance, unix_seconds},
     room::Entry,
 };
 use crate::{
-    driver::has_swap,
     lifecycle::{Event, Frost, Frozen, Goal, Needed, Ready, State, Successor, Timer},
     memory::{Candidate, Demotion, Shortage, Sleep, choose},
     message::{GateOrder, Generation, UsualStart},
@@ -37,6 +37,8 @@ const STAY_PER_COST: u32 = 5;
 #[derive(Debug)]
 pub(super) struct Round {
     bytes: u64,
+    /// Whether who is frozen gives memory back.
+    has_swap: bool,
     /// Whose gates are asked, and what they take.
     asked: HashMap<AppId, (Generation, u64)>,
     candidates: Vec<Candidate>,
@@ -95,7 +97,8 @@ impl Desk {
     fn begin_round(&mut self, bytes: u64, shortage: &Shortage) {
         let deadline = Instant::now() + ASKING;
         let (asked, candidates, chosen) = (HashMap::new(), Vec::new(), HashMap::new());
-        let mut round = Round { bytes, asked, candidates, chosen, deadline };
+        let has_swap = shortage.has_swap;
+        let mut round = Round { bytes, has_swap, asked, candidates, chosen, deadline };
         for (id, usage) in &shortage.apps {
             let Some(app) = self.apps.get(id).filter(|app| app.may_yield()) else { continue };
             if self.bonds.needed(id) == Needed::Awake {
@@ -109,7 +112,8 @@ impl Desk {
                     let since = unix_seconds().saturating_sub(app.since_unix_seconds);
                     let idle = Duration::from_secs(since);
                     let bytes = usage.memory_bytes;
-                    round.candidates.extend(self.candidate(id, *generation, idle, bytes));
+                    let candidate = self.candidate(id, *generation, idle, bytes, has_swap);
+                    round.candidates.extend(candidate);
                 }
                 State::Stopped
                 | State::Provisioning(_)
@@ -136,7 +140,8 @@ impl Desk {
         let asked = round.asked.get(id).copied().filter(|(asked, _)| *asked == generation);
         if let Some((_, bytes)) = asked {
             round.asked.remove(id);
-            let candidate = self.candidate(id, generation, idle, bytes);
+            let has_swap = round.has_swap;
+            let candidate = self.candidate(id, generation, idle, bytes, has_swap);
             let candidate = candidate.filter(|candidate| !candidate.idle.is_zero());
             self.round.iter_mut().for_each(|round| round.candidates.extend(candidate.clone()));
             self.choose_if_told();
@@ -165,8 +170,9 @@ impl Desk {
         generation: Generation,
         idle: Duration,
         bytes: u64,
+        has_swap: bool,
     ) -> Option<Candidate> {
-        let candidate = self.apps.get(id)?.candidate(generation, idle, bytes);
+        let candidate = self.apps.get(id)?.candidate(generation, idle, bytes, has_swap);
         match self.bonds.needed(id) {
             Needed::No => Some(candidate),
             Needed::Asleep => Some(Candidate { may_stop: false, ..candidate }),
@@ -303,12 +309,15 @@ impl App {
             |generation| self.instance(generation).is_some_and(|i| i.awake_until().is_some());
         let stays = match &self.life.state {
             State::Ready(ready) => {
-                let least = LEAST_STAY.max(self.cost().unwrap_or_default() * STAY_PER_COST);
                 ready.successor != Successor::None
-                    || ready.since.elapsed() < least
+                    || Instant::from_std(ready.since).elapsed() < self.least_stay()
                     || is_vigilant(ready.generation)
             }
-            State::Frozen(frozen) => frozen.frost != Frost::Lasting,
+            State::Frozen(frozen) => {
+                let gives_back = |one: &Instance| one.gives_back;
+                frozen.frost != Frost::Lasting
+                    || self.instance(frozen.generation).is_some_and(gives_back)
+            }
             State::Stopped
             | State::Provisioning(_)
             | State::Starting(_)
@@ -322,17 +331,27 @@ impl App {
         self.goal == Goal::Down && !stays && !is_left_alone
     }
 
+    fn least_stay(&self) -> Duration {
+        LEAST_STAY.max(self.cost().unwrap_or_default() * STAY_PER_COST)
+    }
+
     /// What its starts take.
     fn cost(&self) -> Option<Duration> {
         let times = &self.past.as_ref()?.start_times;
         UsualStart::of(times).map(|usual| usual.median)
     }
 
-    fn candidate(&self, generation: Generation, idle: Duration, bytes: u64) -> Candidate {
+    fn candidate(
+        &self,
+        generation: Generation,
+        idle: Duration,
+        bytes: u64,
+        has_swap: bool,
+    ) -> Candidate {
         let process = self.process();
         let may_freeze = process.is_some_and(|process| process.idle_freeze_after.is_some());
         let is_frozen = matches!(self.life.state, State::Frozen(_));
-        let sleep = match (is_frozen, may_freeze && has_swap()) {
+        let sleep = match (is_frozen, may_freeze && has_swap) {
             (true, _) => Sleep::Frozen,
             (false, true) => Sleep::Awake,
             (false, false) => Sleep::AwakeForGood,
@@ -348,3 +367,6 @@ impl App {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,14 @@ const PACE: Duration = Duration::from_millis(2);
 pub(super) struct Still {
     processes: Vec<Process>,
     /// Ends when this is dropped.
-    _giving_back: GivingBack,
+    giving_back: GivingBack,
+}
+
+impl Still {
+    /// Waits until its memory is given back. Dropping this future loses nothing.
+    pub(super) async fn gave_back(&mut self) {
+        self.giving_back.is_done().await;
+    }
 }
 
 /// Has every process of the instance stand still, newcomers too.
@@ -49,8 +56,8 @@ async fn freeze(group: &Group, witness: &Witness, scanner: &Scanner) -> io::Resu
         sleep(PACE).await;
     }
     let processes = watch::living(witness, scanner).await?;
-    let _giving_back = GivingBack::of(&processes, Some(group));
-    Ok(Still { processes, _giving_back })
+    let giving_back = GivingBack::of(&processes, Some(group));
+    Ok(Still { processes, giving_back })
 }
 
 async fn stop_each(witness: &Witness, scanner: &Scanner) -> io::Result<Still> {
@@ -67,8 +74,8 @@ async fn stop_each(witness: &Witness, scanner: &Scanner) -> io::Result<Still> {
             sleep(PACE).await;
         }
     };
-    let _giving_back = GivingBack::of(&processes, None);
-    Ok(Still { processes, _giving_back })
+    let giving_back = GivingBack::of(&processes, None);
+    Ok(Still { processes, giving_back })
 }
 
 /// Whether an instance of an earlier supervisor stands still as a whole, or is about to.
@@ -97,7 +104,10 @@ pub(super) async fn go_on(
         return group.freeze(false);
     }
     let processes = match still {
-        Some(Still { processes, _giving_back }) => processes,
+        Some(Still { processes, giving_back }) => {
+            drop(giving_back);
+            processes
+        }
         // An earlier supervisor stopped it.
         None => watch::living(witness, scanner).await?,
     };

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::{sync::watch as channel, time::sleep};
+use tokio::{
+    sync::watch as channel,
+    time::{sleep, timeout},
+};
 
 use super::{End, Instance, Note};
 use crate::{
@@ -16,6 +19,8 @@ use crate::{
 
 /// Until what follows a thaw, and no visitor waits for.
 const VISITORS_FIRST: Duration = Duration::from_millis(1);
+/// How long it is waited for that memory is given back, which goes on behind that.
+const GIVING_BACK: Duration = Duration::from_secs(10);
 
 impl Instance {
     /// Lets it stand still and go on as it is told, until it does not survive that. The next word ends what
@@ -28,6 +33,7 @@ impl Instance {
             let followed = async {
                 if is_to_stand_still {
                     still = self.stand_still().await;
+                    self.gave_back(still.as_mut()).await;
                 } else if let Err(end) = self.go_on(still.take(), endpoint).await {
                     return end;
                 }
@@ -55,6 +61,16 @@ impl Instance {
                 None
             }
         }
+    }
+
+    /// Tells when its memory is given back, as far as that can be waited for.
+    async fn gave_back(&self, still: Option<&mut Still>) {
+        if let Some(still) = still
+            && timeout(GIVING_BACK, still.gave_back()).await.is_err()
+        {
+            tracing::debug!(app = %self.job.app.id, "it takes its time to give its memory back");
+        }
+        self.tell(Note::GaveBack).await;
     }
 
     async fn go_on(&self, still: Option<Still>, endpoint: &Endpoint) -> Result<(), End> {

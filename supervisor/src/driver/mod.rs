@@ -186,6 +186,8 @@ pub(crate) enum Note {
     },
     /// It goes on after it stood still, and listens.
     Thawed,
+    /// It stands still, and what memory it could give back is given back, or takes too long.
+    GaveBack,
     /// It was looked at, and accepts connections.
     Accepts,
     Failed {

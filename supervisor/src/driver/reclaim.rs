@@ -34,7 +34,7 @@ static TURN: Semaphore = Semaphore::const_new(1);
 /// Giving back that goes on until this is dropped, or all is done.
 #[derive(Debug)]
 pub(super) struct GivingBack {
-    /// Where there is swap.
+    /// Where there is swap, until it is done.
     task: Option<JoinHandle<()>>,
     is_over: Arc<AtomicBool>,
 }
@@ -60,6 +60,16 @@ impl GivingBack {
             })
         });
         Self { task, is_over }
+    }
+
+    /// Waits until all is given back that can be. Dropping this future loses nothing.
+    pub(super) async fn is_done(&mut self) {
+        if let Some(task) = &mut self.task {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "giving memory back failed");
+            }
+            self.task = None;
+        }
     }
 }
 

@@ -9,7 +9,10 @@ use tokio::{
 };
 
 use super::gauge::{Gauge, missing};
-use crate::{driver::Meter, message::Usage};
+use crate::{
+    driver::{Meter, has_swap},
+    message::Usage,
+};
 
 /// Between two looks at what apps take against a budget.
 const PACE: Duration = Duration::from_secs(5);
@@ -21,6 +24,8 @@ const REST: Duration = Duration::from_secs(1);
 pub(crate) struct Shortage {
     /// Bytes that the machine misses; zero if it has enough.
     pub(crate) machine: u64,
+    /// Whether memory of frozen apps has somewhere to go.
+    pub(crate) has_swap: bool,
     /// What every running app takes.
     pub(crate) apps: Vec<(AppId, Usage)>,
 }
@@ -72,7 +77,7 @@ impl Warden {
                 continue;
             }
             let apps = self.meter.read().await;
-            if self.to.send(Shortage { machine, apps }).await.is_err() {
+            if self.to.send(Shortage { machine, has_swap: has_swap(), apps }).await.is_err() {
                 return;
             }
             sleep(REST).await;
