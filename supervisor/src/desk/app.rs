@@ -70,7 +70,8 @@ pub(super) struct Past {
     /// How often it was put to sleep before its time.
     #[serde(default)]
     pub(super) yields: u64,
-    /// Until then it is not chosen to yield: it was, and is in use by those who do not keep it awake.
+    /// Until then it is not chosen to yield: it was, and is in use by those who do not keep it awake, or it has
+    /// just been thawed.
     #[serde(skip)]
     pub(super) stays_until: Option<Instant>,
 }

@@ -162,6 +162,7 @@ impl Desk {
         // Who woke it from light sleep did not wait for a start.
         app.is_visited = false;
         app.stands_in_no_line();
+        app.stays_for_now();
         self.gives_back(id, generation, false);
         // It was to yield, perhaps, and is needed.
         self.yielded(id, generation);

@@ -331,6 +331,12 @@ impl App {
         self.goal == Goal::Down && !stays && !is_left_alone
     }
 
+    /// It is left alone as if it had just become ready.
+    pub(super) fn stays_for_now(&mut self) {
+        let until = Instant::now() + self.least_stay();
+        self.past().stays_until = Some(until);
+    }
+
     fn least_stay(&self) -> Duration {
         LEAST_STAY.max(self.cost().unwrap_or_default() * STAY_PER_COST)
     }

@@ -75,6 +75,10 @@ fn look(desk: &mut Desk) {
     desk.looked_at_memory(&Shortage { machine: 50, has_swap: true, apps: vec![(id(), usage)] });
 }
 
+fn is_asked(desk: &Desk) -> bool {
+    desk.round.as_ref().is_some_and(|round| round.asked.contains_key(&id()))
+}
+
 fn tell(desk: &mut Desk, note: Note) {
     desk.report(Report { app: id(), generation: G, note });
 }
@@ -120,4 +124,23 @@ async fn who_is_frozen_has_yielded_when_its_memory_is_given_back() {
     let past = desk.apps[&id()].past.as_ref().unwrap();
     assert_eq!(past.yields, 1);
     assert!(past.reason.as_ref().unwrap().contains("frozen before its time"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_just_been_thawed_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut desk = desk(folder.path());
+    look(&mut desk);
+    assert!(!is_asked(&desk), "it has just become ready");
+    advance(LEAST_STAY).await;
+    freeze(&mut desk);
+    tell(&mut desk, Note::GaveBack);
+    desk.gate(GateReport::Wanted { app: id() });
+    tell(&mut desk, Note::Thawed);
+    assert!(matches!(state(&desk), State::Ready(_)), "{:?}", state(&desk));
+    look(&mut desk);
+    assert!(!is_asked(&desk), "it has just been thawed");
+    advance(LEAST_STAY).await;
+    look(&mut desk);
+    assert!(is_asked(&desk));
 }
