@@ -10,10 +10,7 @@
 use std::{
     fs, io,
     ops::Range,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::{sync::Semaphore, task::JoinHandle};
@@ -36,22 +33,56 @@ static TURN: Semaphore = Semaphore::const_new(1);
 pub(super) struct GivingBack {
     /// Where there is swap, until it is done.
     task: Option<JoinHandle<()>>,
-    is_over: Arc<AtomicBool>,
+    leave: Arc<Leave>,
+}
+
+/// Whether it may still give back. What is changed for that is changed while this is held, so that nothing is
+/// behind its end.
+#[derive(Debug, Default)]
+struct Leave(Mutex<Term>);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Term {
+    #[default]
+    Lasts,
+    Over,
+}
+
+impl Leave {
+    fn held(&self) -> MutexGuard<'_, Term> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self) {
+        *self.held() = Term::Over;
+    }
+
+    fn is_over(&self) -> bool {
+        *self.held() == Term::Over
+    }
+
+    /// Lets a group use swap, unless it is over.
+    fn let_swap(&self, group: &Group) {
+        let term = self.held();
+        if *term == Term::Lasts {
+            group.let_swap(true);
+        }
+    }
 }
 
 impl GivingBack {
     /// Begins with these processes, which stand still.
     pub(super) fn of(processes: &[Process], group: Option<&Group>) -> Self {
-        let is_over = Arc::new(AtomicBool::new(false));
+        let leave = Arc::new(Leave::default());
         let task = has_swap().then(|| {
-            let (over, processes) = (Arc::clone(&is_over), processes.to_vec());
+            let (leave, processes) = (Arc::clone(&leave), processes.to_vec());
             let group = group.cloned();
             tokio::spawn(async move {
                 // Invariant: the semaphore is never closed.
                 let Ok(_turn) = TURN.acquire().await else { return };
                 let giving = tokio::task::spawn_blocking(move || {
-                    if !group.is_some_and(|group| give_back_group(&group, &over)) {
-                        give_back(&processes, &over);
+                    if !group.is_some_and(|group| give_back_group(&group, &leave)) {
+                        give_back(&processes, &leave);
                     }
                 });
                 if let Err(error) = giving.await {
@@ -59,7 +90,7 @@ impl GivingBack {
                 }
             })
         });
-        Self { task, is_over }
+        Self { task, leave }
     }
 
     /// Waits until all is given back that can be. Dropping this future loses nothing.
@@ -75,7 +106,7 @@ impl GivingBack {
 
 impl Drop for GivingBack {
     fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
+        self.leave.end();
         // Who waits for his turn waits no more; a piece that is under way is finished.
         if let Some(task) = &self.task {
             task.abort();
@@ -84,10 +115,10 @@ impl Drop for GivingBack {
 }
 
 /// Has the kernel take back what a group has, piece by piece; tells whether it can be asked for that.
-fn give_back_group(group: &Group, is_over: &AtomicBool) -> bool {
+fn give_back_group(group: &Group, leave: &Leave) -> bool {
     let Some(mut left) = group.memory_bytes() else { return false };
-    group.let_swap(true);
-    while left > 0 && !is_over.load(Ordering::Relaxed) {
+    leave.let_swap(group);
+    while left > 0 && !leave.is_over() {
         match group.reclaim(left.min(PIECE as u64)) {
             Ok(()) => {}
             // There is no more that it would give.
@@ -102,9 +133,9 @@ fn give_back_group(group: &Group, is_over: &AtomicBool) -> bool {
     true
 }
 
-fn give_back(processes: &[Process], is_over: &AtomicBool) {
+fn give_back(processes: &[Process], leave: &Leave) {
     for process in processes {
-        if let Err(error) = give_back_one(process, is_over) {
+        if let Err(error) = give_back_one(process, leave) {
             tracing::debug!(pid = process.pid, %error, "its memory stays where it is");
             if error.kind() == io::ErrorKind::PermissionDenied {
                 return;
@@ -113,13 +144,13 @@ fn give_back(processes: &[Process], is_over: &AtomicBool) {
     }
 }
 
-fn give_back_one(process: &Process, is_over: &AtomicBool) -> io::Result<()> {
+fn give_back_one(process: &Process, leave: &Leave) -> io::Result<()> {
     let handles = Tree::handles(std::slice::from_ref(process));
     // It has ended.
     let Some(handle) = handles.first() else { return Ok(()) };
     for range in mappings(process.pid)? {
         for start in range.clone().step_by(PIECE) {
-            if is_over.load(Ordering::Relaxed) {
+            if leave.is_over() {
                 return Ok(());
             }
             match sys::page_out(handle, start..range.end.min(start + PIECE)) {
@@ -158,6 +189,36 @@ fn mapping(line: &str) -> Option<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::cgroup;
+
+    /// A folder with the files of a group of version 2 that has a limit.
+    fn limited_group() -> (tempfile::TempDir, Group) {
+        let folder = tempfile::tempdir().unwrap();
+        for (file, text) in [
+            ("memory.current", "20000000\n"),
+            ("memory.max", "64000000\n"),
+            ("memory.swap.max", "0\n"),
+            ("memory.reclaim", ""),
+        ] {
+            fs::write(folder.path().join(file), text).unwrap();
+        }
+        let group = cgroup::with_memory(folder.path());
+        (folder, group)
+    }
+
+    #[test]
+    fn who_is_wanted_back_before_his_turn_is_not_let_into_swap() {
+        let (folder, group) = limited_group();
+        let file = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+        let leave = Leave::default();
+        leave.end();
+        assert!(give_back_group(&group, &leave));
+        assert_eq!(file("memory.swap.max"), "0\n");
+        assert_eq!(file("memory.reclaim"), "");
+        assert!(give_back_group(&group, &Leave::default()));
+        assert!(file("memory.swap.max").starts_with("max"));
+        assert!(!file("memory.reclaim").is_empty());
+    }
 
     #[test]
     fn mappings_are_read_but_for_the_kernels_own() {

@@ -189,6 +189,13 @@ impl Drop for Cgroups {
     }
 }
 
+/// A group in a folder of version 2, of which there is nothing but memory.
+#[cfg(test)]
+pub(super) fn with_memory(folder: &Path) -> Group {
+    let controllers = vec![Controller::Memory];
+    Group::of(vec![Folder { path: folder.to_owned(), version: Version::Two, controllers }])
+}
+
 /// Makes a folder that may be there.
 fn make_folder(path: &Path) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o755).create(path) {
