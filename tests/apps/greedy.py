@@ -60,6 +60,15 @@ def bomb(_):
     return "ticking"
 
 
+def lose(mebibytes):
+    """A child that eats; tells the signal that ended it."""
+    child = os.fork()
+    if child == 0:
+        eat(mebibytes)
+        os._exit(0)
+    return str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
 def hide(_):
     """A process that leaves nothing of us about it: no parent, session, output, or environment."""
     if os.fork() == 0:
@@ -170,6 +179,7 @@ DEEDS = {
     "keep": keep,
     "fork": fork,
     "bomb": bomb,
+    "lose": lose,
     "hide": hide,
     "spin": spin,
     "wait": lambda seconds: str(time.sleep(float(seconds))),

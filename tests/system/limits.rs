@@ -63,6 +63,45 @@ fn an_app_that_needs_too_much_memory_is_ended_alone_and_says_why() {
     assert_eq!(d.get("app.test", "/eat/16").text(), "ate 16");
 }
 
+/// Waits until this is told of the app.
+fn is_told(d: &Doorbell, key: &str) {
+    eventually("it is told", || {
+        d.status("app")[key].to_string().contains("more memory than its limit of 64MiB")
+    });
+}
+
+#[test]
+fn a_daemon_that_needs_too_much_memory_says_why_it_ended() {
+    let app = "[app.app]\nhosts = [\"app.test\"]\ndirectory = \"/\"\n\
+               command = [\"sh\", \"-c\", \"python3 {apps}/greedy.py & exit 0\"]\n\
+               limits = { memory = \"64MiB\" }\n";
+    let d = Doorbell::with(app);
+    if !holds(&d, "limits.memory", "memory") {
+        return;
+    }
+    assert!(matches!(d.get("app.test", "/eat/200").status, 502 | 503));
+    is_told(&d, "reason");
+}
+
+#[test]
+fn an_app_that_loses_a_process_for_want_of_memory_is_told() {
+    let d = Doorbell::with(&greedy("app", "limits = { memory = \"64MiB\" }"));
+    if !holds(&d, "limits.memory", "memory") {
+        return;
+    }
+    let pid = d.app_pid("app");
+    for _ in 0..2 {
+        if d.get("app.test", "/lose/200").status != 200 {
+            // All or nobody.
+            return is_told(&d, "reason");
+        }
+        is_told(&d, "warnings");
+        assert_eq!((d.app_pid("app"), d.status("app")["reason"].is_null()), (pid, true));
+    }
+    // Once, however often.
+    assert_eq!(d.status("app")["warnings"].as_array().map(Vec::len), Some(1));
+}
+
 #[test]
 fn an_app_has_no_more_processes_than_it_may() {
     let d = Doorbell::with(&greedy("app", "limits = { processes = 20 }"));

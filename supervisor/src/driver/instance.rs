@@ -3,7 +3,7 @@
 //! It tells the desk what happens through [`Note`]s and obeys [`Order`]s. Whatever happens, `Gone`
 //! is told last, when no process is left and the endpoint is free.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::pending, io, sync::Arc, time::Duration};
 
 use doorbell_config::spec::{Given, Probe, ProcessSpec, StopSpec};
 use tokio::{
@@ -138,8 +138,8 @@ async fn begin(driver: Arc<Driver>, mut job: Job, wires: Wires, begun: Option<Be
         }
         Err(error) => Err(error),
     };
-    let spawned =
-        spawned.map_err(|error| End { failure: error.failure(), reason: error.to_string() });
+    let spawned = spawned
+        .map_err(|error| End { failure: error.failure(), ..End::crashed(error.to_string()) });
     live_and_go(&driver, &job, spawned, &reports).await;
 }
 
@@ -183,7 +183,7 @@ async fn live_and_go(
     let report = |note| Report { app: job.app.id.clone(), generation: job.generation, note };
     match instance {
         Ok(instance) => instance.live().await,
-        Err(End { failure, reason }) => {
+        Err(End { failure, reason, .. }) => {
             let failed = Note::Failed { failure, reason };
             // The desk outlives its instances; without it nobody needs to know.
             let _ = reports.send(report(failed)).await;
@@ -332,7 +332,7 @@ impl Instance {
         }
         let check = self.wires.check.clone();
         let end = {
-            let inspection = self.until_beyond_loopback();
+            let warnings = self.tell_warnings();
             let checked = async {
                 loop {
                     check.notified().await;
@@ -345,8 +345,7 @@ impl Instance {
             let ended = self.ended(Some(&endpoint));
             let (listening, frost) = (self.hear_out(), self.follow_frost(&endpoint));
             let vigils = self.keep_vigils();
-            tokio::pin!(inspection, checked, ended, listening, frost, vigils);
-            let mut is_inspected = false;
+            tokio::pin!(warnings, checked, ended, listening, frost, vigils);
             loop {
                 tokio::select! {
                     biased;
@@ -356,10 +355,7 @@ impl Instance {
                     () = &mut listening => {}
                     end = &mut frost => break end,
                     never = &mut vigils => match never {},
-                    warning = &mut inspection, if !is_inspected => {
-                        is_inspected = true;
-                        self.tell(Note::Warning(warning)).await;
-                    }
+                    never = &mut warnings => match never {},
                 }
             }
         };
@@ -367,16 +363,24 @@ impl Instance {
         Order::Stop(self.stop)
     }
 
+    /// Tells what an operator should know of it, once it is seen.
+    async fn tell_warnings(&self) -> Infallible {
+        let beyond = async { self.tell(Note::Warning(self.until_beyond_loopback().await)).await };
+        let memory = async { self.tell(Note::Warning(self.until_out_of_memory().await)).await };
+        tokio::join!(beyond, memory);
+        pending().await
+    }
+
     /// Reads what the app goes on to say of itself, for ever: somebody must, or it would wait in
     /// sendmsg(2) as soon as the socket is full.
     async fn hear_out(&self) {
-        let Some(notify) = &self.notify else { return std::future::pending().await };
+        let Some(notify) = &self.notify else { return pending().await };
         while let Ok(message) = notify.receive().await {
             if let Some(status) = message.status {
                 tracing::debug!(app = %self.job.app.id, status, "an app tells its status");
             }
         }
-        std::future::pending().await
+        pending().await
     }
 
     /// Waits until the instance has ended by itself. A first process that leaves others behind is
@@ -396,11 +400,11 @@ impl Instance {
                 Some(endpoint) => probe::accepts(endpoint).await,
             };
         if !goes_on {
-            return End::of(exit, self.spawned_at).or_out_of_memory(exit, self);
+            return End::of(exit, self.spawned_at);
         }
         tracing::debug!(app = %self.job.app.id, "the first process left others to serve");
         match watch::all_gone(witness, scanner).await {
-            Ok(()) => End::crashed("the last of its processes ended"),
+            Ok(()) => End::last_of_all(),
             Err(error) => End::unwatched(&error),
         }
     }
@@ -445,6 +449,7 @@ impl Instance {
     async fn tell_end(&self, end: End, when: &str) {
         // What it printed last is to be seen with the news.
         self.capture.settle().await;
+        let end = end.or_out_of_memory(self);
         let reason = format!("{} {when}", end.reason);
         let reason = reason.trim_end().to_owned();
         self.tell(Note::Failed { failure: end.failure, reason }).await;

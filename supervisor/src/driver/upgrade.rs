@@ -308,7 +308,7 @@ impl Instance {
                 let outcome = if exit.is_success() {
                     Outcome::Reached
                 } else {
-                    Outcome::Failed(End::of(exit, since).or_out_of_memory(exit, &self).reason)
+                    Outcome::Failed(End::of(exit, since).or_out_of_memory(&self).reason)
                 };
                 (Some(exit), Order::Stop(self.stop), outcome)
             }

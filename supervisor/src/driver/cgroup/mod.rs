@@ -6,10 +6,12 @@
 //! started in: nobody else's are touched. Where there are none to be had, signals and rlimits do what
 //! they can.
 //!
-//! Read [`find`] for where the folders are, [`limits`] for what is written there, [`weights`] for who goes first.
+//! Read [`find`] for where the folders are, [`limits`] for what is written there, [`weights`] for who goes first,
+//! [`kills`] for what is told of them.
 
 mod find;
 mod group;
+mod kills;
 mod limits;
 mod make_way;
 mod weights;
