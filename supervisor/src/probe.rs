@@ -36,6 +36,8 @@ const OTHER_FAMILY: u32 = 8;
 /// After the kernel has told: how long looks follow each other without a pause, and how long in short
 /// steps.
 const EAGER: Duration = Duration::from_millis(1);
+/// How many looks these are where many start at once.
+const EAGER_LOOKS: u32 = 3;
 /// How often at most, in one start.
 const MOST_EAGER: u32 = 64;
 const ATTENTIVE: Duration = Duration::from_millis(100);
@@ -86,21 +88,29 @@ pub(crate) struct Occasions<'s> {
     /// When something was heard last, and how often it was.
     since: Option<Instant>,
     times: u32,
+    /// Looks without a pause since then.
+    eager: u32,
 }
 
 impl<'s> Occasions<'s> {
     pub(crate) fn new(started: &'s Started, heard: Option<channel::Receiver<Heard>>) -> Self {
-        Self { started, heard, since: None, times: 0 }
+        Self { started, heard, since: None, times: 0, eager: 0 }
     }
 
     /// Waits for the next one. What is heard comes before the app listens, by the time of a system call:
-    /// so looks follow each other without a pause then. Seldom ones remain for what cannot be heard.
+    /// so looks follow each other without a pause then, a few if many start at once. Seldom ones remain for what
+    /// cannot be heard.
     async fn next(&mut self) {
         let step = self.started.step();
         let soon = step.saturating_sub(ROUNDING);
         let Some(heard) = &mut self.heard else { return sleep(soon).await };
         let pause = match self.since.map(|since| since.elapsed()) {
-            Some(ago) if ago < EAGER && step == STEP && self.times < MOST_EAGER => {
+            Some(ago)
+                if ago < EAGER
+                    && self.times < MOST_EAGER
+                    && (step == STEP || self.eager < EAGER_LOOKS) =>
+            {
+                self.eager += 1;
                 return yield_now().await;
             }
             Some(ago) if ago < ATTENTIVE => soon,
@@ -110,6 +120,7 @@ impl<'s> Occasions<'s> {
             Ok(Ok(())) => {
                 self.since = Some(Instant::now());
                 self.times += 1;
+                self.eager = 0;
             }
             // Nobody will tell any more.
             Ok(Err(_)) => self.heard = None,
@@ -238,6 +249,24 @@ mod tests {
         assert_eq!(one.step(), Duration::from_millis(1));
         tokio::time::advance(Duration::from_secs(10)).await;
         assert_eq!(one.step(), Duration::from_millis(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_looks_follow_at_once_what_is_heard_however_many_start() {
+        let pace = Pace::default();
+        let all: Vec<_> = (0..50).map(|_| pace.start()).collect();
+        let (tell, heard) = channel::channel(Heard::default());
+        let mut occasions = Occasions::new(&all[0], Some(heard));
+        for _ in 0..2 {
+            tell.send_modify(|_| {});
+            let begun = Instant::now();
+            for _ in 0..=EAGER_LOOKS {
+                occasions.next().await;
+            }
+            assert_eq!(begun.elapsed(), Duration::ZERO);
+            occasions.next().await;
+            assert!(begun.elapsed() >= Duration::from_millis(4), "{:?}", begun.elapsed());
+        }
     }
 
     #[tokio::test]
