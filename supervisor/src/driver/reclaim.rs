@@ -1,7 +1,8 @@
-//! Giving memory back: the pages of processes that stand still are written to swap (`MADV_PAGEOUT`,
-//! process_madvise(2)). Without swap there is nowhere for them to go. Pages that a file has anyway, such
-//! as those of programs, are left: the kernel drops them when it needs room, and to read them again
-//! takes longer than a visitor should wait.
+//! Giving memory back: the pages of processes that stand still are written to swap (`memory.reclaim`,
+//! cgroups(7), else `MADV_PAGEOUT`, process_madvise(2)). Without swap there is nowhere for them to go. Pages
+//! that a file has anyway, such as those of programs, are left: the kernel drops them when it needs room, and
+//! to read them again takes longer than a visitor should wait. A group's kernel before Linux 6.16 cannot be
+//! told that, and takes some of them too.
 //!
 //! It takes its time, and is given up the moment somebody wants the instance back. Where we may not do
 //! it (it takes `CAP_SYS_NICE` and the right to look into the process) memory stays where it is, and the
@@ -218,6 +219,14 @@ mod tests {
         assert!(give_back_group(&group, &Leave::default()));
         assert!(file("memory.swap.max").starts_with("max"));
         assert!(!file("memory.reclaim").is_empty());
+    }
+
+    #[test]
+    fn a_group_is_asked_for_what_no_file_has() {
+        let (folder, group) = limited_group();
+        group.reclaim(4096).unwrap();
+        let asked = fs::read_to_string(folder.path().join("memory.reclaim")).unwrap();
+        assert_eq!(asked, "4096 swappiness=max");
     }
 
     #[test]

@@ -59,10 +59,21 @@ impl Group {
         fs::read_to_string(path.join(file)).ok()?.trim().parse().ok()
     }
 
-    /// Asks the kernel to take this many bytes back; it may be fewer. Waits until it has.
+    /// Asks the kernel to take this many bytes back that no file has; it may be fewer. Waits until it has.
+    ///
+    /// Linux knows `swappiness=max` since 6.16 (Documentation/admin-guide/cgroup-v2.rst). One that does not
+    /// takes from pages of files too.
     pub(in crate::driver) fn reclaim(&self, bytes: u64) -> io::Result<()> {
         match self.place(Controller::Memory) {
-            Some((Version::Two, path)) => write(path, "memory.reclaim", &bytes.to_string()),
+            Some((Version::Two, path)) => {
+                let asked = write(path, "memory.reclaim", &format!("{bytes} swappiness=max"));
+                match asked {
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                        write(path, "memory.reclaim", &bytes.to_string())
+                    }
+                    asked => asked,
+                }
+            }
             Some((Version::One, _)) | None => Err(io::ErrorKind::Unsupported.into()),
         }
     }
