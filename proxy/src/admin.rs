@@ -83,6 +83,8 @@ pub struct Admin {
     /// One metrics page is made at a time: of thousands of apps it is work.
     page: Semaphore,
     failures: Failures,
+    /// That a token was used is noted by a few at a time; who finds none free notes it the next time.
+    noting_use: Arc<Semaphore>,
 }
 
 impl Admin {
@@ -99,6 +101,7 @@ impl Admin {
             sockets: Mutex::default(),
             page: Semaphore::new(1),
             failures: Failures::default(),
+            noting_use: Arc::new(Semaphore::new(4)),
         }
     }
 

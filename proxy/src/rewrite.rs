@@ -18,14 +18,20 @@ pub struct Prefix<'a> {
 impl Prefix<'_> {
     /// A field of an answer as the client must see it; `None` if it stays as it is.
     #[must_use]
-    pub fn field(&self, name: &str, value: &[u8]) -> Option<String> {
+    pub fn field(&self, name: &str, value: &[u8]) -> Option<Vec<u8>> {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
-        let text = || std::str::from_utf8(value).ok();
-        match name.len() {
-            8 | 16 if is("location") || is("content-location") => self.location(text()?),
-            10 if is("set-cookie") => self.set_cookie(text()?),
-            _ => None,
+        let change = match name.len() {
+            8 | 16 if is("location") || is("content-location") => Self::location,
+            10 if is("set-cookie") => Self::set_cookie,
+            _ => return None,
+        };
+        if let Ok(text) = std::str::from_utf8(value) {
+            return change(self, text).map(String::into_bytes);
         }
+        // Whatever its bytes mean: what is looked at in it, and put there, is ASCII.
+        let text: String = value.iter().map(|byte| char::from(*byte)).collect();
+        let changed = change(self, &text)?;
+        Some(changed.chars().filter_map(|c| u8::try_from(c).ok()).collect())
     }
 
     /// `Location` or `Content-Location` as the client must see it; `None` if it stays as it is.
@@ -161,6 +167,13 @@ mod tests {
         ] {
             assert_eq!(cookie(prefix, set), seen);
         }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_keep_no_cookie_from_its_prefix() {
+        let changed = UNSEEN.field("Set-Cookie", b"a=\xff\xc3\xa9; Path=/");
+        assert_eq!(changed.as_deref(), Some(&b"a=\xff\xc3\xa9; Path=/blog"[..]));
+        assert_eq!(UNSEEN.field("X-Other", b"/\xff"), None);
     }
 
     #[test]

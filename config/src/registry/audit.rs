@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use super::{
-    Registry,
+    Registry, advance,
     error::RegistryError,
     now_ms,
     row::Revision,
@@ -56,7 +56,11 @@ impl Registry {
     /// # Errors
     /// When the registry fails.
     pub async fn note(&self, act: &Act, by: &Actor) -> Result<(), RegistryError> {
-        self.transact(async |transaction| note(transaction, act, by, None, now_ms()).await).await
+        self.transact(async |transaction| {
+            advance(transaction, 0).await?;
+            note(transaction, act, by, None, now_ms()).await
+        })
+        .await
     }
 
     /// The newest entries, of one app or of all, before an entry that is known or all, and at most so many.
@@ -98,7 +102,11 @@ impl Registry {
                 (SELECT number FROM audit ORDER BY number DESC LIMIT 1 OFFSET $1)
             RETURNING number";
         let keep = [Value::Number(keep.into())];
-        let gone = self.transact(async |transaction| transaction.rows(TRIM, &keep).await).await?;
+        let trimmed = self.transact(async |transaction| {
+            advance(transaction, 0).await?;
+            transaction.rows(TRIM, &keep).await
+        });
+        let gone = trimmed.await?;
         Ok(gone.len() as u64)
     }
 }

@@ -2,10 +2,12 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use doorbell_config::registry::{Registry, RegistryError, Revision, WriteError};
+use doorbell_config::registry::{
+    Act, NewToken, Registry, RegistryError, Revision, TokenHash, WriteError,
+};
 use doorbell_tests::Postgres;
 
-use crate::place::{Place, ids, try_write, write};
+use crate::place::{Place, ids, somebody, try_write, write};
 
 /// As many migrations as there are.
 const KNOWN: u64 = 6;
@@ -32,11 +34,20 @@ async fn a_newer_registry_is_refused(place: Place) {
 async fn one_that_becomes_newer_is_refused_too(place: Place) {
     let registry = place.open().await;
     write(&registry, "blog", "one").await;
+    let hash = TokenHash([1; 32]);
+    let token = NewToken { name: "ci".into(), scope: "admin".into(), hash, expires_at: None };
+    registry.add_token(&token, &somebody()).await.unwrap();
+    let known = registry.find_token(&hash).await.unwrap().expect("a token");
     place.sql("UPDATE registry SET version = version + 1").await;
     let too_new = RegistryError::TooNew { found: KNOWN + 1, known: KNOWN };
     let error = try_write(&registry, "blog").await.unwrap_err();
     assert_eq!(error, WriteError::Registry(too_new.clone()));
     assert_eq!(registry.changes_since(Revision::ZERO).await.unwrap_err(), too_new);
+    // Nor is anybody let in by it, or anything noted in it.
+    assert_eq!(registry.find_token(&hash).await.unwrap_err(), too_new);
+    assert_eq!(registry.note_use(&known).await.unwrap_err(), too_new);
+    let act = Act { what: "look".into(), app: None, subject: None };
+    assert_eq!(registry.note(&act, &somebody()).await.unwrap_err(), too_new);
 }
 
 async fn of_many_that_open_it_at_once_one_makes_it(place: Place) {

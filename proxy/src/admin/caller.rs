@@ -20,7 +20,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use doorbell_config::registry::{Actor, TokenHash};
+use doorbell_config::registry::{Actor, Registry, Token, TokenHash};
 use ring::{
     digest::{SHA256, digest},
     rand::{SecureRandom, SystemRandom},
@@ -216,6 +216,18 @@ pub(super) async fn authorize(
     }
 }
 
+/// A registry that is locked holds up nobody who asks for something else.
+fn note_use(admin: &Admin, registry: &Registry, token: &Token) {
+    let Ok(turn) = Arc::clone(&admin.noting_use).try_acquire_owned() else { return };
+    let (registry, token) = (registry.clone(), token.clone());
+    tokio::spawn(async move {
+        if let Err(error) = registry.note_use(&token).await {
+            tracing::debug!(%error, "when a token was used is not known");
+        }
+        drop(turn);
+    });
+}
+
 async fn identify(
     admin: &Admin,
     caller: &Caller,
@@ -252,9 +264,7 @@ async fn identify(
         return Err(wrong(admin, address));
     };
     caller.is_trusted.store(true, Ordering::Relaxed);
-    if let Err(error) = registry.note_use(&token).await {
-        tracing::debug!(%error, "when a token was used is not known");
-    }
+    note_use(admin, &registry, &token);
     let proof = Some(Proof { hash, expires_at: token.expires_at });
     Ok(Identity { actor: Actor { name: token.name, from: address.to_string() }, scope, proof })
 }

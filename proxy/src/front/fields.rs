@@ -72,7 +72,7 @@ pub(super) fn rewrite_response(exchange: &Exchange, response: &mut ResponseHeade
             .headers
             .get(&name)
             .and_then(|value| prefix.field(name.as_str(), value.as_bytes()));
-        if let Some(value) = rewritten {
+        if let Some(value) = rewritten.and_then(|new| HeaderValue::from_bytes(&new).ok()) {
             response.insert_header(name, value)?;
         }
     }
@@ -82,8 +82,7 @@ pub(super) fn rewrite_response(exchange: &Exchange, response: &mut ResponseHeade
     if rewritten.iter().any(Option::is_some) {
         response.remove_header(&header::SET_COOKIE);
         for (old, new) in cookies.into_iter().zip(rewritten) {
-            let value =
-                new.and_then(|new| HeaderValue::from_bytes(new.as_bytes()).ok()).unwrap_or(old);
+            let value = new.and_then(|new| HeaderValue::from_bytes(&new).ok()).unwrap_or(old);
             response.append_header(header::SET_COOKIE, value)?;
         }
     }

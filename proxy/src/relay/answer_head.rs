@@ -181,7 +181,7 @@ impl<'b> AnswerHead<'b> {
         out.put_slice(b"\r\n");
         for header in self.fields.iter().filter(|header| self.goes_on(header.name)) {
             let value = add.prefix.and_then(|prefix| prefix.field(header.name, header.value));
-            let value = value.as_ref().map_or(header.value, |value| value.as_bytes());
+            let value = value.as_deref().unwrap_or(header.value);
             put(out, header.name, value);
         }
         // RFC 9110 section 8.6, RFC 9112 section 6.1: these have no framing fields.
