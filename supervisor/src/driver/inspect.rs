@@ -10,6 +10,7 @@ use crate::{
         ear::Ear,
         listener::{self, Listener},
         procfs::{Pid, ProcessTable},
+        record::Phase,
         tree, watch,
     },
     message::Endpoint,
@@ -21,13 +22,21 @@ const INSPECT_AFTER: Duration = Duration::from_millis(500);
 const INSPECT_SELDOM: Duration = Duration::from_secs(300);
 
 impl Instance {
-    /// Looks again and again: an app may open a port for debugging or a cluster at any time.
+    /// Looks again and again: an app may open a port for debugging or a cluster at any time, but not while it
+    /// stands still.
     pub(super) async fn until_beyond_loopback(&self) -> String {
         let mut heard = self.ear.as_ref().map(Ear::heard);
+        let mut frost = self.wires.frost.clone();
+        if self.notebook.record().phase == Phase::Frozen {
+            // It was taken up so. If the desk is gone, nobody is warned any more.
+            let _ = frost.changed().await;
+        }
         let mut pause = INSPECT_AFTER;
         loop {
             // What was told of comes a moment later, and rarely alone.
             sleep(pause).await;
+            // As above.
+            let _ = frost.wait_for(|stands_still| !stands_still).await;
             let seen = heard.as_mut().map_or(0, |heard| heard.borrow_and_update().beyond);
             if let Some(warning) = self.listens_beyond_loopback().await {
                 return warning;
