@@ -212,6 +212,12 @@ fn every_key_of_a_tcp_app_arrives() {
     assert_eq!(process.idle_stop_after.map(seconds), Some(3600));
     assert_eq!((process.stop.signal, seconds(process.stop.grace)), (2, 60));
     assert_eq!((process.logs.keep, process.resources.processes), (1, Some(100)));
+    let enclosure = &process.enclosure;
+    assert!(enclosure.private_tmp && enclosure.read_only == [PathBuf::from("/")]);
+    assert_eq!(enclosure.read_write, [fixture("db")]);
+    assert_eq!(process.needs.iter().map(ToString::to_string).collect::<Vec<_>>(), ["always"]);
+    let awake = process.awake.as_ref().expect("hours");
+    assert_eq!((awake.windows.len(), awake.prewarm.map(seconds)), (1, Some(300)));
     assert!(app.wake.is_none() && process.user.is_some());
 }
 

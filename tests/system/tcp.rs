@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use doorbell_tests::{Doorbell, Role, Setup, eventually, free_port, get, kill, within};
+use doorbell_tests::{Doorbell, Role, Setup, eventually, free_port, get, kill, may_mount, within};
+
+use crate::node;
 
 /// How long a read may take before it fails the test.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -618,4 +620,23 @@ fn psql(port: u16, host: &str, query: &str) -> String {
     let output = psql_command(port, host, query).output().expect("psql");
     assert!(output.status.success(), "{output:?}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn what_a_tcp_app_needs_is_ready_before_it_and_it_changes_only_what_it_may() {
+    let port = free_port();
+    let more = format!("needs = [\"first\"]\nread_only_paths = [\"/usr\"]\n{SOON}");
+    let first = node("first", "env = { START_DELAY = \"300\" }\nidle = { stop_after = \"300ms\" }");
+    let d = Doorbell::with(&(first + &app(port, "echo", &more)));
+    let mut connection = call(port);
+    echoes(&mut connection, "hello");
+    assert_eq!((d.state("first"), d.starts("first")), ("ready".to_owned(), 1));
+    let db = d.app_pid("db").expect("a process");
+    let mounts = fs::read_to_string(format!("/proc/{db}/mountinfo")).expect("its mounts");
+    assert_eq!(mounts.contains(" /usr "), may_mount(), "{mounts}");
+    std::thread::sleep(WHILE);
+    assert_eq!(d.state("first"), "ready", "it is needed");
+    drop(connection);
+    d.wait_for_state("db", "stopped");
+    d.wait_for_state("first", "stopped");
 }

@@ -1,6 +1,6 @@
 //! `[tcp.<id>]`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,8 @@ use crate::{
         format::{EnvName, FilePath, LineText, OrNever, Positive, UserName, VersionText},
         text::{At, Text},
     },
-    name::ByteSize,
-    spec::{AppLimits, AppTimeouts, ListenAddr, Template},
+    name::{AppId, ByteSize},
+    spec::{AppLimits, AppTimeouts, ListenAddr, Template, Window},
 };
 
 /// A program whose clients speak anything over TCP, such as a database. A connection to one of its
@@ -92,6 +92,36 @@ pub struct TcpKeys {
     #[serde(default)]
     #[schemars(extend("x-default" = "`false`"))]
     pub no_new_privs: Option<At<bool>>,
+    /// Whether the program has `/tmp` and `/var/tmp` of its own, which go with it. `doorbell doctor` tells
+    /// what holds of this and the next two; it takes root.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "`false`"))]
+    pub private_tmp: Option<At<bool>>,
+    /// Files and folders, with all below them, that the program cannot change: `["/"]` for all there is.
+    /// What is root itself could undo it: give the app a `user`.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "none"))]
+    pub read_only_paths: Option<At<Vec<At<Text<FilePath>>>>>,
+    /// Those below `read_only_paths` that it can.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "none"))]
+    pub read_write_paths: Option<At<Vec<At<Text<FilePath>>>>>,
+    /// Apps that this one cannot do without: ids of apps that have a `command`. It starts when all of
+    /// them are ready, and they are stopped after it.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "none"))]
+    pub needs: Option<At<Vec<At<Text<AppId>>>>>,
+    /// Hours in which the program, once it runs, is neither frozen nor stopped for idleness: one text
+    /// or a list. Hours over midnight belong to the day on which they begin. After their end `idle`
+    /// holds as ever, counted from there. They do not start the program: see `prewarm`.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "none"))]
+    pub keep_awake: Option<At<OneOrMany<Window>>>,
+    /// How long before its hours (`keep_awake`) the program is started; `0s` is when they begin, `1d`
+    /// the most. Until they end it is started again when it ends, unless an operator stopped it.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "not at all"))]
+    pub prewarm: Option<At<Text<Duration>>>,
     /// When the program may sleep. An open connection keeps it awake.
     #[serde(default)]
     pub idle: Option<At<IdleKeys>>,
@@ -204,6 +234,12 @@ impl TcpKeys {
             port: self.port,
             ready: self.ready,
             no_new_privs: self.no_new_privs,
+            private_tmp: self.private_tmp,
+            read_only_paths: self.read_only_paths,
+            read_write_paths: self.read_write_paths,
+            needs: self.needs,
+            keep_awake: self.keep_awake,
+            prewarm: self.prewarm,
             idle: self.idle,
             stop: self.stop,
             back_off: self.back_off,
