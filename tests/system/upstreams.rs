@@ -193,12 +193,12 @@ fn a_disabled_upstream_is_refused_and_comes_back() {
 
 #[test]
 fn a_request_that_was_too_slow_is_not_repeated() {
-    let more = "timeouts = { response_idle = \"500ms\" }\nenv = { SEEN_FILE = \"{dir}/seen\" }";
+    let more = "timeouts = { response_idle = \"2s\" }\nenv = { SEEN_FILE = \"{dir}/seen\" }";
     let d = Doorbell::with(&crate::node("app", more));
     let mut connection = d.connect();
     assert_eq!(connection.get("app.test", "/first").status, 200);
     // On an upstream connection that was used before.
-    connection.send("PUT /slow?ms=2000 HTTP/1.1\r\nHost: app.test\r\nContent-Length: 0\r\n\r\n");
+    connection.send("PUT /slow?ms=8000 HTTP/1.1\r\nHost: app.test\r\nContent-Length: 0\r\n\r\n");
     let response = connection.read();
     assert_eq!((response.status, response.field("connection")), (504, Some("keep-alive")));
     assert_eq!(connection.get("app.test", "/next").status, 200);
