@@ -634,8 +634,7 @@ fn what_a_tcp_app_needs_is_ready_before_it_and_it_changes_only_what_it_may() {
     let db = d.app_pid("db").expect("a process");
     let mounts = fs::read_to_string(format!("/proc/{db}/mountinfo")).expect("its mounts");
     assert_eq!(mounts.contains(" /usr "), may_mount(), "{mounts}");
-    std::thread::sleep(WHILE);
-    assert_eq!(d.state("first"), "ready", "it is needed");
+    within(WHILE, "it is needed", || d.state("first") == "ready");
     drop(connection);
     d.wait_for_state("db", "stopped");
     d.wait_for_state("first", "stopped");
