@@ -199,7 +199,7 @@ fn one_that_fails_has_failed_for_all_who_wait_for_it() {
 
 #[test]
 fn it_has_a_deadline_of_its_own() {
-    let slow = app("1", "sleep 3", "ready = { deadline = \"2s\" }");
+    let slow = app("1", "sleep 6", "ready = { deadline = \"5s\" }");
     let d = Doorbell::with(&slow);
     assert_eq!(d.get("blog.test", "/").status, 200, "it takes longer than a start may");
     let command = "[\"sh\", \"-c\", \"exec sleep 1234\"]";
