@@ -7,16 +7,15 @@
 use std::{
     io::ErrorKind,
     os::{fd::OwnedFd, unix::net::UnixStream},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use anyhow::{Context, bail};
 use doorbell_config::{
-    file::{Archive, Loaded},
+    file::Archive,
     name::AppId,
-    registry::{Location, Registry},
     spec::{ListenAddr, ServerSpec},
 };
 use doorbell_supervisor::{
@@ -26,12 +25,12 @@ use doorbell_supervisor::{
     },
     wire::{self, Frame, Receiver},
 };
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::time::timeout;
 
 use crate::{
     admin::{self, Admin},
     house::{Before, House},
-    ledger::{self, Ledger, copy},
+    ledger::copy,
     metrics::figures::Figures,
     pass::Question,
     scrape::Passes,
@@ -39,22 +38,15 @@ use crate::{
     watch,
 };
 
+pub(crate) mod opening;
+
+use opening::{COPY, FIRST_OPENING, first_list, follow, location, open};
+
 /// Time for answers that are under way at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
-/// How long a registry is waited for before apps of the files are served without it.
-const FIRST_OPENING: Duration = Duration::from_secs(3);
-
-/// The file in the control process's folder, where no other registry is named.
-const DATABASE: &str = "registry.db";
-/// The folder in it for a copy of the registry.
-pub(crate) const COPY: &str = "copy";
 /// The folder in it for the history of apps.
 const HISTORY: &str = "history";
-/// Pause before a registry that cannot be opened is tried again: doubled up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
 /// Where the control process finds things.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -157,86 +149,6 @@ pub async fn run(connection: UnixStream, place: Place, household: Household) -> 
     // The supervisor sees the end also where this process goes on.
     house.link.disconnect();
     outcome.context("listening to the supervisor")?
-}
-
-/// Where the registry is; what the files say of that is remembered.
-fn location(folder: &Path, loaded: &Loaded) -> anyhow::Result<Location> {
-    if let Ok(config) = &loaded.outcome
-        && let Err(error) = ledger::place::remember(folder, config.registry.as_ref())
-    {
-        tracing::warn!(%error, "where the registry is cannot be written to the state folder");
-    }
-    location_now(folder, loaded)
-}
-
-/// Where the registry is: where the files say, or said when they were good.
-pub(crate) fn location_now(folder: &Path, loaded: &Loaded) -> anyhow::Result<Location> {
-    let named = match &loaded.outcome {
-        Ok(config) => config.registry.clone(),
-        Err(_) => ledger::place::remembered(folder).context("where the registry is")?,
-    };
-    Ok(named.unwrap_or_else(|| Location::Sqlite(folder.join(DATABASE))))
-}
-
-/// Opens the registry, however long that takes. What cannot be waited for is told and tried again.
-async fn open(house: Arc<House>, location: Location, copy: PathBuf) -> Registry {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        if is_lost(&location, &copy) {
-            // A new one in its place would be taken for the word that there are no apps any more.
-            let why = format!(
-                "{location} is gone: restore it; or, to begin anew without its apps, delete {}",
-                copy.display()
-            );
-            house.registry_fails(&why);
-            tokio::time::sleep(LONGEST_PAUSE).await;
-            continue;
-        }
-        match Registry::open(&location).await {
-            Ok(registry) => return registry,
-            Err(error) => house.registry_fails(&error),
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
-}
-
-/// Whether a file is not there of which there is a copy.
-fn is_lost(location: &Location, copy: &Path) -> bool {
-    let Location::Sqlite(path) = location else { return false };
-    !path.exists() && std::fs::read_dir(copy).is_ok_and(|mut files| files.next().is_some())
-}
-
-/// What is known of the registry's apps at first: what it says, or if it does not answer soon, the copy.
-async fn first_list(house: &House, registry: Option<&Registry>, folder: &Path) -> Ledger {
-    let mut ledger = Ledger::default();
-    let changes = match registry {
-        Some(registry) => registry.changes_since(ledger.known).await.ok(),
-        None => None,
-    };
-    match changes {
-        Some(mut changes) => {
-            house.open_addresses(&mut changes).await;
-            ledger.take(&changes);
-        }
-        None => match copy::read(&folder.join(COPY), house.vault().as_deref()) {
-            Ok(list) => ledger.list = Arc::new(list),
-            Err(error) => tracing::error!(%error, "the copy of the registry's apps is of no use"),
-        },
-    }
-    ledger
-}
-
-/// Takes in what becomes of the registry, as soon as it is open.
-async fn follow(house: Arc<House>, registry: Option<Registry>, opening: JoinHandle<Registry>) {
-    let registry = match registry {
-        Some(registry) => registry,
-        None => match opening.await {
-            Ok(registry) => registry,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        },
-    };
-    house.follow_registry(registry).await;
 }
 
 /// Tells a supervisor who we are, and what we have from an earlier one.

@@ -20,7 +20,10 @@ use doorbell_supervisor::{
 use tokio::time::timeout;
 
 use crate::{
-    control::{self, COPY, Place},
+    control::{
+        Place,
+        opening::{self, COPY},
+    },
     house::House,
     ledger::{Ledger, copy},
     logging, sandbox,
@@ -54,7 +57,7 @@ pub fn control(place: &Place) -> anyhow::Result<Rehearsed> {
     // The keys may be a credential, which is not for somebody who only rehearses.
     let list = copy::read_unopened(&place.folder.join(COPY)).unwrap_or_default();
     let loaded = House::read(&place.config_path, &mut Archive::default(), &Ledger::entries(&list));
-    let location = control::location_now(&place.folder, &loaded)?;
+    let location = opening::location_now(&place.folder, &loaded)?;
     let mut refuses = BTreeMap::new();
     if let Err(problems) = &loaded.outcome {
         refuses.insert("the configuration".to_owned(), problems.to_string());

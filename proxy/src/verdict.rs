@@ -80,7 +80,7 @@ pub fn judge(table: &Table, head: &RequestHead) -> Verdict {
     };
     let scoped = match found.kind {
         RouteKind::PathAccess => found.prefix_len,
-        _ if app.spec.routes.scope_cookies => found.prefix_len,
+        _ if found.prefix_len > stripped && app.spec.routes.scope_cookies => found.prefix_len,
         _ => stripped,
     };
     let sway = sway(&app.spec, head, stripped);

@@ -10,6 +10,7 @@ mod hostile;
 mod location;
 mod place;
 mod schema;
+mod secrets;
 mod sharing;
 mod stay;
 mod upgrade;

@@ -24,7 +24,7 @@ pub(super) struct FilesArg {
 impl FilesArg {
     /// Whether a value comes from standard input.
     pub(super) fn takes_input(&self) -> bool {
-        self.set_file.iter().any(|pair| pair.ends_with("=-"))
+        self.set_file.iter().any(|pair| is_input(pair))
     }
 }
 
@@ -38,7 +38,7 @@ pub(super) fn read(pairs: &[String], files: &FilesArg) -> anyhow::Result<Map<Str
         let (key, value) = split(pair, "hosts=blog.example.com")?;
         add(&mut keys, key, value)?;
     }
-    let from_input = files.set_file.iter().filter(|pair| pair.ends_with("=-"));
+    let from_input = files.set_file.iter().filter(|pair| is_input(pair));
     ensure!(from_input.count() <= 1, "one value alone can come through standard input");
     for pair in &files.set_file {
         let (key, file) = split(pair, "database.new_database=address.txt")?;
@@ -47,6 +47,11 @@ pub(super) fn read(pairs: &[String], files: &FilesArg) -> anyhow::Result<Map<Str
         add(&mut keys, key, text.strip_suffix('\r').unwrap_or(text))?;
     }
     Ok(keys)
+}
+
+/// Whether a value is to come through standard input.
+fn is_input(pair: &str) -> bool {
+    pair.split_once('=').is_some_and(|(_, file)| file == "-")
 }
 
 fn split<'p>(pair: &'p str, such_as: &str) -> anyhow::Result<(&'p str, &'p str)> {
@@ -188,7 +193,8 @@ mod tests {
         let expected =
             json!({"name": "Shop", "database": {"new_database": "postgres://u:p=w@db/"}});
         assert_eq!(Value::Object(read), expected);
-        assert!(files(&[&file, "name=-"]).takes_input() && !files(&[&file]).takes_input());
+        assert!(files(&[&file, "name=-"]).takes_input());
+        assert!(!files(&[&file, "name=a=-"]).takes_input());
     }
 
     #[test]

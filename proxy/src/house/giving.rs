@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 use doorbell_config::{
     interned::Interned,
     name::AppId,
-    registry::{Actor, Edit, Expect, Owner, Registry, RegistryError, SealedSecret, What},
+    registry::{Actor, Edit, Expect, Owner, Registry, RegistryError, Revision, SealedSecret, What},
     spec::{Given, GivenSpec, Secret},
 };
 
@@ -23,8 +23,9 @@ pub(super) const OWN: &str = "=secret";
 /// And this the password of its database's user.
 const PASSWORD: &str = "=database";
 
-/// Sealed secrets by whose they are, as they were read last.
-pub(super) type Sealed = HashMap<Owner, Arc<Vec<SealedSecret>>>;
+/// Sealed secrets by whose they are, as they were read last. Of those of the registry that have had an id it is the one
+/// that came to be at this revision.
+pub(super) type Sealed = HashMap<(Owner, Revision), Arc<Vec<SealedSecret>>>;
 
 /// Why a secret could not be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -115,38 +116,40 @@ impl House {
     /// An app is gone: another one of its id has none of its secrets.
     pub(super) fn forget_sealed(&self, app: &AppId) {
         let mut known = self.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        known.retain(|owner, _| owner.app() != app);
+        known.retain(|(owner, _), _| owner.app() != app);
     }
 
     /// The sealed secrets of an app, as they are or were known to be.
     pub(super) async fn sealed(&self, app: &AppId) -> Result<Arc<Vec<SealedSecret>>, String> {
-        let owner = self.owner(app);
+        // Before anything is waited for: meanwhile the id may become another's.
+        let created = self.list().get(app).map_or(Revision::ZERO, |listed| listed.created);
+        let whose = (self.owner(app), created);
         // Who is known not to answer is not waited for.
         if self.registry_problem().is_some()
-            && let Some(known) = self.known_sealed(&owner)
+            && let Some(known) = self.known_sealed(&whose)
         {
             return Ok(known);
         }
         let read = match self.registry_soon().await {
-            Ok(registry) => registry.secrets(&owner).await.map_err(|error| error.to_string()),
+            Ok(registry) => registry.secrets(&whose.0).await.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         let mut known = self.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match read {
             Ok(sealed) => {
                 let sealed = Arc::new(sealed);
-                known.insert(owner, Arc::clone(&sealed));
+                known.insert(whose, Arc::clone(&sealed));
                 Ok(sealed)
             }
             Err(error) => known
-                .get(&owner)
+                .get(&whose)
                 .cloned()
                 .ok_or_else(|| format!("its secrets cannot be read: {error}")),
         }
     }
 
-    fn known_sealed(&self, owner: &Owner) -> Option<Arc<Vec<SealedSecret>>> {
-        self.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(owner).cloned()
+    fn known_sealed(&self, whose: &(Owner, Revision)) -> Option<Arc<Vec<SealedSecret>>> {
+        self.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(whose).cloned()
     }
 
     /// The password of the user of an app's database: generated once.

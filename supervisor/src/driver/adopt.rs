@@ -7,11 +7,8 @@
 use std::{
     collections::HashSet,
     fs, io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::MetadataExt,
-    },
-    path::{Path, PathBuf},
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    path::Path,
     sync::{Arc, PoisonError},
 };
 
@@ -20,17 +17,16 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    Driver, Handle, Job, Report,
-    advance::Advance,
-    children,
+    Driver, Handle, Job, Report, children,
+    custody::{self, OWN},
     ear::{Ear, Parts},
-    endpoint::{Place, base36, socket_folder},
+    endpoint::{Place, socket_folder},
     freezer,
     instance::{self, Instance, Wires},
     leftover::Remains,
     mark::{self, Mark, file_name_of},
     notify::NotifySocket,
-    procfs::{self, Pid},
+    procfs::{self, Pid, ProcessTable},
     record::{Notebook, Phase, Record},
     root::Root,
     tidy,
@@ -41,19 +37,6 @@ use crate::{
     message::{Endpoint, Generation, StartTimes},
     output::{Capture, OutputPipe, PipeIdentity, Tail},
 };
-
-/// The folder for what instances have of their own, in the state folder.
-const OWN: &str = "own";
-
-/// What another process is to keep open for an instance, so that it outlives us.
-#[derive(Debug)]
-pub(crate) enum Custody {
-    /// The read end of its output, its notify socket if it has one, its ear, and where it asks to be kept
-    /// awake.
-    Hold(AppId, Generation, Vec<Arc<OwnedFd>>),
-    /// The instance is gone.
-    Release(AppId, Generation),
-}
 
 /// An instance to be taken up.
 #[derive(Debug)]
@@ -135,6 +118,7 @@ impl Driver {
     /// what they printed last is written by [`Driver::finish_outputs`].
     pub(crate) fn adoptees(&self) -> io::Result<Vec<(AppId, Adoptee)>> {
         let (mut living, mut dead) = (Vec::new(), Vec::new());
+        let table = ProcessTable::read()?;
         // Only looked for where a first process is gone, which is seldom.
         let mut remains = None;
         for record in Record::read_all(&self.run_dir())? {
@@ -147,7 +131,7 @@ impl Driver {
             });
             match found {
                 Some(mut adoptee) => {
-                    self.see_whether_still(&mut adoptee);
+                    self.see_whether_still(&mut adoptee, &table);
                     living.push((app, adoptee));
                 }
                 None => dead.push((app, generation)),
@@ -189,20 +173,18 @@ impl Driver {
 
     /// Who is noted as frozen is so from before it stands still until after it goes on: one that does not
     /// stand still may have visitors.
-    fn see_whether_still(&self, adoptee: &mut Adoptee) {
+    fn see_whether_still(&self, adoptee: &mut Adoptee, table: &ProcessTable) {
         let record = &adoptee.record;
         if record.phase != Phase::Frozen {
             return;
         }
-        let (app, generation) = (&record.app, record.generation);
-        let group = self.cgroups.find_again(app, generation);
-        let nobodys = PipeIdentity { device: 0, inode: 0 };
-        let output = self.output_of(app, generation).unwrap_or(nobodys);
-        let tree = Tree::adopted(record.pid, mark_of(&self.state_dir, record), output);
-        match freezer::stands_still(&group, tree.with(group.clone())) {
+        let group = self.cgroups.find_again(&record.app, record.generation);
+        match freezer::stands_still(&group, record.pid, table) {
             Ok(true) => return,
             Ok(false) => {}
-            Err(error) => tracing::warn!(%app, %error, "cannot see whether it stands still"),
+            Err(error) => {
+                tracing::warn!(app = %record.app, %error, "cannot see whether it stands still");
+            }
         }
         (adoptee.record.phase, adoptee.course) = (Phase::Ready, Course::Between);
     }
@@ -226,73 +208,15 @@ impl Driver {
     /// Whether a process has the output of the instance that it says it is of.
     fn has_output(&self, pid: Pid, instance: &str) -> bool {
         let Some((app, generation)) = mark::instance_of(instance) else { return false };
-        self.output_of(&app, generation).is_some_and(|pipe| procfs::writes_to(pid, pipe))
-    }
-
-    /// The pipe of an instance's output.
-    fn output_of(&self, app: &AppId, generation: Generation) -> Option<PipeIdentity> {
-        let found = fs::metadata(self.output_path(app, generation)).ok()?;
-        Some(PipeIdentity { device: found.dev(), inode: found.ino() })
+        let found = fs::metadata(self.output_path(&app, generation));
+        found.is_ok_and(|found| {
+            procfs::writes_to(pid, PipeIdentity { device: found.dev(), inode: found.ino() })
+        })
     }
 
     /// Whether an instance is of an earlier app of its id, which was deleted or renamed.
     pub(crate) fn is_strange(&self, app: &AppId, generation: Generation) -> bool {
         self.logs.is_elsewhere(app, &self.output_path(app, generation))
-    }
-
-    /// What is kept for an instance, once.
-    fn take_held(&self, app: &AppId, generation: Generation) -> Vec<OwnedFd> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.remove(&(app.clone(), generation)).unwrap_or_default()
-    }
-
-    /// Where an instance's ear is to be put before it begins.
-    pub(super) fn advance(&self, job: &Job) -> io::Result<Advance> {
-        let socket = self.advances.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Advance::of(socket, &job.app.id, job.generation)
-    }
-
-    /// Another process takes such things from here on, or none.
-    pub(crate) fn put_advances(&self, socket: Option<Arc<OwnedFd>>) {
-        *self.advances.lock().unwrap_or_else(PoisonError::into_inner) = socket;
-    }
-
-    /// Asks for what an instance needs to be kept open elsewhere too.
-    pub(super) fn hold(&self, job: &Job, descriptors: Vec<Arc<OwnedFd>>) {
-        self.tell_custodian(Custody::Hold(job.app.id.clone(), job.generation, descriptors));
-    }
-
-    /// The instance is gone: nobody needs to keep anything.
-    pub(super) fn forget(&self, job: &Job) {
-        self.release(&job.app.id, job.generation);
-        self.cgroups.find_again(&job.app.id, job.generation).remove();
-        if let Err(error) = tidy::remove(&self.own_path(&job.app.id, job.generation)) {
-            tracing::warn!(app = %job.app.id, %error, "temporary files of an instance stay behind");
-        }
-        let folder = socket_folder(&self.run_dir(), &job.app.id);
-        if let Err(error) = Record::remove(&folder, job.generation) {
-            tracing::warn!(app = %job.app.id, %error, "a record of an instance stays behind");
-        }
-    }
-
-    /// Nobody needs to keep anything of an instance.
-    pub(crate) fn release(&self, app: &AppId, generation: Generation) {
-        drop(self.take_held(app, generation));
-        self.tell_custodian(Custody::Release(app.clone(), generation));
-    }
-
-    fn tell_custodian(&self, custody: Custody) {
-        // Nobody may be there, as in tests. One that does not keep up misses an instance, whose
-        // output then survives us only as long as the instance itself.
-        let _ = self.custodian.try_send(custody);
-    }
-
-    /// Writes down how far an instance is. That it cannot be is no reason to end it.
-    pub(super) fn note(&self, record: &Record) {
-        let folder = socket_folder(&self.run_dir(), &record.app);
-        if let Err(error) = record.write(&folder) {
-            tracing::error!(app = %record.app, %error, "this instance will not outlive doorbell");
-        }
     }
 
     /// Writes what instances printed that ended while there was no supervisor. `spec_of` tells how an
@@ -345,29 +269,6 @@ impl Driver {
         capture.say("ended while doorbell was being restarted".to_owned()).await;
         capture.finish().await;
         Ok(())
-    }
-
-    /// Where an instance's output goes through.
-    pub(super) fn output_path(&self, app: &AppId, generation: Generation) -> PathBuf {
-        let name = format!("{}.out", base36(generation.0));
-        socket_folder(&self.run_dir(), app).join(name)
-    }
-
-    /// Where an instance says how it is.
-    pub(super) fn notify_path(&self, app: &AppId, generation: Generation) -> PathBuf {
-        let name = format!("{}.notify", base36(generation.0));
-        socket_folder(&self.run_dir(), app).join(name)
-    }
-
-    /// What an instance has of its own, and nobody else gets to.
-    pub(super) fn own_path(&self, app: &AppId, generation: Generation) -> PathBuf {
-        self.state_dir.join(OWN).join(file_name_of(app, generation))
-    }
-
-    /// Where an instance asks to be kept awake.
-    pub(super) fn vigil_path(&self, app: &AppId, generation: Generation) -> PathBuf {
-        let name = format!("{}.awake", base36(generation.0));
-        socket_folder(&self.run_dir(), app).join(name)
     }
 }
 
@@ -433,7 +334,7 @@ impl Instance {
             None if path.exists() => Some(NotifySocket::bind(path)?),
             None => None,
         };
-        let kept = keep(&output, notify.as_ref(), ear.as_ref(), vigils.as_ref())?;
+        let kept = custody::keep(&output, notify.as_ref(), ear.as_ref(), vigils.as_ref())?;
         let ear = ear.map(Ear::open).transpose()?;
         let place = Place::adopt(&driver.ports, &record.place)?;
         // After an upgrade it is our own child still.
@@ -482,24 +383,4 @@ impl Instance {
                 .to_owned()
         })
     }
-}
-
-/// What is to be kept open elsewhere for an instance.
-pub(super) fn keep(
-    output: &OutputPipe,
-    notify: Option<&NotifySocket>,
-    ear: Option<&Parts>,
-    vigils: Option<&VigilSocket>,
-) -> io::Result<Vec<Arc<OwnedFd>>> {
-    let mut kept = vec![Arc::new(output.try_clone()?)];
-    if let Some(notify) = notify {
-        kept.push(Arc::new(notify.as_fd().try_clone_to_owned()?));
-    }
-    if let Some(ear) = ear {
-        kept.extend(ear.kept()?);
-    }
-    if let Some(vigils) = vigils {
-        kept.push(Arc::new(vigils.as_fd().try_clone_to_owned()?));
-    }
-    Ok(kept)
 }

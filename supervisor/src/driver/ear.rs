@@ -393,9 +393,8 @@ mod tests {
     use std::{collections::BTreeMap, fs::File};
 
     use super::*;
-    use crate::driver::Exit;
     use crate::driver::{
-        advance::Advance, cgroup::Entrance, launch::Launch, outfit::Outfit, rank::Rank, spawn,
+        Exit, advance::Advance, cgroup::Entrance, launch::Launch, outfit::Outfit, rank::Rank, spawn,
     };
     use crate::output::OutputPipe;
 

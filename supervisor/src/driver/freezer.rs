@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::{
     Witness,
     cgroup::Group,
-    procfs::{Process, ProcessTable, Scanner},
+    procfs::{Pid, Process, ProcessTable, Scanner},
     reclaim::GivingBack,
     tree::{self, Tree},
     watch,
@@ -78,17 +78,18 @@ async fn stop_each(witness: &Witness, scanner: &Scanner) -> io::Result<Still> {
     Ok(Still { processes, giving_back })
 }
 
-/// Whether an instance of an earlier supervisor stands still as a whole, or is about to.
-pub(super) fn stands_still(group: &Group, mut tree: Tree) -> io::Result<bool> {
+/// Whether an instance of an earlier supervisor stands still as a whole, or is about to. Without a group that is seen of
+/// its first process and those of its session: who is to go on is told behind all of them (`go_on`).
+pub(super) fn stands_still(group: &Group, first: Pid, table: &ProcessTable) -> io::Result<bool> {
     if group.can_freeze() {
         return group.is_to_freeze();
     }
-    for _ in 0..LOOKS {
-        if let Some(living) = tree.refresh(&ProcessTable::read()?) {
-            return Ok(living.iter().all(|process| process.is_stopped));
-        }
-    }
-    Err(io::Error::other("its processes come and go too fast"))
+    let Some(first) = table.process(first) else { return Ok(false) };
+    let is_outer = Process::own().is_none_or(|own| own.session == first.session);
+    let is_of_it =
+        |one: &&Process| one.group == first.group || one.session == first.session && !is_outer;
+    let mut living = table.all().filter(|one| !one.is_zombie).filter(is_of_it);
+    Ok(living.all(|one| one.is_stopped))
 }
 
 /// Lets every process of the instance go on.
@@ -252,7 +253,10 @@ pub(super) mod tests {
     async fn who_stands_still_is_told_from_who_goes_on() {
         for freezer in Freezer::all() {
             let program = Program::start(&freezer, "sleep 1000 & echo; wait");
-            let is_still = || stands_still(&program.group, program.tree()).unwrap();
+            let is_still = || {
+                let table = ProcessTable::read().unwrap();
+                stands_still(&program.group, program.child.id(), &table).unwrap()
+            };
             assert!(!is_still(), "{freezer:?}");
             // One of two is not all.
             program.stop(1).await;

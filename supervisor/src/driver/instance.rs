@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    Adoptee, Driver, Job, Leftovers, Note, Order, Report, Witness, Work, adopt,
+    Adoptee, Driver, Job, Leftovers, Note, Order, Report, Witness, Work, custody,
     ear::Ear,
     endpoint::Place,
     mark::Mark,
@@ -215,7 +215,7 @@ impl Instance {
             spawning.await.map_err(io::Error::from)??;
         let spawned_at = Instant::now();
         let Spawned { root, output, ear } = spawned;
-        let kept = adopt::keep(&output, notify.as_ref(), ear.as_ref(), vigils.as_ref())?;
+        let kept = custody::keep(&output, notify.as_ref(), ear.as_ref(), vigils.as_ref())?;
         driver.hold(&job, kept);
         let ear = ear.map(Ear::open).transpose()?;
         let mark = Mark::of_instance(&driver.state_dir, &job.app.id, job.generation);

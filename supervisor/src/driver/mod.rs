@@ -11,6 +11,7 @@ mod adopt;
 pub(crate) mod advance;
 mod cgroup;
 pub(crate) mod children;
+mod custody;
 mod doctor;
 mod ear;
 mod enclosure;
@@ -68,8 +69,9 @@ pub use self::{
     sys::keep_descriptors,
 };
 pub(crate) use self::{
-    adopt::{Adoptee, Custody},
+    adopt::Adoptee,
     children::{adopt_strays, reap_strays},
+    custody::Custody,
     doctor::look,
     ear::Heard,
     endpoint::{create_for, create_private, share_folder, share_socket},

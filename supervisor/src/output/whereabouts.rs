@@ -12,7 +12,7 @@ use std::{
 #[derive(Debug)]
 pub(super) struct Place(Mutex<Known>);
 
-/// Never locked for long.
+/// Locked while a link is made, and never for longer.
 #[derive(Debug)]
 struct Known {
     folder: PathBuf,

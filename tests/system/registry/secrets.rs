@@ -215,7 +215,7 @@ fn what_a_files_app_was_given_stays_whatever_becomes_of_one_of_its_id_in_the_reg
     let others = of(&other.get("other.test", "/env"), "K");
     assert!(others.len() == 64 && others != first[0], "the registry's has its own");
     let api = ours.api("admin");
-    let is_known = || api.get("/v1/definitions").text().contains("other.test");
+    let is_known = || api.get("/v1/apps/blog/definition").status == 200;
     eventually("it is known here", is_known);
     assert_eq!(given(), first);
     other.ok(&["app", "rename", "blog", "news"]);
