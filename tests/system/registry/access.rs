@@ -228,19 +228,21 @@ fn whatever_is_asked_is_answered_with_a_problem_and_never_with_a_failure() {
     assert_eq!(d.get("main.test", "/").status, 200);
 }
 
-/// An app that cannot start, and a server of databases that does not answer, are to blame for a 502; for nothing else
-/// is anybody.
+/// An app that cannot start, and a server of databases that does not answer, are to blame for a 502, where one of them
+/// has its part in the answer; for nothing else is anybody.
 const EXPECTED: &str = r#"
 [checks]
 not_a_server_error.expected-statuses = ["2xx", "4xx"]
 
 [[operations]]
-include-path-regex = "^/v1/apps/"
+include-path-regex = '^/v1/apps/\{id\}(/\{verb\}|/export|/database|/database/adopt)?$'
 checks.not_a_server_error.expected-statuses = ["2xx", "4xx", "502"]
 "#;
 
+/// What is tried is the same each time, unless another seed is given, as the soak does.
 #[test]
 fn whatever_the_document_of_the_api_allows_is_answered_as_it_says() {
+    let seed = std::env::var("DOORBELL_SEED");
     let d = Doorbell::with(&node("main", ""));
     let token = d.ok(&["token", "add", "fuzz", "--scope", "admin"]);
     let document = d.dir.path().join("openapi.json");
@@ -259,7 +261,7 @@ fn whatever_the_document_of_the_api_allows_is_answered_as_it_says() {
         "--max-examples",
         "20",
         "--seed",
-        "1",
+        seed.as_deref().unwrap_or("1"),
     ]);
     fuzz.args([
         "--checks",
