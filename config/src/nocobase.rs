@@ -69,6 +69,15 @@ pub struct Application {
     pub pinned: String,
 }
 
+/// The table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Its rows, in the order of names.
+    pub applications: Vec<Application>,
+    /// Whether names of columns have underscores (`DB_UNDERSCORED`), as those of its apps have then.
+    pub is_underscored: bool,
+}
+
 /// Why the table cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NocobaseError {
@@ -137,30 +146,34 @@ impl Place {
         self.url.password().filter(|password| !password.is_empty())
     }
 
-    /// Reads the table, in the order of names.
+    /// Reads the table.
     ///
     /// # Errors
     /// When the database cannot be reached, or has no such table.
-    pub async fn applications(&self) -> Result<Vec<Application>, NocobaseError> {
+    pub async fn table(&self) -> Result<Table, NocobaseError> {
         let mut connection = match &self.reached {
             Reached::Postgres(url) => Connection::to_postgres(url).await?,
             Reached::MySql => Connection::to_mysql(&self.url).await?,
         };
-        let statement = self.statement(&mut connection).await?;
+        let (statement, is_underscored) = self.statement(&mut connection).await?;
         let rows = connection.rows(&statement, None).await?;
         connection.close().await;
         if rows.len() > MOST_APPLICATIONS {
             return Err(NocobaseError::TooMany);
         }
-        Ok(rows.into_iter().filter_map(Application::of).collect())
+        let applications = rows.into_iter().filter_map(Application::of).collect();
+        Ok(Table { applications, is_underscored })
     }
 
     fn name(&self) -> String {
         format!("{}applications", self.prefix)
     }
 
-    /// The question for all apps, by the columns of tables of this name.
-    async fn statement(&self, connection: &mut Connection) -> Result<String, NocobaseError> {
+    /// The question for all apps, by the columns of tables of this name; and whether those have underscores.
+    async fn statement(
+        &self,
+        connection: &mut Connection,
+    ) -> Result<(String, bool), NocobaseError> {
         let name = self.name();
         let schema = match &self.schema {
             Some(schema) => schema.clone(),
@@ -181,7 +194,8 @@ impl Place {
         if !columns.iter().any(|column| column == "name") {
             return Err(NocobaseError::OtherTable(printable(&name)));
         }
-        Ok(statement(&schema, &name, &columns))
+        let is_underscored = columns.iter().any(|column| column == "display_name");
+        Ok((statement(&schema, &name, &columns), is_underscored))
     }
 }
 

@@ -185,7 +185,6 @@ fn shares_between_files_are_checked_though_only_one_was_read() {
             "upstream",
         ),
         ("main", app("main", "http2 = true"), "is spoken to in HTTP/2, and this one is not"),
-        ("main", app("main", "client_app_headers = true"), "has `client_app_headers`"),
         ("b", sharer.replace("\"main\"", "\"mian\""), "did you mean \"main\"?"),
     ] {
         let good = fs::read_to_string(folder.path(&format!("apps/{file}.toml"))).unwrap();

@@ -142,7 +142,12 @@ impl Exchange {
     /// Whoever has found one of the apps of an instance is not to select another.
     fn keep_to(&mut self, matched: &Matched) -> Result<(), Answer> {
         let path = self.head.path().get(matched.stripped..).unwrap_or_default();
-        if selectors::leads_elsewhere(path, matched.app.spec.id.as_str()) {
+        let app = &matched.app;
+        let name = app.name_inside().unwrap_or(app.spec.id.as_str());
+        let gate = app.sharing.as_ref().map_or(&app.gate, |sharing| &sharing.gate);
+        if selectors::leads_elsewhere(path, name)
+            || gate.tells_by_folders() && selectors::leads_to_files_elsewhere(path, name)
+        {
             return Err(Answer::NoRoute);
         }
         if let Some(query) = selectors::without_selector(self.head.query()) {
@@ -158,8 +163,10 @@ impl Exchange {
         Rules {
             trusted_proxies: &self.table.server.trusted_proxies,
             stripped_prefix: matched.map_or("", |matched| matched.stripped_prefix(&self.head)),
-            client_app_headers: app.is_some_and(|app| app.spec.client_app_headers),
-            app: app.filter(|app| app.sharing.is_some()).map(|app| &app.spec.id),
+            // Of those that share its program they select one, and do not get there.
+            client_app_headers: app
+                .is_some_and(|app| app.spec.client_app_headers && !app.is_host()),
+            app: app.and_then(|app| app.name_inside()),
         }
     }
 

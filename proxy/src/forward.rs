@@ -10,7 +10,6 @@
 
 use std::{net::IpAddr, ops::Range};
 
-use doorbell_config::name::AppId;
 use ipnet::IpNet;
 use uuid::Uuid;
 
@@ -68,7 +67,7 @@ pub struct Rules<'a> {
     /// Whether `X-App` and `X-Hostname` of clients reach the app.
     pub client_app_headers: bool,
     /// Which of several apps an instance is to be, for `X-App`; `None` where it serves one.
-    pub app: Option<&'a AppId>,
+    pub app: Option<&'a str>,
 }
 
 impl Passage {
@@ -91,7 +90,7 @@ impl Passage {
             names_app: rules.app.is_some(),
         };
         if let Some(app) = rules.app {
-            passage.put(X_APP, app.as_str());
+            passage.put(X_APP, app);
         }
         passage.tell_way(head, facts);
         passage.tell_front(head, facts);
@@ -184,7 +183,7 @@ impl Passage {
         self.client_app_headers = rules.client_app_headers;
         self.names_app = rules.app.is_some();
         if let Some(app) = rules.app {
-            self.put(X_APP, app.as_str());
+            self.put(X_APP, app);
         }
     }
 

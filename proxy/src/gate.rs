@@ -83,6 +83,8 @@ pub struct Gate {
     is_told: AtomicBool,
     /// Other apps have, or had, leases here too.
     shared: AtomicBool,
+    /// Whether they are told apart as those of NocoBase are.
+    by_folders: AtomicBool,
     total: Arc<HeldTotal>,
     reports: ReportSink,
 }
@@ -134,6 +136,7 @@ impl Gate {
             listeners: AtomicUsize::new(0),
             is_told: AtomicBool::new(false),
             shared: AtomicBool::new(false),
+            by_folders: AtomicBool::new(false),
             total,
             reports,
         }
@@ -175,9 +178,16 @@ impl Gate {
         self.open.load().as_ref().and_then(|open| open.try_lease(sway))
     }
 
-    /// From here on other apps have leases here too.
-    pub fn is_shared(&self) {
+    /// From here on other apps have leases here too, which may be told apart by folders (`sharing/selectors`).
+    pub fn is_shared(&self, by_folders: bool) {
         self.shared.store(true, Ordering::Relaxed);
+        self.by_folders.fetch_or(by_folders, Ordering::Relaxed);
+    }
+
+    /// Whether apps that have leases here are told apart as those of NocoBase are.
+    #[must_use]
+    pub fn tells_by_folders(&self) -> bool {
+        self.by_folders.load(Ordering::Relaxed)
     }
 
     /// Whether other apps have, or had, leases here too.

@@ -13,7 +13,7 @@ use std::{
 use doorbell_config::name::AppId;
 use doorbell_supervisor::{
     message::{Endpoint, GateReport, Generation, Question},
-    pace::{LONGEST_STEP, step},
+    pace::{LONGEST_STEP, patience, step},
 };
 use tokio::{
     task::AbortHandle,
@@ -95,7 +95,7 @@ impl Drop for Probes {
 
 impl Probe {
     async fn go_on(self) {
-        let mut told = String::new();
+        let (mut told, since) = (String::new(), Instant::now());
         loop {
             let begun = Instant::now();
             let words = match timeout(ATTEMPT, self.look()).await {
@@ -113,7 +113,7 @@ impl Probe {
             // An app that answers spends its time on us: at most a third of it.
             let pause = (2 * begun.elapsed()).min(LONGEST_STEP);
             let step = step(lock(&self.all).len());
-            sleep(step.max(pause)).await;
+            sleep(step.max(pause).max(patience(since.elapsed()))).await;
         }
         lock(&self.all).remove(&(self.app.clone(), self.generation));
         (self.reports)(GateReport::Answered { app: self.app, generation: self.generation });

@@ -38,8 +38,8 @@ impl Sharing {
         gate: Arc<Gate>,
         reports: ReportSink,
     ) -> Self {
-        gate.is_shared();
         let ready = shared.ready.as_ref();
+        gate.is_shared(ready.is_some_and(|ready| selectors::counts_in(&ready.probe.path)));
         let readiness = ready.map(|_| Box::new(Readiness::new(spec, shared.clone(), reports)));
         Self { shared: shared.clone(), gate, readiness }
     }

@@ -14,6 +14,7 @@ use crate::{
     bulletin,
     gate::{Denial, Sway},
     head::{BodyKind, RequestHead},
+    sharing::selectors,
     transport::Trouble,
 };
 
@@ -61,6 +62,9 @@ pub fn judge(table: &Table, head: &RequestHead) -> Verdict {
         // It has no routes, but for its id.
         return Verdict::Answer(Answer::NoRoute, None);
     }
+    let Some(app) = chosen(table, app, head) else {
+        return Verdict::Answer(Answer::NoRoute, Some(Arc::clone(app)));
+    };
     let is_folder = found.prefix_len == head.path().len();
     if found.kind == RouteKind::PathAccess && is_folder && found.rule == PrefixRule::Strip {
         let location = format!("{}/{}", head.path(), head.query());
@@ -85,6 +89,21 @@ pub fn judge(table: &Table, head: &RequestHead) -> Verdict {
     };
     let sway = sway(&app.spec, head, stripped);
     Verdict::Forward(Matched { app: Arc::clone(app), stripped, scoped, sway })
+}
+
+/// The app that a request is for, of those that share the program of the one it came to, where its clients may choose;
+/// `None` if they name no such app. Costs others a look at a flag.
+fn chosen<'t>(table: &'t Table, app: &'t Arc<App>, head: &RequestHead) -> Option<&'t Arc<App>> {
+    if !app.spec.client_app_headers || !app.is_host() {
+        return Some(app);
+    }
+    let Some(name) = selectors::selected(head) else { return Some(app) };
+    if [app.spec.id.as_str(), selectors::MAIN].contains(&&*name) {
+        return Some(app);
+    }
+    let named = table.routes.app(&name)?;
+    let sharing = named.sharing.as_ref()?;
+    (*sharing.with() == app.spec.id).then_some(named)
 }
 
 /// What a request does to its app's sleep. Most apps have no rules, and cost a look at that.

@@ -5,7 +5,7 @@
 //! publishes. The gate lives on the proxy's side: [`GateOrder`]s go there, [`GateReport`]s come
 //! back. Every message about an instance carries its [`Generation`]; stale ones are dropped.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use doorbell_config::{
     name::AppId,
@@ -354,4 +354,14 @@ pub enum Endpoint {
     Unix(PathBuf),
     /// The servers of the app's `upstream`.
     Upstream,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+            Self::Upstream => f.write_str("its servers"),
+        }
+    }
 }

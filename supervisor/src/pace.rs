@@ -18,3 +18,21 @@ pub fn step(starts_under_way: usize) -> Duration {
         _ => 10 * STEP,
     }
 }
+
+/// Time until an app that answers, and not as wanted, is asked again, when that has gone on for so long. It may note
+/// each question; so it is found ready later by a twentieth of its time at most.
+#[must_use]
+pub fn patience(asked_for: Duration) -> Duration {
+    (asked_for / 20).clamp(STEP, Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_long_is_asked_seldom() {
+        let asked = [0, 100, 4_000, 60_000].map(|ms| patience(Duration::from_millis(ms)));
+        assert_eq!(asked, [1, 5, 200, 1000].map(Duration::from_millis));
+    }
+}

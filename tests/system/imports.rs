@@ -300,7 +300,8 @@ fn the_apps_of_a_nocobase_get_programs_of_their_own() {
         ("APP_PUBLIC_PATH", "/"),
         ("DB_DATABASE", "crm_db"),
         ("DB_PASSWORD", "p\"w"),
-        ("APP_KEY", "crm-key"),
+        ("APP_KEY", "s{e}c ${r} et"),
+        ("APP_AES_SECRET_KEY_PATH", "storage/apps/crm/aes_key.dat"),
         ("DB_USER", "doorbell"),
         ("DB_DIALECT", "postgres"),
         ("API_CLIENT_STORAGE_PREFIX", "NOCOBASE_crm_"),
@@ -310,7 +311,8 @@ fn the_apps_of_a_nocobase_get_programs_of_their_own() {
     assert_eq!(env["DB_HOST"].as_str(), server.folder().to_str());
     assert!(told.contains("    sealed: APP_KEY, DB_PASSWORD\n"), "{told}");
     stands_nowhere(&d, "crm", "p\\\"w");
-    stands_nowhere(&d, "crm", "crm-key");
+    stands_nowhere(&d, "crm", "s{e}c");
+    assert!(told.contains("left app \"crm\": --env APP_KEY: it has one of its own"), "{told}");
     assert_eq!(d.status("crm")["name"], "Customers ${X}");
     assert_eq!(
         (&d.status("crm")["pinned"], &d.status("a_shop")["pinned"]),
@@ -319,6 +321,27 @@ fn the_apps_of_a_nocobase_get_programs_of_their_own() {
     let other = d.get("a_shop.apps.test", "/").json();
     assert_eq!(other["env"]["DB_DATABASE"], "a_shop");
     assert_eq!(other["env"]["APP_KEY"], "a_shop-key");
+}
+
+#[test]
+fn an_app_of_a_nocobase_with_a_schema_is_in_the_main_apps_database() {
+    let server = Postgres::shared();
+    let database = server.database();
+    server.sql(&database, TABLE);
+    server.sql(
+        &database,
+        r#"INSERT INTO applications (name, cname, options) VALUES ('schem', 'schem.test',
+            '{"dbConnType": "new_schema", "database": {"schema": "of_its_own"}}');"#,
+    );
+    let d = with(&[]);
+    let shop = path(&d, "shop");
+    let program = ["--directory", &shop, "--env", "APP_KEY=k", "--", "node", "tells.js"];
+    let added = nocobase(&d, &database, &program);
+    assert!(added.status == 0 && added.stdout.contains("1 app was added"), "{added:?}");
+    let seen = d.get("schem.test", "/").json();
+    let main = database.split('?').next().and_then(|address| address.rsplit('/').next());
+    assert_eq!(seen["env"]["DB_DATABASE"].as_str(), main, "{database}");
+    assert_eq!(seen["env"]["DB_SCHEMA"], "of_its_own");
 }
 
 #[test]
@@ -347,10 +370,7 @@ fn the_apps_of_a_nocobase_share_the_main_apps_program() {
     let more = ["--shared-with", "nb", "--table-prefix", "nb_", "--schema", "nb"];
     let added = nocobase(&d, &reader, &more);
     assert!(added.status == 0 && added.stdout.contains("2 apps were added"), "{added:?}");
-    assert!(
-        added.stdout.contains("left app \"No-Id\": the program would not know it"),
-        "{added:?}"
-    );
+    assert!(added.stdout.contains("left app \"No-Id\": ids have a-z"), "{added:?}");
     assert_eq!(d.get("crm.test", "/x").json()["app"], "crm");
     assert_eq!(d.get("any.test", "/apps/two/").json()["app"], "two");
     assert_eq!(d.status("crm")["shared_with"], "nb");

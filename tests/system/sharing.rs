@@ -4,10 +4,10 @@
 use std::{fs, process::Command, time::Duration};
 
 use doorbell_tests::{
-    Connection, Doorbell, Response, Role, Setup, WebSocket, eventually, get, kill, request, within,
+    Connection, Doorbell, Role, Setup, WebSocket, eventually, get, kill, request, within,
 };
 
-use crate::node;
+mod selecting;
 
 /// The host, with more lines of its own.
 pub(crate) fn host(id: &str, more: &str) -> String {
@@ -77,46 +77,6 @@ fn one_process_answers_for_all_and_is_told_for_which() {
         assert_eq!(pid(&d, app), pid(&d, "main"));
     }
     assert_eq!((d.starts("main"), d.app_pids().len()), (1, 1));
-}
-
-#[test]
-fn what_a_client_says_of_the_app_never_arrives() {
-    let lies = "client_app_headers = true";
-    let d = Doorbell::with(&family("", lies));
-    let fields = ["X-App: blog", "X-App: main", "x_app: blog", "X-Hostname: h"];
-    let lines = fields.map(|field| format!("{field}\r\n")).concat();
-    for version in ["1.1", "1.0"] {
-        let ask = |host: &str, path: &str| -> Response {
-            let head = format!("GET {path} HTTP/{version}\r\nHost: {host}.test\r\n{lines}\r\n");
-            request(d.port, head).expect("an answer")
-        };
-        assert_eq!(ask("shop", "/").text(), "shop");
-        assert_eq!(ask("shop", "/names").text(), "x-app x-hostname");
-        assert_eq!(
-            (ask("main", "/").text(), ask("main", "/names").text()),
-            ("none".into(), "".into())
-        );
-    }
-    let lies: Vec<&str> = fields.iter().flat_map(|field| ["-H", field]).collect();
-    assert_eq!(curl(&d, "--http2-prior-knowledge", &lies, "shop", "/"), "shop");
-    assert_eq!(curl(&d, "--http2-prior-knowledge", &lies, "shop", "/names"), "x-app x-hostname");
-    assert_eq!(curl(&d, "--http2-prior-knowledge", &lies, "main", "/"), "none");
-}
-
-#[test]
-fn nobody_gets_from_one_app_to_another_by_its_query_or_path() {
-    let d = Doorbell::with(&(family("", "") + &node("alone", "")));
-    let query = "/url?a=1&__appName=blog&%5f_appName%5B%5D=blog&b";
-    for app in ["main", "shop"] {
-        let host = format!("{app}.test");
-        assert_eq!(d.get(&host, query).text(), "/url?a=1&b");
-        assert_eq!(curl(&d, "--http2-prior-knowledge", &[], app, query), "/url?a=1&b");
-        assert_eq!(d.get(&host, "/api/__app/blog/users").status, 404);
-        assert_eq!(d.get(&host, &format!("/api/__app/{app}/users")).status, 200);
-    }
-    let path = "GET /apps/shop/api/__app/blog/ HTTP/1.1\r\nHost: nobody.test\r\n\r\n";
-    assert_eq!(request(d.port, path).expect("an answer").status, 404);
-    assert!(d.get("alone.test", "/?__appName=blog").text().contains("/?__appName=blog"));
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub(super) enum ImportVerb {
   . ./nocobase.env                  exports DOORBELL_IMPORT_DATABASE and APP_KEY
   doorbell import nocobase --shared-with main --dry-run
   doorbell import nocobase --domain example.com --directory /srv/nocobase \\
-      --env APP_KEY -- node node_modules/@nocobase/app/lib/index.js start")]
+      --env APP_KEY -- node node_modules/.bin/nocobase-v1 start --launch-mode=node")]
     Nocobase(Box<nocobase::NocobaseArg>),
     /// Add the apps of an ecosystem file of pm2, in JSON
     #[command(after_help = "Examples:

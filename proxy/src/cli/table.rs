@@ -223,7 +223,7 @@ fn put_instance(text: &mut String, snapshot: &Snapshot) {
         put(text, "pid", &pid.to_string());
     }
     if let Some(endpoint) = &snapshot.endpoint {
-        put(text, "endpoint", &format!("{endpoint:?}"));
+        put(text, "endpoint", &endpoint.to_string());
     }
     let starts = snapshot.starts;
     put(text, "starts", &format!("{} good, {} failed", starts.ready, starts.failed));

@@ -19,7 +19,10 @@ use doorbell_config::{
     name::AppId,
     spec::{AppSpec, HttpProbe, SharedReadySpec, SharedSpec},
 };
-use doorbell_supervisor::message::{GateReport, Generation, Refusal, RefusalReason};
+use doorbell_supervisor::{
+    message::{GateReport, Generation, Refusal, RefusalReason},
+    pace::patience,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
@@ -31,7 +34,7 @@ use crate::{
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// Between the first two looks; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
-/// Longest time between two looks at the app.
+/// Longest time between two looks at the app, before it is one that takes long.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// How long an app that was not ready in time is left alone.
 const BACK_OFF: Duration = Duration::from_secs(1);
@@ -210,7 +213,7 @@ impl Readiness {
                 let words = format!("not ready within {deadline:?}: GET {path}: {words}");
                 return Err(self.failed(own, words));
             }
-            sleep(pause.min(left)).await;
+            sleep(pause.max(patience(begun.elapsed())).min(left)).await;
             pause = (2 * pause).min(LONGEST_PAUSE);
         }
     }

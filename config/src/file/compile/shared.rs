@@ -69,8 +69,6 @@ enum Kind {
     Program {
         http2: bool,
     },
-    /// Its visitors say for which app they come.
-    Named,
     /// Its program runs several times side by side.
     Replicas,
     Tcp,
@@ -88,7 +86,6 @@ impl Kind {
             (Some(_), None, None) if keys.instances.as_ref().is_some_and(|at| at.value > 1) => {
                 Self::Replicas
             }
-            (Some(_), None, None) if keys.client_app_headers => Self::Named,
             (Some(_), None, None) => Self::Program { http2: keys.http2 },
             (None, Some(_), None) => Self::Upstream,
             (None, None, Some(_)) => Self::Shared,
@@ -99,7 +96,6 @@ impl Kind {
     fn known(app: &AppSpec) -> Self {
         match (&app.backend, &app.kind) {
             (Backend::Process(_), AppKind::Http) if app.instances() > 1 => Self::Replicas,
-            (Backend::Process(_), AppKind::Http) if app.client_app_headers => Self::Named,
             (Backend::Process(_), AppKind::Http) => Self::Program { http2: app.http2 },
             (Backend::Process(_), AppKind::Tcp(_)) => Self::Tcp,
             (Backend::Upstream(_), _) => Self::Upstream,
@@ -149,10 +145,6 @@ fn fault(app: &RawApp, with: &AppId, kinds: &HashMap<&AppId, Kind>) -> Option<(S
         Some(Kind::Program { http2: false }) => {
             ("is not spoken to in HTTP/2, and this one is", "write `http2` alike at both")
         }
-        Some(Kind::Named) => (
-            "has `client_app_headers`: its visitors could get to this one by a header `X-App`",
-            "remove `client_app_headers` there, or give this app a `command` of its own",
-        ),
         Some(Kind::Replicas) => (
             "has several instances, and those who share have one",
             "remove `instances` there, or give this app a `command` of its own",
@@ -187,11 +179,6 @@ pub(in crate::file) fn are_there<'a>(apps: impl Iterator<Item = &'a AppSpec> + C
 pub(in crate::file) fn shareable(app: &AppSpec) -> Option<(&AppId, bool)> {
     match Kind::known(app) {
         Kind::Program { http2 } => Some((&app.id, http2)),
-        Kind::Named
-        | Kind::Replicas
-        | Kind::Tcp
-        | Kind::Upstream
-        | Kind::Shared
-        | Kind::Unclear => None,
+        Kind::Replicas | Kind::Tcp | Kind::Upstream | Kind::Shared | Kind::Unclear => None,
     }
 }

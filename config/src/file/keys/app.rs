@@ -139,8 +139,9 @@ pub struct AppKeys {
     pub shared_with: Option<At<Text<AppId>>>,
     /// Whether the app speaks HTTP/2 rather than HTTP/1.1; without TLS, by prior knowledge (h2c).
     pub http2: bool,
-    /// Whether `X-App` and `X-Hostname` headers from clients reach the app. Where apps share an instance, nothing
-    /// that selects one of them does, neither `?__appName=` nor `/__app/<id>/`.
+    /// Whether `X-App` and `X-Hostname` headers from clients reach the app. Where apps share its program, they never
+    /// do; with this, a request at its own hosts is for the one that `X-App`, `?__appName=` or `/__app/<id>/` names,
+    /// as if it had come there, and without it, what selects another is left out or refused.
     pub client_app_headers: bool,
     /// Whether it stands before the others where apps are listed.
     pub pinned: bool,

@@ -11,6 +11,7 @@ use doorbell_config::spec::Dialect;
 use http_body_util::BodyExt;
 use hyper::Method;
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::{
     super::{
@@ -138,6 +139,11 @@ fn database(arg: &ExportArg, told: &Told, report: &mut Report) -> anyhow::Result
     }
     let Some(access) = &told.database else {
         ensure!(!arg.with_connection, "app \"{}\" has no database", arg.app);
+        if names_database(told) {
+            let note = "the database that its variables name is not in the archive, as Doorbell did not make it: \
+                        dump it beside";
+            report.notes.push(note.into());
+        }
         return Ok(None);
     };
     if !access.kind.is_own() && !arg.with_connection {
@@ -153,6 +159,14 @@ fn database(arg: &ExportArg, told: &Told, report: &mut Report) -> anyhow::Result
     }
     report.database = Some(access.parsed()?.dialect.name().into());
     Ok(Some(access.clone()))
+}
+
+/// Whether an app without `database` seems to have one all the same.
+fn names_database(told: &Told) -> bool {
+    let env = told.keys.get("env").and_then(Value::as_object);
+    let open = env.into_iter().flat_map(|env| env.keys());
+    let mut names = open.chain(told.secrets.named.keys()).map(String::as_str);
+    names.any(|name| name.contains("DATABASE") || matches!(name, "DB_HOST" | "DB_NAME" | "DB_URL"))
 }
 
 fn dumped(access: &Access) -> anyhow::Result<Dumped> {

@@ -196,8 +196,12 @@ impl Outcome {
         for warning in &self.warnings {
             told += &format!("warning: {warning}\n");
         }
-        let verb = if is_trial { "could be" } else { "were" };
         let count = self.took.len();
+        let verb = match (is_trial, count) {
+            (true, _) => "could be",
+            (false, 1) => "was",
+            (false, _) => "were",
+        };
         told + &format!("{count} app{} {verb} added\n", if count == 1 { "" } else { "s" })
     }
 

@@ -22,8 +22,13 @@ use super::{
 use crate::cli::{SocketArg, control::block_on};
 
 mod database;
+#[cfg(test)]
+mod tests;
 
-use database::Databases;
+use database::{Databases, own_secret};
+
+/// How long NocoBase may take to answer for an app: one after another, and each up to a minute.
+const PATIENCE: &str = "5m";
 
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("program").required(true).args(["directory", "shared_with"]))]
@@ -48,7 +53,7 @@ pub(in crate::cli) struct NocobaseArg {
     #[arg(long, value_name = "FOLDER", requires = "command")]
     directory: Option<PathBuf>,
     /// A variable for each app's program; placeholders such as `{id}` are filled in. By its name alone it has the
-    /// value that it has here, as it is, which shows in no list of processes
+    /// value that it has here, as it is, which shows in no list of processes. An app's own secret and password stay
     #[arg(long, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
     /// Apps have schemas in the main app's database (`USE_DB_SCHEMA_IN_SUBAPP`), and none of their own
@@ -82,19 +87,20 @@ enum Program {
         command: Vec<String>,
         /// With placeholders.
         env: Vec<(String, String)>,
-        databases: Databases,
+        databases: Box<Databases>,
     },
 }
 
 impl NocobaseArg {
     pub(super) fn run(self) -> anyhow::Result<u8> {
         let place = Place::parse(&self.database, self.schema.as_deref(), &self.table_prefix)?;
-        let source = self.source(&place)?;
-        let rows = block_on(async { Ok(place.applications().await?) })?;
-        self.out.deliver(source.intake(&rows), &self.socket)
+        self.source(&place, false)?;
+        let table = block_on(async { Ok(place.table().await?) })?;
+        let source = self.source(&place, table.is_underscored)?;
+        self.out.deliver(source.intake(&table.applications), &self.socket)
     }
 
-    fn source(&self, place: &Place) -> anyhow::Result<Source> {
+    fn source(&self, place: &Place, is_underscored: bool) -> anyhow::Result<Source> {
         if let Some(domain) = &self.domain {
             Hostname::parse(domain).context("--domain")?;
         }
@@ -116,11 +122,14 @@ impl NocobaseArg {
                         .iter()
                         .map(|text| variable(text, own))
                         .collect::<Result<_, _>>()?,
-                    databases: Databases {
+                    databases: Box::new(Databases {
                         main,
                         password: place.password().map(str::to_owned),
                         are_schemas: self.schema_per_app,
-                    },
+                        schema: self.schema.clone(),
+                        has_prefix: !self.table_prefix.is_empty(),
+                        is_underscored,
+                    }),
                 }
             }
         };
@@ -153,10 +162,9 @@ impl Source {
             self.take(&mut intake, row);
         }
         if matches!(self.program, Program::Own { .. }) && !intake.apps.is_empty() {
-            intake.leave(
-                "databases",
-                "Doorbell makes none: each app has the one that NocoBase made for it",
-            );
+            let why = "Doorbell makes none: each app has the one that NocoBase made for it, and uses it as the user \
+                       of --database unless its row names another: that one has to own it";
+            intake.leave("databases", why);
         }
         intake.leave_shared_hosts();
         intake
@@ -175,6 +183,11 @@ impl Source {
         } else if !display_name.is_empty() {
             keys.insert("name".into(), literal(display_name).into());
         }
+        if matches!(self.program, Program::Shared(_)) && AppId::parse(&row.name).is_err() {
+            let why = "ids have a-z, 0-9, - and _ only, and the program would not know it by another: rename it in \
+                       NocoBase first";
+            return intake.leave(from, why);
+        }
         let Some(id) = intake.id(&from, &row.name, &mut keys) else { return };
         match (self.host(intake, &from, row, &id), &self.program) {
             (Some(host), _) => _ = keys.insert("hosts".into(), json!([host])),
@@ -184,13 +197,16 @@ impl Source {
                 return intake.leave(from, why);
             }
             (None, Program::Shared(_)) => {
-                let why = format!("it has none: it is at /apps/{id}/; or say --domain DOMAIN");
+                let why = format!(
+                    "it has none: it is at /apps/{id}/ of the main app's, if that has `client_app_headers = true`, \
+                     as its pages say by `X-App` whom they ask; or say --domain DOMAIN"
+                );
                 intake.leave(format!("{from}: its domain"), why);
             }
         }
         let mut env = Map::new();
         let is_taken = match &self.program {
-            Program::Shared(with) => shared(intake, &from, (row, &id), with, &mut keys),
+            Program::Shared(with) => shared(intake, &from, &id, with, &mut keys),
             Program::Own { .. } => self.own(intake, &from, row, &options, (&mut keys, &mut env)),
         };
         if !is_taken {
@@ -246,19 +262,16 @@ impl Source {
         };
         let known = databases.variables(intake, from, &row.name, options);
         *env = environment::take(intake, from, known);
-        let placed = [
-            ("APP_PORT", "{port}".to_owned()),
-            // Its default listens for everybody.
-            ("APP_HOST", "127.0.0.1".to_owned()),
-            ("APP_PUBLIC_PATH", "{base_path}".to_owned()),
-            // What two apps keep in one browser must not be one.
-            ("API_CLIENT_STORAGE_PREFIX", "NOCOBASE_{id}_".to_owned()),
-        ];
-        let given = given.iter().cloned();
-        let placed = placed.map(|(name, value)| (name.to_owned(), value));
-        env.extend(placed.into_iter().chain(given).map(|(name, value)| (name, value.into())));
-        let secret = options.get("authManager").and_then(|auth| auth["jwt"]["secret"].as_str());
-        if secret.is_none() && !env.contains_key("APP_KEY") {
+        env.extend(placed(&row.name).map(|(name, value)| (name.to_owned(), value.into())));
+        for (name, value) in given {
+            if is_its_own(options, name) {
+                let why = "it has one of its own, which it keeps";
+                intake.leave(format!("{from}: --env {name}"), why);
+            } else {
+                env.insert(name.clone(), value.clone().into());
+            }
+        }
+        if !env.contains_key("APP_KEY") {
             let why = "it has the main app's, which Doorbell does not know and cannot make: \
                        say --env APP_KEY, with the key in the environment";
             intake.leave(format!("{from}: its secret"), why);
@@ -268,7 +281,10 @@ impl Source {
             intake.leave(format!("{from}: the password of its database"), why);
         }
         // `/` answers as soon as the port is open, even with the database down.
-        let ready = json!({"http": "/api/__health_check", "status": 200, "body": "ok"});
+        let ready = json!({
+            "http": "/api/__health_check", "status": 200, "body": "ok", "deadline": PATIENCE
+        });
+        keys.insert("timeouts".into(), json!({ "hold": PATIENCE }));
         keys.insert("ready".into(), ready);
         keys.insert("directory".into(), literal(directory).into());
         keys.insert("command".into(), json!(command));
@@ -280,23 +296,46 @@ impl Source {
 fn shared(
     intake: &mut Intake,
     from: &str,
-    (row, id): (&Application, &AppId),
+    id: &AppId,
     with: &AppId,
     keys: &mut Map<String, Value>,
 ) -> bool {
-    if id.as_str() != row.name {
-        let why = "the program would not know it by its new id: rename it in NocoBase first";
-        intake.leave(from, why);
-        return false;
-    }
     if id == with {
         intake.leave(from, "it is the app whose program is to be shared");
         return false;
     }
     keys.insert("shared_with".into(), with.as_str().into());
     let path = format!("/api/__app/{id}/__health_check");
-    keys.insert("ready".into(), json!({ "http": path, "status": 200 }));
+    // It is begun when somebody asks for it, inside of a program that may be starting itself.
+    keys.insert("ready".into(), json!({ "http": path, "status": 200, "deadline": PATIENCE }));
+    keys.insert("timeouts".into(), json!({ "hold": PATIENCE }));
     true
+}
+
+/// What a program of its own is told of its place. Several in one folder are to keep out of each other's way.
+fn placed(name: &str) -> [(&'static str, String); 8] {
+    [
+        ("APP_PORT", "{port}".to_owned()),
+        // Its default listens for everybody.
+        ("APP_HOST", "127.0.0.1".to_owned()),
+        ("APP_PUBLIC_PATH", "{base_path}".to_owned()),
+        // What two apps keep in one browser must not be one.
+        ("API_CLIENT_STORAGE_PREFIX", "NOCOBASE_{id}_".to_owned()),
+        ("SOCKET_PATH", "storage/{id}.sock".to_owned()),
+        ("PM2_HOME", "storage/.pm2-{id}".to_owned()),
+        ("LOGGER_BASE_PATH", "storage/logs/{id}".to_owned()),
+        // Where its key has been as long as the main app served it.
+        ("APP_AES_SECRET_KEY_PATH", literal_template(&format!("storage/apps/{name}/aes_key.dat"))),
+    ]
+}
+
+/// Whether the row itself says this, which nobody else is to have, nor another one in its place.
+fn is_its_own(options: &Map<String, Value>, variable: &str) -> bool {
+    match variable {
+        "APP_KEY" => own_secret(options).is_some(),
+        "DB_PASSWORD" => options.get("database").is_some_and(|said| said["password"].is_string()),
+        _ => false,
+    }
 }
 
 fn options(row: &Application) -> Result<Map<String, Value>, &'static str> {
@@ -333,7 +372,9 @@ fn rest(intake: &mut Intake, from: &str, options: &Map<String, Value>, by: &Prog
     for (key, value) in options {
         let why = match key.as_str() {
             "autoStart" => continue,
-            "database" | "authManager" if matches!(by, Program::Own { .. }) => continue,
+            "database" | "authManager" | "dbConnType" if matches!(by, Program::Own { .. }) => {
+                continue;
+            }
             // The main app reads it itself.
             _ if matches!(by, Program::Shared(_)) => continue,
             _ if value.is_null() || value == &Value::Bool(false) => continue,
@@ -341,148 +382,5 @@ fn rest(intake: &mut Intake, from: &str, options: &Map<String, Value>, by: &Prog
             _ => "Doorbell knows nothing like it; the program may have a variable for it (--env)",
         };
         intake.leave(format!("{from}: option {}", shown(key)), why);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use doorbell_config::nocobase::Server;
-
-    use super::*;
-
-    fn own(are_schemas: bool) -> Source {
-        let main = Server {
-            dialect: "postgres",
-            host: "db.test".into(),
-            port: 5432,
-            user: "nb".into(),
-            database: "nocobase".into(),
-        };
-        let databases = Databases { main, password: Some("s{c}ret".into()), are_schemas };
-        let program = Program::Own {
-            directory: "/srv/nocobase".into(),
-            command: vec!["node".into(), "index.js".into(), "start".into()],
-            env: vec![("LOGGER_LEVEL".into(), "{id}".into())],
-            databases,
-        };
-        Source { program, domain: None }
-    }
-
-    fn row(name: &str, cname: &str, options: &str) -> Application {
-        Application {
-            name: name.into(),
-            display_name: format!("The {name}"),
-            cname: cname.into(),
-            options: options.into(),
-            ..Application::default()
-        }
-    }
-
-    fn whats(intake: &Intake) -> Vec<&str> {
-        intake.left.iter().map(|left| left.what.as_str()).collect()
-    }
-
-    #[test]
-    fn a_variable_without_a_value_has_ours() {
-        let own = |name: &str| (name == "APP_KEY").then(|| "k{e}y$$${x}=".to_owned());
-        let variable = |text| variable(text, own).map_err(|error| error.to_string());
-        let pair = |name: &str, value: &str| Ok((name.to_owned(), value.to_owned()));
-        assert_eq!(variable("A={id}=x"), pair("A", "{id}=x"));
-        assert_eq!(variable("APP_KEY="), pair("APP_KEY", ""));
-        assert_eq!(variable("APP_KEY"), pair("APP_KEY", &literal_template("k{e}y$$${x}=")));
-        assert!(variable("OTHER").unwrap_err().contains("OTHER"));
-        assert!(variable("").is_err() && variable("=x").is_err());
-    }
-
-    #[test]
-    fn an_app_gets_a_program_with_its_database_and_secret() {
-        let options = r#"{"autoStart": true, "authManager": {"jwt": {"secret": "k$${y}"}},
-            "database": {"database": "crm_db", "password": "own", "logging": true}}"#;
-        let intake = own(false).intake(&[row("crm", "CRM.test", options)]);
-        assert_eq!(
-            Value::Object(intake.apps[0].keys.clone()),
-            json!({
-                "name": "The crm", "hosts": ["crm.test"], "start": "with-server",
-                "directory": "/srv/nocobase", "command": ["node", "index.js", "start"],
-                "ready": {"http": "/api/__health_check", "status": 200, "body": "ok"},
-                "env": {
-                    "APP_PORT": "{port}", "APP_HOST": "127.0.0.1", "APP_PUBLIC_PATH": "{base_path}",
-                    "API_CLIENT_STORAGE_PREFIX": "NOCOBASE_{id}_", "LOGGER_LEVEL": "{id}",
-                    "DB_DIALECT": "postgres", "DB_HOST": "db.test", "DB_PORT": "5432",
-                    "DB_USER": "nb", "DB_DATABASE": "crm_db",
-                },
-                "secrets": ["APP_KEY", "DB_PASSWORD"],
-            })
-        );
-        let secrets = &intake.apps[0].secrets;
-        let secrets = ["APP_KEY", "DB_PASSWORD"].map(|name| secrets[name].reveal());
-        assert_eq!(secrets, ["k$${y}", "own"]);
-        assert_eq!(whats(&intake), ["app \"crm\": database option \"logging\"", "databases"]);
-    }
-
-    #[test]
-    fn an_app_shares_the_main_apps_program() {
-        let source = Source {
-            program: Program::Shared(AppId::parse("main").unwrap()),
-            domain: Some("example.com".into()),
-        };
-        let rows = [
-            row("crm", "", r#"{"autoStart": true, "database": {}}"#),
-            row("a_B", "", ""),
-            row("main", "", ""),
-        ];
-        let intake = source.intake(&rows);
-        assert_eq!(
-            Value::Object(intake.apps[0].keys.clone()),
-            json!({
-                "name": "The crm", "hosts": ["crm.example.com"], "shared_with": "main",
-                "ready": {"http": "/api/__app/crm/__health_check", "status": 200},
-            })
-        );
-        assert_eq!(intake.apps.len(), 1);
-        assert_eq!(
-            whats(&intake),
-            [
-                "app \"crm\": autoStart",
-                "app \"a_B\": its name as id",
-                "app \"a_B\"",
-                "app \"main\""
-            ]
-        );
-    }
-
-    #[test]
-    fn rows_that_mean_nothing_are_left_one_by_one() {
-        let long = format!("\"{}\"", "x".repeat(MOST_CHARACTERS));
-        let rows = [
-            row("a", "a.test", "[1]"),
-            row("b", "b.test", "{"),
-            row("c", "c.test", &long),
-            row("", "d.test", "{}"),
-            row("e", "*", "null"),
-            row("f", "f.test", r#"{"autoStart": "yes", "database": [], "x": {}}"#),
-            row("F", "g.test", "{}"),
-            row("h", "f.test", "{}"),
-        ];
-        let intake = own(true).intake(&rows);
-        let ids: Vec<_> = intake.apps.iter().map(|app| app.id.as_str()).collect();
-        assert_eq!(ids, ["f"]);
-        assert_eq!(intake.apps[0].keys["env"]["DB_SCHEMA"], "f");
-        for left in [
-            "app \"a\"",
-            "app \"b\"",
-            "app \"c\"",
-            "app \"\"",
-            "app \"e\"",
-            "app \"e\": its domain \"*\"",
-            "app \"F\"",
-            "app \"f\": autoStart",
-            "app \"f\": database",
-            "app \"f\": option \"x\"",
-            "app \"f\": its secret",
-            "app \"h\"",
-        ] {
-            assert!(whats(&intake).contains(&left), "{left}: {:?}", whats(&intake));
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! The database of an app, as the variables that NocoBase reads.
 //!
-//! What the app's row does not say is as NocoBase decides it: the main app's server and user, and a database of the
-//! app's own name, or a schema in the main app's.
+//! What the app's row does not say is as NocoBase decides it: the main app's server, user, schema and names of
+//! columns, without its prefix of tables; and a database of the app's own name, or a schema in the main app's.
 
 use doorbell_config::nocobase::Server;
 use serde_json::{Map, Value};
@@ -28,6 +28,10 @@ pub(super) struct Databases {
     pub(super) password: Option<String>,
     /// Whether apps have schemas, and no databases.
     pub(super) are_schemas: bool,
+    /// What the main app says of its tables (`DB_SCHEMA`, `DB_TABLE_PREFIX`, `DB_UNDERSCORED`).
+    pub(super) schema: Option<String>,
+    pub(super) has_prefix: bool,
+    pub(super) is_underscored: bool,
 }
 
 impl Databases {
@@ -47,7 +51,9 @@ impl Databases {
                 Map::new()
             }
         };
-        let mut variables = self.usual(name, &said);
+        let connection = options.get("dbConnType").and_then(Value::as_str);
+        let is_schema = self.are_schemas || connection == Some("new_schema");
+        let mut variables = self.usual(name, &said, is_schema);
         for (key, value) in &said {
             let variable = VARIABLES.iter().find(|(known, _)| known == key);
             match (variable, plain(value)) {
@@ -62,13 +68,18 @@ impl Databases {
                 ),
             }
         }
-        let secret = options.get("authManager").and_then(|auth| auth["jwt"]["secret"].as_str());
-        variables.extend(secret.map(|secret| ("APP_KEY".to_owned(), secret.to_owned())));
+        let secret = own_secret(options).map(|secret| ("APP_KEY".to_owned(), secret.to_owned()));
+        variables.extend(secret);
         variables
     }
 
     /// What holds unless the app says otherwise.
-    fn usual(&self, name: &str, said: &Map<String, Value>) -> Vec<(String, String)> {
+    fn usual(
+        &self,
+        name: &str,
+        said: &Map<String, Value>,
+        is_schema: bool,
+    ) -> Vec<(String, String)> {
         let main = &self.main;
         let is_another = said.get("dialect").is_some_and(|dialect| dialect != main.dialect);
         if is_another {
@@ -83,17 +94,25 @@ impl Databases {
             ("DB_PORT", main.port.to_string()),
             ("DB_USER", main.user.clone()),
         ];
-        let (database, schema) = if self.are_schemas {
-            (main.database.clone(), Some(name.to_owned()))
-        } else {
-            (name.to_owned(), None)
-        };
+        let own = || name.to_owned();
+        let database = if is_schema { main.database.clone() } else { own() };
+        let schema = if self.are_schemas { Some(own()) } else { self.schema.clone() };
+        let schema = schema.filter(|_| main.dialect == "postgres");
         usual.push(("DB_DATABASE", database));
         usual.extend(schema.map(|schema| ("DB_SCHEMA", schema)));
+        // Which the main app's file `.env` would give them else.
+        usual.extend(self.has_prefix.then(|| ("DB_TABLE_PREFIX", String::new())));
+        usual.extend(self.is_underscored.then(|| ("DB_UNDERSCORED", true.to_string())));
         let password = self.password.clone().filter(|_| !is_elsewhere);
         usual.extend(password.map(|password| ("DB_PASSWORD", password)));
         usual.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
+}
+
+/// The app's own secret: an empty one is none to NocoBase either.
+pub(super) fn own_secret(options: &Map<String, Value>) -> Option<&str> {
+    let secret = options.get("authManager").and_then(|auth| auth["jwt"]["secret"].as_str());
+    secret.filter(|secret| !secret.is_empty())
 }
 
 fn plain(value: &Value) -> Option<String> {
@@ -111,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    fn variables(database: &Value) -> Map<String, Value> {
+    fn all() -> Databases {
         let main = Server {
             dialect: "postgres",
             host: "db.test".into(),
@@ -119,10 +138,48 @@ mod tests {
             user: "nb".into(),
             database: "nocobase".into(),
         };
-        let all = Databases { main, password: Some("main's".into()), are_schemas: false };
-        let Value::Object(options) = json!({ "database": database }) else { panic!("no table") };
-        let found = all.variables(&mut Intake::default(), "app", "crm", &options);
+        let password = Some("main's".into());
+        let (schema, has_prefix, is_underscored) = (None, false, false);
+        Databases { main, password, are_schemas: false, schema, has_prefix, is_underscored }
+    }
+
+    fn of(all: &Databases, options: &Value) -> Map<String, Value> {
+        let Value::Object(options) = options else { panic!("no table") };
+        let found = all.variables(&mut Intake::default(), "app", "crm", options);
         found.into_iter().map(|(name, value)| (name, value.into())).collect()
+    }
+
+    fn variables(database: &Value) -> Map<String, Value> {
+        of(&all(), &json!({ "database": database }))
+    }
+
+    #[test]
+    fn a_new_schema_is_in_the_main_apps_database() {
+        let said = json!({"dbConnType": "new_schema", "database": {"schema": "schem"}});
+        let variables = of(&all(), &said);
+        assert_eq!(
+            (&variables["DB_DATABASE"], &variables["DB_SCHEMA"]),
+            (&json!("nocobase"), &json!("schem"))
+        );
+        let said = json!({"dbConnType": "new_connection", "database": {"database": "elsewhere"}});
+        assert_eq!(of(&all(), &said)["DB_DATABASE"], "elsewhere");
+    }
+
+    #[test]
+    fn an_app_has_the_main_apps_schema_and_columns_and_not_its_prefix() {
+        let schema = Some("nbs".to_owned());
+        let main = Databases { schema, has_prefix: true, is_underscored: true, ..all() };
+        let variables = of(&main, &json!({}));
+        assert_eq!(variables["DB_DATABASE"], "crm");
+        assert_eq!(variables["DB_SCHEMA"], "nbs");
+        assert_eq!(variables["DB_TABLE_PREFIX"], "");
+        assert_eq!(variables["DB_UNDERSCORED"], "true");
+    }
+
+    #[test]
+    fn an_empty_secret_is_none() {
+        let options = json!({"authManager": {"jwt": {"secret": ""}}});
+        assert_eq!(of(&all(), &options).get("APP_KEY"), None);
     }
 
     #[test]

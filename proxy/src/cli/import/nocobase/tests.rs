@@ -1,0 +1,160 @@
+use doorbell_config::nocobase::Server;
+
+use super::*;
+
+fn own(are_schemas: bool) -> Source {
+    let main = Server {
+        dialect: "postgres",
+        host: "db.test".into(),
+        port: 5432,
+        user: "nb".into(),
+        database: "nocobase".into(),
+    };
+    let password = Some("s{c}ret".into());
+    let (schema, has_prefix, is_underscored) = (None, false, false);
+    let databases =
+        Databases { main, password, are_schemas, schema, has_prefix, is_underscored }.into();
+    let program = Program::Own {
+        directory: "/srv/nocobase".into(),
+        command: vec!["node".into(), "index.js".into(), "start".into()],
+        env: vec![("LOGGER_LEVEL".into(), "{id}".into())],
+        databases,
+    };
+    Source { program, domain: None }
+}
+
+fn row(name: &str, cname: &str, options: &str) -> Application {
+    Application {
+        name: name.into(),
+        display_name: format!("The {name}"),
+        cname: cname.into(),
+        options: options.into(),
+        ..Application::default()
+    }
+}
+
+fn whats(intake: &Intake) -> Vec<&str> {
+    intake.left.iter().map(|left| left.what.as_str()).collect()
+}
+
+#[test]
+fn a_variable_without_a_value_has_ours() {
+    let own = |name: &str| (name == "APP_KEY").then(|| "k{e}y$$${x}=".to_owned());
+    let variable = |text| variable(text, own).map_err(|error| error.to_string());
+    let pair = |name: &str, value: &str| Ok((name.to_owned(), value.to_owned()));
+    assert_eq!(variable("A={id}=x"), pair("A", "{id}=x"));
+    assert_eq!(variable("APP_KEY="), pair("APP_KEY", ""));
+    assert_eq!(variable("APP_KEY"), pair("APP_KEY", &literal_template("k{e}y$$${x}=")));
+    assert!(variable("OTHER").unwrap_err().contains("OTHER"));
+    assert!(variable("").is_err() && variable("=x").is_err());
+}
+
+#[test]
+fn an_app_gets_a_program_with_its_database_and_secret() {
+    let options = r#"{"autoStart": true, "authManager": {"jwt": {"secret": "k$${y}"}},
+        "database": {"database": "crm_db", "password": "own", "logging": true}}"#;
+    let intake = own(false).intake(&[row("crm", "CRM.test", options)]);
+    assert_eq!(
+        Value::Object(intake.apps[0].keys.clone()),
+        json!({
+            "name": "The crm", "hosts": ["crm.test"], "start": "with-server",
+            "directory": "/srv/nocobase", "command": ["node", "index.js", "start"],
+            "ready": {
+                "http": "/api/__health_check", "status": 200, "body": "ok", "deadline": "5m",
+            },
+            "timeouts": {"hold": "5m"},
+            "env": {
+                "SOCKET_PATH": "storage/{id}.sock", "PM2_HOME": "storage/.pm2-{id}",
+                "LOGGER_BASE_PATH": "storage/logs/{id}",
+                "APP_AES_SECRET_KEY_PATH": "storage/apps/crm/aes_key.dat",
+                "APP_PORT": "{port}", "APP_HOST": "127.0.0.1", "APP_PUBLIC_PATH": "{base_path}",
+                "API_CLIENT_STORAGE_PREFIX": "NOCOBASE_{id}_", "LOGGER_LEVEL": "{id}",
+                "DB_DIALECT": "postgres", "DB_HOST": "db.test", "DB_PORT": "5432",
+                "DB_USER": "nb", "DB_DATABASE": "crm_db",
+            },
+            "secrets": ["APP_KEY", "DB_PASSWORD"],
+        })
+    );
+    let secrets = &intake.apps[0].secrets;
+    let secrets = ["APP_KEY", "DB_PASSWORD"].map(|name| secrets[name].reveal());
+    assert_eq!(secrets, ["k$${y}", "own"]);
+    assert_eq!(whats(&intake), ["app \"crm\": database option \"logging\"", "databases"]);
+}
+
+#[test]
+fn what_is_given_to_all_is_nothing_that_an_app_has_itself() {
+    let mut source = own(false);
+    let Program::Own { env, .. } = &mut source.program else { panic!("its own") };
+    env.extend(["APP_KEY", "DB_PASSWORD"].map(|name| (name.into(), "of all".into())));
+    let own = r#"{"authManager": {"jwt": {"secret": "mine"}}, "database": {"password": "mine"}}"#;
+    let none = r#"{"authManager": {"jwt": {"secret": ""}}}"#;
+    let intake = source.intake(&[row("a", "a.test", own), row("b", "b.test", none)]);
+    for (app, value) in intake.apps.iter().zip(["mine", "of all"]) {
+        for name in ["APP_KEY", "DB_PASSWORD"] {
+            assert_eq!(app.secrets[name].reveal(), value, "{}", app.id);
+        }
+    }
+    let told = ["app \"a\": --env APP_KEY", "app \"a\": --env DB_PASSWORD", "databases"];
+    assert_eq!(whats(&intake), told);
+}
+
+#[test]
+fn an_app_shares_the_main_apps_program() {
+    let source = Source {
+        program: Program::Shared(AppId::parse("main").unwrap()),
+        domain: Some("example.com".into()),
+    };
+    let rows = [
+        row("crm", "", r#"{"autoStart": true, "database": {}}"#),
+        row("a_B", "", ""),
+        row("main", "", ""),
+    ];
+    let intake = source.intake(&rows);
+    assert_eq!(
+        Value::Object(intake.apps[0].keys.clone()),
+        json!({
+            "name": "The crm", "hosts": ["crm.example.com"], "shared_with": "main",
+            "ready": {
+                "http": "/api/__app/crm/__health_check", "status": 200, "deadline": "5m",
+            },
+            "timeouts": {"hold": "5m"},
+        })
+    );
+    assert_eq!(intake.apps.len(), 1);
+    assert_eq!(whats(&intake), ["app \"crm\": autoStart", "app \"a_B\"", "app \"main\""]);
+}
+
+#[test]
+fn rows_that_mean_nothing_are_left_one_by_one() {
+    let long = format!("\"{}\"", "x".repeat(MOST_CHARACTERS));
+    let rows = [
+        row("a", "a.test", "[1]"),
+        row("b", "b.test", "{"),
+        row("c", "c.test", &long),
+        row("", "d.test", "{}"),
+        row("e", "*", "null"),
+        row("f", "f.test", r#"{"autoStart": "yes", "database": [], "x": {}}"#),
+        row("F", "g.test", "{}"),
+        row("h", "f.test", "{}"),
+    ];
+    let intake = own(true).intake(&rows);
+    let ids: Vec<_> = intake.apps.iter().map(|app| app.id.as_str()).collect();
+    assert_eq!(ids, ["f"]);
+    assert_eq!(intake.apps[0].keys["env"]["DB_SCHEMA"], "f");
+    for left in [
+        "app \"a\"",
+        "app \"b\"",
+        "app \"c\"",
+        "app \"\"",
+        "app \"e\"",
+        "app \"e\": its domain \"*\"",
+        "app \"F\"",
+        "app \"f\": autoStart",
+        "app \"f\": database",
+        "app \"f\": option \"x\"",
+        "app \"f\": its secret",
+        "app \"h\"",
+    ] {
+        assert!(whats(&intake).contains(&left), "{left}: {:?}", whats(&intake));
+    }
+}
