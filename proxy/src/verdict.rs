@@ -97,7 +97,8 @@ fn chosen<'t>(table: &'t Table, app: &'t Arc<App>, head: &RequestHead) -> Option
     if !app.spec.client_app_headers || !app.is_host() {
         return Some(app);
     }
-    let Some(name) = selectors::selected(head) else { return Some(app) };
+    let name = selectors::selected(head, app.gate.tells_by_folders());
+    let Some(name) = name else { return Some(app) };
     if [app.spec.id.as_str(), selectors::MAIN].contains(&&*name) {
         return Some(app);
     }

@@ -41,10 +41,14 @@ pub fn without_selector(query: &str) -> Option<String> {
 }
 
 /// The app that a request says it is for: by its path, or else its query, or else `X-App`. `None` if it names none.
+/// `files` says whether those of a NocoBase count.
 #[must_use]
-pub fn selected(head: &RequestHead) -> Option<Cow<'_, str>> {
+pub fn selected(head: &RequestHead, files: bool) -> Option<Cow<'_, str>> {
     let by_path = || {
-        let (_, rest) = head.path().split_once(FOLDER)?;
+        let path = head.path();
+        let below_folder = path.split_once(FOLDER).map(|(_, rest)| rest);
+        let below_files = || below_files(path).filter(|rest| files && !rest.is_empty());
+        let rest = below_folder.or_else(below_files)?;
         Some(decoded(rest.split('/').next()?))
     };
     let by_query = || {
@@ -68,12 +72,15 @@ pub fn leads_elsewhere(path: &str, app: &str) -> bool {
 /// Whether a path leads to a file of another app than this.
 #[must_use]
 pub fn leads_to_files_elsewhere(path: &str, app: &str) -> bool {
+    below_files(path).is_some_and(|rest| !rest.is_empty() && !names(rest, app))
+}
+
+fn below_files(path: &str) -> Option<&str> {
     let below_public_path = || {
         let (_, rest) = path.strip_prefix('/')?.split_once('/')?;
         path[path.len() - rest.len() - 1..].strip_prefix(FILES)
     };
-    let rest = path.strip_prefix(FILES).or_else(below_public_path);
-    rest.is_some_and(|rest| !rest.is_empty() && !names(rest, app))
+    path.strip_prefix(FILES).or_else(below_public_path)
 }
 
 fn names(rest: &str, app: &str) -> bool {
@@ -140,11 +147,16 @@ mod tests {
             ("/ws?a&__appName=b%6cog", "X-App: shop", Some("blog")),
             ("/ws?__appName", "X-App: shop", Some("shop")),
             ("/api/__app/%63rm/x?__appName=blog", "X-App: shop", Some("crm")),
+            ("/files/hr/a.png?__appName=blog", "X-App: shop", Some("hr")),
+            ("/files/", "X-App: shop", Some("shop")),
         ] {
             let text = format!("GET {target} HTTP/1.1\r\nHost: h\r\n{field}\r\n\r\n");
             let head = RequestHead::parse(Bytes::from(text), 8192).unwrap();
-            assert_eq!(selected(&head).as_deref(), name, "{target} {field}");
+            assert_eq!(selected(&head, true).as_deref(), name, "{target} {field}");
         }
+        let text = "GET /files/hr/a HTTP/1.1\r\nHost: h\r\nX-App: shop\r\n\r\n";
+        let head = RequestHead::parse(Bytes::from_static(text.as_bytes()), 8192).unwrap();
+        assert_eq!(selected(&head, false).as_deref(), Some("shop"));
     }
 
     #[test]

@@ -65,6 +65,19 @@ fn the_apps_of_a_nocobase_keep_to_their_files_and_names() {
 }
 
 #[test]
+fn files_choose_their_app_where_clients_may() {
+    let asked = "ready = { http = \"/api/__app/shop/__health_check\" }";
+    let d =
+        Doorbell::with(&(host("nb", "client_app_headers = true") + &sharer("shop", "nb", asked)));
+    for (path, app) in
+        [("/files/shop/a", "shop"), ("/files/main/a", "main"), ("/x/files/shop/a", "shop")]
+    {
+        assert_eq!(d.get("nb.test", path).text(), app, "{path}");
+    }
+    assert_eq!(d.get("nb.test", "/files/nobody/a").status, 404);
+}
+
+#[test]
 fn a_folder_of_files_is_like_any_other_where_no_nocobase_is() {
     let d = Doorbell::with(&family("", ""));
     assert_eq!(d.get("shop.test", "/files/blog/a").text(), "shop");

@@ -139,7 +139,10 @@ fn database(arg: &ExportArg, told: &Told, report: &mut Report) -> anyhow::Result
     }
     let Some(access) = &told.database else {
         ensure!(!arg.with_connection, "app \"{}\" has no database", arg.app);
-        if names_database(told) {
+        if told.keys.contains_key("shared_with") {
+            let note = "its data is that of the program which it shares, and not in the archive";
+            report.notes.push(note.into());
+        } else if names_database(told) {
             let note = "the database that its variables name is not in the archive, as Doorbell did not make it: \
                         dump it beside";
             report.notes.push(note.into());

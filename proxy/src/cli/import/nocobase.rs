@@ -27,8 +27,10 @@ mod tests;
 
 use database::{Databases, own_secret};
 
-/// How long NocoBase may take to answer for an app: one after another, and each up to a minute.
+/// How long NocoBase may take to answer for an app: it begins one after another, each up to a minute.
 const PATIENCE: &str = "5m";
+/// How long a request waits for that: those of apps that share the program for its own start before.
+const HOLD: &str = "10m";
 
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("program").required(true).args(["directory", "shared_with"]))]
@@ -284,7 +286,7 @@ impl Source {
         let ready = json!({
             "http": "/api/__health_check", "status": 200, "body": "ok", "deadline": PATIENCE
         });
-        keys.insert("timeouts".into(), json!({ "hold": PATIENCE }));
+        keys.insert("timeouts".into(), json!({ "hold": HOLD }));
         keys.insert("ready".into(), ready);
         keys.insert("directory".into(), literal(directory).into());
         keys.insert("command".into(), json!(command));
@@ -308,7 +310,7 @@ fn shared(
     let path = format!("/api/__app/{id}/__health_check");
     // It is begun when somebody asks for it, inside of a program that may be starting itself.
     keys.insert("ready".into(), json!({ "http": path, "status": 200, "deadline": PATIENCE }));
-    keys.insert("timeouts".into(), json!({ "hold": PATIENCE }));
+    keys.insert("timeouts".into(), json!({ "hold": HOLD }));
     true
 }
 

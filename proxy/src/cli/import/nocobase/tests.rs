@@ -62,7 +62,7 @@ fn an_app_gets_a_program_with_its_database_and_secret() {
             "ready": {
                 "http": "/api/__health_check", "status": 200, "body": "ok", "deadline": "5m",
             },
-            "timeouts": {"hold": "5m"},
+            "timeouts": {"hold": "10m"},
             "env": {
                 "SOCKET_PATH": "storage/{id}.sock", "PM2_HOME": "storage/.pm2-{id}",
                 "LOGGER_BASE_PATH": "storage/logs/{id}",
@@ -117,7 +117,7 @@ fn an_app_shares_the_main_apps_program() {
             "ready": {
                 "http": "/api/__app/crm/__health_check", "status": 200, "deadline": "5m",
             },
-            "timeouts": {"hold": "5m"},
+            "timeouts": {"hold": "10m"},
         })
     );
     assert_eq!(intake.apps.len(), 1);
