@@ -65,6 +65,15 @@ impl App {
         self.sharing.is_none() && self.gate.answers_for_others()
     }
 
+    /// Whose instance answers for it: its own, or that of another app.
+    #[must_use]
+    pub fn program(&self) -> (&AppId, &Gate) {
+        match &self.sharing {
+            Some(sharing) => (sharing.with(), &sharing.gate),
+            None => (&self.spec.id, &self.gate),
+        }
+    }
+
     /// What an instance that serves several apps calls this one, for `X-App`.
     ///
     /// The app that has it is told only to a NocoBase, which knows it by one name, and chooses by the domain else.

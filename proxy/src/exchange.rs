@@ -142,12 +142,7 @@ impl Exchange {
     /// Whoever has found one of the apps of an instance is not to select another.
     fn keep_to(&mut self, matched: &Matched) -> Result<(), Answer> {
         let path = self.head.path().get(matched.stripped..).unwrap_or_default();
-        let app = &matched.app;
-        let name = app.name_inside().unwrap_or(app.spec.id.as_str());
-        let gate = app.sharing.as_ref().map_or(&app.gate, |sharing| &sharing.gate);
-        if selectors::leads_elsewhere(path, name)
-            || gate.tells_by_folders() && selectors::leads_to_files_elsewhere(path, name)
-        {
+        if self.table.leads_elsewhere(&matched.app, path) {
             return Err(Answer::NoRoute);
         }
         if let Some(query) = selectors::without_selector(self.head.query()) {

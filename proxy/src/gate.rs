@@ -12,7 +12,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -82,9 +82,9 @@ pub struct Gate {
     /// The supervisor knows that it is wanted though others serve in its place, or need not know.
     is_told: AtomicBool,
     /// Other apps have, or had, leases here too.
-    shared: AtomicBool,
-    /// Whether they are told apart as those of NocoBase are.
-    by_folders: AtomicBool,
+    sharers: AtomicU32,
+    /// Those of them that are told apart as the apps of a NocoBase are.
+    by_folders: AtomicU32,
     total: Arc<HeldTotal>,
     reports: ReportSink,
 }
@@ -135,8 +135,8 @@ impl Gate {
             held_cap: AtomicUsize::new(held_cap),
             listeners: AtomicUsize::new(0),
             is_told: AtomicBool::new(false),
-            shared: AtomicBool::new(false),
-            by_folders: AtomicBool::new(false),
+            sharers: AtomicU32::new(0),
+            by_folders: AtomicU32::new(0),
             total,
             reports,
         }
@@ -178,22 +178,28 @@ impl Gate {
         self.open.load().as_ref().and_then(|open| open.try_lease(sway))
     }
 
-    /// From here on other apps have leases here too, which may be told apart by folders (`sharing/selectors`).
-    pub fn is_shared(&self, by_folders: bool) {
-        self.shared.store(true, Ordering::Relaxed);
-        self.by_folders.fetch_or(by_folders, Ordering::Relaxed);
+    /// Another app has leases here too, from here on.
+    pub fn gain_sharer(&self, by_folders: bool) {
+        self.sharers.fetch_add(1, Ordering::Relaxed);
+        self.by_folders.fetch_add(u32::from(by_folders), Ordering::Relaxed);
     }
 
-    /// Whether apps that have leases here are told apart as those of NocoBase are.
+    /// It has none any more.
+    pub fn lose_sharer(&self, by_folders: bool) {
+        self.sharers.fetch_sub(1, Ordering::Relaxed);
+        self.by_folders.fetch_sub(u32::from(by_folders), Ordering::Relaxed);
+    }
+
+    /// Whether apps that have leases here are told apart as those of a NocoBase are (`sharing/selectors`).
     #[must_use]
     pub fn tells_by_folders(&self) -> bool {
-        self.by_folders.load(Ordering::Relaxed)
+        self.by_folders.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether other apps have, or had, leases here too.
+    /// Whether other apps have leases here too.
     #[must_use]
     pub fn answers_for_others(&self) -> bool {
-        self.shared.load(Ordering::Relaxed)
+        self.sharers.load(Ordering::Relaxed) > 0
     }
 
     /// Whether an instance is open.

@@ -15,6 +15,7 @@ use doorbell_supervisor::message::Endpoint;
 
 use crate::gate::{Gate, Lease, ReportSink, Sway};
 
+mod inside;
 mod readiness;
 pub mod selectors;
 
@@ -25,8 +26,16 @@ pub struct Sharing {
     shared: Interned<SharedSpec>,
     /// Where its requests get leases.
     pub gate: Arc<Gate>,
+    /// Whether it is known to the instance as to a NocoBase.
+    by_folders: bool,
     /// Whether a run can answer for it; `None` if that is not asked.
     pub readiness: Option<Box<Readiness>>,
+}
+
+impl Drop for Sharing {
+    fn drop(&mut self) {
+        self.gate.lose_sharer(self.by_folders);
+    }
 }
 
 impl Sharing {
@@ -39,9 +48,10 @@ impl Sharing {
         reports: ReportSink,
     ) -> Self {
         let ready = shared.ready.as_ref();
-        gate.is_shared(ready.is_some_and(|ready| selectors::counts_in(&ready.probe.path)));
+        let by_folders = ready.is_some_and(|ready| selectors::counts_in(&ready.probe.path));
+        gate.gain_sharer(by_folders);
         let readiness = ready.map(|_| Box::new(Readiness::new(spec, shared.clone(), reports)));
-        Self { shared: shared.clone(), gate, readiness }
+        Self { shared: shared.clone(), gate, by_folders, readiness }
     }
 
     /// Whose instance it is.

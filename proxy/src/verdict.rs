@@ -14,7 +14,8 @@ use crate::{
     bulletin,
     gate::{Denial, Sway},
     head::{BodyKind, RequestHead},
-    sharing::selectors,
+    look::X_APP,
+    sharing::selectors::{self, Certain},
     transport::Trouble,
 };
 
@@ -97,14 +98,20 @@ fn chosen<'t>(table: &'t Table, app: &'t Arc<App>, head: &RequestHead) -> Option
     if !app.spec.client_app_headers || !app.is_host() {
         return Some(app);
     }
-    let name = selectors::selected(head, app.gate.tells_by_folders());
-    let Some(name) = name else { return Some(app) };
-    if [app.spec.id.as_str(), selectors::MAIN].contains(&&*name) {
-        return Some(app);
+    let named = |name: &str| table.inside(app, name);
+    if let Some(name) = selectors::in_path(head.path()) {
+        return named(&name);
     }
-    let named = table.routes.app(&name)?;
-    let sharing = named.sharing.as_ref()?;
-    (*sharing.with() == app.spec.id).then_some(named)
+    let files = selectors::files_in(head.path()).filter(|_| app.gate.tells_by_folders());
+    for (certain, name) in files {
+        match (certain, named(&name)) {
+            (Certain::No, None) => {}
+            (Certain::Yes | Certain::No, found) => return found,
+        }
+    }
+    let by_field = || Some(String::from_utf8_lossy(head.field(X_APP)?));
+    let name = selectors::in_query(head.query()).or_else(by_field).filter(|name| !name.is_empty());
+    name.map_or(Some(app), |name| named(&name))
 }
 
 /// What a request does to its app's sleep. Most apps have no rules, and cost a look at that.

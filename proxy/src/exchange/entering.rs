@@ -17,7 +17,7 @@ use crate::{
     app::App,
     gate::{Denial, Entry, Instance, Lease, Sway},
     navigation::is_navigation,
-    sharing::{Sharing, Unready},
+    sharing::{Sharing, Unready, selectors},
     verdict::Matched,
 };
 
@@ -169,6 +169,12 @@ impl Exchange {
         };
         if now.spec.http2 != matched.app.spec.http2 {
             // The way it takes was chosen by what the app spoke.
+            return Err(matched.denied(Denial::Changed));
+        }
+        let path = self.head.path().get(matched.stripped..).unwrap_or_default();
+        let selects = || selectors::without_selector(self.head.query()).is_some();
+        if now.shares_instance() && (table.leads_elsewhere(now, path) || selects()) {
+            // It was made for a program that knows one app.
             return Err(matched.denied(Denial::Changed));
         }
         matched.app = Arc::clone(now);

@@ -11,14 +11,22 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use crate::{head::RequestHead, look::X_APP};
-
 /// The parameter.
 const PARAMETER: &str = "__appName";
 /// The folder, which has one of an app's name in it.
 const FOLDER: &str = "/__app/";
-/// The folder of files, which has one of an app's name in it too: at the beginning, or behind `APP_PUBLIC_PATH`.
+/// The folder of files, which has one of an app's name in it too: at the beginning, or behind `APP_PUBLIC_PATH`, which
+/// nobody here knows. Behind other folders it is one like any other (`/api/files/1`).
 const FILES: &str = "/files/";
+
+/// Whether what a path says is about an app, or may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certain {
+    /// It is, of whatever name.
+    Yes,
+    /// It is if there is an app of that name.
+    No,
+}
 
 /// What NocoBase calls the app that has the program.
 pub const MAIN: &str = "main";
@@ -40,25 +48,26 @@ pub fn without_selector(query: &str) -> Option<String> {
     Some(if kept.is_empty() { String::new() } else { format!("?{}", kept.join("&")) })
 }
 
-/// The app that a request says it is for: by its path, or else its query, or else `X-App`. `None` if it names none.
-/// `files` says whether those of a NocoBase count.
+/// The app that a query names, with its `?`.
 #[must_use]
-pub fn selected(head: &RequestHead, files: bool) -> Option<Cow<'_, str>> {
-    let by_path = || {
-        let path = head.path();
-        let below_folder = path.split_once(FOLDER).map(|(_, rest)| rest);
-        let below_files = || below_files(path).filter(|rest| files && !rest.is_empty());
-        let rest = below_folder.or_else(below_files)?;
-        Some(decoded(rest.split('/').next()?))
-    };
-    let by_query = || {
-        let mut pairs = head.query().strip_prefix('?')?.split('&');
-        let (_, value) = pairs.find(|pair| is_selector(pair))?.split_once('=')?;
-        Some(decoded(value))
-    };
-    let by_field = || Some(String::from_utf8_lossy(head.field(X_APP)?));
-    let name = by_path().or_else(by_query).or_else(by_field)?;
-    (!name.is_empty()).then_some(name)
+pub fn in_query(query: &str) -> Option<Cow<'_, str>> {
+    let mut pairs = query.strip_prefix('?')?.split('&');
+    let (_, value) = pairs.find(|pair| is_selector(pair))?.split_once('=')?;
+    Some(decoded(value))
+}
+
+/// The app that a path names by its folder.
+#[must_use]
+pub fn in_path(path: &str) -> Option<Cow<'_, str>> {
+    path.split_once(FOLDER).map(|(_, rest)| first(rest))
+}
+
+/// The apps whose files a path may lead to: by the first folder for certain, and by others if there are such apps.
+pub fn files_in(path: &str) -> impl Iterator<Item = (Certain, Cow<'_, str>)> {
+    let parts = path.match_indices(FILES).map(|(at, _)| {
+        (if at == 0 { Certain::Yes } else { Certain::No }, first(&path[at + FILES.len()..]))
+    });
+    parts.filter(|(_, name)| !name.is_empty())
 }
 
 /// Whether a path leads to another app than this.
@@ -66,25 +75,12 @@ pub fn selected(head: &RequestHead, files: bool) -> Option<Cow<'_, str>> {
 pub fn leads_elsewhere(path: &str, app: &str) -> bool {
     let mut parts = path.split(FOLDER);
     parts.next();
-    parts.any(|rest| !names(rest, app))
+    parts.any(|rest| first(rest) != app)
 }
 
-/// Whether a path leads to a file of another app than this.
-#[must_use]
-pub fn leads_to_files_elsewhere(path: &str, app: &str) -> bool {
-    below_files(path).is_some_and(|rest| !rest.is_empty() && !names(rest, app))
-}
-
-fn below_files(path: &str) -> Option<&str> {
-    let below_public_path = || {
-        let (_, rest) = path.strip_prefix('/')?.split_once('/')?;
-        path[path.len() - rest.len() - 1..].strip_prefix(FILES)
-    };
-    path.strip_prefix(FILES).or_else(below_public_path)
-}
-
-fn names(rest: &str, app: &str) -> bool {
-    decoded(rest.split('/').next().unwrap_or_default()) == app
+/// The first folder of a path that has lost its `/`.
+fn first(rest: &str) -> Cow<'_, str> {
+    decoded(rest.split('/').next().unwrap_or_default())
 }
 
 /// As parsers of queries see it: escapes, `name[]` and `[name]` are the same name.
@@ -105,8 +101,6 @@ fn decoded(text: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     #[test]
@@ -139,38 +133,25 @@ mod tests {
     }
 
     #[test]
-    fn a_request_names_its_app() {
-        for (target, field, name) in [
-            ("/", "X-A: shop", None),
-            ("/", "X-App:", None),
-            ("/", "x-app: shop", Some("shop")),
-            ("/ws?a&__appName=b%6cog", "X-App: shop", Some("blog")),
-            ("/ws?__appName", "X-App: shop", Some("shop")),
-            ("/api/__app/%63rm/x?__appName=blog", "X-App: shop", Some("crm")),
-            ("/files/hr/a.png?__appName=blog", "X-App: shop", Some("hr")),
-            ("/files/", "X-App: shop", Some("shop")),
-        ] {
-            let text = format!("GET {target} HTTP/1.1\r\nHost: h\r\n{field}\r\n\r\n");
-            let head = RequestHead::parse(Bytes::from(text), 8192).unwrap();
-            assert_eq!(selected(&head, true).as_deref(), name, "{target} {field}");
-        }
-        let text = "GET /files/hr/a HTTP/1.1\r\nHost: h\r\nX-App: shop\r\n\r\n";
-        let head = RequestHead::parse(Bytes::from_static(text.as_bytes()), 8192).unwrap();
-        assert_eq!(selected(&head, false).as_deref(), Some("shop"));
+    fn an_app_is_named_by_query_and_path() {
+        assert_eq!(in_query("?a&__appName=b%6cog").as_deref(), Some("blog"));
+        assert_eq!(in_query("?__appName&a"), None);
+        assert_eq!(in_path("/api/__app/%63rm/x").as_deref(), Some("crm"));
+        assert_eq!(in_path("/api/app/crm"), None);
     }
 
     #[test]
-    fn files_are_an_apps_own() {
-        for path in
-            ["/files/", "/files/shop/a.txt", "/nb/files/%73hop/a", "/api/files:list", "/files"]
-        {
-            assert!(!leads_to_files_elsewhere(path, "shop"), "{path}");
+    fn files_are_of_an_app_at_the_beginning_and_perhaps_elsewhere() {
+        let found = |path| {
+            files_in(path).map(|(certain, name)| (certain, name.into_owned())).collect::<Vec<_>>()
+        };
+        assert_eq!(found("/files/%73hop/a"), [(Certain::Yes, "shop".to_owned())]);
+        assert_eq!(found("/a/b/files/shop/a"), [(Certain::No, "shop".to_owned())]);
+        let both = [(Certain::Yes, "x".to_owned()), (Certain::No, "blog".to_owned())];
+        assert_eq!(found("/files/x/files/blog"), both);
+        for path in ["/files/", "/files", "/api/files:list", "/files//shop/a"] {
+            assert_eq!(found(path), [], "{path}");
         }
-        for path in ["/files/blog/a.txt", "/files/%62log", "/nb/files/blog/a", "/files//shop/a"] {
-            assert!(leads_to_files_elsewhere(path, "shop"), "{path}");
-        }
-        // No folder of files of NocoBase.
-        assert!(!leads_to_files_elsewhere("/static/plugins/files/a.js", "shop"));
     }
 
     #[test]

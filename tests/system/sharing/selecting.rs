@@ -1,6 +1,6 @@
 //! Who selects the app of an instance: Doorbell, and nobody else.
 
-use doorbell_tests::{Doorbell, Response, request};
+use doorbell_tests::{Doorbell, Response, eventually, request};
 
 use super::{curl, family, host, sharer};
 use crate::node;
@@ -50,6 +50,10 @@ fn the_apps_of_a_nocobase_keep_to_their_files_and_names() {
     let asked = |id: &str| format!("ready = {{ http = \"/api/__app/{id}/__health_check\" }}");
     let apps = ["shop", "blog"].map(|id| sharer(id, "nb", &asked(id)));
     let d = Doorbell::with(&(host("nb", "") + &apps.concat()));
+    assert_eq!(d.get("shop.test", "/api/files/1").text(), "shop", "no app has this name");
+    for path in ["/a/b/files/blog/a", "//x@y/files/blog/a", "//files/shop/a", "/a/b/files/main/a"] {
+        assert_eq!(d.get("shop.test", path).status, 404, "{path}");
+    }
     // It would choose by the domain else.
     assert_eq!(d.get("nb.test", "/").text(), "main");
     assert_eq!(curl(&d, "--http2-prior-knowledge", &["-H", "X-App: blog"], "nb", "/"), "main");
@@ -57,10 +61,11 @@ fn the_apps_of_a_nocobase_keep_to_their_files_and_names() {
         let status = |path: &str| d.get(&format!("{app}.test"), path).status;
         for folder in ["/files", "/public/files", "/api/__app"] {
             assert_eq!(status(&format!("{folder}/{name}/a")), 200, "{folder} of {app}");
-            for other in ["blog", "%62log", "left-out"] {
+            for other in ["blog", "%62log"] {
                 assert_eq!(status(&format!("{folder}/{other}/a")), 404, "{folder} of {app}");
             }
         }
+        assert_eq!(status("/files/left-out/a"), 404, "of {app}");
     }
 }
 
@@ -75,6 +80,30 @@ fn files_choose_their_app_where_clients_may() {
         assert_eq!(d.get("nb.test", path).text(), app, "{path}");
     }
     assert_eq!(d.get("nb.test", "/files/nobody/a").status, 404);
+    assert_eq!(d.get("nb.test", "/api/files/1").text(), "main");
+    // Alone it is like any other program.
+    d.rewrite(&host("nb", "client_app_headers = true"));
+    d.ok(&["reload"]);
+    let shop = "GET /files/x HTTP/1.1\r\nHost: nb.test\r\nX-App: shop\r\n\r\n";
+    eventually("it is told what clients say", || {
+        request(d.port, shop).is_some_and(|answer| answer.text() == "shop")
+    });
+    assert_eq!(d.get("nb.test", "/files/x").text(), "none");
+}
+
+/// A request that was made for a program of one app does not select another where it waits.
+#[test]
+fn who_follows_an_app_into_a_shared_program_selects_no_other() {
+    let nb = host("nb", "") + &sharer("blog", "nb", "");
+    let alone = host("shop", "env = { START_DELAY = \"60000\" }");
+    let d = Doorbell::with(&(nb.clone() + &alone));
+    let mut waiting = d.connect();
+    waiting.send("GET /?__appName=blog HTTP/1.1\r\nHost: shop.test\r\n\r\n");
+    eventually("it waits", || d.status("shop")["state"] == "starting");
+    d.rewrite(&(nb + &sharer("shop", "nb", "")));
+    d.ok(&["reload"]);
+    assert_eq!(waiting.read().status, 503);
+    assert_eq!(d.get("shop.test", "/?__appName=blog").text(), "shop");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! (`shared_with`), which tells apps apart by `X-App`; or it has its own, with the database and the secret that the
 //! table says. Databases are there already, and stay as they are.
 
-use std::path::{PathBuf, absolute};
+use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context, ensure};
 use clap::{Args, builder::NonEmptyStringValueParser};
@@ -264,7 +264,9 @@ impl Source {
         };
         let known = databases.variables(intake, from, &row.name, options);
         *env = environment::take(intake, from, known);
-        env.extend(placed(&row.name).map(|(name, value)| (name.to_owned(), value.into())));
+        env.extend(placed().map(|(name, value)| (name.to_owned(), value.into())));
+        let key_file = self.key_file(intake, from, &row.name);
+        env.insert("APP_AES_SECRET_KEY_PATH".into(), literal_template(&key_file).into());
         for (name, value) in given {
             if is_its_own(options, name) {
                 let why = "it has one of its own, which it keeps";
@@ -278,7 +280,8 @@ impl Source {
                        say --env APP_KEY, with the key in the environment";
             intake.leave(format!("{from}: its secret"), why);
         }
-        if !env.contains_key("DB_PASSWORD") && !env.contains_key("DB_STORAGE") {
+        let has_password = env.get("DB_PASSWORD").is_some_and(|password| password != "");
+        if !has_password && !env.contains_key("DB_STORAGE") {
             let why = "neither the table nor the address has it: say --env DB_PASSWORD, with it in the environment";
             intake.leave(format!("{from}: the password of its database"), why);
         }
@@ -291,6 +294,24 @@ impl Source {
         keys.insert("directory".into(), literal(directory).into());
         keys.insert("command".into(), json!(command));
         true
+    }
+}
+
+impl Source {
+    /// Where the key is that the app seals with, below the program's folder: where it was as long as the main app
+    /// served it, or where it is made.
+    fn key_file(&self, intake: &mut Intake, from: &str, name: &str) -> String {
+        let Program::Own { directory, .. } = &self.program else { return String::new() };
+        let places = ["apps", "environment-variables"];
+        let places = places.map(|place| format!("storage/{place}/{name}/aes_key.dat"));
+        if let Some(place) = places.iter().find(|place| Path::new(directory).join(place).is_file())
+        {
+            return place.clone();
+        }
+        let why = format!("there is none at {} in the folder: one is made", places[0]);
+        intake.leave(format!("{from}: its key file"), why);
+        let [place, _] = places;
+        place
     }
 }
 
@@ -315,19 +336,16 @@ fn shared(
 }
 
 /// What a program of its own is told of its place. Several in one folder are to keep out of each other's way.
-fn placed(name: &str) -> [(&'static str, String); 8] {
+fn placed() -> [(&'static str, &'static str); 6] {
     [
-        ("APP_PORT", "{port}".to_owned()),
+        ("APP_PORT", "{port}"),
         // Its default listens for everybody.
-        ("APP_HOST", "127.0.0.1".to_owned()),
-        ("APP_PUBLIC_PATH", "{base_path}".to_owned()),
+        ("APP_HOST", "127.0.0.1"),
+        ("APP_PUBLIC_PATH", "{base_path}"),
         // What two apps keep in one browser must not be one.
-        ("API_CLIENT_STORAGE_PREFIX", "NOCOBASE_{id}_".to_owned()),
-        ("SOCKET_PATH", "storage/{id}.sock".to_owned()),
-        ("PM2_HOME", "storage/.pm2-{id}".to_owned()),
-        ("LOGGER_BASE_PATH", "storage/logs/{id}".to_owned()),
-        // Where its key has been as long as the main app served it.
-        ("APP_AES_SECRET_KEY_PATH", literal_template(&format!("storage/apps/{name}/aes_key.dat"))),
+        ("API_CLIENT_STORAGE_PREFIX", "NOCOBASE_{id}_"),
+        ("SOCKET_PATH", "storage/gateway-{id}.sock"),
+        ("PM2_HOME", "storage/.pm2-{id}"),
     ]
 }
 

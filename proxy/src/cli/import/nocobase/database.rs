@@ -64,7 +64,7 @@ impl Databases {
                 }
                 _ => intake.leave(
                     format!("{from}: database option {}", shown(key)),
-                    "NocoBase has no variable for it",
+                    "it is not taken: the program may have a variable for it (--env)",
                 ),
             }
         }
@@ -81,30 +81,40 @@ impl Databases {
         is_schema: bool,
     ) -> Vec<(String, String)> {
         let main = &self.main;
-        let is_another = said.get("dialect").is_some_and(|dialect| dialect != main.dialect);
+        // Which the main app's file `.env` would give them else.
+        let mut usual: Vec<(&str, String)> = Vec::new();
+        usual.extend(self.has_prefix.then(|| ("DB_TABLE_PREFIX", String::new())));
+        usual.extend(self.is_underscored.then(|| ("DB_UNDERSCORED", true.to_string())));
+        let differs = |key: &str, from: &str| {
+            said.get(key).and_then(plain).is_some_and(|value| value != from)
+        };
+        let port = main.port.to_string();
+        // A password is for its own server and user; it is sent nowhere else.
+        let is_elsewhere = differs("host", &main.host)
+            || differs("port", &port)
+            || differs("username", &main.user);
+        let is_another = differs("dialect", main.dialect);
+        if is_elsewhere || is_another {
+            usual.push(("DB_PASSWORD", String::new()));
+        } else if let Some(password) = &self.password {
+            usual.push(("DB_PASSWORD", password.clone()));
+        }
         if is_another {
             // Of another kind of server the main app's address says nothing.
-            return Vec::new();
+            return usual.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         }
-        // A password is for its own server and user; it is sent nowhere else.
-        let is_elsewhere = ["host", "port", "username"].iter().any(|key| said.contains_key(*key));
-        let mut usual = vec![
+        usual.extend([
             ("DB_DIALECT", main.dialect.to_owned()),
             ("DB_HOST", main.host.clone()),
-            ("DB_PORT", main.port.to_string()),
+            ("DB_PORT", port),
             ("DB_USER", main.user.clone()),
-        ];
+        ]);
         let own = || name.to_owned();
         let database = if is_schema { main.database.clone() } else { own() };
         let schema = if self.are_schemas { Some(own()) } else { self.schema.clone() };
         let schema = schema.filter(|_| main.dialect == "postgres");
         usual.push(("DB_DATABASE", database));
         usual.extend(schema.map(|schema| ("DB_SCHEMA", schema)));
-        // Which the main app's file `.env` would give them else.
-        usual.extend(self.has_prefix.then(|| ("DB_TABLE_PREFIX", String::new())));
-        usual.extend(self.is_underscored.then(|| ("DB_UNDERSCORED", true.to_string())));
-        let password = self.password.clone().filter(|_| !is_elsewhere);
-        usual.extend(password.map(|password| ("DB_PASSWORD", password)));
         usual.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
@@ -196,10 +206,14 @@ mod tests {
     #[test]
     fn the_main_apps_password_is_for_its_own_server() {
         let elsewhere = variables(&json!({"host": "other.test", "underscored": true}));
-        assert_eq!(elsewhere.get("DB_PASSWORD"), None);
+        // Empty, lest the program takes it from the folder.
+        assert_eq!(elsewhere["DB_PASSWORD"], "");
         assert_eq!(elsewhere["DB_HOST"], "other.test");
         assert_eq!(elsewhere["DB_UNDERSCORED"], "true");
         let other = variables(&json!({"dialect": "sqlite", "storage": "/x.db"}));
-        assert_eq!(Value::Object(other), json!({"DB_DIALECT": "sqlite", "DB_STORAGE": "/x.db"}));
+        let all = json!({"DB_DIALECT": "sqlite", "DB_STORAGE": "/x.db", "DB_PASSWORD": ""});
+        assert_eq!(Value::Object(other), all);
+        let same = variables(&json!({"host": "db.test", "port": 5432, "username": null}));
+        assert_eq!(same["DB_PASSWORD"], "main's");
     }
 }

@@ -64,8 +64,7 @@ fn an_app_gets_a_program_with_its_database_and_secret() {
             },
             "timeouts": {"hold": "10m"},
             "env": {
-                "SOCKET_PATH": "storage/{id}.sock", "PM2_HOME": "storage/.pm2-{id}",
-                "LOGGER_BASE_PATH": "storage/logs/{id}",
+                "SOCKET_PATH": "storage/gateway-{id}.sock", "PM2_HOME": "storage/.pm2-{id}",
                 "APP_AES_SECRET_KEY_PATH": "storage/apps/crm/aes_key.dat",
                 "APP_PORT": "{port}", "APP_HOST": "127.0.0.1", "APP_PUBLIC_PATH": "{base_path}",
                 "API_CLIENT_STORAGE_PREFIX": "NOCOBASE_{id}_", "LOGGER_LEVEL": "{id}",
@@ -78,7 +77,9 @@ fn an_app_gets_a_program_with_its_database_and_secret() {
     let secrets = &intake.apps[0].secrets;
     let secrets = ["APP_KEY", "DB_PASSWORD"].map(|name| secrets[name].reveal());
     assert_eq!(secrets, ["k$${y}", "own"]);
-    assert_eq!(whats(&intake), ["app \"crm\": database option \"logging\"", "databases"]);
+    let left =
+        ["app \"crm\": database option \"logging\"", "app \"crm\": its key file", "databases"];
+    assert_eq!(whats(&intake), left);
 }
 
 #[test]
@@ -94,8 +95,10 @@ fn what_is_given_to_all_is_nothing_that_an_app_has_itself() {
             assert_eq!(app.secrets[name].reveal(), value, "{}", app.id);
         }
     }
-    let told = ["app \"a\": --env APP_KEY", "app \"a\": --env DB_PASSWORD", "databases"];
-    assert_eq!(whats(&intake), told);
+    for told in ["app \"a\": --env APP_KEY", "app \"a\": --env DB_PASSWORD"] {
+        assert!(whats(&intake).contains(&told), "{told}: {:?}", whats(&intake));
+    }
+    assert!(!whats(&intake).iter().any(|what| what.starts_with("app \"b\": --env")));
 }
 
 #[test]
@@ -157,4 +160,22 @@ fn rows_that_mean_nothing_are_left_one_by_one() {
     ] {
         assert!(whats(&intake).contains(&left), "{left}: {:?}", whats(&intake));
     }
+}
+
+#[test]
+fn an_app_keeps_the_key_file_that_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let own_key = folder.path().join("storage/environment-variables/a");
+    std::fs::create_dir_all(&own_key).unwrap();
+    std::fs::write(own_key.join("aes_key.dat"), "key").unwrap();
+    let mut source = own(false);
+    let Program::Own { directory, .. } = &mut source.program else { panic!("its own") };
+    *directory = folder.path().to_str().unwrap().to_owned();
+    let intake = source.intake(&[row("a", "a.test", "{}"), row("b", "b.test", "{}")]);
+    let files = intake.apps.iter().map(|app| &app.keys["env"]["APP_AES_SECRET_KEY_PATH"]);
+    let expected = ["storage/environment-variables/a/aes_key.dat", "storage/apps/b/aes_key.dat"];
+    assert_eq!(files.collect::<Vec<_>>(), expected);
+    let left: Vec<_> =
+        whats(&intake).into_iter().filter(|what| what.contains("key file")).collect();
+    assert_eq!(left, ["app \"b\": its key file"]);
 }
