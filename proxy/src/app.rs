@@ -23,7 +23,7 @@ use crate::{
     gate::{Entry, Gate, HeldTotal, Instance, Replicas, ReportSink, Sway, View},
     metrics::AppMetrics,
     page::waiting::Waiting,
-    sharing::{Sharing, selectors},
+    sharing::Sharing,
     upstreams::Upstreams,
 };
 
@@ -51,36 +51,6 @@ impl App {
             AppKind::Http => true,
             AppKind::Tcp(_) => false,
         }
-    }
-
-    /// Whether its instance answers for other apps too.
-    #[must_use]
-    pub fn shares_instance(&self) -> bool {
-        self.sharing.is_some() || self.gate.answers_for_others()
-    }
-
-    /// Whether other apps are answered for by its own instance.
-    #[must_use]
-    pub fn is_host(&self) -> bool {
-        self.sharing.is_none() && self.gate.answers_for_others()
-    }
-
-    /// Whose instance answers for it: its own, or that of another app.
-    #[must_use]
-    pub fn program(&self) -> (&AppId, &Gate) {
-        match &self.sharing {
-            Some(sharing) => (sharing.with(), &sharing.gate),
-            None => (&self.spec.id, &self.gate),
-        }
-    }
-
-    /// What an instance that serves several apps calls this one, for `X-App`.
-    ///
-    /// The app that has it is told only to a NocoBase, which knows it by one name, and chooses by the domain else.
-    #[must_use]
-    pub fn name_inside(&self) -> Option<&str> {
-        let has_it = || self.gate.tells_by_folders().then_some(selectors::MAIN);
-        if self.sharing.is_some() { Some(self.spec.id.as_str()) } else { has_it() }
     }
 
     /// Asks for a lease: at once if an instance is open, else by a place in the line or a refusal.

@@ -12,7 +12,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -28,6 +28,7 @@ mod instance;
 mod line;
 mod news;
 mod replicas;
+mod sharers;
 mod sway;
 
 pub use instance::{Instance, Lease};
@@ -36,6 +37,7 @@ use line::{Pass, Waiter};
 use news::News;
 pub use news::View;
 pub use replicas::Replicas;
+pub use sharers::Sharers;
 pub use sway::Sway;
 
 /// Where gates send their reports. Bounded by construction: a gate sends one `Wanted` per time it
@@ -81,10 +83,8 @@ pub struct Gate {
     listeners: AtomicUsize,
     /// The supervisor knows that it is wanted though others serve in its place, or need not know.
     is_told: AtomicBool,
-    /// Other apps have, or had, leases here too.
-    sharers: AtomicU32,
-    /// Those of them that are told apart as the apps of a NocoBase are.
-    by_folders: AtomicU32,
+    /// Other apps that have leases here too.
+    pub sharers: Sharers,
     total: Arc<HeldTotal>,
     reports: ReportSink,
 }
@@ -135,8 +135,7 @@ impl Gate {
             held_cap: AtomicUsize::new(held_cap),
             listeners: AtomicUsize::new(0),
             is_told: AtomicBool::new(false),
-            sharers: AtomicU32::new(0),
-            by_folders: AtomicU32::new(0),
+            sharers: Sharers::default(),
             total,
             reports,
         }
@@ -176,30 +175,6 @@ impl Gate {
     #[must_use]
     pub fn try_lease(&self, sway: Sway) -> Option<Lease> {
         self.open.load().as_ref().and_then(|open| open.try_lease(sway))
-    }
-
-    /// Another app has leases here too, from here on.
-    pub fn gain_sharer(&self, by_folders: bool) {
-        self.sharers.fetch_add(1, Ordering::Relaxed);
-        self.by_folders.fetch_add(u32::from(by_folders), Ordering::Relaxed);
-    }
-
-    /// It has none any more.
-    pub fn lose_sharer(&self, by_folders: bool) {
-        self.sharers.fetch_sub(1, Ordering::Relaxed);
-        self.by_folders.fetch_sub(u32::from(by_folders), Ordering::Relaxed);
-    }
-
-    /// Whether apps that have leases here are told apart as those of a NocoBase are (`sharing/selectors`).
-    #[must_use]
-    pub fn tells_by_folders(&self) -> bool {
-        self.by_folders.load(Ordering::Relaxed) > 0
-    }
-
-    /// Whether other apps have leases here too.
-    #[must_use]
-    pub fn answers_for_others(&self) -> bool {
-        self.sharers.load(Ordering::Relaxed) > 0
     }
 
     /// Whether an instance is open.

@@ -34,7 +34,7 @@ pub struct Sharing {
 
 impl Drop for Sharing {
     fn drop(&mut self) {
-        self.gate.lose_sharer(self.by_folders);
+        self.gate.sharers.lose(self.by_folders);
     }
 }
 
@@ -49,7 +49,7 @@ impl Sharing {
     ) -> Self {
         let ready = shared.ready.as_ref();
         let by_folders = ready.is_some_and(|ready| selectors::counts_in(&ready.probe.path));
-        gate.gain_sharer(by_folders);
+        gate.sharers.gain(by_folders);
         let readiness = ready.map(|_| Box::new(Readiness::new(spec, shared.clone(), reports)));
         Self { shared: shared.clone(), gate, by_folders, readiness }
     }

@@ -102,7 +102,7 @@ fn chosen<'t>(table: &'t Table, app: &'t Arc<App>, head: &RequestHead) -> Option
     if let Some(name) = selectors::in_path(head.path()) {
         return named(&name);
     }
-    let files = selectors::files_in(head.path()).filter(|_| app.gate.tells_by_folders());
+    let files = selectors::files_in(head.path()).filter(|_| app.is_told_by_folders());
     for (certain, name) in files {
         match (certain, named(&name)) {
             (Certain::No, None) => {}

@@ -358,3 +358,26 @@ fn endpoint_port(d: &Doorbell, id: &str) -> u16 {
     let endpoint = status["endpoint"]["Tcp"].as_str().expect("a TCP endpoint").to_owned();
     endpoint.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
 }
+
+/// Notes each question, and has no good answer to any.
+const NEVER_WELL: &str = r#"
+import http.server, os
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        print("asked", flush=True)
+        self.send_error(503)
+    def log_message(self, *_): pass
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Answer).serve_forever()
+"#;
+
+#[test]
+fn an_app_that_takes_long_is_asked_less_and_less() {
+    let app = "[app.app]\nhosts = [\"app.test\"]\ncommand = [\"python3\", \"well.py\"]\n\
+               ready = { http = \"/\", deadline = \"4s\" }\n";
+    let d = Setup::new(app).file("well.py", NEVER_WELL).start();
+    assert_eq!(d.get("app.test", "/").status, 504);
+    let lines = d.ok(&["logs", "app", "--lines", "5000"]);
+    let asked = lines.lines().filter(|line| line.contains("asked")).count();
+    // Each question a twentieth of the time later than the one before: 20 ln(4 s / 20 ms), and some at first.
+    assert!((20..200).contains(&asked), "{asked}");
+}

@@ -4,7 +4,10 @@
 //! (`shared_with`), which tells apps apart by `X-App`; or it has its own, with the database and the secret that the
 //! table says. Databases are there already, and stay as they are.
 
-use std::path::{Path, PathBuf, absolute};
+use std::{
+    collections::BTreeMap,
+    path::{PathBuf, absolute},
+};
 
 use anyhow::{Context, ensure};
 use clap::{Args, builder::NonEmptyStringValueParser};
@@ -22,10 +25,12 @@ use super::{
 use crate::cli::{SocketArg, control::block_on};
 
 mod database;
+mod own;
 #[cfg(test)]
 mod tests;
 
-use database::{Databases, own_secret};
+use database::Databases;
+use own::Own;
 
 /// How long NocoBase may take to answer for an app: it begins one after another, each up to a minute.
 const PATIENCE: &str = "5m";
@@ -82,27 +87,21 @@ enum Program {
     /// That of this app.
     Shared(AppId),
     /// One of its own.
-    Own {
-        /// An absolute path.
-        directory: String,
-        /// With placeholders.
-        command: Vec<String>,
-        /// With placeholders.
-        env: Vec<(String, String)>,
-        databases: Box<Databases>,
-    },
+    Own(Box<Own>),
 }
 
 impl NocobaseArg {
     pub(super) fn run(self) -> anyhow::Result<u8> {
         let place = Place::parse(&self.database, self.schema.as_deref(), &self.table_prefix)?;
-        self.source(&place, false)?;
+        let mut source = self.source(&place)?;
         let table = block_on(async { Ok(place.table().await?) })?;
-        let source = self.source(&place, table.is_underscored)?;
+        if let Program::Own(own) = &mut source.program {
+            own.look_around(&table);
+        }
         self.out.deliver(source.intake(&table.applications), &self.socket)
     }
 
-    fn source(&self, place: &Place, is_underscored: bool) -> anyhow::Result<Source> {
+    fn source(&self, place: &Place) -> anyhow::Result<Source> {
         if let Some(domain) = &self.domain {
             Hostname::parse(domain).context("--domain")?;
         }
@@ -116,23 +115,21 @@ impl NocobaseArg {
                 );
                 let own = |name: &str| std::env::var(name).ok();
                 let directory = absolute(self.directory.as_deref().context("--directory")?)?;
-                Program::Own {
+                let env = self.env.iter().map(|text| variable(text, own));
+                Program::Own(Box::new(Own {
                     directory: directory.to_str().context("--directory is no text")?.to_owned(),
                     command: self.command.clone(),
-                    env: self
-                        .env
-                        .iter()
-                        .map(|text| variable(text, own))
-                        .collect::<Result<_, _>>()?,
-                    databases: Box::new(Databases {
+                    env: env.collect::<Result<_, _>>()?,
+                    databases: Databases {
                         main,
                         password: place.password().map(str::to_owned),
                         are_schemas: self.schema_per_app,
                         schema: self.schema.clone(),
                         has_prefix: !self.table_prefix.is_empty(),
-                        is_underscored,
-                    }),
-                }
+                        is_underscored: false,
+                    },
+                    key_files: BTreeMap::new(),
+                }))
             }
         };
         Ok(Source { program, domain: self.domain.clone() })
@@ -163,7 +160,7 @@ impl Source {
         for row in rows {
             self.take(&mut intake, row);
         }
-        if matches!(self.program, Program::Own { .. }) && !intake.apps.is_empty() {
+        if matches!(self.program, Program::Own(_)) && !intake.apps.is_empty() {
             let why = "Doorbell makes none: each app has the one that NocoBase made for it, and uses it as the user \
                        of --database unless its row names another: that one has to own it";
             intake.leave("databases", why);
@@ -193,27 +190,26 @@ impl Source {
         let Some(id) = intake.id(&from, &row.name, &mut keys) else { return };
         match (self.host(intake, &from, row, &id), &self.program) {
             (Some(host), _) => _ = keys.insert("hosts".into(), json!([host])),
-            (None, Program::Own { .. }) => {
+            (None, Program::Own(_)) => {
                 let why = "it has no domain, and a program of its own takes /apps/<id>/ for another app's: \
                            say --domain DOMAIN, or --shared-with";
                 return intake.leave(from, why);
             }
             (None, Program::Shared(_)) => {
                 let why = format!(
-                    "it has none: it is at /apps/{id}/ of the main app's, if that has `client_app_headers = true`, \
+                    "it has none: it is at /apps/{id}/ of the main app's host, if that app has `client_app_headers = true`, \
                      as its pages say by `X-App` whom they ask; or say --domain DOMAIN"
                 );
                 intake.leave(format!("{from}: its domain"), why);
             }
         }
-        let mut env = Map::new();
-        let is_taken = match &self.program {
-            Program::Shared(with) => shared(intake, &from, &id, with, &mut keys),
-            Program::Own { .. } => self.own(intake, &from, row, &options, (&mut keys, &mut env)),
+        let env = match &self.program {
+            Program::Shared(with) if id == *with => {
+                return intake.leave(from, "it is the app whose program is to be shared");
+            }
+            Program::Shared(with) => share(&id, with, &mut keys),
+            Program::Own(own) => own.put(intake, &from, row, &options, &mut keys),
         };
-        if !is_taken {
-            return;
-        }
         let secrets = environment::give(intake, &from, &id, env, &mut keys);
         if start(intake, &from, &options, &self.program) {
             keys.insert("start".into(), "with-server".into());
@@ -249,113 +245,16 @@ impl Source {
             }
         }
     }
-
-    /// An app with a program of its own.
-    fn own(
-        &self,
-        intake: &mut Intake,
-        from: &str,
-        row: &Application,
-        options: &Map<String, Value>,
-        (keys, env): (&mut Map<String, Value>, &mut Map<String, Value>),
-    ) -> bool {
-        let Program::Own { directory, command, env: given, databases } = &self.program else {
-            return false;
-        };
-        let known = databases.variables(intake, from, &row.name, options);
-        *env = environment::take(intake, from, known);
-        env.extend(placed().map(|(name, value)| (name.to_owned(), value.into())));
-        let key_file = self.key_file(intake, from, &row.name);
-        env.insert("APP_AES_SECRET_KEY_PATH".into(), literal_template(&key_file).into());
-        for (name, value) in given {
-            if is_its_own(options, name) {
-                let why = "it has one of its own, which it keeps";
-                intake.leave(format!("{from}: --env {name}"), why);
-            } else {
-                env.insert(name.clone(), value.clone().into());
-            }
-        }
-        if !env.contains_key("APP_KEY") {
-            let why = "it has the main app's, which Doorbell does not know and cannot make: \
-                       say --env APP_KEY, with the key in the environment";
-            intake.leave(format!("{from}: its secret"), why);
-        }
-        let has_password = env.get("DB_PASSWORD").is_some_and(|password| password != "");
-        if !has_password && !env.contains_key("DB_STORAGE") {
-            let why = "neither the table nor the address has it: say --env DB_PASSWORD, with it in the environment";
-            intake.leave(format!("{from}: the password of its database"), why);
-        }
-        // `/` answers as soon as the port is open, even with the database down.
-        let ready = json!({
-            "http": "/api/__health_check", "status": 200, "body": "ok", "deadline": PATIENCE
-        });
-        keys.insert("timeouts".into(), json!({ "hold": HOLD }));
-        keys.insert("ready".into(), ready);
-        keys.insert("directory".into(), literal(directory).into());
-        keys.insert("command".into(), json!(command));
-        true
-    }
 }
 
-impl Source {
-    /// Where the key is that the app seals with, below the program's folder: where it was as long as the main app
-    /// served it, or where it is made.
-    fn key_file(&self, intake: &mut Intake, from: &str, name: &str) -> String {
-        let Program::Own { directory, .. } = &self.program else { return String::new() };
-        let places = ["apps", "environment-variables"];
-        let places = places.map(|place| format!("storage/{place}/{name}/aes_key.dat"));
-        if let Some(place) = places.iter().find(|place| Path::new(directory).join(place).is_file())
-        {
-            return place.clone();
-        }
-        let why = format!("there is none at {} in the folder: one is made", places[0]);
-        intake.leave(format!("{from}: its key file"), why);
-        let [place, _] = places;
-        place
-    }
-}
-
-/// An app that the main app's program serves, told apart by its id.
-fn shared(
-    intake: &mut Intake,
-    from: &str,
-    id: &AppId,
-    with: &AppId,
-    keys: &mut Map<String, Value>,
-) -> bool {
-    if id == with {
-        intake.leave(from, "it is the app whose program is to be shared");
-        return false;
-    }
+/// Lets the main app's program serve an app, told apart by its id. It finds nothing of ours in its environment.
+fn share(id: &AppId, with: &AppId, keys: &mut Map<String, Value>) -> Map<String, Value> {
     keys.insert("shared_with".into(), with.as_str().into());
     let path = format!("/api/__app/{id}/__health_check");
     // It is begun when somebody asks for it, inside of a program that may be starting itself.
     keys.insert("ready".into(), json!({ "http": path, "status": 200, "deadline": PATIENCE }));
     keys.insert("timeouts".into(), json!({ "hold": HOLD }));
-    true
-}
-
-/// What a program of its own is told of its place. Several in one folder are to keep out of each other's way.
-fn placed() -> [(&'static str, &'static str); 6] {
-    [
-        ("APP_PORT", "{port}"),
-        // Its default listens for everybody.
-        ("APP_HOST", "127.0.0.1"),
-        ("APP_PUBLIC_PATH", "{base_path}"),
-        // What two apps keep in one browser must not be one.
-        ("API_CLIENT_STORAGE_PREFIX", "NOCOBASE_{id}_"),
-        ("SOCKET_PATH", "storage/gateway-{id}.sock"),
-        ("PM2_HOME", "storage/.pm2-{id}"),
-    ]
-}
-
-/// Whether the row itself says this, which nobody else is to have, nor another one in its place.
-fn is_its_own(options: &Map<String, Value>, variable: &str) -> bool {
-    match variable {
-        "APP_KEY" => own_secret(options).is_some(),
-        "DB_PASSWORD" => options.get("database").is_some_and(|said| said["password"].is_string()),
-        _ => false,
-    }
+    Map::new()
 }
 
 fn options(row: &Application) -> Result<Map<String, Value>, &'static str> {
@@ -373,7 +272,7 @@ fn options(row: &Application) -> Result<Map<String, Value>, &'static str> {
 /// Whether it starts with Doorbell.
 fn start(intake: &mut Intake, from: &str, options: &Map<String, Value>, by: &Program) -> bool {
     match (options.get("autoStart"), by) {
-        (Some(Value::Bool(true)), Program::Own { .. }) => true,
+        (Some(Value::Bool(true)), Program::Own(_)) => true,
         (Some(Value::Bool(true)), Program::Shared(with)) => {
             let why = format!("it starts when the app `{with}` does: see `start` there");
             intake.leave(format!("{from}: autoStart"), why);
@@ -392,7 +291,7 @@ fn rest(intake: &mut Intake, from: &str, options: &Map<String, Value>, by: &Prog
     for (key, value) in options {
         let why = match key.as_str() {
             "autoStart" => continue,
-            "database" | "authManager" | "dbConnType" if matches!(by, Program::Own { .. }) => {
+            "database" | "authManager" | "dbConnType" if matches!(by, Program::Own(_)) => {
                 continue;
             }
             // The main app reads it itself.

@@ -135,12 +135,9 @@ fn plain(value: &Value) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn all() -> Databases {
+impl Databases {
+    /// Those of a main app on PostgreSQL that says nothing of its tables.
+    pub(super) fn example(password: &str) -> Self {
         let main = Server {
             dialect: "postgres",
             host: "db.test".into(),
@@ -148,10 +145,17 @@ mod tests {
             user: "nb".into(),
             database: "nocobase".into(),
         };
-        let password = Some("main's".into());
         let (schema, has_prefix, is_underscored) = (None, false, false);
-        Databases { main, password, are_schemas: false, schema, has_prefix, is_underscored }
+        let password = Some(password.to_owned());
+        Self { main, password, are_schemas: false, schema, has_prefix, is_underscored }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
 
     fn of(all: &Databases, options: &Value) -> Map<String, Value> {
         let Value::Object(options) = options else { panic!("no table") };
@@ -160,25 +164,30 @@ mod tests {
     }
 
     fn variables(database: &Value) -> Map<String, Value> {
-        of(&all(), &json!({ "database": database }))
+        of(&Databases::example("main's"), &json!({ "database": database }))
     }
 
     #[test]
     fn a_new_schema_is_in_the_main_apps_database() {
         let said = json!({"dbConnType": "new_schema", "database": {"schema": "schem"}});
-        let variables = of(&all(), &said);
+        let variables = of(&Databases::example("main's"), &said);
         assert_eq!(
             (&variables["DB_DATABASE"], &variables["DB_SCHEMA"]),
             (&json!("nocobase"), &json!("schem"))
         );
         let said = json!({"dbConnType": "new_connection", "database": {"database": "elsewhere"}});
-        assert_eq!(of(&all(), &said)["DB_DATABASE"], "elsewhere");
+        assert_eq!(of(&Databases::example("main's"), &said)["DB_DATABASE"], "elsewhere");
     }
 
     #[test]
     fn an_app_has_the_main_apps_schema_and_columns_and_not_its_prefix() {
         let schema = Some("nbs".to_owned());
-        let main = Databases { schema, has_prefix: true, is_underscored: true, ..all() };
+        let main = Databases {
+            schema,
+            has_prefix: true,
+            is_underscored: true,
+            ..Databases::example("main's")
+        };
         let variables = of(&main, &json!({}));
         assert_eq!(variables["DB_DATABASE"], "crm");
         assert_eq!(variables["DB_SCHEMA"], "nbs");
@@ -189,7 +198,7 @@ mod tests {
     #[test]
     fn an_empty_secret_is_none() {
         let options = json!({"authManager": {"jwt": {"secret": ""}}});
-        assert_eq!(of(&all(), &options).get("APP_KEY"), None);
+        assert_eq!(of(&Databases::example("main's"), &options).get("APP_KEY"), None);
     }
 
     #[test]

@@ -1,26 +1,20 @@
-use doorbell_config::nocobase::Server;
+use doorbell_config::nocobase::Table;
 
 use super::*;
 
-fn own(are_schemas: bool) -> Source {
-    let main = Server {
-        dialect: "postgres",
-        host: "db.test".into(),
-        port: 5432,
-        user: "nb".into(),
-        database: "nocobase".into(),
-    };
-    let password = Some("s{c}ret".into());
-    let (schema, has_prefix, is_underscored) = (None, false, false);
-    let databases =
-        Databases { main, password, are_schemas, schema, has_prefix, is_underscored }.into();
-    let program = Program::Own {
+/// Whose apps have programs of their own.
+fn own(are_schemas: bool) -> Own {
+    Own {
         directory: "/srv/nocobase".into(),
         command: vec!["node".into(), "index.js".into(), "start".into()],
         env: vec![("LOGGER_LEVEL".into(), "{id}".into())],
-        databases,
-    };
-    Source { program, domain: None }
+        databases: Databases { are_schemas, ..Databases::example("s{c}ret") },
+        key_files: BTreeMap::new(),
+    }
+}
+
+fn intake(own: Own, rows: &[Application]) -> Intake {
+    Source { program: Program::Own(own.into()), domain: None }.intake(rows)
 }
 
 fn row(name: &str, cname: &str, options: &str) -> Application {
@@ -53,7 +47,7 @@ fn a_variable_without_a_value_has_ours() {
 fn an_app_gets_a_program_with_its_database_and_secret() {
     let options = r#"{"autoStart": true, "authManager": {"jwt": {"secret": "k$${y}"}},
         "database": {"database": "crm_db", "password": "own", "logging": true}}"#;
-    let intake = own(false).intake(&[row("crm", "CRM.test", options)]);
+    let intake = intake(own(false), &[row("crm", "CRM.test", options)]);
     assert_eq!(
         Value::Object(intake.apps[0].keys.clone()),
         json!({
@@ -65,7 +59,7 @@ fn an_app_gets_a_program_with_its_database_and_secret() {
             "timeouts": {"hold": "10m"},
             "env": {
                 "SOCKET_PATH": "storage/gateway-{id}.sock", "PM2_HOME": "storage/.pm2-{id}",
-                "APP_AES_SECRET_KEY_PATH": "storage/apps/crm/aes_key.dat",
+                "APP_AES_SECRET_KEY_PATH": "storage/apps/{id}/aes_key.dat",
                 "APP_PORT": "{port}", "APP_HOST": "127.0.0.1", "APP_PUBLIC_PATH": "{base_path}",
                 "API_CLIENT_STORAGE_PREFIX": "NOCOBASE_{id}_", "LOGGER_LEVEL": "{id}",
                 "DB_DIALECT": "postgres", "DB_HOST": "db.test", "DB_PORT": "5432",
@@ -84,12 +78,11 @@ fn an_app_gets_a_program_with_its_database_and_secret() {
 
 #[test]
 fn what_is_given_to_all_is_nothing_that_an_app_has_itself() {
-    let mut source = own(false);
-    let Program::Own { env, .. } = &mut source.program else { panic!("its own") };
-    env.extend(["APP_KEY", "DB_PASSWORD"].map(|name| (name.into(), "of all".into())));
+    let mut program = own(false);
+    program.env.extend(["APP_KEY", "DB_PASSWORD"].map(|name| (name.into(), "of all".into())));
     let own = r#"{"authManager": {"jwt": {"secret": "mine"}}, "database": {"password": "mine"}}"#;
-    let none = r#"{"authManager": {"jwt": {"secret": ""}}}"#;
-    let intake = source.intake(&[row("a", "a.test", own), row("b", "b.test", none)]);
+    let none = r#"{"authManager": {"jwt": {"secret": ""}}, "database": {"password": ""}}"#;
+    let intake = intake(program, &[row("a", "a.test", own), row("b", "b.test", none)]);
     for (app, value) in intake.apps.iter().zip(["mine", "of all"]) {
         for name in ["APP_KEY", "DB_PASSWORD"] {
             assert_eq!(app.secrets[name].reveal(), value, "{}", app.id);
@@ -140,7 +133,7 @@ fn rows_that_mean_nothing_are_left_one_by_one() {
         row("F", "g.test", "{}"),
         row("h", "f.test", "{}"),
     ];
-    let intake = own(true).intake(&rows);
+    let intake = intake(own(true), &rows);
     let ids: Vec<_> = intake.apps.iter().map(|app| app.id.as_str()).collect();
     assert_eq!(ids, ["f"]);
     assert_eq!(intake.apps[0].keys["env"]["DB_SCHEMA"], "f");
@@ -168,12 +161,16 @@ fn an_app_keeps_the_key_file_that_it_has() {
     let own_key = folder.path().join("storage/environment-variables/a");
     std::fs::create_dir_all(&own_key).unwrap();
     std::fs::write(own_key.join("aes_key.dat"), "key").unwrap();
-    let mut source = own(false);
-    let Program::Own { directory, .. } = &mut source.program else { panic!("its own") };
-    *directory = folder.path().to_str().unwrap().to_owned();
-    let intake = source.intake(&[row("a", "a.test", "{}"), row("b", "b.test", "{}")]);
+    let mut program = own(false);
+    folder.path().to_str().unwrap().clone_into(&mut program.directory);
+    std::fs::create_dir(folder.path().join("storage/apps")).unwrap();
+    let outside = row("../environment-variables/a", "c.test", "{}");
+    let applications = [row("a", "a.test", "{}"), row("b", "b.test", "{}"), outside];
+    program.look_around(&Table { applications: applications.to_vec(), is_underscored: true });
+    assert_eq!(program.key_files.len(), 1, "{:?}", program.key_files);
+    let intake = intake(program, &applications[..2]);
     let files = intake.apps.iter().map(|app| &app.keys["env"]["APP_AES_SECRET_KEY_PATH"]);
-    let expected = ["storage/environment-variables/a/aes_key.dat", "storage/apps/b/aes_key.dat"];
+    let expected = ["storage/environment-variables/a/aes_key.dat", "storage/apps/{id}/aes_key.dat"];
     assert_eq!(files.collect::<Vec<_>>(), expected);
     let left: Vec<_> =
         whats(&intake).into_iter().filter(|what| what.contains("key file")).collect();
