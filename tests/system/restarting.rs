@@ -239,3 +239,58 @@ fn an_app_that_backs_off_is_started_at_once() {
     d.ok(&["restart", "app"]);
     assert_eq!((d.state("app"), d.get("app.test", "/").status), ("ready".to_owned(), 200));
 }
+
+/// Three that note it if two are replaced at once, and of which one ends at once while `{dir}/broken` has its number.
+fn taking_turns() -> String {
+    let script = "grep -qsx $DOORBELL_REPLICA {dir}/broken && exit 3; \
+                  if [ -e {dir}/rolls ]; then mkdir {dir}/turn || echo $DOORBELL_REPLICA >>{dir}/clashes; \
+                  sleep .2; rmdir {dir}/turn; fi; exec node {apps}/node.js";
+    format!(
+        "[app.app]\nhosts = [\"app.test\"]\ncommand = [\"sh\", \"-c\", \"{script}\"]\ninstances = 3\n"
+    )
+}
+
+fn three() -> Doorbell {
+    let d = Doorbell::with(&taking_turns());
+    d.ok(&["start", "app"]);
+    REPLICAS.iter().for_each(|id| d.wait_for_state(id, "ready"));
+    put(&d, "rolls");
+    d
+}
+
+const REPLICAS: [&str; 3] = ["app", "app:2", "app:3"];
+
+fn pids(d: &Doorbell) -> [Option<u32>; 3] {
+    REPLICAS.map(|id| d.app_pid(id))
+}
+
+#[test]
+fn replicas_are_replaced_one_after_another() {
+    let d = three();
+    let all_anew = |before: [Option<u32>; 3]| {
+        before.iter().zip(pids(&d)).all(|(before, now)| now.is_some() && *before != now)
+    };
+    let before = pids(&d);
+    let load = Load::on(d.port, "app.test", 4);
+    d.ok(&["restart", "app"]);
+    assert!(all_anew(before), "an operator's wish");
+    let before = pids(&d);
+    d.rewrite(&format!("{}env = {{ VERSION = \"2\" }}\n", taking_turns()));
+    d.ok(&["reload"]);
+    eventually("all are replaced", || all_anew(before));
+    load.end_without_failure();
+    assert!(!d.dir.path().join("clashes").exists(), "two were starting at once");
+}
+
+#[test]
+fn a_replica_whose_new_one_fails_serves_on_and_the_next_is_replaced() {
+    let d = three();
+    let before = pids(&d);
+    d.write_file("broken", "2\n");
+    let told = d.cli(&["restart", "app"]);
+    assert!(told.status != 0 && told.stderr.contains("exited with status 3"), "{told:?}");
+    let after = pids(&d);
+    assert_eq!(after[1], before[1]);
+    assert!(after[0] != before[0] && after[2] != before[2], "{before:?} {after:?}");
+    assert!(!d.dir.path().join("clashes").exists(), "two were starting at once");
+}

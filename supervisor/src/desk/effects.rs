@@ -27,14 +27,19 @@ impl Desk {
             if !self.events.is_empty() {
                 continue;
             }
-            let Some(next) = self.line.next().cloned() else { return };
+            let Some(next) = self.next_in_line().cloned() else { return };
             if !self.has_room_for(&next) {
                 return;
             }
-            let generations = &mut self.generations;
-            let Some((app, generation)) = self.line.admit(|| generations.next()) else { return };
-            self.events.push_back((app, Event::Admitted(generation)));
+            let generation = self.generations.next();
+            self.line.admit(&next, generation);
+            self.events.push_back((next, Event::Admitted(generation)));
         }
+    }
+
+    /// Who starts next, if anybody may now.
+    pub(super) fn next_in_line(&self) -> Option<&AppId> {
+        self.line.next(|id| self.is_its_turn(id))
     }
 
     fn play_one(&mut self, id: &AppId, event: Event) {

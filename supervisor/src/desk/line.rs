@@ -43,24 +43,16 @@ impl Line {
         !self.is_open || self.under_way.len() + self.waiting.len() > self.cap
     }
 
-    /// Who is next, if anybody may start now.
-    pub(super) fn next(&self) -> Option<&AppId> {
+    /// The first whose turn it is, if anybody may start now.
+    pub(super) fn next(&self, is_its_turn: impl Fn(&AppId) -> bool) -> Option<&AppId> {
         let may_start = self.is_open && self.under_way.len() < self.cap;
-        self.waiting.front().filter(|_| may_start)
+        self.waiting.iter().filter(|_| may_start).find(|app| is_its_turn(app))
     }
 
-    /// The next that may start, as this generation.
-    pub(super) fn admit(
-        &mut self,
-        next: impl FnOnce() -> Generation,
-    ) -> Option<(AppId, Generation)> {
-        if !self.is_open || self.under_way.len() >= self.cap {
-            return None;
-        }
-        let app = self.waiting.pop_front()?;
-        let generation = next();
+    /// Who was next starts, as this generation.
+    pub(super) fn admit(&mut self, app: &AppId, generation: Generation) {
+        self.leave(app);
         self.under_way.insert(generation);
-        Some((app, generation))
     }
 
     /// A start is over, well or not.
@@ -81,14 +73,19 @@ mod tests {
             line.join(app(name));
         }
         line.leave(&app("b"));
-        assert_eq!(line.admit(|| Generation(1)), None, "closed");
+        let any = |_: &AppId| true;
+        assert_eq!(line.next(any), None, "closed");
         line.open();
-        assert_eq!(line.admit(|| Generation(1)), Some((app("a"), Generation(1))));
-        assert_eq!(line.admit(|| Generation(2)), Some((app("c"), Generation(2))));
-        assert_eq!(line.admit(|| Generation(3)), None, "full");
+        assert_eq!(line.next(|next| *next != app("a")), Some(&app("c")), "it is not a's turn");
+        for (number, next) in (1..).zip(["a", "c"]) {
+            assert_eq!(line.next(any), Some(&app(next)));
+            line.admit(&app(next), Generation(number));
+        }
+        assert_eq!(line.next(any), None, "full");
         line.end(Generation(1));
-        assert_eq!(line.admit(|| Generation(3)), Some((app("d"), Generation(3))));
+        assert_eq!(line.next(any), Some(&app("d")));
+        line.admit(&app("d"), Generation(3));
         line.set_cap(9);
-        assert_eq!(line.admit(|| Generation(4)), None, "empty");
+        assert_eq!(line.next(any), None, "empty");
     }
 }

@@ -3,7 +3,7 @@
 //! The first replica is the app itself. Each further one is an app of its own to everything here, with an id
 //! that no file can spell, its own lifecycle, gate and records. What they have in common is little: they
 //! are defined together, an operator's word is for all of them, and the app *brings* the others (`bonds`):
-//! they are needed while it runs, and follow when it sleeps.
+//! they are needed while it runs, and follow when it sleeps; and who serves is replaced when it is its turn.
 
 use std::{sync::Arc, time::Instant};
 
@@ -88,6 +88,13 @@ impl Desk {
     /// Whether another replica of the app serves.
     pub(super) fn is_served_by_another(&self, id: &AppId) -> bool {
         self.others(id).any(|app| matches!(app.life.state, State::Ready(_)))
+    }
+
+    /// Whether a start that stands in the line may go on: replicas that serve are replaced one after another, so
+    /// that the app never takes the memory of more than one besides.
+    pub(super) fn is_its_turn(&self, id: &AppId) -> bool {
+        let serves = self.apps.get(id).is_some_and(|app| matches!(app.life.state, State::Ready(_)));
+        !serves || !self.others(id).any(|app| app.life.is_being_replaced())
     }
 
     /// What visitors would be told while the first replica waits out a failure of its own.

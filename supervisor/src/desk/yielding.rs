@@ -85,7 +85,7 @@ impl Desk {
             return;
         }
         self.look_deadline = None;
-        let expected = self.line.next().map_or(0, |id| self.expected_memory(id));
+        let expected = self.next_in_line().map_or(0, |id| self.expected_memory(id));
         let over = self.room.looked(taken, expected);
         let bytes = over.max(shortage.machine);
         if bytes > 0 {

@@ -274,6 +274,11 @@ impl Life {
         }
     }
 
+    /// Whether it serves while its successor starts.
+    pub(crate) fn is_being_replaced(&self) -> bool {
+        matches!(self.state, State::Ready(Ready { successor: Successor::Starting(_), .. }))
+    }
+
     /// Whether it waits for apps that it needs.
     pub(crate) fn awaits_needs(&self) -> bool {
         match &self.state {
