@@ -3,11 +3,10 @@
 use std::{
     fs,
     path::PathBuf,
-    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
-use doorbell_tests::{Doorbell, Setup, WebSocket, eventually, get, kill};
+use doorbell_tests::{Doorbell, Setup, WebSocket, eventually, kill};
 
 use crate::node;
 
@@ -215,35 +214,4 @@ fn the_memory_of_a_frozen_app_goes_where_there_is_swap() {
     // It is the same, with all that it had.
     assert_eq!(d.get("app.test", "/keep/1").text(), "kept 101");
     assert_eq!(d.app_pid("app"), Some(pid));
-}
-
-#[test]
-fn requests_that_race_every_edge_are_answered_by_one_process() {
-    const CLIENTS: usize = 4;
-    // Ten thousand are a matter of minutes on a busy machine: `.ci/soak`.
-    let rounds = std::env::var("DOORBELL_STORM").ok().and_then(|rounds| rounds.parse().ok());
-    let each = rounds.unwrap_or(1000) / CLIENTS;
-    let more = "idle = { freeze_after = \"1ms\", stop_after = \"1h\" }";
-    let d = Doorbell::with(&node("app", more));
-    let pid = d.get("app.test", "/pid").text();
-    let answered = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for client in 0..CLIENTS {
-            let (port, pid, answered) = (d.port, &pid, &answered);
-            scope.spawn(move || {
-                for round in 0..each {
-                    let response = get(port, "app.test", "/pid");
-                    assert_eq!((response.status, &response.text()), (200, pid));
-                    answered.fetch_add(1, Ordering::Relaxed);
-                    // Pauses around the time after which it is frozen, each at another moment.
-                    let pause = Duration::from_micros((round * 37 + client * 511) as u64 % 4000);
-                    let since = Instant::now();
-                    while since.elapsed() < pause {
-                        std::thread::yield_now();
-                    }
-                }
-            });
-        }
-    });
-    assert_eq!((answered.into_inner(), d.starts("app")), (CLIENTS * each, 1));
 }

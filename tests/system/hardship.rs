@@ -243,14 +243,15 @@ fn ten_thousand_dead_processes_are_cleared_away() {
 }
 
 /// Makes a machine of this one that can do less.
-struct Platform {
-    name: &'static str,
-    script: &'static str,
+pub(crate) struct Platform {
+    pub(crate) name: &'static str,
+    /// For `Setup::mounts`.
+    pub(crate) script: &'static str,
     /// What holds there for what is never better.
     never: &'static [(&'static str, &'static str)],
 }
 
-const PLATFORMS: [Platform; 3] = [
+pub(crate) const PLATFORMS: [Platform; 3] = [
     Platform {
         name: "control groups cannot be written",
         script: "for at in $(awk '$2 ~ \"^/sys/fs/cgroup\" { print $2 }' /proc/self/mounts)\n\

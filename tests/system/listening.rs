@@ -22,7 +22,7 @@ const HEARD: &str = "the kernel told that it listens";
 const BOUND: &str = "no_new_privs = true\n";
 
 /// `tests/apps/listener.c`, linked statically.
-fn listener() -> String {
+pub(crate) fn listener() -> String {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let path = BUILT.get_or_init(|| {
         let path = std::env::temp_dir().join(format!("listener-{}", std::process::id()));

@@ -42,6 +42,7 @@ mod routing;
 mod scripted;
 mod sharing;
 mod stopping;
+mod storm;
 mod survival;
 mod tcp;
 mod telling;
