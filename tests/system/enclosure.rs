@@ -1,9 +1,15 @@
 //! Apps that have files of their own, and cannot change others.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    path::Path,
+};
 
 use doorbell_tests::{Doorbell, Setup, binary, eventually};
 use tempfile::TempDir;
+
+use crate::roles::landlock;
 
 /// A folder that `private_tmp` does not hide.
 fn outside_tmp() -> TempDir {
@@ -90,7 +96,7 @@ fn an_app_changes_only_what_it_may() {
     assert_eq!(write(&d, &data.join("file")), "written");
     if !is_root() {
         let warnings = d.status("app")["warnings"].to_string();
-        assert!(warnings.contains("`read_only_paths` does not hold"), "{warnings}");
+        assert!(warnings.contains("`read_only_paths` does not hold: mounts"), "{warnings}");
         return;
     }
     let refused = "Read-only file system";
@@ -116,4 +122,53 @@ fn a_path_that_is_not_there_is_told() {
     assert_eq!(d.get("app.test", "/").status, 503);
     let reason = d.status("app")["reason"].to_string();
     assert!(reason.contains("/no/such/folder` of `read_only_paths`"), "{reason}");
+}
+
+/// As somebody who is not root, in a folder of his own.
+fn without_root(more: &str) -> Doorbell {
+    let app = format!(
+        "[app.app]\nhosts = [\"app.test\"]\ncommand = [\"/usr/bin/python3\", \"greedy.py\"]\n\
+         read_only_paths = [\"/\"]\nread_write_paths = [\"{{dir}}/data\"]\n{more}\n"
+    );
+    let setup = Setup::new(&app).file("greedy.py", include_str!("../apps/greedy.py"));
+    let d = if is_root() { setup.user(1000) } else { setup }.start();
+    for name in ["kept", "data/old"] {
+        d.write_file(name, "kept");
+    }
+    if is_root() {
+        for name in ["kept", "data/old", "data"] {
+            chown(d.dir.path().join(name), Some(1000), None).expect("to give it away");
+        }
+    }
+    d
+}
+
+#[test]
+fn without_root_an_app_that_gains_no_privileges_changes_only_what_it_may() {
+    let d = without_root("no_new_privs = true");
+    let (path, refused) = (|name: &str| d.dir.path().join(name), "Permission denied");
+    for name in ["data/old", "data/new"] {
+        assert_eq!(write(&d, &path(name)), "written");
+    }
+    assert_eq!(write(&d, Path::new("/dev/null")), "written");
+    let warnings = d.status("app")["warnings"].to_string();
+    if landlock().is_none() {
+        assert!(warnings.contains("`read_only_paths` does not hold: mounts"), "{warnings}");
+        return;
+    }
+    for name in ["kept", "new", "state/new"] {
+        assert_eq!(write(&d, &path(name)), refused, "{name}");
+    }
+    assert_eq!(fs::read_to_string(path("kept")).expect("it"), "kept");
+    assert!(warnings.contains("modes, owners and times of files"), "{warnings}");
+    // It has its own socket and folder, and what it may do is as before for whoever takes it up.
+    assert_eq!(d.get("app.test", "/say/awake+1s").text(), "ok 1");
+}
+
+#[test]
+fn without_root_an_app_that_may_gain_privileges_is_told_that_nothing_hinders_it() {
+    let d = without_root("");
+    assert_eq!(write(&d, &d.dir.path().join("kept")), "written");
+    let warnings = d.status("app")["warnings"].to_string();
+    assert!(warnings.contains("landlock takes `no_new_privs = true`"), "{warnings}");
 }

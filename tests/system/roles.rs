@@ -56,7 +56,7 @@ fn confinement(d: &Doorbell, pid: u32) -> String {
 }
 
 /// The version of landlock(7) that the kernel has; `None` if it has none, or it is switched off.
-fn landlock() -> Option<u32> {
+pub(crate) fn landlock() -> Option<u32> {
     const ASK: &str = "import ctypes; print(ctypes.CDLL(None).syscall(444, None, 0, 1))";
     let output = Command::new("python3").args(["-c", ASK]).output().expect("python3");
     String::from_utf8_lossy(&output.stdout).trim().parse().ok().filter(|version| *version > 0)

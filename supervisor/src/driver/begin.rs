@@ -104,8 +104,7 @@ pub(super) fn spawn_blocking(
     let state_dir = &driver.state_dir;
     let vigils = door(driver, job, owner);
     let own = driver.own_path(&job.app.id, job.generation);
-    let enclosure =
-        Enclosure::prepare(&process.enclosure, &own, &sockets, &process.directory, owner)?;
+    let enclosure = Enclosure::prepare(process, &own, &sockets, owner)?;
     let around = Surroundings {
         place: &place,
         notify_socket,
@@ -128,6 +127,7 @@ pub(super) fn spawn_blocking(
         groups: group.entrance().map_err(SpawnError::Group)?,
         rank: driver.rank,
         mounts: enclosure.mounts,
+        fence: enclosure.fence,
         user: account.map(|account| account.who),
         no_new_privs: process.no_new_privs,
         heard: heard(driver, job, process)?,

@@ -5,6 +5,7 @@ use std::fs;
 use super::{
     cgroup::{Cgroups, Controller, Purpose, Version},
     enclosure::may_mount,
+    fence::{self, Holds},
     rank::Rank,
     reclaim, sys,
 };
@@ -168,8 +169,14 @@ fn enclosing() -> Ability {
     if may_mount() {
         ability(what, Level::Good, "mounts of the app's own (mount_namespaces(7))", None)
     } else {
-        let how = "`TMPDIR` alone; `read_only_paths` does not hold";
-        ability(what, Level::Partly, how, Some("start Doorbell as root"))
+        let paths = match fence::holds() {
+            Holds::Not => "`read_only_paths` does not hold",
+            Holds::Well | Holds::ButTruncation => {
+                "`read_only_paths` of apps with `no_new_privs` (landlock), if `/` is among them"
+            }
+        };
+        let how = format!("`TMPDIR` alone; {paths}");
+        ability(what, Level::Partly, &how, Some("start Doorbell as root"))
     }
 }
 

@@ -2,23 +2,29 @@
 //!
 //! It gets a mount namespace of its own, which takes the rights of root (CAP_SYS_ADMIN); root itself, as
 //! which an app may run, could undo it there. Without these rights an app's `TMPDIR` is its own, which
-//! programs heed that ask for it, and nothing is read-only.
+//! programs heed that ask for it, and what is read-only is so by a `fence`, where there can be one.
 //!
 //! What is made here is a plan, complete before the child begins: `sys` carries it out.
 
 use std::{
     ffi::{CString, c_ulong},
     fs, io,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{DirBuilderExt, PermissionsExt, chown},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            ffi::OsStrExt,
+            fs::{DirBuilderExt, PermissionsExt, chown},
+        },
     },
     path::{Path, PathBuf},
 };
 
-use doorbell_config::spec::EnclosureSpec;
+use doorbell_config::spec::{EnclosureSpec, ProcessSpec};
 
-use super::sys::Mount;
+use super::{
+    fence::{self, FenceError},
+    sys::Mount,
+};
 
 /// The folders for files that nobody needs for long.
 const TMP: [&str; 2] = ["/tmp", "/var/tmp"];
@@ -38,6 +44,8 @@ struct Mounted {
 pub(super) struct Enclosure {
     /// In the namespace of its own; none without rights to one.
     pub(super) mounts: Vec<Mount>,
+    /// Around all that it cannot change, where it has no mounts of its own.
+    pub(super) fence: Option<OwnedFd>,
     /// What it is told to use for `/tmp`, where that cannot be its own.
     pub(super) tmpdir: Option<PathBuf>,
 }
@@ -55,6 +63,8 @@ pub(super) enum EnclosureError {
     Folder(io::Error),
     #[error("cannot see what is mounted: {0}")]
     Mounts(io::Error),
+    #[error("cannot keep the app from changing what is read-only: {0}")]
+    Fence(#[from] FenceError),
 }
 
 /// Whether apps can be given a mount namespace of their own.
@@ -66,15 +76,14 @@ pub(super) fn may_mount() -> bool {
 }
 
 impl Enclosure {
-    /// Prepares it. `own` is the folder for what is the instance's own, `needed` are paths that it cannot do
-    /// without: its folder, where its sockets are.
+    /// Prepares it. `own` is the folder for what is the instance's own, `sockets` the one where its sockets are.
     pub(super) fn prepare(
-        spec: &EnclosureSpec,
+        process: &ProcessSpec,
         own: &Path,
         sockets: &Path,
-        directory: &Path,
         owner: Option<u32>,
     ) -> Result<Self, EnclosureError> {
+        let (spec, directory) = (&process.enclosure, process.directory.as_path());
         if spec.is_open() {
             return Ok(Self::default());
         }
@@ -104,6 +113,11 @@ impl Enclosure {
             let mounted: Vec<_> = mounted.lines().filter_map(Mounted::parse).collect();
             let plan = Plan::of(spec, sockets, mounted)?;
             enclosure.mounts.extend(plan.mounts());
+        }
+        if !may_mount && !spec.read_only.is_empty() && fence::hindrance(process).is_none() {
+            let plan = Plan::of(spec, sockets, Vec::new())?;
+            let open = plan.read_write.iter().chain(&enclosure.tmpdir).filter(|path| path.exists());
+            enclosure.fence = fence::build(open.map(PathBuf::as_path))?;
         }
         Ok(enclosure)
     }

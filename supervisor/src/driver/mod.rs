@@ -17,6 +17,7 @@ mod ear;
 mod enclosure;
 mod endpoint;
 mod errand;
+mod fence;
 mod freezer;
 mod instance;
 mod launch;

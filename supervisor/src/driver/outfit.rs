@@ -13,9 +13,13 @@ use super::{
     advance::Advance,
     cgroup::{Controller, Entrance},
     enclosure::may_mount,
+    fence::{self, Holds},
     rank::Rank,
     sys::{Limit, Mount, User},
 };
+
+/// What a fence does not keep.
+const METADATA: &str = "modes, owners and times of files";
 
 /// All of it.
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub(super) struct Outfit {
     /// What puts it behind us where the processor is short.
     pub(super) rank: Rank,
     pub(super) mounts: Vec<Mount>,
+    /// What keeps it from changing files.
+    pub(super) fence: Option<OwnedFd>,
     /// Whom it becomes, if not who we are.
     pub(super) user: Option<User>,
     /// That it can gain no privileges.
@@ -87,16 +93,21 @@ impl Driver {
         if process.enclosure.is_open() || may_mount() {
             return Vec::new();
         }
-        let tmp = "`private_tmp` is a `TMPDIR` alone: mounts of its own take root";
-        let paths = "`read_only_paths` does not hold: mounts of its own take root";
-        let both = [
-            (process.enclosure.private_tmp, tmp),
-            (!process.enclosure.read_only.is_empty(), paths),
-        ];
-        both.into_iter()
-            .filter(|(is_asked, _)| *is_asked)
-            .map(|(_, words)| words.to_owned())
-            .collect()
+        let root = "mounts of its own take root";
+        let tmp = process.enclosure.private_tmp;
+        let tmp = tmp.then(|| format!("`private_tmp` is a `TMPDIR` alone: {root}"));
+        let paths = (!process.enclosure.read_only.is_empty()).then(|| {
+            match (fence::hindrance(process), fence::holds()) {
+                (Some(why), _) => format!("`read_only_paths` does not hold: {root}, and {why}"),
+                (None, Holds::ButTruncation) => {
+                    format!("`read_only_paths` does not hold for {METADATA}, nor for truncate(2): {root}")
+                }
+                (None, Holds::Well | Holds::Not) => {
+                    format!("`read_only_paths` does not hold for {METADATA}: {root}")
+                }
+            }
+        });
+        tmp.into_iter().chain(paths).collect()
     }
 
     /// Lets every user through to a folder of an app's, and to nothing else: an app that is another user

@@ -49,7 +49,7 @@ pub(super) fn spawn(
 fn start(
     launch: &Launch,
     output: OwnedFd,
-    Outfit { listener, limits, groups, rank, mounts, user, no_new_privs, heard }: Outfit,
+    Outfit { listener, limits, groups, rank, mounts, fence, user, no_new_privs, heard }: Outfit,
 ) -> io::Result<(Root, Option<Parts>)> {
     if let Some(user) = &user {
         // It may want to open its own output again, as `/dev/stdout`.
@@ -63,8 +63,18 @@ fn start(
         ours = Some((near, letter));
     }
     let ear = theirs;
-    let legacy =
-        sys::Legacy { output, listener, limits, groups, rank, mounts, user, no_new_privs, ear };
+    let legacy = sys::Legacy {
+        output,
+        listener,
+        limits,
+        groups,
+        rank,
+        mounts,
+        fence,
+        user,
+        no_new_privs,
+        ear,
+    };
     let mut deaf = None;
     let (pid, pidfd) = children::spawn_registered(|| {
         let started = sys::spawn(launch, legacy)?;

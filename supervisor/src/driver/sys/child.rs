@@ -43,6 +43,8 @@ pub(in crate::driver) struct Legacy {
     pub(in crate::driver) limits: Vec<Limit>,
     /// What is mounted for it otherwise than for us, if anything.
     pub(in crate::driver) mounts: Vec<Mount>,
+    /// What keeps it from changing files, landlock(7). It takes `no_new_privs`.
+    pub(in crate::driver) fence: Option<OwnedFd>,
     /// Control groups that it is to be in.
     pub(in crate::driver) groups: Entrance,
     /// What puts it behind us where the processor is short.
@@ -98,6 +100,7 @@ enum Step {
     Limits,
     User,
     Directory,
+    Fence,
     Execute,
 }
 
@@ -110,6 +113,7 @@ impl Step {
             Self::Limits => "cannot be limited",
             Self::User => "cannot become its user",
             Self::Directory => "cannot enter its folder",
+            Self::Fence => "cannot be kept from changing what is read-only",
             Self::Execute => "cannot be executed",
         }
     }
@@ -282,6 +286,8 @@ impl Image {
                 // Where its user may go.
                 && self.at(Step::Directory)
                 && libc::chdir(self.directory.as_ptr()) == 0
+                && self.at(Step::Fence)
+                && self.enter_fence()
                 && self.at(Step::Execute)
             {
                 let mut none = mem::zeroed();
@@ -436,6 +442,15 @@ impl Image {
                 && libc::syscall(libc::SYS_setresgid, *group, *group, *group) == 0
                 && libc::syscall(libc::SYS_setresuid, *user, *user, *user) == 0
         }
+    }
+
+    /// # Safety
+    /// For the calling process and its descendants, for ever.
+    unsafe fn enter_fence(&self) -> bool {
+        // SAFETY: a descriptor that is open, and a number.
+        self.legacy.fence.as_ref().is_none_or(|fence| unsafe {
+            libc::syscall(libc::SYS_landlock_restrict_self, fence.as_raw_fd(), 0) == 0
+        })
     }
 
     /// `sd_listen_fds(3)` parses with leading zeros forbidden by nobody but some imitators, so the
