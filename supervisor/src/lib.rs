@@ -27,6 +27,7 @@ pub mod reception;
 pub mod service_notify;
 mod snapshots;
 mod supervisor;
+mod tick;
 pub mod wire;
 mod written;
 

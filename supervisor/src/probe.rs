@@ -25,10 +25,11 @@ use crate::{
     driver::Heard,
     message::Endpoint,
     pace::{LONGEST_STEP, STEP, step},
+    tick::Tick,
 };
 
-/// Tokio's timers go off at the next whole millisecond, which would make one step two.
-const ROUNDING: Duration = Duration::from_micros(900);
+/// A pause of which nobody notices a millisecond.
+const LONG: Duration = Duration::from_millis(5);
 /// After this long a start is no longer quick, and nobody notices [`LONGEST_STEP`].
 const PATIENT_AFTER: Duration = Duration::from_secs(10);
 /// Every how many looks at 127.0.0.1 one goes to `::1`, where `localhost` may have led the app.
@@ -90,11 +91,13 @@ pub(crate) struct Occasions<'s> {
     times: u32,
     /// Looks without a pause since then.
     eager: u32,
+    /// For short pauses; there once one was made.
+    tick: Option<Tick>,
 }
 
 impl<'s> Occasions<'s> {
     pub(crate) fn new(started: &'s Started, heard: Option<channel::Receiver<Heard>>) -> Self {
-        Self { started, heard, since: None, times: 0, eager: 0 }
+        Self { started, heard, since: None, times: 0, eager: 0, tick: None }
     }
 
     /// Waits for the next one. What is heard comes before the app listens, by the time of a system call:
@@ -102,8 +105,7 @@ impl<'s> Occasions<'s> {
     /// cannot be heard.
     async fn next(&mut self) {
         let step = self.started.step();
-        let soon = step.saturating_sub(ROUNDING);
-        let Some(heard) = &mut self.heard else { return sleep(soon).await };
+        let Some(heard) = &mut self.heard else { return rest(&mut self.tick, step).await };
         let pause = match self.since.map(|since| since.elapsed()) {
             Some(ago)
                 if ago < EAGER
@@ -113,19 +115,34 @@ impl<'s> Occasions<'s> {
                 self.eager += 1;
                 return yield_now().await;
             }
-            Some(ago) if ago < ATTENTIVE => soon,
+            Some(ago) if ago < ATTENTIVE => step,
             Some(_) | None => LONGEST_STEP,
         };
-        match timeout(pause, heard.changed()).await {
-            Ok(Ok(())) => {
-                self.since = Some(Instant::now());
-                self.times += 1;
-                self.eager = 0;
-            }
-            // Nobody will tell any more.
-            Ok(Err(_)) => self.heard = None,
-            Err(_) => {}
+        tokio::select! {
+            biased;
+            told = heard.changed() => match told {
+                Ok(()) => {
+                    self.since = Some(Instant::now());
+                    self.times += 1;
+                    self.eager = 0;
+                }
+                // Nobody will tell any more.
+                Err(_) => self.heard = None,
+            },
+            () = rest(&mut self.tick, pause) => {}
         }
+    }
+}
+
+/// Pauses, to the point where it is short.
+async fn rest(tick: &mut Option<Tick>, pause: Duration) {
+    if tick.is_none() && pause < LONG {
+        // Without one a pause takes a millisecond longer.
+        *tick = Tick::new().ok();
+    }
+    match tick {
+        Some(tick) if pause < LONG => tick.pause(pause).await,
+        Some(_) | None => sleep(pause).await,
     }
 }
 
