@@ -4,8 +4,8 @@
 //! A client asks a running app again and again, each time on a new connection and with a pause between,
 //! as visitors do; what is told is how long its answers take, alone and beside the others.
 //!
-//! Options: `--apps N` woken at once (200), `--takes N` milliseconds each (50), `--asks N` beside a
-//! noisy neighbour (2000).
+//! Options: `--apps N` woken at once (200), `--takes N` milliseconds each (50), `--rushes N` of that (5),
+//! `--asks N` beside a noisy neighbour (2000).
 #![allow(clippy::print_stdout, reason = "its tables are what a bench is for")]
 
 use std::{
@@ -29,8 +29,9 @@ use doorbell_benches::{
 const APP: &str = env!("CARGO_BIN_EXE_bench-app");
 /// Between an answer and the next question.
 const PAUSE: Duration = Duration::from_millis(5);
-/// How often the rush is looked at, for how many start at once.
-const LOOK: Duration = Duration::from_millis(5);
+/// How often the rush is looked at, for how many start at once: as an operator might, since who looks takes
+/// time from all.
+const LOOK: Duration = Duration::from_millis(100);
 /// Apps that may be starting at once.
 const CAP: usize = 8;
 
@@ -50,7 +51,7 @@ fn main() -> anyhow::Result<()> {
     machine::raise_descriptor_limit();
     println!("{}", machine::describe());
     println!("{}\n", machine::version(&doorbell::binary()?.to_string_lossy(), "--version"));
-    print_rush(apps, takes)?;
+    print_rushes(apps, takes, option("--rushes", 5)?)?;
     print_noises(asks)
 }
 
@@ -80,34 +81,49 @@ fn row(name: &str, times: &[f64]) -> Vec<String> {
     [name.to_owned(), times.len().to_string()].into_iter().chain(figures).collect()
 }
 
-/// Many apps are woken in one moment.
-fn print_rush(count: usize, takes: u64) -> anyhow::Result<()> {
+/// Many apps are woken in one moment, several times, each at a Doorbell of its own.
+fn print_rushes(count: usize, takes: u64, rushes: usize) -> anyhow::Result<()> {
+    let (mut before, mut meanwhile) = (Vec::new(), Vec::new());
+    for _ in 0..rushes {
+        let (most, last) = rush_once(count, takes, &mut before, &mut meanwhile)?;
+        println!(
+            "{count} apps that take {takes} ms each, woken at once, at most {CAP} at a time: all answered \
+             after {} ms; {most} were seen starting at once",
+            short(millis(last))
+        );
+    }
+    let rows = [row("before", &before), row("meanwhile", &meanwhile)];
+    println!("\n{}", table(&["a running app's answers", "asked", "p50 ms", "p99 ms"], &rows));
+    Ok(())
+}
+
+/// Tells the most apps that were starting at once, and when the last one had answered; adds what a running
+/// app's answers took before and meanwhile.
+fn rush_once(
+    count: usize,
+    takes: u64,
+    before: &mut Vec<f64>,
+    meanwhile: &mut Vec<f64>,
+) -> anyhow::Result<(usize, Duration)> {
     let mut apps = app("quiet", 0, "", "");
     for number in 0..count {
         write!(apps, "{}", app(&format!("app-{number}"), takes, "", ""))?;
     }
     let server = format!("[server.limits]\nparallel_starts = {CAP}\n");
     let doorbell = Doorbell::start(&format!("{server}{apps}"), Core::Any)?;
-    let before = ask(doorbell.address, |asked| asked < 300)?;
+    before.extend(ask(doorbell.address, |asked| asked < 300)?);
     let is_over = AtomicBool::new(false);
-    let (meanwhile, most, last) = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let asker = scope.spawn(|| ask(doorbell.address, |_| !is_over.load(Ordering::Relaxed)));
         let looker = scope.spawn(|| most_starting(&doorbell, &is_over));
         let rushed = rush(&doorbell, count);
         is_over.store(true, Ordering::Relaxed);
         let join = "a thread panicked";
-        let meanwhile = asker.join().map_err(|_| anyhow::anyhow!(join)).flatten();
+        let asked = asker.join().map_err(|_| anyhow::anyhow!(join)).flatten();
         let most = looker.join().map_err(|_| anyhow::anyhow!(join)).flatten();
-        anyhow::Ok((meanwhile?, most?, rushed?))
-    })?;
-    println!(
-        "{count} apps that take {takes} ms each, woken at once, at most {CAP} at a time: all answered \
-         after {} ms; {most} were seen starting at once\n",
-        short(millis(last))
-    );
-    let rows = [row("before", &before), row("meanwhile", &meanwhile)];
-    println!("{}", table(&["a running app's answers", "asked", "p50 ms", "p99 ms"], &rows));
-    Ok(())
+        meanwhile.extend(asked?);
+        Ok((most?, rushed?))
+    })
 }
 
 /// Asks every app at once; tells when the last one has answered.
