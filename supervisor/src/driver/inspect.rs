@@ -31,14 +31,17 @@ impl Instance {
             // It was taken up so. If the desk is gone, nobody is warned any more.
             let _ = frost.changed().await;
         }
-        let mut pause = INSPECT_AFTER;
+        let (mut pause, mut is_first) = (INSPECT_AFTER, true);
         loop {
             // What was told of comes a moment later, and rarely alone.
             sleep(pause).await;
             // As above.
             let _ = frost.wait_for(|stands_still| !stands_still).await;
             let seen = heard.as_mut().map_or(0, |heard| heard.borrow_and_update().beyond);
-            if let Some(warning) = self.listens_beyond_loopback().await {
+            // Many may have started at once, who need not all look at all processes of the machine.
+            let grouped = self.wires.witness.with_tree(|tree| tree.in_group()).flatten();
+            let grouped = grouped.filter(|_| std::mem::take(&mut is_first));
+            if let Some(warning) = self.listens_beyond_loopback(grouped).await {
                 return warning;
             }
             match &mut heard {
@@ -105,10 +108,16 @@ impl Instance {
         Ok(())
     }
 
-    /// A warning if the instance can be reached from other machines, around us.
-    pub(super) async fn listens_beyond_loopback(&self) -> Option<String> {
-        let living = watch::living(&self.wires.witness, &self.driver.scanner).await.ok()?;
-        let pids: Vec<Pid> = living.iter().map(|process| process.pid).collect();
+    /// A warning if the instance can be reached from other machines, around us: by these processes, or all that
+    /// are its own.
+    async fn listens_beyond_loopback(&self, grouped: Option<Vec<Pid>>) -> Option<String> {
+        let pids = match grouped {
+            Some(pids) => pids,
+            None => {
+                let living = watch::living(&self.wires.witness, &self.driver.scanner).await.ok()?;
+                living.iter().map(|process| process.pid).collect()
+            }
+        };
         let search = tokio::task::spawn_blocking(move || {
             Some(listener::beyond_loopback(&listener::all().ok()?, pids))
         });

@@ -22,6 +22,9 @@ const ROUNDS: usize = 16;
 /// Bytes of an environment: more than execve(2) takes as a rule, an eighth of the stack's limit.
 const MOST_ENVIRONMENT: u64 = 8 << 20;
 
+/// Bytes of `/proc/[pid]/stat`: a name and 50 numbers of 20 digits at most.
+const MOST_STAT: usize = 2048;
+
 /// A process id.
 pub(crate) type Pid = u32;
 
@@ -85,7 +88,10 @@ fn pids() -> io::Result<impl Iterator<Item = Pid>> {
 impl Process {
     /// The process as it is now; `None` if there is none.
     pub(crate) fn read(pid: Pid) -> Option<Self> {
-        Self::parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+        // The kernel tells all at once, and would tell no more to who asks in pieces: machines have thousands.
+        let mut line = [0; MOST_STAT];
+        let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut line).ok()?;
+        Self::parse(pid, line.get(..length)?)
     }
 
     /// Ourselves. Read and not asked for by getsid(2), whose answer is 0, which rustix forbids, where
@@ -95,9 +101,10 @@ impl Process {
         Self::read(std::process::id())
     }
 
-    /// A line of `/proc/[pid]/stat`. The name in it may hold blanks and parentheses.
-    fn parse(pid: Pid, stat: &str) -> Option<Self> {
-        let (_, rest) = stat.rsplit_once(')')?;
+    /// A line of `/proc/[pid]/stat`. The name in it may hold anything, blanks and parentheses too.
+    fn parse(pid: Pid, stat: &[u8]) -> Option<Self> {
+        let name_ends = stat.iter().rposition(|byte| *byte == b')')?;
+        let rest = str::from_utf8(stat.get(name_ends + 1..)?).ok()?;
         // The first is field 3 of the manual.
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
@@ -246,8 +253,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_names_with_parentheses_and_blanks() {
-        let stat = "42 (a) b (c) S 7 41 40 0 -1 4194304 1 2 3 4 10 20 30 40 20 0 1 0 999 5 6";
+    fn reads_names_whatever_is_in_them() {
+        let stat = b"42 (a) b \xff(c) S 7 41 40 0 -1 4194304 1 2 3 4 10 20 30 40 20 0 1 0 999 5 6";
         let process = Process::parse(42, stat).unwrap();
         assert_eq!((process.parent, process.group, process.session), (7, 41, 40));
         assert_eq!((process.began, process.cpu_ticks), (999, 100));
@@ -257,7 +264,7 @@ mod tests {
     #[test]
     fn refuses_nonsense() {
         for stat in ["", "1 (x", "1 (x) S", "1 (x) S a b c"] {
-            assert_eq!(Process::parse(1, stat), None, "{stat:?}");
+            assert_eq!(Process::parse(1, stat.as_bytes()), None, "{stat:?}");
         }
     }
 

@@ -97,6 +97,11 @@ impl Tree {
         }
     }
 
+    /// Whoever is in its control group; `None` where there is none that says it.
+    pub(crate) fn in_group(&self) -> Option<Vec<Pid>> {
+        self.group.members().and_then(Result::ok).filter(|members| !members.is_empty())
+    }
+
     /// `None` if there is somebody whom the table does not show.
     fn find_in_group(&mut self, table: &ProcessTable) -> Option<()> {
         // A group that cannot be read is gone, with all that were in it.

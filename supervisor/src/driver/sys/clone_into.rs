@@ -9,8 +9,8 @@ use std::{
 /// Where a child begins.
 type Begin = extern "C" fn(*mut c_void) -> c_int;
 
-/// Makes a child that borrows our memory until it executes, in this group of version 2. Returns when it
-/// has executed or exited.
+/// Makes a child that borrows our memory until it executes, in this group of version 2 and without handlers of
+/// signals. Returns when it has executed or exited.
 ///
 /// # Safety
 /// `begin` executes or exits, and touches nothing of ours but `argument`, which nobody else uses until
@@ -38,11 +38,12 @@ pub(super) unsafe fn clone(
         set_tid_size: u64,
         cgroup: u64,
     }
+    const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
     let number = |number: c_int| u64::try_from(number).unwrap_or_default();
     let arguments = Arguments {
-        flags: number(libc::CLONE_VM | libc::CLONE_VFORK) | CLONE_INTO_CGROUP,
+        flags: number(libc::CLONE_VM | libc::CLONE_VFORK) | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP,
         exit_signal: number(libc::SIGCHLD),
         stack: stack.as_mut_ptr().addr() as u64,
         stack_size: size_of_val(stack) as u64,
