@@ -125,6 +125,15 @@ def write(path):
         return error.strerror
 
 
+def move(paths):
+    """Renames a file; tells how that went."""
+    try:
+        os.rename(*paths.replace("+", "/").split(":"))
+        return "moved"
+    except OSError as error:
+        return error.strerror
+
+
 def tmp(_):
     return " ".join(sorted(os.listdir(tempfile.gettempdir())))
 
@@ -169,6 +178,7 @@ def job(seconds):
 
 DEEDS = {
     "write": write,
+    "move": move,
     "tmp": tmp,
     "say": say,
     "job": job,

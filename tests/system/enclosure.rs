@@ -128,15 +128,15 @@ fn a_path_that_is_not_there_is_told() {
 fn without_root(more: &str) -> Doorbell {
     let app = format!(
         "[app.app]\nhosts = [\"app.test\"]\ncommand = [\"/usr/bin/python3\", \"greedy.py\"]\n\
-         read_only_paths = [\"/\"]\nread_write_paths = [\"{{dir}}/data\"]\n{more}\n"
+         read_only_paths = [\"/\"]\nread_write_paths = [\"{{dir}}/data\"]\nenv = {{ SOCKET = \"{{socket}}\" }}\n{more}\n"
     );
     let setup = Setup::new(&app).file("greedy.py", include_str!("../apps/greedy.py"));
     let d = if is_root() { setup.user(1000) } else { setup }.start();
-    for name in ["kept", "data/old"] {
+    for name in ["kept", "data/old", "data/in/there"] {
         d.write_file(name, "kept");
     }
     if is_root() {
-        for name in ["kept", "data/old", "data"] {
+        for name in ["kept", "data/old", "data", "data/in"] {
             chown(d.dir.path().join(name), Some(1000), None).expect("to give it away");
         }
     }
@@ -160,9 +160,14 @@ fn without_root_an_app_that_gains_no_privileges_changes_only_what_it_may() {
         assert_eq!(write(&d, &path(name)), refused, "{name}");
     }
     assert_eq!(fs::read_to_string(path("kept")).expect("it"), "kept");
-    assert!(warnings.contains("modes, owners and times of files"), "{warnings}");
-    // It has its own socket and folder, and what it may do is as before for whoever takes it up.
+    assert!(warnings.contains("modes, owners, times and attributes"), "{warnings}");
+    // What is its own is: its socket, and moving files about where it may write.
     assert_eq!(d.get("app.test", "/say/awake+1s").text(), "ok 1");
+    for (from, to, how) in [("data/new", "data/in/new", "moved"), ("data/old", "old", refused)] {
+        let both = format!("{}:{}", path(from).display(), path(to).display());
+        let told = d.get("app.test", &format!("/move/{}", both.replace('/', "+"))).text();
+        assert_eq!(told, how, "{both}");
+    }
 }
 
 #[test]

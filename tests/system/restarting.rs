@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use doorbell_tests::{Doorbell, WebSocket, binary, eventually, free_port};
+use doorbell_tests::{Doorbell, Setup, WebSocket, binary, eventually, free_port, kill};
 
 use crate::{node, reloading::Load};
 
@@ -240,22 +240,31 @@ fn an_app_that_backs_off_is_started_at_once() {
     assert_eq!((d.state("app"), d.get("app.test", "/").status), ("ready".to_owned(), 200));
 }
 
-/// Three that note it if two are replaced at once, and of which one ends at once while `{dir}/broken` has its number.
-fn taking_turns() -> String {
-    let script = "grep -qsx $DOORBELL_REPLICA {dir}/broken && exit 3; \
+/// Three that list their starts by version, and note it if two are replaced at once. One ends at once while
+/// `{dir}/broken` has its number, all wait while `{dir}/hold` is there.
+fn taking_turns(version: u32) -> String {
+    let script = "echo $VERSION:$DOORBELL_REPLICA >>{dir}/starts; \
+                  grep -qsx $DOORBELL_REPLICA {dir}/broken && exit 3; \
                   if [ -e {dir}/rolls ]; then mkdir {dir}/turn || echo $DOORBELL_REPLICA >>{dir}/clashes; \
-                  sleep .2; rmdir {dir}/turn; fi; exec node {apps}/node.js";
+                  sleep .2; rmdir {dir}/turn; fi; \
+                  while [ -e {dir}/hold ]; do sleep .02; done; exec node {apps}/node.js";
     format!(
-        "[app.app]\nhosts = [\"app.test\"]\ncommand = [\"sh\", \"-c\", \"{script}\"]\ninstances = 3\n"
+        "[app.app]\nhosts = [\"app.test\"]\ncommand = [\"sh\", \"-c\", \"{script}\"]\ninstances = 3\n\
+         ready = {{ deadline = \"20s\" }}\nenv = {{ VERSION = \"{version}\" }}\n"
     )
 }
 
 fn three() -> Doorbell {
-    let d = Doorbell::with(&taking_turns());
+    let d = Setup::new(&taking_turns(1)).own_binary().start();
     d.ok(&["start", "app"]);
     REPLICAS.iter().for_each(|id| d.wait_for_state(id, "ready"));
-    put(&d, "rolls");
     d
+}
+
+/// The starts of a version so far.
+fn starts_of(d: &Doorbell, version: u32) -> usize {
+    let starts = fs::read_to_string(d.dir.path().join("starts")).unwrap_or_default();
+    starts.lines().filter(|line| line.starts_with(&format!("{version}:"))).count()
 }
 
 const REPLICAS: [&str; 3] = ["app", "app:2", "app:3"];
@@ -264,20 +273,22 @@ fn pids(d: &Doorbell) -> [Option<u32>; 3] {
     REPLICAS.map(|id| d.app_pid(id))
 }
 
+fn are_all_new(d: &Doorbell, before: [Option<u32>; 3]) -> bool {
+    before.iter().zip(pids(d)).all(|(before, now)| now.is_some() && *before != now)
+}
+
 #[test]
 fn replicas_are_replaced_one_after_another() {
     let d = three();
-    let all_anew = |before: [Option<u32>; 3]| {
-        before.iter().zip(pids(&d)).all(|(before, now)| now.is_some() && *before != now)
-    };
+    put(&d, "rolls");
     let before = pids(&d);
     let load = Load::on(d.port, "app.test", 4);
     d.ok(&["restart", "app"]);
-    assert!(all_anew(before), "an operator's wish");
+    assert!(are_all_new(&d, before), "an operator's wish");
     let before = pids(&d);
-    d.rewrite(&format!("{}env = {{ VERSION = \"2\" }}\n", taking_turns()));
+    d.rewrite(&taking_turns(2));
     d.ok(&["reload"]);
-    eventually("all are replaced", || all_anew(before));
+    eventually("all are replaced", || are_all_new(&d, before));
     load.end_without_failure();
     assert!(!d.dir.path().join("clashes").exists(), "two were starting at once");
 }
@@ -285,6 +296,7 @@ fn replicas_are_replaced_one_after_another() {
 #[test]
 fn a_replica_whose_new_one_fails_serves_on_and_the_next_is_replaced() {
     let d = three();
+    put(&d, "rolls");
     let before = pids(&d);
     d.write_file("broken", "2\n");
     let told = d.cli(&["restart", "app"]);
@@ -293,4 +305,50 @@ fn a_replica_whose_new_one_fails_serves_on_and_the_next_is_replaced() {
     assert_eq!(after[1], before[1]);
     assert!(after[0] != before[0] && after[2] != before[2], "{before:?} {after:?}");
     assert!(!d.dir.path().join("clashes").exists(), "two were starting at once");
+}
+
+#[test]
+fn replicas_whose_turn_has_not_come_are_started_as_they_are_defined_last() {
+    let d = three();
+    let before = pids(&d);
+    put(&d, "hold");
+    for version in [2, 3] {
+        d.rewrite(&taking_turns(version));
+        d.ok(&["reload"]);
+        eventually("one is to be replaced", || starts_of(&d, version) == 1);
+    }
+    take(&d, "hold");
+    eventually("all are replaced", || are_all_new(&d, before));
+    eventually("by the last version", || starts_of(&d, 3) == 3);
+    assert_eq!(starts_of(&d, 2), 1, "of what was to be replaced again");
+}
+
+#[test]
+fn a_replica_that_ends_while_it_waits_for_its_turn_starts_at_once() {
+    let d = three();
+    let before = pids(&d);
+    put(&d, "hold");
+    let mut restart = d.spawn(&["restart", "app"]);
+    eventually("the first one is being replaced", || starts_of(&d, 1) == 4);
+    let waiting = (0..3).filter(|at| d.state(REPLICAS[*at]) == "ready");
+    // Whose turn it is is not known to outsiders: all serve.
+    assert_eq!(waiting.count(), 3);
+    before.iter().flatten().for_each(|pid| kill(*pid));
+    eventually("all start", || starts_of(&d, 1) == 6);
+    take(&d, "hold");
+    assert_eq!(restart.wait(), 0);
+    assert!(are_all_new(&d, before));
+}
+
+#[test]
+fn an_upgrade_in_the_midst_of_a_restart_goes_on_with_it() {
+    let d = three();
+    let before = pids(&d);
+    put(&d, "hold");
+    let _restart = d.spawn(&["restart", "app"]);
+    eventually("the first one is being replaced", || starts_of(&d, 1) == 4);
+    d.ok(&["upgrade"]);
+    take(&d, "hold");
+    eventually("all are replaced", || are_all_new(&d, before));
+    assert_eq!(starts_of(&d, 1), 6);
 }

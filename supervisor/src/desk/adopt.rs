@@ -46,7 +46,8 @@ impl App {
 }
 
 impl Desk {
-    /// Takes up the instances of an app that was just defined; tells whether they run as it says now.
+    /// Takes up the instances of an app that was just defined; tells whether they run as it says now, and no
+    /// other was to take over.
     pub(super) fn adopt(&mut self, id: &AppId) -> bool {
         let adoptees = self.adoptees.remove(id).unwrap_or_default();
         let carried = self.carried.remove(id);
@@ -58,9 +59,9 @@ impl Desk {
         app.take_up(&carried);
         let (Some(spec), Some(terms)) = (app.program.clone(), app.terms()) else { return true };
         let fingerprint = fingerprint(&spec);
-        let Carried { failures, back_off, .. } = carried;
+        let Carried { failures, back_off, awaits_successor, .. } = carried;
         let mut adoption = Adoption { failures, back_off, ..Adoption::default() };
-        let mut are_alike = true;
+        let mut are_alike = !awaits_successor;
         for adoptee in adoptees {
             let (generation, pid) = (adoptee.generation(), adoptee.pid());
             let is_strange = self.driver.is_strange(id, generation);
@@ -75,7 +76,7 @@ impl Desk {
                 Phase::Leaving => &mut adoption.leaving,
             };
             list.push(generation);
-            are_alike = is_strange || adoptee.fingerprint() == fingerprint;
+            are_alike = !awaits_successor && (is_strange || adoptee.fingerprint() == fingerprint);
             let (phase, ready, vigils) = (adoptee.phase(), adoptee.ready(), adoptee.vigils());
             tracing::info!(app = %id, generation = generation.0, pid, ?phase, "adopted");
             self.leftovers.spare(id, generation);

@@ -35,6 +35,8 @@ pub(super) struct Carried {
     pub(super) back_off: Option<Duration>,
     /// An operator stopped an app that always runs, or that is to be warm.
     pub(super) rests: bool,
+    /// A new instance was to start beside the one that serves, and had not begun to.
+    pub(super) awaits_successor: bool,
     pub(super) starts: StartCounts,
     pub(super) past: Past,
     pub(super) since_unix_seconds: u64,
@@ -66,6 +68,7 @@ impl Desk {
                 failures: app.life.failures,
                 back_off,
                 rests,
+                awaits_successor: app.life.awaits_successor(),
                 starts: app.starts,
                 past: app.past.as_deref().cloned().unwrap_or_default(),
                 since_unix_seconds: app.since_unix_seconds,

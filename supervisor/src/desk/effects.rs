@@ -27,7 +27,9 @@ impl Desk {
             if !self.events.is_empty() {
                 continue;
             }
-            let Some(next) = self.next_in_line().cloned() else { return };
+            // While apps are being defined, the next one may be about to change.
+            let next = self.next_in_line().filter(|_| !self.is_defining).cloned();
+            let Some(next) = next else { return };
             if !self.has_room_for(&next) {
                 return;
             }

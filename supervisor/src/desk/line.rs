@@ -1,4 +1,4 @@
-//! The line for a start: first come, first served, a few at once.
+//! The line for a start: first come, first served, a few at once; whose turn it is not lets others pass.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -39,19 +39,24 @@ impl Line {
     }
 
     /// Whether whoever joins has to wait for others.
-    pub(super) fn is_busy(&self) -> bool {
-        !self.is_open || self.under_way.len() + self.waiting.len() > self.cap
+    pub(super) fn is_busy(&self, is_its_turn: impl Fn(&AppId) -> bool) -> bool {
+        let room = self.cap.saturating_sub(self.under_way.len());
+        let waiting = self.waiting.iter().filter(|app| is_its_turn(app));
+        !self.is_open || waiting.take(room + 1).count() > room
     }
 
     /// The first whose turn it is, if anybody may start now.
     pub(super) fn next(&self, is_its_turn: impl Fn(&AppId) -> bool) -> Option<&AppId> {
-        let may_start = self.is_open && self.under_way.len() < self.cap;
-        self.waiting.iter().filter(|_| may_start).find(|app| is_its_turn(app))
+        if !self.is_open || self.under_way.len() >= self.cap {
+            return None;
+        }
+        self.waiting.iter().find(|app| is_its_turn(app))
     }
 
     /// Who was next starts, as this generation.
     pub(super) fn admit(&mut self, app: &AppId, generation: Generation) {
-        self.leave(app);
+        let at = self.waiting.iter().position(|waiting| waiting == app);
+        at.and_then(|at| self.waiting.remove(at));
         self.under_way.insert(generation);
     }
 
@@ -76,7 +81,9 @@ mod tests {
         let any = |_: &AppId| true;
         assert_eq!(line.next(any), None, "closed");
         line.open();
-        assert_eq!(line.next(|next| *next != app("a")), Some(&app("c")), "it is not a's turn");
+        let but_a = |next: &AppId| *next != app("a");
+        assert_eq!(line.next(but_a), Some(&app("c")), "it is not a's turn");
+        assert!(line.is_busy(any) && !line.is_busy(but_a));
         for (number, next) in (1..).zip(["a", "c"]) {
             assert_eq!(line.next(any), Some(&app(next)));
             line.admit(&app(next), Generation(number));

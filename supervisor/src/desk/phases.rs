@@ -35,7 +35,7 @@ impl Desk {
         let (phase, waits_for) = (StartPhase::Queued, WaitsFor::Turn);
         let start = Start { phase, waits_for, since: Instant::now(), generation: None };
         app.start = Some(Box::new(start));
-        if self.line.is_busy() {
+        if self.line.is_busy(|id| self.is_its_turn(id)) {
             self.tell_progress(id);
         }
     }

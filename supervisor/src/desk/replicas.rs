@@ -91,7 +91,7 @@ impl Desk {
     }
 
     /// Whether a start that stands in the line may go on: replicas that serve are replaced one after another, so
-    /// that the app never takes the memory of more than one besides.
+    /// that no more than one new one starts beside them.
     pub(super) fn is_its_turn(&self, id: &AppId) -> bool {
         let serves = self.apps.get(id).is_some_and(|app| matches!(app.life.state, State::Ready(_)));
         !serves || !self.others(id).any(|app| app.life.is_being_replaced())

@@ -127,12 +127,13 @@ pub(super) fn spawn_blocking(
         groups: group.entrance().map_err(SpawnError::Group)?,
         rank: driver.rank,
         mounts: enclosure.mounts,
-        fence: enclosure.fence,
+        wall: enclosure.wall,
         user: account.map(|account| account.who),
         no_new_privs: process.no_new_privs,
         heard: heard(driver, job, process)?,
     };
     let output = OutputPipe::create(&driver.output_path(&job.app.id, job.generation))?;
+    let is_walled = outfit.wall.is_some();
     let spawned = spawn::spawn(&launch, output, outfit);
     let spawned = spawned.map_err(|source| SpawnError::Execute {
         program: launch.program.display().to_string(),
@@ -144,6 +145,7 @@ pub(super) fn spawn_blocking(
     // Nobody could take it up, and it ends here.
     let mut record = record.inspect_err(|_| drop(OutputPipe::remove(spawned.output.path())))?;
     record.is_heard = spawned.ear.is_some();
+    record.is_walled = is_walled;
     if job.work == Work::Upgrade {
         record.phase = Phase::Upgrading;
         let version = process.version.as_deref().zip(process.upgrade.as_deref());

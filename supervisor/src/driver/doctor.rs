@@ -5,9 +5,9 @@ use std::fs;
 use super::{
     cgroup::{Cgroups, Controller, Purpose, Version},
     enclosure::may_mount,
-    fence::{self, Holds},
     rank::Rank,
     reclaim, sys,
+    wall::{self, Strength},
 };
 use crate::{
     machine::{Ability, Level},
@@ -169,9 +169,9 @@ fn enclosing() -> Ability {
     if may_mount() {
         ability(what, Level::Good, "mounts of the app's own (mount_namespaces(7))", None)
     } else {
-        let paths = match fence::holds() {
-            Holds::Not => "`read_only_paths` does not hold",
-            Holds::Well | Holds::ButTruncation => {
+        let paths = match wall::strength() {
+            Strength::Nothing => "`read_only_paths` does not hold",
+            Strength::Whole | Strength::ButTruncation => {
                 "`read_only_paths` of apps with `no_new_privs` (landlock), if `/` is among them"
             }
         };

@@ -415,7 +415,7 @@ mod tests {
             rank: Rank::Group,
             user: None,
             mounts: Vec::new(),
-            fence: None,
+            wall: None,
             no_new_privs: true,
             heard,
         };

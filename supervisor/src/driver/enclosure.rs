@@ -2,7 +2,7 @@
 //!
 //! It gets a mount namespace of its own, which takes the rights of root (CAP_SYS_ADMIN); root itself, as
 //! which an app may run, could undo it there. Without these rights an app's `TMPDIR` is its own, which
-//! programs heed that ask for it, and what is read-only is so by a `fence`, where there can be one.
+//! programs heed that ask for it, and what is read-only is so by a `wall`, where there can be one.
 //!
 //! What is made here is a plan, complete before the child begins: `sys` carries it out.
 
@@ -22,8 +22,8 @@ use std::{
 use doorbell_config::spec::{EnclosureSpec, ProcessSpec};
 
 use super::{
-    fence::{self, FenceError},
     sys::Mount,
+    wall::{self, Strength, WallError},
 };
 
 /// The folders for files that nobody needs for long.
@@ -45,7 +45,7 @@ pub(super) struct Enclosure {
     /// In the namespace of its own; none without rights to one.
     pub(super) mounts: Vec<Mount>,
     /// Around all that it cannot change, where it has no mounts of its own.
-    pub(super) fence: Option<OwnedFd>,
+    pub(super) wall: Option<OwnedFd>,
     /// What it is told to use for `/tmp`, where that cannot be its own.
     pub(super) tmpdir: Option<PathBuf>,
 }
@@ -64,7 +64,7 @@ pub(super) enum EnclosureError {
     #[error("cannot see what is mounted: {0}")]
     Mounts(io::Error),
     #[error("cannot keep the app from changing what is read-only: {0}")]
-    Fence(#[from] FenceError),
+    Wall(#[from] WallError),
 }
 
 /// Whether apps can be given a mount namespace of their own.
@@ -114,12 +114,23 @@ impl Enclosure {
             let plan = Plan::of(spec, sockets, mounted)?;
             enclosure.mounts.extend(plan.mounts());
         }
-        if !may_mount && !spec.read_only.is_empty() && fence::hindrance(process).is_none() {
+        if !may_mount && !spec.read_only.is_empty() {
             let plan = Plan::of(spec, sockets, Vec::new())?;
-            let open = plan.read_write.iter().chain(&enclosure.tmpdir).filter(|path| path.exists());
-            enclosure.fence = fence::build(open.map(PathBuf::as_path))?;
+            if plan.hindrance(process).is_none() {
+                let open = plan.read_write.iter().chain(&enclosure.tmpdir);
+                let open = open.map(PathBuf::as_path).filter(|path| path.exists());
+                enclosure.wall = wall::build(open)?;
+            }
         }
         Ok(enclosure)
+    }
+}
+
+/// Why no wall can hold an app's `read_only_paths`, if so.
+pub(super) fn hindrance(process: &ProcessSpec, sockets: &Path) -> Option<&'static str> {
+    match Plan::of(&process.enclosure, sockets, Vec::new()) {
+        Ok(plan) => plan.hindrance(process),
+        Err(_) => Some("not all of these paths are there"),
     }
 }
 
@@ -174,6 +185,27 @@ impl Plan {
             Mount::ReadOnly { at: path(&one.at), flags: one.flags, is_asked_for }
         });
         binds.chain(shut).collect()
+    }
+
+    /// Why no wall can hold it, if so.
+    fn hindrance(&self, process: &ProcessSpec) -> Option<&'static str> {
+        if wall::strength() == Strength::Nothing {
+            return Some("this kernel has no landlock");
+        }
+        if !process.no_new_privs {
+            return Some("landlock takes `no_new_privs = true`");
+        }
+        (!self.is_all_but_some())
+            .then_some("landlock takes `/`, and none below what can be changed")
+    }
+
+    /// Whether all is read-only but some paths, with all below them.
+    fn is_all_but_some(&self) -> bool {
+        let is_below = |path: &PathBuf| {
+            self.read_write.iter().any(|open| path != open && path.starts_with(open))
+        };
+        self.read_only.iter().any(|path| path == Path::new("/"))
+            && !self.read_only.iter().any(is_below)
     }
 
     /// The longest path that leads there decides; of equal ones, the one that allows.
@@ -296,6 +328,17 @@ mod tests {
                 ("/srv/app/data/old".to_owned(), libc::MS_NODEV | libc::MS_NOEXEC),
             ]
         );
+    }
+
+    #[test]
+    fn what_a_wall_can_hold_is_all_but_some_paths() {
+        let holds =
+            |read_only: &[&str], read_write: &[&str]| plan(read_only, read_write).is_all_but_some();
+        assert!(holds(&["/"], &[]) && holds(&["/", "/etc"], &["/srv/app/data", "/var/cache/app"]));
+        assert!(holds(&["/", "/srv/app"], &["/srv/app"]), "of equal ones, the one that allows");
+        assert!(!holds(&["/etc"], &[]) && !holds(&[], &["/srv"]));
+        assert!(!holds(&["/", "/srv/app/old"], &["/srv/app"]));
+        assert!(!holds(&["/", "/dev/shm"], &[]), "below what is always open");
     }
 
     #[test]

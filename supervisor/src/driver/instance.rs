@@ -247,7 +247,8 @@ impl Instance {
     }
 
     async fn live(mut self) {
-        let unmet = self.job.process().map(|process| self.driver.unmet(process));
+        let (app, is_walled) = (&self.job.app.id, self.notebook.record().is_walled);
+        let unmet = self.job.process().map(|process| self.driver.unmet(app, process, is_walled));
         for warning in unmet.unwrap_or_default() {
             self.tell(Note::Warning(warning)).await;
         }

@@ -17,7 +17,6 @@ mod ear;
 mod enclosure;
 mod endpoint;
 mod errand;
-mod fence;
 mod freezer;
 mod instance;
 mod launch;
@@ -39,6 +38,7 @@ mod tidy;
 mod tree;
 mod usage;
 mod vigil;
+mod wall;
 mod watch;
 
 use std::{

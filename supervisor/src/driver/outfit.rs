@@ -6,20 +6,21 @@ use std::{
     path::Path,
 };
 
-use doorbell_config::spec::ProcessSpec;
+use doorbell_config::{name::AppId, spec::ProcessSpec};
 
 use super::{
     Driver,
     advance::Advance,
     cgroup::{Controller, Entrance},
-    enclosure::may_mount,
-    fence::{self, Holds},
+    enclosure::{hindrance, may_mount},
+    endpoint::socket_folder,
     rank::Rank,
     sys::{Limit, Mount, User},
+    wall::{self, Strength},
 };
 
-/// What a fence does not keep.
-const METADATA: &str = "modes, owners and times of files";
+/// What a wall does not keep.
+const METADATA: &str = "modes, owners, times and attributes of files";
 
 /// All of it.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ pub(super) struct Outfit {
     pub(super) rank: Rank,
     pub(super) mounts: Vec<Mount>,
     /// What keeps it from changing files.
-    pub(super) fence: Option<OwnedFd>,
+    pub(super) wall: Option<OwnedFd>,
     /// Whom it becomes, if not who we are.
     pub(super) user: Option<User>,
     /// That it can gain no privileges.
@@ -68,7 +69,7 @@ impl Driver {
     }
 
     /// Which limits of an app nothing here holds, for its operator.
-    pub(super) fn unmet(&self, process: &ProcessSpec) -> Vec<String> {
+    pub(super) fn unmet(&self, app: &AppId, process: &ProcessSpec, is_walled: bool) -> Vec<String> {
         let resources = &process.resources;
         let is_left = |controller| self.cgroups.version(controller).is_none();
         let memory = "`limits.memory` holds for each process alone, not for all together";
@@ -82,14 +83,14 @@ impl Driver {
             (resources.cpu.is_some() && is_left(Controller::Cpu), cpu),
             (resources.processes.is_some() && is_left(Controller::Processes), processes),
         ];
-        let mut told = self.unmet_enclosure(process);
+        let mut told = self.unmet_enclosure(app, process, is_walled);
         let unmet = limits.into_iter().filter(|(is_unmet, _)| *is_unmet);
         let why = self.cgroups.problems().join("; ");
         told.extend(unmet.map(|(_, what)| format!("{what}: no control group for it here ({why})")));
         told
     }
 
-    fn unmet_enclosure(&self, process: &ProcessSpec) -> Vec<String> {
+    fn unmet_enclosure(&self, app: &AppId, process: &ProcessSpec, is_walled: bool) -> Vec<String> {
         if process.enclosure.is_open() || may_mount() {
             return Vec::new();
         }
@@ -97,15 +98,16 @@ impl Driver {
         let tmp = process.enclosure.private_tmp;
         let tmp = tmp.then(|| format!("`private_tmp` is a `TMPDIR` alone: {root}"));
         let paths = (!process.enclosure.read_only.is_empty()).then(|| {
-            match (fence::hindrance(process), fence::holds()) {
-                (Some(why), _) => format!("`read_only_paths` does not hold: {root}, and {why}"),
-                (None, Holds::ButTruncation) => {
-                    format!("`read_only_paths` does not hold for {METADATA}, nor for truncate(2): {root}")
-                }
-                (None, Holds::Well | Holds::Not) => {
-                    format!("`read_only_paths` does not hold for {METADATA}: {root}")
-                }
+            if is_walled {
+                let and = match wall::strength() {
+                    Strength::ButTruncation => ", nor for truncate(2)",
+                    Strength::Whole | Strength::Nothing => "",
+                };
+                return format!("`read_only_paths` does not hold for {METADATA}{and}: {root}");
             }
+            let why = hindrance(process, &socket_folder(&self.run_dir(), app));
+            let why = why.unwrap_or("it was started by an earlier version: restart it");
+            format!("`read_only_paths` does not hold: {root}, and {why}")
         });
         tmp.into_iter().chain(paths).collect()
     }

@@ -49,7 +49,7 @@ pub(super) fn spawn(
 fn start(
     launch: &Launch,
     output: OwnedFd,
-    Outfit { listener, limits, groups, rank, mounts, fence, user, no_new_privs, heard }: Outfit,
+    Outfit { listener, limits, groups, rank, mounts, wall, user, no_new_privs, heard }: Outfit,
 ) -> io::Result<(Root, Option<Parts>)> {
     if let Some(user) = &user {
         // It may want to open its own output again, as `/dev/stdout`.
@@ -70,7 +70,7 @@ fn start(
         groups,
         rank,
         mounts,
-        fence,
+        wall,
         user,
         no_new_privs,
         ear,

@@ -32,6 +32,8 @@ pub(super) use self::{
 
 /// The first descriptor beyond the standard ones; `sd_listen_fds(3)` begins to look here.
 const LISTEN_FDS_START: i32 = 3;
+/// Behind the one that a program may inherit there.
+pub(super) const FIRST_FREE: i32 = LISTEN_FDS_START + 1;
 
 /// Makes it awaitable that there is something to read.
 pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {

@@ -279,6 +279,12 @@ impl Life {
         matches!(self.state, State::Ready(Ready { successor: Successor::Starting(_), .. }))
     }
 
+    /// Whether it serves, and its successor is to start when it is its turn.
+    pub(crate) fn awaits_successor(&self) -> bool {
+        let waits = |successor| matches!(successor, Successor::InLine | Successor::AwaitsNeeds);
+        matches!(self.state, State::Ready(Ready { successor, .. }) if waits(successor))
+    }
+
     /// Whether it waits for apps that it needs.
     pub(crate) fn awaits_needs(&self) -> bool {
         match &self.state {

@@ -90,11 +90,12 @@ pub struct AppKeys {
     #[schemars(extend("x-default" = "connect"))]
     pub ready: Option<At<ReadyChoice>>,
     /// Whether the program and all that it starts can gain no privileges, as by `sudo` (prctl(2)).
-    /// Where Doorbell is not root, this lets the kernel tell when the program listens.
+    /// Where Doorbell is not root, this lets the kernel tell when the program listens, and hold
+    /// `read_only_paths = ["/"]`.
     #[schemars(extend("x-default" = "`false`"))]
     pub no_new_privs: Option<At<bool>>,
     /// Whether the program has `/tmp` and `/var/tmp` of its own, which go with it. `doorbell doctor` tells
-    /// what holds of this and the next two; it takes root.
+    /// what holds of this and the next two; all of it takes root.
     #[schemars(extend("x-default" = "`false`"))]
     pub private_tmp: Option<At<bool>>,
     /// Files and folders, with all below them, that the program cannot change: `["/"]` for all there is.

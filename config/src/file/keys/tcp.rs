@@ -88,12 +88,13 @@ pub struct TcpKeys {
     #[schemars(extend("x-default" = "connect"))]
     pub ready: Option<At<ReadyChoice>>,
     /// Whether the program and all that it starts can gain no privileges, as by `sudo` (prctl(2)).
-    /// Where Doorbell is not root, this lets the kernel tell when the program listens.
+    /// Where Doorbell is not root, this lets the kernel tell when the program listens, and hold
+    /// `read_only_paths = ["/"]`.
     #[serde(default)]
     #[schemars(extend("x-default" = "`false`"))]
     pub no_new_privs: Option<At<bool>>,
     /// Whether the program has `/tmp` and `/var/tmp` of its own, which go with it. `doorbell doctor` tells
-    /// what holds of this and the next two; it takes root.
+    /// what holds of this and the next two; all of it takes root.
     #[serde(default)]
     #[schemars(extend("x-default" = "`false`"))]
     pub private_tmp: Option<At<bool>>,

@@ -44,7 +44,7 @@ pub(in crate::driver) struct Legacy {
     /// What is mounted for it otherwise than for us, if anything.
     pub(in crate::driver) mounts: Vec<Mount>,
     /// What keeps it from changing files, landlock(7). It takes `no_new_privs`.
-    pub(in crate::driver) fence: Option<OwnedFd>,
+    pub(in crate::driver) wall: Option<OwnedFd>,
     /// Control groups that it is to be in.
     pub(in crate::driver) groups: Entrance,
     /// What puts it behind us where the processor is short.
@@ -100,7 +100,7 @@ enum Step {
     Limits,
     User,
     Directory,
-    Fence,
+    Wall,
     Execute,
 }
 
@@ -113,7 +113,7 @@ impl Step {
             Self::Limits => "cannot be limited",
             Self::User => "cannot become its user",
             Self::Directory => "cannot enter its folder",
-            Self::Fence => "cannot be kept from changing what is read-only",
+            Self::Wall => "cannot be kept from changing what is read-only",
             Self::Execute => "cannot be executed",
         }
     }
@@ -132,6 +132,8 @@ struct Image {
     legacy: Legacy,
     /// Doors of control groups that the kernel has put it through already.
     doors_passed: usize,
+    /// Whether it has left handlers of signals behind.
+    has_no_handlers: bool,
     step: Step,
     /// Why the program was not executed, errno(3); 0 if it was.
     error: c_int,
@@ -185,12 +187,12 @@ unsafe fn clone(stack: &mut [u128], image: *mut Image) -> io::Result<c_int> {
     // SAFETY: by the caller.
     unsafe {
         if let Some(folder) = &(*image).legacy.groups.folder {
-            (*image).doors_passed = 1;
+            ((*image).doors_passed, (*image).has_no_handlers) = (1, true);
             match clone_into::clone(folder, stack, begin, image.cast()) {
                 Ok(pid) => return Ok(pid),
                 // An old kernel, or a filter around us that does not know the call. If the group is to
                 // blame, its door says so.
-                Err(_) => (*image).doors_passed = 0,
+                Err(_) => ((*image).doors_passed, (*image).has_no_handlers) = (0, false),
             }
         }
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
@@ -245,6 +247,7 @@ impl Image {
             input: File::open("/dev/null")?,
             legacy,
             doors_passed: 0,
+            has_no_handlers: false,
             step: Step::Groups,
             error: 0,
             deaf: 0,
@@ -264,7 +267,11 @@ impl Image {
         // arrays of such strings, all alive as long as `self`. What is changed is the child's own:
         // it shares our memory, but neither handlers nor descriptors nor limits.
         unsafe {
-            forget_handlers();
+            if self.has_no_handlers {
+                libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+            } else {
+                forget_handlers();
+            }
             // What we were started with ourselves is no business of an app's.
             keep_descriptors();
             // A session of its own, and so a group: no app shares one with another, or with us.
@@ -286,8 +293,8 @@ impl Image {
                 // Where its user may go.
                 && self.at(Step::Directory)
                 && libc::chdir(self.directory.as_ptr()) == 0
-                && self.at(Step::Fence)
-                && self.enter_fence()
+                && self.at(Step::Wall)
+                && self.go_behind_wall()
                 && self.at(Step::Execute)
             {
                 let mut none = mem::zeroed();
@@ -446,10 +453,10 @@ impl Image {
 
     /// # Safety
     /// For the calling process and its descendants, for ever.
-    unsafe fn enter_fence(&self) -> bool {
+    unsafe fn go_behind_wall(&self) -> bool {
         // SAFETY: a descriptor that is open, and a number.
-        self.legacy.fence.as_ref().is_none_or(|fence| unsafe {
-            libc::syscall(libc::SYS_landlock_restrict_self, fence.as_raw_fd(), 0) == 0
+        self.legacy.wall.as_ref().is_none_or(|wall| unsafe {
+            libc::syscall(libc::SYS_landlock_restrict_self, wall.as_raw_fd(), 0) == 0
         })
     }
 
