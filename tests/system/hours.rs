@@ -87,7 +87,8 @@ fn an_app_that_is_to_be_warm_runs_when_doorbell_starts_within_its_hours_and_when
     let first = d.app_pid("app").expect("a process");
     kill(first);
     eventually("it is started again", || {
-        d.state("app") == "ready" && d.app_pid("app") != Some(first)
+        let status = d.status("app");
+        status["state"] == "ready" && status["pid"] != first
     });
     within(Duration::from_secs(1), "it is kept", || d.state("app") == "ready");
     d.rewrite(&warm(&later(), "0s", SOON));

@@ -167,17 +167,17 @@ fn a_silent_server_is_given_up() {
 
 #[test]
 fn a_slow_upload_is_not_cut_by_the_silence_of_its_server() {
-    let d = Doorbell::with(&crate::node("app", "timeouts = { response_idle = \"400ms\" }"));
+    let d = Doorbell::with(&crate::node("app", "timeouts = { response_idle = \"1s\" }"));
     assert_eq!(d.get("app.test", "/").status, 200);
     let mut connection = d.connect();
-    connection.send("POST /upload HTTP/1.1\r\nHost: app.test\r\nContent-Length: 20\r\n\r\n");
-    for _ in 0..19 {
+    connection.send("POST /upload HTTP/1.1\r\nHost: app.test\r\nContent-Length: 30\r\n\r\n");
+    for _ in 0..29 {
         connection.send("x");
         let early = connection.read_within(Duration::from_millis(100));
         assert!(early.is_none(), "answered before its end: {early:?}");
     }
     connection.send("x");
-    assert_eq!(connection.read().json()["length"], 20);
+    assert_eq!(connection.read().json()["length"], 30);
 }
 
 #[test]
