@@ -91,13 +91,13 @@ pub(crate) struct Occasions<'s> {
     times: u32,
     /// Looks without a pause since then.
     eager: u32,
-    /// For short pauses; there once one was made.
-    tick: Option<Tick>,
+    /// For short pauses.
+    tick: Clock,
 }
 
 impl<'s> Occasions<'s> {
     pub(crate) fn new(started: &'s Started, heard: Option<channel::Receiver<Heard>>) -> Self {
-        Self { started, heard, since: None, times: 0, eager: 0, tick: None }
+        Self { started, heard, since: None, times: 0, eager: 0, tick: Clock::Unmade }
     }
 
     /// Waits for the next one. What is heard comes before the app listens, by the time of a system call:
@@ -134,15 +134,25 @@ impl<'s> Occasions<'s> {
     }
 }
 
+/// What times short pauses.
+#[derive(Debug)]
+enum Clock {
+    Unmade,
+    Fine(Tick),
+    /// There is no descriptor for one: pauses take a millisecond longer.
+    Coarse,
+}
+
 /// Pauses, to the point where it is short.
-async fn rest(tick: &mut Option<Tick>, pause: Duration) {
-    if tick.is_none() && pause < LONG {
-        // Without one a pause takes a millisecond longer.
-        *tick = Tick::new().ok();
+async fn rest(clock: &mut Clock, pause: Duration) {
+    if pause < LONG
+        && let Clock::Unmade = clock
+    {
+        *clock = Tick::new().map_or(Clock::Coarse, Clock::Fine);
     }
-    match tick {
-        Some(tick) if pause < LONG => tick.pause(pause).await,
-        Some(_) | None => sleep(pause).await,
+    match clock {
+        Clock::Fine(tick) if pause < LONG => tick.pause(pause).await,
+        Clock::Unmade | Clock::Fine(_) | Clock::Coarse => sleep(pause).await,
     }
 }
 
@@ -193,7 +203,13 @@ pub(crate) async fn until_connected(
     loop {
         match connect(endpoint).await {
             Ok(_) => return endpoint.clone(),
-            Err(error) => last.set(format!("{} did not answer: {error}", name(endpoint))),
+            Err(error) => {
+                // A look is worth more than a pause that is exact.
+                if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
+                    occasions.tick = Clock::Coarse;
+                }
+                last.set(format!("{} did not answer: {error}", name(endpoint)));
+            }
         }
         if families == Families::Both
             && looks % OTHER_FAMILY == OTHER_FAMILY - 1
