@@ -19,6 +19,7 @@ use std::{
 use anyhow::Context as _;
 use doorbell_benches::{
     client::Connection,
+    cost,
     doorbell::{self, Doorbell},
     figures::{millis, quantile, short, table},
     machine::{self, Core},
@@ -85,11 +86,12 @@ fn row(name: &str, times: &[f64]) -> Vec<String> {
 fn print_rushes(count: usize, takes: u64, rushes: usize) -> anyhow::Result<()> {
     let (mut before, mut meanwhile) = (Vec::new(), Vec::new());
     for _ in 0..rushes {
-        let (most, last) = rush_once(count, takes, &mut before, &mut meanwhile)?;
+        let Rush { last, most, took } = rush_once(count, takes, &mut before, &mut meanwhile)?;
         println!(
             "{count} apps that take {takes} ms each, woken at once, at most {CAP} at a time: all answered \
-             after {} ms; {most} were seen starting at once",
-            short(millis(last))
+             after {} ms; {most} were seen starting at once; the supervisor took {} ms of processor time",
+            short(millis(last)),
+            short(millis(took))
         );
     }
     let rows = [row("before", &before), row("meanwhile", &meanwhile)];
@@ -97,14 +99,23 @@ fn print_rushes(count: usize, takes: u64, rushes: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tells the most apps that were starting at once, and when the last one had answered; adds what a running
-/// app's answers took before and meanwhile.
+/// What is told of one rush.
+struct Rush {
+    /// From the first question to the last answer.
+    last: Duration,
+    /// The most apps that were seen starting at once.
+    most: usize,
+    /// Processor time of the supervisor.
+    took: Duration,
+}
+
+/// Wakes all at once; adds what a running app's answers took before and meanwhile.
 fn rush_once(
     count: usize,
     takes: u64,
     before: &mut Vec<f64>,
     meanwhile: &mut Vec<f64>,
-) -> anyhow::Result<(usize, Duration)> {
+) -> anyhow::Result<Rush> {
     let mut apps = app("quiet", 0, "", "");
     for number in 0..count {
         write!(apps, "{}", app(&format!("app-{number}"), takes, "", ""))?;
@@ -113,16 +124,18 @@ fn rush_once(
     let doorbell = Doorbell::start(&format!("{server}{apps}"), Core::Any)?;
     before.extend(ask(doorbell.address, |asked| asked < 300)?);
     let is_over = AtomicBool::new(false);
+    let idle = cost::processor_time_alone(doorbell.pid())?;
     std::thread::scope(|scope| {
         let asker = scope.spawn(|| ask(doorbell.address, |_| !is_over.load(Ordering::Relaxed)));
         let looker = scope.spawn(|| most_starting(&doorbell, &is_over));
         let rushed = rush(&doorbell, count);
+        let took = cost::processor_time_alone(doorbell.pid());
         is_over.store(true, Ordering::Relaxed);
         let join = "a thread panicked";
         let asked = asker.join().map_err(|_| anyhow::anyhow!(join)).flatten();
         let most = looker.join().map_err(|_| anyhow::anyhow!(join)).flatten();
         meanwhile.extend(asked?);
-        Ok((most?, rushed?))
+        Ok(Rush { last: rushed?, most: most?, took: took? - idle })
     })
 }
 

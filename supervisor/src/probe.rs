@@ -91,13 +91,12 @@ pub(crate) struct Occasions<'s> {
     times: u32,
     /// Looks without a pause since then.
     eager: u32,
-    /// For short pauses.
-    tick: Clock,
+    clock: Clock,
 }
 
 impl<'s> Occasions<'s> {
     pub(crate) fn new(started: &'s Started, heard: Option<channel::Receiver<Heard>>) -> Self {
-        Self { started, heard, since: None, times: 0, eager: 0, tick: Clock::Unmade }
+        Self { started, heard, since: None, times: 0, eager: 0, clock: Clock::Unmade }
     }
 
     /// Waits for the next one. What is heard comes before the app listens, by the time of a system call:
@@ -105,7 +104,7 @@ impl<'s> Occasions<'s> {
     /// cannot be heard.
     async fn next(&mut self) {
         let step = self.started.step();
-        let Some(heard) = &mut self.heard else { return rest(&mut self.tick, step).await };
+        let Some(heard) = &mut self.heard else { return rest(&mut self.clock, step).await };
         let pause = match self.since.map(|since| since.elapsed()) {
             Some(ago)
                 if ago < EAGER
@@ -129,7 +128,7 @@ impl<'s> Occasions<'s> {
                 // Nobody will tell any more.
                 Err(_) => self.heard = None,
             },
-            () = rest(&mut self.tick, pause) => {}
+            () = rest(&mut self.clock, pause) => {}
         }
     }
 }
@@ -206,7 +205,7 @@ pub(crate) async fn until_connected(
             Err(error) => {
                 // A look is worth more than a pause that is exact.
                 if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
-                    occasions.tick = Clock::Coarse;
+                    occasions.clock = Clock::Coarse;
                 }
                 last.set(format!("{} did not answer: {error}", name(endpoint)));
             }

@@ -77,7 +77,7 @@ mod tests {
         let begun = Instant::now();
         tick.pause(long).await;
         assert!(begun.elapsed() >= long, "{:?}", begun.elapsed());
-        let mut pauses: Vec<_> = Vec::new();
+        let mut pauses = Vec::new();
         for _ in 0..101 {
             let begun = Instant::now();
             tick.pause(Duration::from_millis(1)).await;
@@ -86,7 +86,7 @@ mod tests {
         // On a busy machine some take longer.
         pauses.sort();
         assert!(pauses[0] >= Duration::from_millis(1), "{pauses:?}");
-        assert!(pauses[20] < Duration::from_micros(1900), "{pauses:?}");
+        assert!(pauses[10] < Duration::from_micros(1900), "{pauses:?}");
         let ends = tokio::time::timeout(Duration::from_secs(5), tick.pause(Duration::ZERO));
         assert!(ends.await.is_ok());
     }

@@ -270,7 +270,9 @@ fn an_idle_app_is_stopped_and_wakes_again() {
 #[test]
 fn streams_overlaps_and_websockets_keep_an_app_awake() {
     let d = Doorbell::with(&node("app", "idle = { stop_after = \"500ms\" }"));
-    let pid = d.get("app.test", "/pid").text();
+    let first = d.get("app.test", "/pid");
+    assert_eq!(first.status, 200, "{}", first.text());
+    let pid = first.text();
     let mut stream = d.connect();
     stream.send_get("app.test", "/stream?count=20&ms=100");
     assert_eq!(stream.read_head().map(|head| head.status), Some(200));

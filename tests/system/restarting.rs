@@ -330,13 +330,27 @@ fn a_replica_that_ends_while_it_waits_for_its_turn_starts_at_once() {
     put(&d, "hold");
     let mut restart = d.spawn(&["restart", "app"]);
     eventually("the first one is being replaced", || starts_of(&d, 1) == 4);
-    let waiting = (0..3).filter(|at| d.state(REPLICAS[*at]) == "ready");
-    // Whose turn it is is not known to outsiders: all serve.
-    assert_eq!(waiting.count(), 3);
+    assert_eq!(REPLICAS.map(|id| d.state(id)), ["ready"; 3]);
     before.iter().flatten().for_each(|pid| kill(*pid));
     eventually("all start", || starts_of(&d, 1) == 6);
     take(&d, "hold");
     assert_eq!(restart.wait(), 0);
+    assert!(are_all_new(&d, before));
+}
+
+#[test]
+fn a_wish_for_one_in_the_midst_of_a_restart_of_all_makes_no_start_more() {
+    let d = three();
+    let before = pids(&d);
+    put(&d, "hold");
+    let mut all = d.spawn(&["restart", "app"]);
+    eventually("the first one is being replaced", || starts_of(&d, 1) == 4);
+    let heard = || d.log().matches("told by an operator").count();
+    let heard_before = heard();
+    let mut one = d.spawn(&["restart", "app:3"]);
+    eventually("it is heard", || heard() > heard_before);
+    take(&d, "hold");
+    assert_eq!((all.wait(), one.wait(), starts_of(&d, 1)), (0, 0, 6));
     assert!(are_all_new(&d, before));
 }
 

@@ -1,4 +1,5 @@
-//! The line for a start: first come, first served, a few at once; whose turn it is not lets others pass.
+//! The line for a start: first come, first served, a few at once. Who is not to start yet lets others
+//! pass.
 
 use std::collections::{HashSet, VecDeque};
 

@@ -15,7 +15,7 @@ use crate::{
         launch::{Launch, LaunchError, Surroundings},
         notify::NotifySocket,
         outfit::Outfit,
-        record::{Phase, Record, Upgrading},
+        record::{Phase, Record, Upgrading, Walled},
         spawn::{self, Spawned},
         vigil::VigilSocket,
     },
@@ -121,19 +121,23 @@ pub(super) fn spawn_blocking(
     let may_freeze = process.idle_freeze_after.is_some();
     let made = driver.cgroups.make(&job.app.id, job.generation, &process.resources, may_freeze);
     let group = made.map_err(SpawnError::Group)?;
+    let (wall, walled) = match enclosure.wall {
+        None => (None, None),
+        Some(Ok(wall)) => (Some(wall), Some(Walled::In)),
+        Some(Err(why)) => (None, Some(Walled::Not(why.to_owned()))),
+    };
     let outfit = Outfit {
         listener: place.listener.take(),
         limits: driver.limits(process),
         groups: group.entrance().map_err(SpawnError::Group)?,
         rank: driver.rank,
         mounts: enclosure.mounts,
-        wall: enclosure.wall,
+        wall,
         user: account.map(|account| account.who),
         no_new_privs: process.no_new_privs,
         heard: heard(driver, job, process)?,
     };
     let output = OutputPipe::create(&driver.output_path(&job.app.id, job.generation))?;
-    let is_walled = outfit.wall.is_some();
     let spawned = spawn::spawn(&launch, output, outfit);
     let spawned = spawned.map_err(|source| SpawnError::Execute {
         program: launch.program.display().to_string(),
@@ -145,7 +149,7 @@ pub(super) fn spawn_blocking(
     // Nobody could take it up, and it ends here.
     let mut record = record.inspect_err(|_| drop(OutputPipe::remove(spawned.output.path())))?;
     record.is_heard = spawned.ear.is_some();
-    record.is_walled = is_walled;
+    record.walled = walled;
     if job.work == Work::Upgrade {
         record.phase = Phase::Upgrading;
         let version = process.version.as_deref().zip(process.upgrade.as_deref());

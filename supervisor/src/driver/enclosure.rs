@@ -44,8 +44,8 @@ struct Mounted {
 pub(super) struct Enclosure {
     /// In the namespace of its own; none without rights to one.
     pub(super) mounts: Vec<Mount>,
-    /// Around all that it cannot change, where it has no mounts of its own.
-    pub(super) wall: Option<OwnedFd>,
+    /// Around all that it cannot change, or why there is none; where it has no mounts of its own for that.
+    pub(super) wall: Option<Result<OwnedFd, &'static str>>,
     /// What it is told to use for `/tmp`, where that cannot be its own.
     pub(super) tmpdir: Option<PathBuf>,
 }
@@ -116,21 +116,15 @@ impl Enclosure {
         }
         if !may_mount && !spec.read_only.is_empty() {
             let plan = Plan::of(spec, sockets, Vec::new())?;
-            if plan.hindrance(process).is_none() {
-                let open = plan.read_write.iter().chain(&enclosure.tmpdir);
-                let open = open.map(PathBuf::as_path).filter(|path| path.exists());
-                enclosure.wall = wall::build(open)?;
-            }
+            enclosure.wall = Some(match plan.hindrance(process) {
+                Some(why) => Err(why),
+                None => {
+                    let open = plan.read_write.iter().chain(&enclosure.tmpdir);
+                    Ok(wall::build(open.map(PathBuf::as_path).filter(|path| path.exists()))?)
+                }
+            });
         }
         Ok(enclosure)
-    }
-}
-
-/// Why no wall can hold an app's `read_only_paths`, if so.
-pub(super) fn hindrance(process: &ProcessSpec, sockets: &Path) -> Option<&'static str> {
-    match Plan::of(&process.enclosure, sockets, Vec::new()) {
-        Ok(plan) => plan.hindrance(process),
-        Err(_) => Some("not all of these paths are there"),
     }
 }
 

@@ -247,8 +247,8 @@ impl Instance {
     }
 
     async fn live(mut self) {
-        let (app, is_walled) = (&self.job.app.id, self.notebook.record().is_walled);
-        let unmet = self.job.process().map(|process| self.driver.unmet(app, process, is_walled));
+        let walled = self.notebook.record().walled;
+        let unmet = self.job.process().map(|process| self.driver.unmet(process, walled.as_ref()));
         for warning in unmet.unwrap_or_default() {
             self.tell(Note::Warning(warning)).await;
         }

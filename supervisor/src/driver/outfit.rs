@@ -6,15 +6,15 @@ use std::{
     path::Path,
 };
 
-use doorbell_config::{name::AppId, spec::ProcessSpec};
+use doorbell_config::spec::ProcessSpec;
 
 use super::{
     Driver,
     advance::Advance,
     cgroup::{Controller, Entrance},
-    enclosure::{hindrance, may_mount},
-    endpoint::socket_folder,
+    enclosure::may_mount,
     rank::Rank,
+    record::Walled,
     sys::{Limit, Mount, User},
     wall::{self, Strength},
 };
@@ -69,7 +69,7 @@ impl Driver {
     }
 
     /// Which limits of an app nothing here holds, for its operator.
-    pub(super) fn unmet(&self, app: &AppId, process: &ProcessSpec, is_walled: bool) -> Vec<String> {
+    pub(super) fn unmet(&self, process: &ProcessSpec, walled: Option<&Walled>) -> Vec<String> {
         let resources = &process.resources;
         let is_left = |controller| self.cgroups.version(controller).is_none();
         let memory = "`limits.memory` holds for each process alone, not for all together";
@@ -83,33 +83,11 @@ impl Driver {
             (resources.cpu.is_some() && is_left(Controller::Cpu), cpu),
             (resources.processes.is_some() && is_left(Controller::Processes), processes),
         ];
-        let mut told = self.unmet_enclosure(app, process, is_walled);
+        let mut told = unmet_enclosure(process, walled);
         let unmet = limits.into_iter().filter(|(is_unmet, _)| *is_unmet);
         let why = self.cgroups.problems().join("; ");
         told.extend(unmet.map(|(_, what)| format!("{what}: no control group for it here ({why})")));
         told
-    }
-
-    fn unmet_enclosure(&self, app: &AppId, process: &ProcessSpec, is_walled: bool) -> Vec<String> {
-        if process.enclosure.is_open() || may_mount() {
-            return Vec::new();
-        }
-        let root = "mounts of its own take root";
-        let tmp = process.enclosure.private_tmp;
-        let tmp = tmp.then(|| format!("`private_tmp` is a `TMPDIR` alone: {root}"));
-        let paths = (!process.enclosure.read_only.is_empty()).then(|| {
-            if is_walled {
-                let and = match wall::strength() {
-                    Strength::ButTruncation => ", nor for truncate(2)",
-                    Strength::Whole | Strength::Nothing => "",
-                };
-                return format!("`read_only_paths` does not hold for {METADATA}{and}: {root}");
-            }
-            let why = hindrance(process, &socket_folder(&self.run_dir(), app));
-            let why = why.unwrap_or("it was started by an earlier version: restart it");
-            format!("`read_only_paths` does not hold: {root}, and {why}")
-        });
-        tmp.into_iter().chain(paths).collect()
     }
 
     /// Lets every user through to a folder of an app's, and to nothing else: an app that is another user
@@ -121,4 +99,27 @@ impl Driver {
         }
         Ok(())
     }
+}
+
+/// What of an app's enclosure does not hold.
+fn unmet_enclosure(process: &ProcessSpec, walled: Option<&Walled>) -> Vec<String> {
+    if process.enclosure.is_open() || may_mount() {
+        return Vec::new();
+    }
+    let root = "mounts of its own take root";
+    let tmp = process.enclosure.private_tmp;
+    let tmp = tmp.then(|| format!("`private_tmp` is a `TMPDIR` alone: {root}"));
+    let paths = (!process.enclosure.read_only.is_empty()).then(|| {
+        let truncation = match wall::strength() {
+            Strength::ButTruncation => ", nor for truncate(2)",
+            Strength::Whole | Strength::Nothing => "",
+        };
+        let (of, and) = match walled {
+            Some(Walled::In) => (format!(" for {METADATA}{truncation}"), String::new()),
+            Some(Walled::Not(why)) => (String::new(), format!(", and {why}")),
+            None => (String::new(), "; an earlier version started it: restart it".to_owned()),
+        };
+        format!("`read_only_paths` does not hold{of}: {root}{and}")
+    });
+    tmp.into_iter().chain(paths).collect()
 }

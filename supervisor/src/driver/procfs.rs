@@ -12,6 +12,7 @@ use std::{
     time::Instant,
 };
 
+use rustix::io::retry_on_intr;
 use tokio::sync::Mutex;
 
 use crate::output::PipeIdentity;
@@ -90,7 +91,8 @@ impl Process {
     pub(crate) fn read(pid: Pid) -> Option<Self> {
         // The kernel tells all at once, and would tell no more to who asks in pieces: machines have thousands.
         let mut line = [0; MOST_STAT];
-        let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut line).ok()?;
+        let file = File::open(format!("/proc/{pid}/stat")).ok()?;
+        let length = retry_on_intr(|| rustix::io::read(&file, &mut line)).ok()?;
         Self::parse(pid, line.get(..length)?)
     }
 

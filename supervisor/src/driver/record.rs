@@ -64,15 +64,25 @@ pub(crate) struct Record {
     /// Whether the kernel tells when it listens: then somebody has to hear that.
     #[serde(default)]
     pub(crate) is_heard: bool,
-    /// Whether it is behind a wall, for what is read-only.
+    /// Whether a wall holds what is read-only, where nothing else can.
     #[serde(default)]
-    pub(crate) is_walled: bool,
+    pub(crate) walled: Option<Walled>,
     /// What keeps it awake.
     #[serde(default)]
     pub(crate) vigils: Vec<Vigil>,
     /// Of an upgrade.
     #[serde(default)]
     pub(crate) upgrade: Option<Upgrading>,
+}
+
+/// Whether there is a wall.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Walled {
+    /// It is behind one.
+    In,
+    /// It is not, for this reason.
+    Not(String),
 }
 
 /// What is written down of an upgrade.
@@ -161,7 +171,7 @@ impl Record {
             ready,
             fingerprint,
             is_heard: false,
-            is_walled: false,
+            walled: None,
             vigils: Vec::new(),
             upgrade: None,
         })
@@ -288,6 +298,6 @@ mod tests {
                 Phase::Leaving => 4,
             })
             .collect();
-        assert_eq!(phases, [0, 1, 2, 3, 4, 4]);
+        assert_eq!(phases, [0, 1, 2, 3, 4, 4, 4]);
     }
 }

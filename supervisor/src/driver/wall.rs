@@ -11,7 +11,7 @@ use landlock::{
     ABI, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, PathFdError, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetError,
 };
-use rustix::io::fcntl_dupfd_cloexec;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::sys::FIRST_FREE;
 
@@ -33,7 +33,7 @@ pub(super) enum WallError {
     #[error(transparent)]
     Kernel(#[from] RulesetError),
     #[error(transparent)]
-    Descriptor(#[from] rustix::io::Errno),
+    Descriptor(#[from] Errno),
 }
 
 /// Where a file is changed, or what a folder lists.
@@ -58,14 +58,15 @@ pub(super) fn strength() -> Strength {
 }
 
 /// Builds one around all but these paths, for the child to go behind.
-pub(super) fn build<'p>(
-    open: impl Iterator<Item = &'p Path>,
-) -> Result<Option<OwnedFd>, WallError> {
+///
+/// # Errors
+/// If a path is gone, or the kernel has no landlock.
+pub(super) fn build<'p>(open: impl Iterator<Item = &'p Path>) -> Result<OwnedFd, WallError> {
     let mut ruleset = Ruleset::default().handle_access(changes())?.create()?;
     for path in open {
         ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(path)?, changes()))?;
     }
     let wall: Option<OwnedFd> = ruleset.into();
     // Out of the way of what the child inherits.
-    Ok(wall.map(|wall| fcntl_dupfd_cloexec(wall, FIRST_FREE)).transpose()?)
+    Ok(fcntl_dupfd_cloexec(wall.ok_or(Errno::OPNOTSUPP)?, FIRST_FREE)?)
 }

@@ -16,6 +16,7 @@ use std::{
 use super::{
     LISTEN_FDS_START, c_string, clone_into, filter, keep_descriptors,
     mounts::{self, Mount},
+    signals::forget_handlers,
 };
 use crate::driver::{
     advance::Advance,
@@ -30,8 +31,6 @@ const LISTEN_PID: &[u8] = b"LISTEN_PID=0000000000";
 const DIGITS_AT: usize = 11;
 /// Stack of the child until it executes: far more than its few calls need.
 const STACK: usize = 64 * 1024;
-/// Signals there are, and one.
-const SIGNALS: c_int = 65;
 
 /// What the program inherits from us.
 pub(in crate::driver) struct Legacy {
@@ -479,26 +478,5 @@ impl Image {
             self.listen_pid[DIGITS_AT + place] = *digit;
         }
         self.listen_pid[DIGITS_AT + count] = 0;
-    }
-}
-
-/// Signals that we handle do what they do by default, as after execve(2), and so does SIGPIPE, which
-/// Rust ignores: what is blocked until then must not reach a handler of ours.
-///
-/// # Safety
-/// For a process that shares no handlers with another.
-unsafe fn forget_handlers() {
-    for signal in 1..SIGNALS {
-        // SAFETY: both calls take pointers to actions on the stack; they refuse what is no signal.
-        unsafe {
-            let mut action: libc::sigaction = mem::zeroed();
-            if libc::sigaction(signal, ptr::null(), &raw mut action) != 0 {
-                continue;
-            }
-            if action.sa_sigaction != libc::SIG_IGN || signal == libc::SIGPIPE {
-                let default: libc::sigaction = mem::zeroed();
-                libc::sigaction(signal, &raw const default, ptr::null_mut());
-            }
-        }
     }
 }

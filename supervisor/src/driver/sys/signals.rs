@@ -1,4 +1,4 @@
-//! Signals that are read instead of caught: signalfd(2).
+//! Signals that are read instead of caught, signalfd(2), and those that a child knows nothing of.
 
 use std::{
     ffi::c_int,
@@ -13,6 +13,9 @@ use super::watch;
 
 /// Bytes that tell of one signal, signalfd(2).
 pub(crate) const SIGNAL_INFO: usize = size_of::<libc::signalfd_siginfo>();
+
+/// Signals there are, and one.
+const SIGNALS: c_int = 65;
 
 /// Blocks these signals and no others, in this thread and those that it starts from here on.
 pub(crate) fn hold_signals(signals: &[c_int]) -> io::Result<()> {
@@ -48,5 +51,26 @@ fn mask(signals: &[c_int]) -> libc::sigset_t {
             libc::sigaddset(&raw mut mask, *signal);
         }
         mask
+    }
+}
+
+/// Signals that we handle do what they do by default, as after execve(2), and so does SIGPIPE, which
+/// Rust ignores: what is blocked until then must not reach a handler of ours.
+///
+/// # Safety
+/// For a process that shares no handlers with another.
+pub(super) unsafe fn forget_handlers() {
+    for signal in 1..SIGNALS {
+        // SAFETY: both calls take pointers to actions on the stack; they refuse what is no signal.
+        unsafe {
+            let mut action: libc::sigaction = mem::zeroed();
+            if libc::sigaction(signal, ptr::null(), &raw mut action) != 0 {
+                continue;
+            }
+            if action.sa_sigaction != libc::SIG_IGN || signal == libc::SIGPIPE {
+                let default: libc::sigaction = mem::zeroed();
+                libc::sigaction(signal, &raw const default, ptr::null_mut());
+            }
+        }
     }
 }
